@@ -1,0 +1,179 @@
+//! The tape. It is an argument, never a global; what needs no gradient is not recorded.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::Tensor;
+
+type Backward = Box<dyn FnOnce(&Tensor, &mut Gradients) -> Result<()>>;
+
+struct Entry {
+    op: &'static str,
+    output: u64,
+    backward: Backward,
+}
+
+/// Records ops on tracked tensors. [`Tape::off`] records nothing and costs nothing.
+#[derive(Default)]
+pub struct Tape(Option<RefCell<Recording>>);
+
+#[derive(Default)]
+struct Recording {
+    /// Tensors whose gradient somebody asked for; their gradients survive [`Tape::backward`].
+    leaves: HashSet<u64>,
+    /// Leaves, and everything computed from them.
+    tracked: HashSet<u64>,
+    entries: Vec<Entry>,
+}
+
+impl Tape {
+    /// A tape for inference: nothing is tracked.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// A tape that tracks `leaves` and all that is computed from them.
+    pub fn watching<'a>(leaves: impl IntoIterator<Item = &'a Tensor>) -> Self {
+        Self::watching_ids(leaves.into_iter().map(Tensor::id).collect())
+    }
+
+    pub(super) fn watching_ids(leaves: HashSet<u64>) -> Self {
+        let tracked = leaves.clone();
+        Self(Some(RefCell::new(Recording {
+            leaves,
+            tracked,
+            entries: Vec::new(),
+        })))
+    }
+
+    pub(super) fn leaves(&self) -> HashSet<u64> {
+        self.0.as_ref().map(|r| r.borrow().leaves.clone()).unwrap_or_default()
+    }
+
+    /// Whether a gradient for `x` is needed.
+    pub fn wants(&self, x: &Tensor) -> bool {
+        self.0.as_ref().is_some_and(|r| r.borrow().tracked.contains(&x.id()))
+    }
+
+    /// Appends one op. `backward` maps the output's gradient to one gradient per input, in order; `None` where
+    /// [`Tape::wants`] said no. Dropped unrecorded if no input is tracked.
+    pub fn record(
+        &self,
+        op: &'static str,
+        inputs: &[&Tensor],
+        output: &Tensor,
+        backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+    ) {
+        if !inputs.iter().any(|x| self.wants(x)) {
+            return;
+        }
+        let ids: Vec<u64> = inputs.iter().map(|x| x.id()).collect();
+        self.record_entry(op, output, move |dy, gradients| {
+            for (id, gradient) in ids.into_iter().zip(backward(dy)?) {
+                if let Some(gradient) = gradient {
+                    gradients.add(id, gradient);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Like [`Tape::record`], for ops whose inputs are not known one by one (a recomputed block).
+    pub(super) fn record_entry(
+        &self,
+        op: &'static str,
+        output: &Tensor,
+        backward: impl FnOnce(&Tensor, &mut Gradients) -> Result<()> + 'static,
+    ) {
+        if let Some(recording) = &self.0 {
+            let mut recording = recording.borrow_mut();
+            recording.tracked.insert(output.id());
+            recording.entries.push(Entry {
+                op,
+                output: output.id(),
+                backward: Box::new(backward),
+            });
+        }
+    }
+
+    /// For an op without a backward pass: fails if `x` is tracked.
+    pub fn refuse(&self, op: &'static str, x: &Tensor) -> Result<()> {
+        if self.wants(x) {
+            Err(Error::NoGradient { op })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gradients of a scalar with respect to every leaf that it depends on. Uses the tape up; what the ops saved is
+    /// freed as it goes.
+    pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
+        if loss.len() != 1 {
+            return Err(Error::shape(
+                "backward",
+                format!("the loss must be a scalar, not {:?}", loss.shape()),
+            ));
+        }
+        let one = Tensor::full(loss.shape(), 1.0, loss.dtype());
+        self.backward_from(loss, one)
+    }
+
+    /// As [`Tape::backward`], from a given gradient of `output`.
+    pub fn backward_from(self, output: &Tensor, gradient: Tensor) -> Result<Gradients> {
+        let Some(recording) = self.0 else {
+            return Ok(Gradients::default());
+        };
+        let Recording {
+            leaves, mut entries, ..
+        } = recording.into_inner();
+        let mut gradients = Gradients::default();
+        gradients.add(output.id(), gradient);
+        while let Some(Entry { op, output, backward }) = entries.pop() {
+            let dy = if leaves.contains(&output) {
+                gradients.0.get(&output).cloned()
+            } else {
+                gradients.0.remove(&output)
+            };
+            if let Some(dy) = dy {
+                named(op, || backward(&dy, &mut gradients))?;
+            }
+        }
+        gradients.0.retain(|id, _| leaves.contains(id));
+        Ok(gradients)
+    }
+}
+
+/// Names the op in the message of an error that its gradient ran into.
+fn named(op: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    run().map_err(|e| Error::Failed(format!("gradient of {op}: {e}")))
+}
+
+/// Gradients by tensor.
+#[derive(Default)]
+pub struct Gradients(HashMap<u64, Tensor>);
+
+impl Gradients {
+    pub fn get(&self, x: &Tensor) -> Option<&Tensor> {
+        self.0.get(&x.id())
+    }
+
+    /// Takes the gradient of `x` out.
+    pub fn remove(&mut self, x: &Tensor) -> Option<Tensor> {
+        self.0.remove(&x.id())
+    }
+
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (u64, Tensor)> {
+        self.0.into_iter()
+    }
+
+    /// Adds to the gradient of a tensor that several ops read.
+    pub(super) fn add(&mut self, id: u64, gradient: Tensor) {
+        let sum = match self.0.remove(&id) {
+            None => gradient,
+            Some(old) => ops::accumulate(old, &gradient),
+        };
+        self.0.insert(id, sum);
+    }
+}

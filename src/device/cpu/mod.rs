@@ -1,0 +1,3 @@
+//! What CPU op bodies share: matrix products and vectorised elementary functions.
+
+pub mod gemm;

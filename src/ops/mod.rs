@@ -1,0 +1,27 @@
+//! The operations of the engine, one a file: check, CPU body, gradient. Every op takes the tape first and records
+//! itself where a tracked tensor enters it.
+
+mod attention;
+mod combine;
+mod conv2d;
+mod elementwise;
+mod embedding;
+mod group_norm;
+mod layer_norm;
+mod linear;
+mod loss;
+pub mod optimizer;
+mod permute;
+mod resample;
+
+pub use attention::attention;
+pub use combine::{clamp, combine};
+pub use conv2d::{Padding, conv2d};
+pub use elementwise::{accumulate, add, add_channel_bias, geglu, gelu, quick_gelu, scale, silu};
+pub use embedding::{embedding, timestep_embedding};
+pub use group_norm::group_norm;
+pub use layer_norm::layer_norm;
+pub use linear::{linear, lora_linear};
+pub use loss::weighted_mse;
+pub use permute::{concat_channels, reshape, select_rows, slice_channels};
+pub use resample::upsample_nearest;

@@ -1,0 +1,136 @@
+//! The bytes behind tensors, and the pool that hands freed buffers to the next tensor of the same length: a training
+//! step asks for the same sizes again and again, and fresh pages from the system cost more than most ops.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex};
+
+use half::{bf16, f16};
+
+use super::dtype::{DType, Element};
+
+/// Buffers below this many bytes go through the allocator, which serves them well.
+const SMALLEST_POOLED_BYTES: usize = 64 << 10;
+/// What the pool may hold on to.
+const POOL_LIMIT_BYTES: usize = 1 << 30;
+
+/// Typed host memory; returns itself to the pool when dropped.
+pub(crate) enum Storage {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+    F16(Vec<f16>),
+    F64(Vec<f64>),
+    I64(Vec<i64>),
+}
+
+#[derive(Default)]
+struct Pool {
+    free: HashMap<(DType, usize), Vec<Box<dyn Any + Send>>>,
+    bytes: usize,
+}
+
+static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
+
+/// A vector of `len` elements with unspecified (but initialised) values, for a caller that writes all of them.
+pub fn buffer<T: Element>(len: usize) -> Vec<T> {
+    let bytes = len * size_of::<T>();
+    if bytes >= SMALLEST_POOLED_BYTES {
+        let mut pool = POOL.lock().expect("no code panics while it holds the pool");
+        if let Some(found) = pool.free.get_mut(&(T::DTYPE, len)).and_then(Vec::pop) {
+            pool.bytes -= bytes;
+            return *found.downcast::<Vec<T>>().expect("the key holds the element type");
+        }
+    }
+    vec![T::default(); len]
+}
+
+/// Gives a buffer back for reuse.
+pub fn recycle<T: Element>(data: Vec<T>) {
+    let bytes = data.len() * size_of::<T>();
+    if bytes < SMALLEST_POOLED_BYTES {
+        return;
+    }
+    let mut pool = POOL.lock().expect("no code panics while it holds the pool");
+    if pool.bytes + bytes <= POOL_LIMIT_BYTES {
+        pool.bytes += bytes;
+        pool.free
+            .entry((T::DTYPE, data.len()))
+            .or_default()
+            .push(Box::new(data));
+    }
+}
+
+/// Hands every pooled buffer back to the system, for a caller that is about to need other sizes.
+pub fn release_pool() {
+    *POOL.lock().expect("no code panics while it holds the pool") = Pool::default();
+}
+
+impl Storage {
+    pub(crate) fn new<T: Element>(data: Vec<T>) -> Self {
+        let data: Box<dyn Any> = Box::new(data);
+        macro_rules! take {
+            ($v:ident) => {
+                Storage::$v(*data.downcast().expect("Element's dtype names its type"))
+            };
+        }
+        match T::DTYPE {
+            DType::F32 => take!(F32),
+            DType::Bf16 => take!(Bf16),
+            DType::F16 => take!(F16),
+            DType::F64 => take!(F64),
+            DType::I64 => take!(I64),
+        }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Storage::F32(_) => DType::F32,
+            Storage::Bf16(_) => DType::Bf16,
+            Storage::F16(_) => DType::F16,
+            Storage::F64(_) => DType::F64,
+            Storage::I64(_) => DType::I64,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::F32(v) => bytemuck::cast_slice(v),
+            Storage::Bf16(v) => bytemuck::cast_slice(v),
+            Storage::F16(v) => bytemuck::cast_slice(v),
+            Storage::F64(v) => bytemuck::cast_slice(v),
+            Storage::I64(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// The elements, where `T` is the stored type.
+    pub(crate) fn slice<T: Element>(&self) -> Option<&[T]> {
+        (T::DTYPE == self.dtype()).then(|| bytemuck::cast_slice(self.bytes()))
+    }
+
+    /// Takes the vector out, where `T` is the stored type.
+    pub(crate) fn take<T: Element>(&mut self) -> Option<Vec<T>> {
+        if T::DTYPE != self.dtype() {
+            return None;
+        }
+        let data: Box<dyn Any> = match self {
+            Storage::F32(v) => Box::new(std::mem::take(v)),
+            Storage::Bf16(v) => Box::new(std::mem::take(v)),
+            Storage::F16(v) => Box::new(std::mem::take(v)),
+            Storage::F64(v) => Box::new(std::mem::take(v)),
+            Storage::I64(v) => Box::new(std::mem::take(v)),
+        };
+        data.downcast().ok().map(|v| *v)
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        match self {
+            Storage::F32(v) => recycle(std::mem::take(v)),
+            Storage::Bf16(v) => recycle(std::mem::take(v)),
+            Storage::F16(v) => recycle(std::mem::take(v)),
+            Storage::F64(v) => recycle(std::mem::take(v)),
+            Storage::I64(v) => recycle(std::mem::take(v)),
+        }
+    }
+}
