@@ -1,0 +1,11 @@
+"""The cases we make: what each is about, and how its inputs are drawn."""
+
+from . import loras, networks, sampling, schedulers, training
+
+
+def cases(small):
+    """All cases; with `small`, those that are kept in the repository."""
+    for module in (networks, schedulers, training, loras, sampling):
+        for build in module.cases():
+            if build.keep or not small:
+                yield build
