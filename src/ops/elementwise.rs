@@ -1,44 +1,279 @@
 //! Pointwise ops and their gradients.
 
-use crate::autograd::Tape;
-use crate::error::Result;
-use crate::tensor::Tensor;
+use rayon::prelude::*;
 
-/// `x + y`, same shape.
+use crate::autograd::Tape;
+use crate::device::cpu::math::{Elementary, vectorized};
+use crate::dispatch;
+use crate::error::{Error, Result};
+use crate::tensor::{Real, Tensor, buffer};
+
+/// Elements that one task works on.
+const CHUNK: usize = 1 << 13;
+
+/// `x + y`, same shape and dtype.
 pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    todo!()
+    same("add", x, y)?;
+    let out = dispatch!(x.dtype(), T => zip::<T>(x, y, #[inline(always)] |x, y| x + y));
+    let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
+    tape.record("add", &[x, y], &out, move |dy| {
+        Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())])
+    });
+    Ok(out)
 }
 
 /// `factor * x`.
 pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
-    todo!()
+    float("scale", x)?;
+    let times = move |x: &Tensor| {
+        dispatch!(x.dtype(), T => {
+            let factor = T::from_f64(factor);
+            map::<T>(x, #[inline(always)] |x| x * factor)
+        })
+    };
+    let out = times(x);
+    tape.record("scale", &[x], &out, move |dy| Ok(vec![Some(times(dy))]));
+    Ok(out)
 }
 
 /// `x` `[n, h, w, c]` plus one value a sample and channel, `t` `[n, c]`.
 pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-    todo!()
+    const OP: &str = "add_channel_bias";
+    let [n, h, w, c] = x.dims(OP)?;
+    if t.shape() != [n, c] || t.dtype() != x.dtype() || !x.dtype().is_float() {
+        return Err(Error::shape(OP, format!("{t:?} does not fit {x:?}: expected [n, c]")));
+    }
+    let pixels = h * w;
+    let out = dispatch!(x.dtype(), T => add_channels::<T>(x, t, pixels, c));
+    let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
+    tape.record(OP, &[x, t], &out, move |dy| {
+        let dt = wants_t.then(|| dispatch!(dy.dtype(), T => sum_pixels::<T>(dy, n, pixels, c)));
+        Ok(vec![wants_x.then(|| dy.clone()), dt])
+    });
+    Ok(out)
 }
 
+fn add_channels<T: Real>(x: &Tensor, t: &Tensor, pixels: usize, c: usize) -> Tensor {
+    let (xs, ts) = (x.reals::<T>(), t.reals::<T>());
+    let mut out = buffer::<T>(xs.len());
+    let row = c.max(1);
+    out.par_chunks_mut(row)
+        .with_min_len((CHUNK / row).max(1))
+        .zip(xs.par_chunks(row))
+        .enumerate()
+        .for_each(|(i, (out, x))| {
+            let t = &ts[i / pixels * c..][..c];
+            vectorized(
+                #[inline(always)]
+                || out.iter_mut().zip(x).zip(t).for_each(|((y, &x), &t)| *y = x + t),
+            );
+        });
+    Tensor::from_reals(out, x.shape(), x.dtype())
+}
+
+/// `[n, pixels, c]` -> `[n, c]`, each channel added up in the order of the pixels.
+fn sum_pixels<T: Real>(x: &Tensor, n: usize, pixels: usize, c: usize) -> Tensor {
+    const CHANNELS: usize = 64;
+    let xs = x.reals::<T>();
+    let mut out = vec![T::default(); n * c];
+    out.par_chunks_mut(c.max(1)).enumerate().for_each(|(i, out)| {
+        let sample = &xs[i * pixels * c..][..pixels * c];
+        out.par_chunks_mut(CHANNELS).enumerate().for_each(|(j, out)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for row in sample.chunks_exact(c) {
+                        for (sum, &x) in out.iter_mut().zip(&row[j * CHANNELS..]) {
+                            *sum += x;
+                        }
+                    }
+                },
+            );
+        });
+    });
+    Tensor::from_reals(out, &[n, c], x.dtype())
+}
+
+/// `x sigmoid(x)`.
 pub fn silu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
-    todo!()
+    float("silu", x)?;
+    let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.silu()));
+    let saved = x.clone();
+    tape.record("silu", &[x], &out, move |dy| {
+        let x = &saved;
+        let dx = dispatch!(x.dtype(), T => zip::<T>(x, dy, #[inline(always)] |x, dy| dy * x.silu_slope()));
+        Ok(vec![Some(dx)])
+    });
+    Ok(out)
 }
 
 /// Exact (erf) GELU.
 pub fn gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
-    todo!()
+    float("gelu", x)?;
+    let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.gelu()));
+    let saved = x.clone();
+    tape.record("gelu", &[x], &out, move |dy| {
+        let x = &saved;
+        let dx = dispatch!(x.dtype(), T => zip::<T>(x, dy, #[inline(always)] |x, dy| dy * x.gelu_and_slope().1));
+        Ok(vec![Some(dx)])
+    });
+    Ok(out)
 }
 
-/// `x * sigmoid(1.702 x)`.
+/// `x sigmoid(1.702 x)`.
 pub fn quick_gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
-    todo!()
+    const SLOPE: f64 = 1.702;
+    float("quick_gelu", x)?;
+    let out = dispatch!(x.dtype(), T => {
+        let a = T::from_f64(SLOPE);
+        map::<T>(x, #[inline(always)] |x| x * (a * x).sigmoid())
+    });
+    let saved = x.clone();
+    tape.record("quick_gelu", &[x], &out, move |dy| {
+        // x s(ax) = silu(ax) / a, whose slope in x is silu's at ax.
+        let x = &saved;
+        let dx = dispatch!(x.dtype(), T => {
+            let a = T::from_f64(SLOPE);
+            zip::<T>(x, dy, #[inline(always)] |x, dy| dy * (a * x).silu_slope())
+        });
+        Ok(vec![Some(dx)])
+    });
+    Ok(out)
 }
 
 /// `x` `[.., 2c]` -> `[.., c]`: first half times gelu of the second half.
 pub fn geglu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
-    todo!()
+    float("geglu", x)?;
+    let (_, width) = x.rows("geglu")?;
+    if width % 2 != 0 {
+        return Err(Error::shape("geglu", format!("the last dimension of {x:?} is odd")));
+    }
+    let c = width / 2;
+    let out = dispatch!(x.dtype(), T => geglu_forward::<T>(x, c));
+    let saved = x.clone();
+    tape.record("geglu", &[x], &out, move |dy| {
+        let x = &saved;
+        Ok(vec![Some(dispatch!(x.dtype(), T => geglu_backward::<T>(x, dy, c)))])
+    });
+    Ok(out)
 }
 
-/// `into + gradient`, in place where nobody else holds `into`. For the tape and for gradient accumulation; records nothing.
+fn geglu_forward<T: Elementary>(x: &Tensor, c: usize) -> Tensor {
+    let xs = x.reals::<T>();
+    let mut out = buffer::<T>(xs.len() / 2);
+    let rows = (CHUNK / c.max(1)).max(1);
+    out.par_chunks_mut((rows * c).max(1))
+        .zip(xs.par_chunks((rows * 2 * c).max(1)))
+        .for_each(|(out, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(2 * c)) {
+                        let (value, gate) = x.split_at(c);
+                        for ((y, &v), &g) in out.iter_mut().zip(value).zip(gate) {
+                            *y = v * g.gelu();
+                        }
+                    }
+                },
+            );
+        });
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = c;
+    }
+    Tensor::from_reals(out, &shape, x.dtype())
+}
+
+fn geglu_backward<T: Elementary>(x: &Tensor, dy: &Tensor, c: usize) -> Tensor {
+    let (xs, dys) = (x.reals::<T>(), dy.reals::<T>());
+    let mut dx = buffer::<T>(xs.len());
+    let rows = (CHUNK / c.max(1)).max(1);
+    dx.par_chunks_mut((rows * 2 * c).max(1))
+        .zip(xs.par_chunks((rows * 2 * c).max(1)))
+        .zip(dys.par_chunks((rows * c).max(1)))
+        .for_each(|((dx, x), dy)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = dx.chunks_exact_mut(2 * c).zip(x.chunks_exact(2 * c));
+                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
+                        let (value, gate) = x.split_at(c);
+                        let (d_value, d_gate) = dx.split_at_mut(c);
+                        for i in 0..c {
+                            let (gelu, slope) = gate[i].gelu_and_slope();
+                            d_value[i] = dy[i] * gelu;
+                            d_gate[i] = dy[i] * value[i] * slope;
+                        }
+                    }
+                },
+            );
+        });
+    Tensor::from_reals(dx, x.shape(), x.dtype())
+}
+
+/// `into + gradient`, in place where nobody else holds `into`. For the tape and for gradient accumulation; records
+/// nothing.
+///
+/// # Panics
+/// If the shapes differ: both are gradients of one tensor.
 pub fn accumulate(into: Tensor, gradient: &Tensor) -> Tensor {
-    todo!()
+    assert_eq!(into.shape(), gradient.shape(), "two gradients of one tensor");
+    let (shape, dtype) = (into.shape().to_vec(), into.dtype());
+    dispatch!(dtype, T => {
+        let mut sum = into.into_reals::<T>();
+        let gradient = gradient.reals::<T>();
+        sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(sum, gradient)| {
+            vectorized(#[inline(always)] || sum.iter_mut().zip(gradient).for_each(|(s, &g)| *s += g));
+        });
+        Tensor::from_reals(sum, &shape, dtype)
+    })
+}
+
+/// `f` of every value, in the dtype of `x`.
+pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tensor {
+    let xs = x.reals::<T>();
+    let mut out = buffer::<T>(xs.len());
+    out.par_chunks_mut(CHUNK)
+        .zip(xs.par_chunks(CHUNK))
+        .for_each(|(out, x)| {
+            vectorized(
+                #[inline(always)]
+                || out.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+            );
+        });
+    Tensor::from_reals(out, x.shape(), x.dtype())
+}
+
+/// `f` of every pair of values, in the dtype of `x`.
+pub(super) fn zip<T: Elementary>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Tensor {
+    let (xs, ys) = (x.reals::<T>(), y.reals::<T>());
+    let mut out = buffer::<T>(xs.len());
+    out.par_chunks_mut(CHUNK)
+        .zip(xs.par_chunks(CHUNK))
+        .zip(ys.par_chunks(CHUNK))
+        .for_each(|((out, x), y)| {
+            vectorized(
+                #[inline(always)]
+                || out.iter_mut().zip(x).zip(y).for_each(|((o, &x), &y)| *o = f(x, y)),
+            );
+        });
+    Tensor::from_reals(out, x.shape(), x.dtype())
+}
+
+/// Refuses tensors of integers.
+pub(super) fn float(op: &'static str, x: &Tensor) -> Result<()> {
+    if x.dtype().is_float() {
+        Ok(())
+    } else {
+        Err(Error::shape(op, format!("expected floats, got {x:?}")))
+    }
+}
+
+/// Refuses tensors of different shapes or dtypes, and integers.
+pub(super) fn same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    float(op, x)?;
+    if x.shape() != y.shape() || x.dtype() != y.dtype() {
+        return Err(Error::shape(op, format!("{x:?} and {y:?} differ in shape or dtype")));
+    }
+    Ok(())
 }

@@ -1,3 +1,4 @@
 //! What CPU op bodies share: matrix products and vectorised elementary functions.
 
 pub mod gemm;
+pub mod math;

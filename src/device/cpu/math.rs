@@ -1,0 +1,260 @@
+//! Elementary functions that LLVM vectorises, and the run-time choice of instruction set.
+//!
+//! Every function is branch-free arithmetic on one value with explicit [`mul_add`](f32::mul_add) where two operations
+//! are fused, so a vector of any width, and the scalar fallback, give the same bytes.
+
+use crate::tensor::Real;
+
+/// Values that a reduction adds side by side, whatever the width of the machine's vectors.
+pub const LANES: usize = 16;
+
+/// Runs `f` compiled for the best instruction set of this processor.
+#[inline(always)]
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// Elementary functions of the types that the CPU computes in.
+pub trait Elementary: Real {
+    /// e^x; 0 below the range of the type, infinite above it, NaN for NaN.
+    fn exp(self) -> Self;
+
+    /// erfc(z) e^(z^2) for z >= 0, to the precision of the type.
+    fn scaled_erfc(self) -> Self;
+
+    fn ln(self) -> Self;
+
+    fn mul_add(self, a: Self, b: Self) -> Self;
+
+    fn abs(self) -> Self;
+
+    /// 1 / (1 + e^-x).
+    #[inline(always)]
+    fn sigmoid(self) -> Self {
+        let one = Self::from_f64(1.0);
+        one / (one + (-self).exp())
+    }
+
+    /// x sigmoid(x).
+    #[inline(always)]
+    fn silu(self) -> Self {
+        self * self.sigmoid()
+    }
+
+    /// d silu / dx.
+    #[inline(always)]
+    fn silu_slope(self) -> Self {
+        let one = Self::from_f64(1.0);
+        let s = self.sigmoid();
+        s * self.mul_add(one - s, one)
+    }
+
+    /// The normal distribution function and e^(-x^2 / 2).
+    #[inline(always)]
+    fn normal(self) -> (Self, Self) {
+        let half = Self::from_f64(0.5);
+        let z = self.abs() * Self::from_f64(std::f64::consts::FRAC_1_SQRT_2);
+        let bell = (-(self * self) * half).exp();
+        let tail = half * z.scaled_erfc() * bell;
+        let above = Self::from_f64(1.0) - tail;
+        (if self < Self::from_f64(0.0) { tail } else { above }, bell)
+    }
+
+    /// x times the normal distribution function: GELU, exact.
+    #[inline(always)]
+    fn gelu(self) -> Self {
+        self * self.normal().0
+    }
+
+    /// GELU and its derivative.
+    #[inline(always)]
+    fn gelu_and_slope(self) -> (Self, Self) {
+        const INV_SQRT_TAU: f64 = 0.398_942_280_401_432_7;
+        let (below, bell) = self.normal();
+        let density = bell * Self::from_f64(INV_SQRT_TAU);
+        (self * below, self.mul_add(density, below))
+    }
+}
+
+impl Elementary for f32 {
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        // n = round(x / ln 2) by adding 1.5 * 2^23, so that n also stands in the low bits of the sum.
+        const ROUND: f32 = 12_582_912.0;
+        const LN2_HIGH: f32 = 0.693_359_4;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        let x = if self < -104.0 { -104.0 } else { self };
+        let x = if x > 89.0 { 89.0 } else { x };
+        let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+        let n = shifted - ROUND;
+        let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+        let mut p = 1.987_569_1e-4_f32;
+        for c in [
+            1.398_2e-3,
+            8.333_452e-3,
+            4.166_579_6e-2,
+            1.666_666_5e-1,
+            5.000_000_1e-1,
+            1.0,
+            1.0,
+        ] {
+            p = p.mul_add(r, c);
+        }
+        // 2^n in two factors: n reaches -150 and 128, which one exponent field cannot hold.
+        let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+        let low = n >> 1;
+        let power = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
+        p * power(low) * power(n.wrapping_sub(low))
+    }
+
+    #[inline(always)]
+    fn scaled_erfc(self) -> f32 {
+        let t = 2.0 / (2.0 + self);
+        let ty = t.mul_add(4.0, -2.0);
+        let (mut d, mut dd) = (0.0_f32, 0.0_f32);
+        for c in ERFC_CHEBYSHEV[1..14].iter().rev() {
+            (d, dd) = (ty.mul_add(d, *c as f32 - dd), d);
+        }
+        t * (0.5 * ty.mul_add(d, ERFC_CHEBYSHEV[0] as f32) - dd).exp()
+    }
+
+    #[inline(always)]
+    fn ln(self) -> f32 {
+        f32::ln(self)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f32, b: f32) -> f32 {
+        f32::mul_add(self, a, b)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> f32 {
+        f32::abs(self)
+    }
+}
+
+/// f64 is for checks: precision matters, speed does not.
+impl Elementary for f64 {
+    #[inline(always)]
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+
+    #[inline(always)]
+    fn scaled_erfc(self) -> f64 {
+        let t = 2.0 / (2.0 + self);
+        let ty = t.mul_add(4.0, -2.0);
+        let (mut d, mut dd) = (0.0_f64, 0.0_f64);
+        for c in ERFC_CHEBYSHEV[1..].iter().rev() {
+            (d, dd) = (ty.mul_add(d, c - dd), d);
+        }
+        t * (0.5 * ty.mul_add(d, ERFC_CHEBYSHEV[0]) - dd).exp()
+    }
+
+    #[inline(always)]
+    fn ln(self) -> f64 {
+        f64::ln(self)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: f64, b: f64) -> f64 {
+        f64::mul_add(self, a, b)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> f64 {
+        f64::abs(self)
+    }
+}
+
+/// ln(erfc(z) e^(z^2) / t) as a Chebyshev series in 4t - 2, t = 2 / (2 + z) (Press et al., Numerical Recipes, 3rd
+/// edition, 6.2.2).
+const ERFC_CHEBYSHEV: [f64; 28] = [
+    -1.3026537197817094,
+    6.4196979235649026e-1,
+    1.9476473204185836e-2,
+    -9.561514786808631e-3,
+    -9.46595344482036e-4,
+    3.66839497852761e-4,
+    4.2523324806907e-5,
+    -2.0278578112534e-5,
+    -1.624290004647e-6,
+    1.303655835580e-6,
+    1.5626441722e-8,
+    -8.5238095915e-8,
+    6.529054439e-9,
+    5.059343495e-9,
+    -9.91364156e-10,
+    -2.27365122e-10,
+    9.6467911e-11,
+    2.394038e-12,
+    -6.886027e-12,
+    8.94487e-13,
+    3.13092e-13,
+    -1.12708e-13,
+    3.81e-16,
+    7.106e-15,
+    -1.523e-15,
+    -9.4e-17,
+    1.21e-16,
+    -2.8e-17,
+];
+
+/// Sum of `f` over `xs` in [`LANES`] running sums, added in order at the end.
+#[inline(always)]
+pub fn sum_of<T: Real>(xs: &[T], f: impl Fn(T) -> T) -> T {
+    let mut lanes = [T::default(); LANES];
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane += f(x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x);
+    }
+    total(lanes)
+}
+
+/// Sum of `f` over pairs, in the order of [`sum_of`].
+#[inline(always)]
+pub fn sum_of_pairs<T: Real>(xs: &[T], ys: &[T], f: impl Fn(T, T) -> T) -> T {
+    let mut lanes = [T::default(); LANES];
+    let ((xs, x_rest), (ys, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+    for (xs, ys) in xs.iter().zip(ys) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(xs).zip(ys) {
+            *lane += f(x, y);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+        *lane += f(x, y);
+    }
+    total(lanes)
+}
+
+#[inline(always)]
+fn total<T: Real>(lanes: [T; LANES]) -> T {
+    let mut sum = T::default();
+    for lane in lanes {
+        sum += lane;
+    }
+    sum
+}
+
+/// The largest value; the lowest of the type for an empty slice. NaNs are passed over.
+#[inline(always)]
+pub fn max<T: Real>(xs: &[T]) -> T {
+    let mut lanes = [T::from_f64(f64::NEG_INFINITY); LANES];
+    let larger = |a: T, b: T| if b > a { b } else { a };
+    let (blocks, rest) = xs.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &x) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, x);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, x);
+    }
+    lanes.into_iter().fold(lanes[0], larger)
+}
