@@ -5,6 +5,7 @@ pub mod device;
 pub mod error;
 #[macro_use]
 pub mod tensor;
+pub mod formats;
 pub mod ops;
 
 pub use error::{Error, Result};

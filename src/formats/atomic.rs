@@ -1,0 +1,52 @@
+//! Files are written whole: to a temporary name in the same folder, flushed to disk, then renamed. A killed command
+//! never leaves a half-written file under a final name.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes `path` through `fill`. The folder must exist.
+///
+/// # Errors
+/// [`Error::Io`] with the final path's name; the final path is then as it was before.
+pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let io = |source| Error::io(path, source);
+    let file = tempfile::Builder::new()
+        .prefix(".selma-")
+        .suffix(".part")
+        .tempfile_in(folder)
+        .map_err(io)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    fill(&mut writer).map_err(io)?;
+    let file = writer.into_inner().map_err(|e| io(e.into_error()))?;
+    set_default_permissions(file.as_file()).map_err(io)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|e| io(e.error))?;
+    // The rename itself must survive a power cut too; some file systems do not let a folder be opened for that.
+    if let Ok(folder) = std::fs::File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// [`write`] of bytes that are already there.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, |w| w.write_all(bytes))
+}
+
+/// Temporary files are private to the user; results have the permissions of any new file (0666 less the umask).
+fn set_default_permissions(file: &std::fs::File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    // The umask can be read without changing it from the status file only.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = field
+        .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(0o022);
+    file.set_permissions(std::fs::Permissions::from_mode(0o666 & !umask))
+}

@@ -1,0 +1,4 @@
+//! Files: containers, configurations, images. Every writer goes through [`atomic::write`].
+
+pub mod atomic;
+pub mod safetensors;

@@ -1,0 +1,219 @@
+//! The safetensors container. The crate reads and checks headers and offsets; this adds the file's name to errors,
+//! turns views into tensors, and writes files whose bytes depend on their content alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::tensor::{Dtype, SafeTensorError, TensorInfo};
+
+use crate::error::{Error, Result};
+use crate::formats::atomic;
+use crate::tensor::{DType, Element, Tensor};
+
+/// A memory-mapped file of named tensors.
+pub struct Safetensors {
+    path: PathBuf,
+    map: Mmap,
+    /// Where the data begins, after the length word and the header.
+    start: usize,
+    tensors: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Safetensors {
+    /// Maps `path` and checks its header: length, JSON, offsets inside the file and without gaps or overlaps.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file and what is wrong with it; a pickle checkpoint is told apart, with the way out.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        // SAFETY: the map is only read. As everywhere that weights are mapped, a process that rewrites the file in place
+        // meanwhile can change what is read; our own writers replace files by renaming.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        if let Some(reason) = not_safetensors(&map) {
+            return Err(Error::file(path, reason));
+        }
+        let (header, info) =
+            safetensors::SafeTensors::read_metadata(&map).map_err(|e| Error::file(path, describe(&e)))?;
+        if let Some(name) = duplicate_key(&map[8..8 + header]) {
+            return Err(Error::file(path, format!("two tensors are named {name}")));
+        }
+        let tensors = info
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.clone()))
+            .collect();
+        let metadata = info.metadata().clone().unwrap_or_default().into_iter().collect();
+        Ok(Self {
+            path: path.into(),
+            map,
+            start: 8 + header,
+            tensors,
+            metadata,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names in sorted order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The shape of one tensor, without touching its data.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| info.shape.as_slice())
+    }
+
+    /// The strings of the header's `__metadata__`.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Copies one tensor out. Floats keep their type; integers are widened to i64.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a name that is not there, or a type that weights are not stored in.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::file(&self.path, format!("no tensor named {name}")))?;
+        let (begin, end) = (self.start + info.data_offsets.0, self.start + info.data_offsets.1);
+        let bytes = &self.map[begin..end];
+        let shape = info.shape.as_slice();
+        let tensor = match info.dtype {
+            Dtype::F32 => Tensor::new(read::<f32>(bytes), shape),
+            Dtype::F64 => Tensor::new(read::<f64>(bytes), shape),
+            Dtype::F16 => Tensor::new(read::<f16>(bytes), shape),
+            Dtype::BF16 => Tensor::new(read::<bf16>(bytes), shape),
+            Dtype::I64 => Tensor::new(read::<i64>(bytes), shape),
+            Dtype::I32 => Tensor::new(widen(&bytemuck::pod_collect_to_vec::<u8, i32>(bytes)), shape),
+            Dtype::U8 => Tensor::new(widen(bytes), shape),
+            other => {
+                let message = format!("tensor {name} is stored as {other}; expected F32, F16, BF16, F64 or an integer");
+                return Err(Error::file(&self.path, message));
+            }
+        };
+        self.forget(begin, end);
+        Ok(tensor)
+    }
+
+    /// Drops the mapped pages of a range that has been copied, so that a large file is not counted twice.
+    fn forget(&self, begin: usize, end: usize) {
+        const PAGE: usize = 4096;
+        let (first, last) = (begin.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if last > first {
+            // SAFETY: the map is a file's and never written, so dropped pages come back from the file with equal bytes.
+            // It is a hint: where it fails, memory use is higher and nothing else changes.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first)
+            };
+        }
+    }
+}
+
+fn read<T: Element>(bytes: &[u8]) -> Vec<T> {
+    let mut data = crate::tensor::buffer::<T>(bytes.len() / size_of::<T>());
+    bytemuck::cast_slice_mut::<T, u8>(&mut data).copy_from_slice(bytes);
+    data
+}
+
+fn widen<T: Copy + Into<i64>>(values: &[T]) -> Vec<i64> {
+    values.iter().map(|&v| v.into()).collect()
+}
+
+/// A sentence for files that are recognisably something else.
+fn not_safetensors(bytes: &[u8]) -> Option<String> {
+    if bytes.len() < 8 {
+        return Some(format!("not a safetensors file: it has only {} bytes", bytes.len()));
+    }
+    // PyTorch's files are zip archives of pickles; older ones bare pickles of protocol 2 or later.
+    let pickle = bytes[0] == 0x80 && (2..=5).contains(&bytes[1]) && bytes.get(8) != Some(&b'{');
+    (bytes.starts_with(b"PK\x03\x04") || pickle).then(|| {
+        "this is a pickle checkpoint, which can run code when it is loaded; open it in Python and save its tensors with \
+         safetensors.torch.save_file"
+            .into()
+    })
+}
+
+fn describe(error: &SafeTensorError) -> String {
+    match error {
+        SafeTensorError::InvalidHeaderLength | SafeTensorError::HeaderTooLarge => {
+            "the header's length is larger than the file: it is truncated or not a safetensors file".into()
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            "the tensors do not fill the file: it is truncated (copy or download it again) or has trailing bytes".into()
+        }
+        SafeTensorError::InvalidOffset(name) => format!("the offsets of tensor {name} overlap another or leave a gap"),
+        other => format!("not a valid safetensors file: {other}"),
+    }
+}
+
+/// JSON readers take the last of two equal keys; a weight file with two tensors of one name is refused instead.
+fn duplicate_key(header: &[u8]) -> Option<String> {
+    struct Keys(Option<String>);
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Keys;
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+            let (mut seen, mut twice) = (BTreeSet::new(), None);
+            while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                if let Some(key) = seen.replace(key) {
+                    twice = Some(key);
+                }
+            }
+            Ok(Keys(twice))
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Keys {
+        fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            d.deserialize_map(Visitor)
+        }
+    }
+    // The crate has parsed the header already, so it is an object.
+    serde_json::from_slice::<Keys>(header).ok().and_then(|keys| keys.0)
+}
+
+/// Writes tensors sorted by name, floats in their own types. The same content gives the same bytes.
+pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
+    let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let mut header = serde_json::Map::new();
+    if !metadata.is_empty() {
+        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    }
+    let mut offset = 0;
+    for (name, tensor) in &sorted {
+        let dtype = match tensor.dtype() {
+            DType::F32 => "F32",
+            DType::Bf16 => "BF16",
+            DType::F16 => "F16",
+            DType::F64 => "F64",
+            DType::I64 => "I64",
+        };
+        let end = offset + tensor.byte_len();
+        let info = serde_json::json!({ "dtype": dtype, "shape": tensor.shape(), "data_offsets": [offset, end] });
+        header.insert((*name).into(), info);
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    atomic::write(path, |w| {
+        w.write_all(&(header.len() as u64).to_le_bytes())?;
+        w.write_all(&header)?;
+        sorted.values().try_for_each(|tensor| w.write_all(tensor.bytes()))
+    })
+}
