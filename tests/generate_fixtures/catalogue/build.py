@@ -11,7 +11,6 @@ class Build:
     name: str
     model: str | None
     make: Callable
-    keep: bool = False
 
 
 def model_path(name):

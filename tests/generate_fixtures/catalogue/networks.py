@@ -6,24 +6,24 @@ from reference.networks import load_tokenizer, tokenize
 
 from .build import Build, model_path
 
-# (name, model, batch, height, width, tokens, timesteps, keep)
+# (name, model, batch, height, width, tokens, timesteps)
 UNETS = [
-    ("unet_small3_odd", "small3", 2, 22, 11, 77, [981, 3], True),
-    ("unet_small3_sdxl_odd", "small3-sdxl", 1, 11, 22, 77, [500], True),
-    ("unet_three_sd1_batch3", "three-sd1", 3, 12, 20, 77, [0, 500, 999], False),
-    ("unet_three_sd1_odd", "three-sd1", 1, 22, 11, 77, [981], False),
-    ("unet_three_sd1_smallest", "three-sd1", 1, 1, 1, 77, [41], False),
-    ("unet_three_sd1_one_row", "three-sd1", 1, 1, 13, 77, [41], False),
-    ("unet_three_sd2_odd", "three-sd2", 2, 11, 22, 77, [17, 731], False),
-    ("unet_three_sd2_long_prompt", "three-sd2", 1, 16, 16, 154, [261], False),
-    ("unet_three_sdxl_batch3", "three-sdxl", 3, 12, 20, 77, [999, 1, 250], False),
-    ("unet_three_sdxl_odd", "three-sdxl", 1, 22, 11, 13, [301], False),
-    ("unet_deep_sd1", "deep-sd1", 2, 16, 24, 77, [901, 121], False),
-    ("unet_deep_sd1_odd", "deep-sd1", 1, 11, 19, 77, [333], False),
-    ("unet_deep_sdxl", "deep-sdxl", 2, 16, 12, 77, [601, 0], False),
-    ("unet_tiny_sd1_batch3", "tiny-sd1", 3, 12, 20, 77, [2, 502, 998], True),
-    ("unet_tiny_sd2_odd", "tiny-sd2", 1, 9, 15, 77, [77], True),
-    ("unet_tiny_sdxl_odd", "tiny-sdxl", 1, 7, 5, 77, [640], True),
+    ("unet_small3_odd", "small3", 2, 22, 11, 77, [981, 3]),
+    ("unet_small3_sdxl_odd", "small3-sdxl", 1, 11, 22, 77, [500]),
+    ("unet_three_sd1_batch3", "three-sd1", 3, 12, 20, 77, [0, 500, 999]),
+    ("unet_three_sd1_odd", "three-sd1", 1, 22, 11, 77, [981]),
+    ("unet_three_sd1_smallest", "three-sd1", 1, 1, 1, 77, [41]),
+    ("unet_three_sd1_one_row", "three-sd1", 1, 1, 13, 77, [41]),
+    ("unet_three_sd2_odd", "three-sd2", 2, 11, 22, 77, [17, 731]),
+    ("unet_three_sd2_long_prompt", "three-sd2", 1, 16, 16, 154, [261]),
+    ("unet_three_sdxl_batch3", "three-sdxl", 3, 12, 20, 77, [999, 1, 250]),
+    ("unet_three_sdxl_odd", "three-sdxl", 1, 22, 11, 13, [301]),
+    ("unet_deep_sd1", "deep-sd1", 2, 16, 24, 77, [901, 121]),
+    ("unet_deep_sd1_odd", "deep-sd1", 1, 11, 19, 77, [333]),
+    ("unet_deep_sdxl", "deep-sdxl", 2, 16, 12, 77, [601, 0]),
+    ("unet_tiny_sd1_batch3", "tiny-sd1", 3, 12, 20, 77, [2, 502, 998]),
+    ("unet_tiny_sd2_odd", "tiny-sd2", 1, 9, 15, 77, [77]),
+    ("unet_tiny_sdxl_odd", "tiny-sdxl", 1, 7, 5, 77, [640]),
 ]
 
 LONG = ", ".join(
@@ -108,13 +108,13 @@ def conditioning(draw, config, batch, tokens, prefix="in."):
     return inputs
 
 
-def unet(name, model, batch, height, width, tokens, timesteps, keep):
+def unet(name, model, batch, height, width, tokens, timesteps):
     def make(root, folder):
         draw, config = Draw(name), read_json(root.path(model_path(model)) / "unet" / "config.json")
         inputs = {"in.sample": draw.normal(batch, 4, height, width), "in.timestep": torch.tensor(timesteps)}
         return dict(kind="unet_forward", model=model_path(model)), inputs | conditioning(draw, config, batch, tokens)
 
-    return Build(name, model_path(model), make, keep)
+    return Build(name, model_path(model), make)
 
 
 def encoder(model, subfolder):
@@ -143,11 +143,11 @@ def vae(name, model, batch, height, width):
     return Build(name, model_path(model), make)
 
 
-def tokenizer(name, pad, texts, keep):
+def tokenizer(name, pad, texts):
     def make(root, folder):
         return dict(kind="tokenizer", vocab="clip_vocab", pad_token=pad, max_length=77, texts=texts), {}
 
-    return Build(name, None, make, keep)
+    return Build(name, None, make)
 
 
 def cases():
@@ -155,5 +155,5 @@ def cases():
     yield from (encoder(*arguments) for arguments in ENCODERS)
     yield from (vae(*arguments) for arguments in VAES)
     for word, pad in [("end", "<|endoftext|>"), ("bang", "!")]:
-        yield tokenizer(f"tokenizer_{word}_pad", pad, TEXTS, True)
-        yield tokenizer(f"tokenizer_{word}_pad_exotic", pad, EXOTIC_TEXTS, False)
+        yield tokenizer(f"tokenizer_{word}_pad", pad, TEXTS)
+        yield tokenizer(f"tokenizer_{word}_pad_exotic", pad, EXOTIC_TEXTS)

@@ -47,7 +47,7 @@ CASES = [
     *(dict(name=f"img2img_{key}", model="three-sd1", scheduler=EVERY[key], strength=0.6, steps=6) for key in EVERY),
     *(dict(name=f"img2img_sdxl_{key}", model="three-sdxl", scheduler=EVERY[key], strength=0.75, steps=6) for key in EVERY),
     dict(name="img2img_v_full_strength", model="three-sd2", scheduler=changed(DDIM, **V), strength=1.0, steps=4),
-    dict(name="img2img_one_step", model="tiny-sd1", scheduler=EULER, strength=0.2, steps=5, keep=True),
+    dict(name="img2img_one_step", model="tiny-sd1", scheduler=EULER, strength=0.2, steps=5),
     dict(
         name="img2img_pair_pndm",
         model="tiny-sd1",
@@ -55,9 +55,8 @@ CASES = [
         strength=0.5,
         steps=8,
         prompt=["a fox", "a hill at dawn"],
-        keep=True,
     ),
-    dict(name="tiny_sdxl_img2img_euler_a", model="tiny-sdxl", scheduler=EULER_A, strength=0.7, steps=5, keep=True),
+    dict(name="tiny_sdxl_img2img_euler_a", model="tiny-sdxl", scheduler=EULER_A, strength=0.7, steps=5),
     dict(name="empty_prompt", model="three-sd1", scheduler=DDIM, prompt=[""]),
     dict(name="long_prompt", model="three-sd1", scheduler=EULER, prompt=[LONG], negative=[LONG + " and " + LONG]),
     dict(
@@ -66,7 +65,6 @@ CASES = [
         scheduler=changed(DDIM, **V),
         prompt=["wow!!! it's 100% ¿café?", "東京 🎨\t(best:1.2)"],
         negative=["!", "<|endoftext|> x"],
-        keep=True,
     ),
     dict(name="no_negative", model="three-sd1", scheduler=DDIM, negative=None),
     dict(
@@ -96,14 +94,13 @@ CASES = [
         scheduler=changed(DPM, **KARRAS),
         negative=None,
         more=dict(prompt_2=["oil on canvas!"], clip_skip=1),
-        keep=True,
     ),
     dict(name="sdxl_no_guidance", model="three-sdxl", scheduler=EULER, guidance=1.0, negative=None),
     dict(name="no_guidance_below_one", model="three-sd1", scheduler=DDIM, guidance=0.5),
     dict(name="clip_skip_1", model="three-sd1", scheduler=DDIM, more=dict(clip_skip=1)),
     dict(name="clip_skip_2", model="three-sd2", scheduler=changed(DDIM, **V), more=dict(clip_skip=2)),
-    dict(name="tiny_sd1_clip_skip", model="tiny-sd1", scheduler=UNIPC, more=dict(clip_skip=1), keep=True),
-    dict(name="rescale_eps", model="three-sd1", scheduler=DDIM, more=dict(guidance_rescale=0.7)),
+    dict(name="tiny_sd1_clip_skip", model="tiny-sd1", scheduler=UNIPC, more=dict(clip_skip=1)),
+    dict(name="rescale_eps", model="three-sd1", scheduler=DDIM, prompt=["a", "b c"], more=dict(guidance_rescale=0.7)),
     dict(
         name="rescale_zero_snr",
         model="three-sd2",
@@ -116,21 +113,16 @@ CASES = [
         model="tiny-sd2",
         scheduler=changed(DDIM, **ZERO_SNR),
         guidance=9.0,
-        prompt=["a", "b c"],
         more=dict(guidance_rescale=0.5, eta=0.4),
-        keep=True,
     ),
     dict(name="sdxl_rescale", model="three-sdxl", scheduler=EULER, more=dict(guidance_rescale=1.0)),
     dict(name="eta", model="three-sd1", scheduler=DDIM, more=dict(eta=1.0)),
     # The SD1/SD2 pipelines overwrite steps_offset with 1 and clip_sample with false when they are built; the SDXL one does not.
-    dict(
-        name="tiny_sd1_overwritten_config", model="tiny-sd1", scheduler=changed(DDIM, steps_offset=0, clip_sample=True), keep=True
-    ),
+    dict(name="tiny_sd1_overwritten_config", model="tiny-sd1", scheduler=changed(DDIM, steps_offset=0, clip_sample=True)),
     dict(
         name="tiny_sdxl_clip_sample_offset_0",
         model="tiny-sdxl",
-        scheduler=changed(DDIM, steps_offset=0, clip_sample=True),
-        keep=True,
+        scheduler=changed(DDIM, steps_offset=0, clip_sample=True, clip_sample_range=3.0),
     ),
     dict(name="img2img_overwritten_config", model="three-sd1", scheduler=("DDIMScheduler", {}), strength=0.5),
     dict(name="class_defaults_lcm", model="three-sd1", scheduler=("LCMScheduler", {}), guidance=1.0),
@@ -157,7 +149,6 @@ CASES = [
         guidance=1.5,
         steps=3,
         lora=("sgm", 3, 6, ["to_q", "to_v", "proj_in"], TEXT, 0.8),
-        keep=True,
     ),
 ]
 
@@ -173,7 +164,6 @@ def sample(
     strength=None,
     lora=None,
     more=None,
-    keep=False,
 ):
     name = f"sample_{name}"
     height, width = SIZES[model.split("-")[0]]
@@ -216,7 +206,7 @@ def sample(
             del inputs["in.noise"]
         return case, inputs
 
-    return Build(name, model_path(model), make, keep)
+    return Build(name, model_path(model), make)
 
 
 def add_lora(root, folder, draw, model, style, rank, alpha, targets, text, scale):

@@ -1,6 +1,5 @@
 """Kind lora_train."""
 
-
 from reference.files import Draw, read_json
 from reference.loras import base_weights, matches
 from reference.networks import load_unet
@@ -18,6 +17,21 @@ EVERYTHING = (
 
 CASES = [
     dict(
+        name="lora_train_small3_conv_v_snr_accum",
+        model="small3",
+        targets=["conv1", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "proj_in", "attn2.to_k"],
+        rank=1,
+        alpha=3,
+        height=11,
+        width=6,
+        batch=2,
+        steps=2,
+        accumulation=2,
+        v=True,
+        gamma=5.0,
+        tokens=9,
+    ),
+    dict(
         name="lora_train_small3_conv_rank3",
         model="small3",
         targets=TRANSFORMER + CONVOLUTIONS + ["time_emb_proj"],
@@ -27,22 +41,20 @@ CASES = [
         width=6,
         batch=1,
         steps=2,
-        keep=True,
     ),
     dict(
         name="lora_train_small3_sdxl_v_snr_accum",
         model="small3-sdxl",
         targets=ATTENTION,
-        rank=1,
-        alpha=2,
-        height=6,
+        rank=2,
+        alpha=3,
+        height=12,
         width=10,
         batch=2,
         steps=2,
         accumulation=2,
         v=True,
         gamma=5.0,
-        keep=True,
     ),
     dict(
         name="lora_train_tiny_sd2_v_snr_accum",
@@ -120,8 +132,8 @@ CASES = [
         targets=ATTENTION,
         rank=3,
         alpha=9,
-        height=8,
-        width=8,
+        height=16,
+        width=12,
         batch=1,
         max_norm=0.01,
         optimizer=dict(lr=3e-3, betas=[0.8, 0.95], eps=1e-6, weight_decay=0.1),
@@ -234,8 +246,8 @@ CASES = [
         targets=TRANSFORMER + CONVOLUTIONS + ["time_emb_proj"],
         rank=1,
         alpha=3,
-        height=19,
-        width=11,
+        height=26,
+        width=18,
         batch=1,
         steps=2,
     ),
@@ -245,8 +257,8 @@ CASES = [
         targets=ATTENTION,
         rank=3,
         alpha=3,
-        height=12,
-        width=8,
+        height=16,
+        width=16,
         batch=2,
         steps=2,
         accumulation=2,
@@ -272,7 +284,6 @@ def training(
     tokens=77,
     schedule=None,
     optimizer=None,
-    keep=False,
 ):
     def make(root, folder):
         draw = Draw(name)
@@ -312,7 +323,7 @@ def training(
             inputs |= conditioning(draw, config, batch, tokens, f"in.{i}.")
         return case, inputs
 
-    return Build(name, model_path(model), make, keep)
+    return Build(name, model_path(model), make)
 
 
 def cases():
