@@ -1,10 +1,163 @@
 //! LayerNorm over the last dimension.
 
+use rayon::prelude::*;
+
+use super::elementwise::float;
 use crate::autograd::Tape;
-use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::device::cpu::math::{Elementary, sum_of, sum_of_pairs, vectorized};
+use crate::dispatch;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor, buffer};
+
+/// Rows of one task; the gradients of weight and bias are partial sums over as many.
+const ROWS: usize = 64;
 
 /// `x` `[.., c]`; `weight` and `bias` `[c]` (f32, or f64 for an f64 `x`).
 pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    todo!()
+    const OP: &str = "layer_norm";
+    float(OP, x)?;
+    let (_, c) = x.rows(OP)?;
+    if c == 0 || weight.shape() != [c] || bias.shape() != [c] {
+        return Err(Error::shape(
+            OP,
+            format!("weight {weight:?} and bias {bias:?} do not fit {x:?}"),
+        ));
+    }
+    let out = dispatch!(x.dtype(), T => forward::<T>(x, weight, bias, eps));
+    let (saved, saved_weight) = (x.clone(), weight.clone());
+    let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
+    let parameter = bias.dtype().accumulator();
+    tape.record(OP, &[x, weight, bias], &out, move |dy| {
+        Ok(dispatch!(dy.dtype(), T => backward::<T>(&saved, &saved_weight, dy, eps, wants, parameter)))
+    });
+    Ok(out)
+}
+
+/// Mean and 1 / sqrt(variance + eps) of a row, the variance from differences to the mean.
+#[inline(always)]
+fn statistics<T: Elementary>(row: &[T], eps: f64) -> (T, T) {
+    let c = T::from_f64(row.len() as f64);
+    let mean = sum_of(
+        row,
+        #[inline(always)]
+        |x| x,
+    ) / c;
+    let variance = sum_of(
+        row,
+        #[inline(always)]
+        |x| (x - mean) * (x - mean),
+    ) / c;
+    (mean, T::from_f64(1.0) / (variance + T::from_f64(eps)).sqrt())
+}
+
+fn forward<T: Elementary>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
+    let c = weight.len();
+    let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
+    let mut out = buffer::<T>(xs.len());
+    out.par_chunks_mut(ROWS * c)
+        .zip(xs.par_chunks(ROWS * c))
+        .for_each(|(out, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        let (mean, inverse) = statistics(x, eps);
+                        for (((y, &x), &w), &b) in out.iter_mut().zip(x).zip(&*w).zip(&*b) {
+                            *y = ((x - mean) * inverse).mul_add(w, b);
+                        }
+                    }
+                },
+            );
+        });
+    Tensor::from_reals(out, x.shape(), x.dtype())
+}
+
+/// Gradients of x, weight and bias where wanted.
+fn backward<T: Elementary>(
+    x: &Tensor,
+    weight: &Tensor,
+    dy: &Tensor,
+    eps: f64,
+    wants: [bool; 3],
+    parameter: DType,
+) -> Vec<Option<Tensor>> {
+    let c = weight.len();
+    let (xs, w, dys) = (x.reals::<T>(), weight.reals::<T>(), dy.reals::<T>());
+    let [wants_x, wants_weight, wants_bias] = wants;
+    let dx = wants_x.then(|| {
+        let mut dx = buffer::<T>(xs.len());
+        let tasks = dx.par_chunks_mut(ROWS * c).zip(xs.par_chunks(ROWS * c));
+        tasks.zip(dys.par_chunks(ROWS * c)).for_each(|((dx, x), dy)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = dx.chunks_exact_mut(c).zip(x.chunks_exact(c));
+                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
+                        input_gradient(dx, x, &w, dy, eps);
+                    }
+                },
+            );
+        });
+        Tensor::from_reals(dx, x.shape(), x.dtype())
+    });
+    let mut sums = vec![T::default(); 2 * c];
+    if wants_weight || wants_bias {
+        let partial: Vec<Vec<T>> = xs
+            .par_chunks(ROWS * c)
+            .zip(dys.par_chunks(ROWS * c))
+            .map(|(x, dy)| {
+                vectorized(
+                    #[inline(always)]
+                    || parameter_sums(x, dy, c, eps),
+                )
+            })
+            .collect();
+        for partial in partial {
+            sums.iter_mut().zip(partial).for_each(|(sum, p)| *sum += p);
+        }
+    }
+    let parameters = |sums: &[T]| Tensor::from_reals(sums.to_vec(), &[c], parameter);
+    let dweight = wants_weight.then(|| parameters(&sums[..c]));
+    let dbias = wants_bias.then(|| parameters(&sums[c..]));
+    vec![dx, dweight, dbias]
+}
+
+/// With g = w dy and the normalised row n: dx = (g - mean g - n mean(g n)) / deviation.
+#[inline(always)]
+fn input_gradient<T: Elementary>(dx: &mut [T], x: &[T], w: &[T], dy: &[T], eps: f64) {
+    let c = T::from_f64(x.len() as f64);
+    let (mean, inverse) = statistics(x, eps);
+    for ((g, &dy), &w) in dx.iter_mut().zip(dy).zip(w) {
+        *g = dy * w;
+    }
+    let g_mean = sum_of(
+        dx,
+        #[inline(always)]
+        |g| g,
+    ) / c;
+    let g_along = sum_of_pairs(
+        dx,
+        x,
+        #[inline(always)]
+        |g, x| g * ((x - mean) * inverse),
+    ) / c;
+    for (g, &x) in dx.iter_mut().zip(x) {
+        let normal = (x - mean) * inverse;
+        *g = inverse * (*g - g_mean - normal * g_along);
+    }
+}
+
+/// `[2, c]`: sums over the rows of dy times the normalised row, and of dy.
+#[inline(always)]
+fn parameter_sums<T: Elementary>(x: &[T], dy: &[T], c: usize, eps: f64) -> Vec<T> {
+    let mut sums = vec![T::default(); 2 * c];
+    let (d_weight, d_bias) = sums.split_at_mut(c);
+    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
+        let (mean, inverse) = statistics(x, eps);
+        for (((dw, db), &x), &dy) in d_weight.iter_mut().zip(d_bias.iter_mut()).zip(x).zip(dy) {
+            *dw += dy * ((x - mean) * inverse);
+            *db += dy;
+        }
+    }
+    sums
 }

@@ -1,5 +1,102 @@
 //! Passes over flat buffers: squared norm, clipping, AdamW.
 
-use crate::autograd::Tape;
-use crate::error::Result;
-use crate::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::device::cpu::math::{sum_of, vectorized};
+
+/// Elements that one partial sum covers and one task updates.
+const CHUNK: usize = 1 << 13;
+
+/// What AdamW is told, as `torch.optim.AdamW` names it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub lr: f64,
+    /// Decay of the running mean and of the running square.
+    pub betas: (f64, f64),
+    pub eps: f64,
+    pub weight_decay: f64,
+}
+
+/// The sum of squares, in f64 over partial sums of fixed length: the same on any number of threads.
+pub fn squared_norm(values: &[f32]) -> f64 {
+    let partial: Vec<f64> = values
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            let squares = vectorized(
+                #[inline(always)]
+                || {
+                    sum_of(
+                        chunk,
+                        #[inline(always)]
+                        |x| x * x,
+                    )
+                },
+            );
+            if squares.is_finite() && squares > f32::MIN_POSITIVE {
+                f64::from(squares)
+            } else {
+                // Squares left the range of f32.
+                chunk.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+            }
+        })
+        .collect();
+    partial.iter().sum()
+}
+
+/// What gradients of this norm are multiplied by so that it is at most `max_norm`, as
+/// `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}
+
+/// One step of `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101), the `step`-th from 1 on, with
+/// gradients multiplied by `grad_scale` as they are read. `first` and `second` are the moments.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn adamw(
+    params: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    settings: AdamW,
+    step: u64,
+    grad_scale: f64,
+) {
+    let len = params.len();
+    assert!(
+        [gradients.len(), first.len(), second.len()] == [len; 3],
+        "AdamW: parameters, gradients and moments differ in length"
+    );
+    let AdamW {
+        lr,
+        betas,
+        eps,
+        weight_decay,
+    } = settings;
+    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+    let decay = (1.0 - lr * weight_decay) as f32;
+    let rate = (lr / correction(betas.0)) as f32;
+    let root = correction(betas.1).sqrt() as f32;
+    let (keep_first, take_first) = (betas.0 as f32, (1.0 - betas.0) as f32);
+    let (keep_second, take_second) = (betas.1 as f32, (1.0 - betas.1) as f32);
+    let (eps, grad_scale) = (eps as f32, grad_scale as f32);
+    params
+        .par_chunks_mut(CHUNK)
+        .zip(gradients.par_chunks(CHUNK))
+        .zip(first.par_chunks_mut(CHUNK))
+        .zip(second.par_chunks_mut(CHUNK))
+        .for_each(|(((params, gradients), first), second)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (((p, &g), m), v) in params.iter_mut().zip(gradients).zip(first).zip(second) {
+                        let g = g * grad_scale;
+                        *m = keep_first * *m + take_first * g;
+                        *v = keep_second * *v + take_second * (g * g);
+                        *p = *p * decay - rate * (*m / (v.sqrt() / root + eps));
+                    }
+                },
+            );
+        });
+}
