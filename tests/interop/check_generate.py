@@ -12,10 +12,11 @@ latents after every step, the decoded image. Without --model: the small models, 
 import argparse
 import json
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
-from common import PARITY, Report, complete_model, run
+from common import PARITY, Report, complete_model
 from reference import sampling, schedulers
 from reference.files import Draw, Root, read_json, save_tensors, write_json
 
@@ -142,8 +143,10 @@ def main():
                 arguments.width,
                 lora,
             )
-            rows = run(arguments.selma.resolve(), "verify", folder, "--root", root.folder).strip()
-            report.check(True, name, rows)
+            result = subprocess.run(
+                [arguments.selma.resolve(), "verify", folder, "--root", root.folder], capture_output=True, text=True
+            )
+            report.check(result.returncode == 0, name, (result.stdout + result.stderr).strip())
     report.exit()
 
 
