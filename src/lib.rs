@@ -1,11 +1,13 @@
 //! selma trains, samples, merges and scores Stable Diffusion LoRAs.
 
 pub mod autograd;
+pub mod data;
 pub mod device;
 pub mod error;
 #[macro_use]
 pub mod tensor;
 pub mod formats;
 pub mod ops;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,4 +1,6 @@
 //! Files: containers, configurations, images. Every writer goes through [`atomic::write`].
 
 pub mod atomic;
+pub mod image;
+pub mod jsonl;
 pub mod safetensors;

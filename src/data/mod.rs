@@ -1,0 +1,9 @@
+//! From a folder of pictures and captions to batches: captions become token ids, pictures become `[h, w, 3]` values,
+//! and what the frozen encoders make of both is kept on disk.
+
+pub mod dataset;
+mod draw;
+pub mod latent_cache;
+pub mod loader;
+pub mod preprocess;
+pub mod tokenizer;

@@ -1,0 +1,254 @@
+//! The CLIP tokenizer: byte-pair encoding, 77 ids with start and end of text, as `transformers.CLIPTokenizer` builds it
+//! from `vocab.json`, `merges.txt` and `tokenizer_config.json`.
+//!
+//! Source: transformers 5.23, models/clip/tokenization_clip.py.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{Lowercase, NFC, NormalizerWrapper, Replace, Sequence as Normalizers};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+const START: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+/// Words, single digits, and runs of everything else.
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+/// Longest position table of the published text encoders, and the default where a config is silent.
+const MAX_LENGTH: usize = 77;
+
+/// Text to ids of fixed length.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    start: i64,
+    end: i64,
+    pad: i64,
+    max_length: usize,
+}
+
+/// The ids of one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// `max_length` ids: start of text, the text, end of text, padding.
+    pub ids: Vec<i64>,
+    /// Ids of the text that did not fit.
+    pub dropped: usize,
+}
+
+/// The ids of several texts.
+#[derive(Debug)]
+pub struct EncodedBatch {
+    /// `[n, max_length]` i64.
+    pub ids: Tensor,
+    /// How many of the texts were cut.
+    pub overlong: usize,
+}
+
+impl Tokenizer {
+    /// Loads a diffusers `tokenizer` folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file is missing; [`Error::File`] if one is not what it should be.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_with_vocab(dir, dir)
+    }
+
+    /// Loads the configuration from `dir`, and `vocab.json` and `merges.txt` from `vocab_dir`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load_with_vocab(dir: &Path, vocab_dir: &Path) -> Result<Self> {
+        let config_path = dir.join("tokenizer_config.json");
+        let config: Value = serde_json::from_str(&text_of(&config_path)?)
+            .map_err(|e| Error::file(&config_path, format!("not JSON: {e}")))?;
+        let vocab = text_of(&vocab_dir.join("vocab.json"))?;
+        let merges = text_of(&vocab_dir.join("merges.txt"))?;
+        Self::from_texts(&vocab, &merges, &config, vocab_dir)
+    }
+
+    /// Builds one from the texts of `vocab.json` and `merges.txt` and from the value of `tokenizer_config.json`. `from`
+    /// is the folder that errors name.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the vocabulary is not an object of ids, a merge is not a pair of known symbols, or a special
+    /// token is missing from the vocabulary.
+    pub fn from_texts(vocab: &str, merges: &str, config: &Value, from: &Path) -> Result<Self> {
+        let vocab_path = from.join("vocab.json");
+        let merges_path = from.join("merges.txt");
+        let config_path = from.join("tokenizer_config.json");
+        // Sorted, so that nothing depends on the order of a hash table.
+        let vocab: BTreeMap<String, u32> = serde_json::from_str(vocab)
+            .map_err(|e| Error::file(&vocab_path, format!("expected an object of token: id: {e}")))?;
+        let id_of = |token: &str| match vocab.get(token) {
+            Some(&id) => Ok(i64::from(id)),
+            None => Err(Error::file(
+                &vocab_path,
+                format!("no token `{token}`, which the tokenizer needs"),
+            )),
+        };
+        let special = |key: &str, default: &str| special_token(config, key, default);
+        let bos = special("bos_token", START);
+        let eos = special("eos_token", END);
+        let unk = special("unk_token", END);
+        let pad = special("pad_token", END);
+        let [start, end, _, pad_id] = [
+            id_of(&bos.content)?,
+            id_of(&eos.content)?,
+            id_of(&unk.content)?,
+            id_of(&pad.content)?,
+        ];
+        let model = BPE::builder()
+            .vocab_and_merges(
+                vocab.into_iter().collect::<Vocab>(),
+                parse_merges(merges, &merges_path)?,
+            )
+            .continuing_subword_prefix(String::new())
+            .end_of_word_suffix("</w>".into())
+            .unk_token(unk.content.clone())
+            .build()
+            .map_err(|e| Error::file(&merges_path, format!("does not fit vocab.json: {e}")))?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_normalizer(Some(normalizer()?));
+        inner.with_pre_tokenizer(Some(pre_tokenizer()?));
+        // The pad token is special like the others. With "!" as pad token (SD2, SDXL's second tokenizer) every "!" in a
+        // text is therefore cut out and becomes the pad id.
+        inner.add_special_tokens(&[bos, eos, unk, pad]);
+        Ok(Self {
+            inner,
+            start,
+            end,
+            pad: pad_id,
+            max_length: max_length(config, &config_path)?,
+        })
+    }
+
+    /// Ids in one encoded text: 77.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The text's own ids, all of them, without start, end and padding.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] if the library refuses, which no text is known to cause.
+    pub fn tokens(&self, text: &str) -> Result<Vec<i64>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|e| Error::Failed(format!("cannot tokenize `{text}`: {e}")))?;
+        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+    }
+
+    /// Start of text, as many ids as fit, end of text, padding.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn encode(&self, text: &str) -> Result<Encoded> {
+        let tokens = self.tokens(text)?;
+        let kept = tokens.len().min(self.max_length - 2);
+        let mut ids = Vec::with_capacity(self.max_length);
+        ids.push(self.start);
+        ids.extend(&tokens[..kept]);
+        ids.push(self.end);
+        ids.resize(self.max_length, self.pad);
+        let dropped = tokens.len() - kept;
+        Ok(Encoded { ids, dropped })
+    }
+
+    /// Several texts as one `[n, max_length]` tensor, and how many of them were too long.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn encode_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<EncodedBatch> {
+        let mut ids = Vec::with_capacity(texts.len() * self.max_length);
+        let mut overlong = 0;
+        for text in texts {
+            let encoded = self.encode(text.as_ref())?;
+            ids.extend(encoded.ids);
+            overlong += usize::from(encoded.dropped > 0);
+        }
+        let ids = Tensor::new(ids, &[texts.len(), self.max_length]);
+        Ok(EncodedBatch { ids, overlong })
+    }
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+}
+
+/// A special token of the configuration: a string, or an object with `content` in older files.
+fn special_token(config: &Value, key: &str, default: &str) -> AddedToken {
+    let value = &config[key];
+    let content = value.as_str().or(value["content"].as_str()).unwrap_or(default);
+    let flag = |name: &str| value[name].as_bool().unwrap_or(false);
+    AddedToken::from(content, true)
+        .lstrip(flag("lstrip"))
+        .rstrip(flag("rstrip"))
+        .single_word(flag("single_word"))
+        .normalized(flag("normalized"))
+}
+
+fn max_length(config: &Value, path: &Path) -> Result<usize> {
+    match &config["model_max_length"] {
+        Value::Null => Ok(MAX_LENGTH),
+        // Configurations without a limit say 1e30 here.
+        value => match value.as_f64() {
+            Some(length) if length >= 3.0 => Ok(length.min(MAX_LENGTH as f64) as usize),
+            _ => Err(Error::file(
+                path,
+                format!("model_max_length is {value}, expected a number from 3 on"),
+            )),
+        },
+    }
+}
+
+fn parse_merges(text: &str, path: &Path) -> Result<Vec<(String, String)>> {
+    let mut merges = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        if line.starts_with("#version") || line.trim().is_empty() {
+            continue;
+        }
+        match line.trim_end().split_once(' ') {
+            Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => merges.push((a.into(), b.into())),
+            _ => {
+                let message = format!(
+                    "line {}: expected two symbols with a space between, got `{line}`",
+                    i + 1
+                );
+                return Err(Error::file(path, message));
+            }
+        }
+    }
+    Ok(merges)
+}
+
+fn normalizer() -> Result<Normalizers> {
+    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".into()), " ").map_err(own_regex)?;
+    Ok(Normalizers::new(vec![
+        NormalizerWrapper::NFC(NFC),
+        NormalizerWrapper::Replace(spaces),
+        NormalizerWrapper::Lowercase(Lowercase),
+    ]))
+}
+
+fn pre_tokenizer() -> Result<PreTokenizers> {
+    let pattern = SplitPattern::Regex(WORDS.into());
+    let words = Split::new(pattern, SplitDelimiterBehavior::Removed, true).map_err(own_regex)?;
+    Ok(PreTokenizers::new(vec![
+        PreTokenizerWrapper::Split(words),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+    ]))
+}
+
+fn own_regex(error: tokenizers::Error) -> Error {
+    Error::Failed(format!("the tokenizer's own pattern does not compile: {error}"))
+}

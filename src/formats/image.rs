@@ -1,0 +1,113 @@
+//! Pictures: PNG, JPEG, WebP and BMP files to 8-bit RGB, and to and from `[h, w, 3]` values in [-1, 1].
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, RgbImage};
+
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// The largest side that is read: a header that claims more is refused before memory is taken.
+const MAX_SIDE: u32 = 32_768;
+/// The most memory that one decoded picture may take.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Reads and decodes a file.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] as for [`decode`].
+pub fn read(path: &Path) -> Result<RgbImage> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    decode(&bytes, path)
+}
+
+/// Decodes by content, not by the file's ending. Transparency is dropped, as by Pillow's `convert("RGB")`; the EXIF
+/// orientation is applied, so that people stand upright.
+///
+/// # Errors
+/// [`Error::File`] under the name `path` if the picture is damaged, truncated, empty, or too large.
+pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
+    let refuse = |why: String| Error::file(path, format!("not a readable picture: {why}"));
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|e| refuse(e.to_string()))?;
+    if reader.format().is_none() {
+        return Err(refuse("neither PNG, JPEG, WebP nor BMP".into()));
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
+    // A damaged EXIF block says nothing about the pixels.
+    let orientation = decoder
+        .orientation()
+        .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+/// `[h, w, 3]` f32 in [-1, 1]: `v / 127.5 - 1`.
+pub fn to_tensor(picture: &RgbImage) -> Tensor {
+    let values = picture.as_raw().iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect();
+    Tensor::new::<f32>(values, &[picture.height() as usize, picture.width() as usize, 3])
+}
+
+/// The pictures of `[n, h, w, 3]` or `[h, w, 3]` values: clamp(x / 2 + 0.5, 0, 1), rounded half to even to 8 bits, as
+/// diffusers does.
+///
+/// # Errors
+/// [`Error::Shape`] for any other shape.
+pub fn from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
+    let (h, w) = match *x.shape() {
+        [.., h, w, 3] if x.shape().len() <= 4 => (h, w),
+        _ => {
+            let message = format!("expected [n, h, w, 3], got {:?}", x.shape());
+            return Err(Error::shape("image", message));
+        }
+    };
+    let values = x.reals::<f32>();
+    let pictures = values.chunks_exact(h * w * 3).map(|picture| {
+        // The cast maps NaN to 0.
+        let bytes = picture
+            .iter()
+            .map(|v| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8);
+        RgbImage::from_raw(w as u32, h as u32, bytes.collect()).expect("a chunk holds exactly one picture")
+    });
+    Ok(pictures.collect())
+}
+
+/// A PNG file's bytes: the same for the same pixels, and without any clock.
+///
+/// # Errors
+/// [`Error::Failed`] if the encoder refuses, which it does for an empty picture.
+pub fn png(picture: &RgbImage) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive)
+        .write_image(
+            picture.as_raw(),
+            picture.width(),
+            picture.height(),
+            image::ExtendedColorType::Rgb8,
+        )
+        .map_err(|e| {
+            Error::Failed(format!(
+                "cannot encode a {}x{} PNG: {e}",
+                picture.width(),
+                picture.height()
+            ))
+        })?;
+    Ok(bytes)
+}
+
+/// Writes a PNG whole: to a temporary name, then renamed.
+///
+/// # Errors
+/// [`Error::Io`], or as for [`png`].
+pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
+    super::atomic::write_bytes(path, &png(picture)?)
+}

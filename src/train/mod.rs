@@ -1,0 +1,5 @@
+//! Training a LoRA expert: its settings, its learning rates, and the records it leaves.
+
+pub mod lr_schedule;
+pub mod metrics;
+pub mod tensorboard;
