@@ -7,6 +7,7 @@ pub mod error;
 #[macro_use]
 pub mod tensor;
 pub mod formats;
+pub mod lora;
 pub mod ops;
 pub mod train;
 

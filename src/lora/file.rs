@@ -1,0 +1,284 @@
+//! Loading a LoRA. Every tensor of the file is accounted for: applied to a module, or an error that names it (with
+//! `allow_unused` a warning).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::base::BaseModules;
+use super::dense;
+use super::expert::{Expert, Factors};
+use super::keys::{self, Key, KeyTable, Place, Role};
+use super::metadata::AdapterConfig;
+use crate::error::{Error, Result};
+use crate::formats::safetensors::Safetensors;
+use crate::tensor::{DType, Tensor};
+
+/// A loaded file.
+pub struct Loaded {
+    pub path: PathBuf,
+    pub expert: Expert,
+    pub metadata: BTreeMap<String, String>,
+    /// Each tensor that was applied, and the module that it belongs to.
+    pub applied: BTreeMap<String, Place>,
+    /// Tensors that fit nothing, and why; only with `allow_unused` may there be any.
+    pub unused: Vec<(String, String)>,
+}
+
+impl Loaded {
+    /// One line for each unused tensor, for a warning.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let path = self.path.display();
+        self.unused
+            .iter()
+            .map(move |(key, why)| format!("{path}: {key} is unused: {why}"))
+    }
+}
+
+/// The file that a `--lora` argument means: itself, or the usual name inside of a folder.
+pub fn resolve(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    const NAMES: [&str; 3] = [
+        "adapter_model.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "lora.safetensors",
+    ];
+    NAMES
+        .iter()
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| {
+            Error::file(
+                path,
+                format!("no LoRA in this folder; expected one of {}", NAMES.join(", ")),
+            )
+        })
+}
+
+/// Reads a LoRA in any spelling. With `base`, names and shapes are checked against the model's modules; without it,
+/// dotted names are taken as they stand and underscored ones are looked up in the published families.
+///
+/// # Errors
+/// [`Error::File`] naming the tensors that fit nothing, a shape that differs from the model's, a missing factor, an
+/// alpha of zero, a value that is not finite, or a kind of adapter that is not plain LoRA.
+pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Result<Loaded> {
+    let path = resolve(path)?;
+    let file = Safetensors::open(&path)?;
+    let config = AdapterConfig::read(&path, file.metadata())?;
+    let mut loaded = Loaded {
+        path: path.clone(),
+        expert: Expert::default(),
+        metadata: file.metadata().clone(),
+        applied: BTreeMap::new(),
+        unused: Vec::new(),
+    };
+
+    let places = group(&file, base, &mut loaded)?;
+    for (place, parts) in drop_doubled(places, &mut loaded) {
+        let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {
+            let lacks = if parts.contains_key(&Role::Down) {
+                "lora_up (B)"
+            } else {
+                "lora_down (A)"
+            };
+            let why = format!("{}.{} has no {lacks} beside it", place.component, place.module);
+            loaded
+                .unused
+                .extend(parts.values().map(|key| (key.clone(), why.clone())));
+            continue;
+        };
+        let shape = base.and_then(|b| b.get(&place.component)?.get(&place.module));
+        let mid = parts.get(&Role::Mid).map(|key| finite(&file, key)).transpose()?;
+        let (down, up) = fit(
+            &path,
+            (down, finite(&file, down)?),
+            (up, finite(&file, up)?),
+            mid,
+            shape,
+        )?;
+        let rank = down.shape()[0];
+        let alpha = match (parts.get(&Role::Scale), parts.get(&Role::Alpha)) {
+            (Some(key), _) => scalar(&file, key)? * rank as f64,
+            (None, Some(key)) => scalar(&file, key)?,
+            (None, None) => config
+                .alpha(&place.component, &place.module, rank)?
+                .unwrap_or(rank as f64),
+        };
+        let factors = Factors::new(down, up, alpha).map_err(|e| Error::file(&path, e.to_string()))?;
+        loaded.expert.insert(&place.component, &place.module, factors);
+        loaded
+            .applied
+            .extend(parts.into_values().map(|key| (key, place.clone())));
+    }
+    account(&loaded, base, allow_unused)?;
+    Ok(loaded)
+}
+
+type Parts = BTreeMap<Role, String>;
+
+/// Sorts the file's keys by module and role.
+fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) -> Result<BTreeMap<Place, Parts>> {
+    let mut split = Vec::new();
+    for key in file.names() {
+        match keys::split(key) {
+            Key::Part { stem, role } => split.push((key, stem, role)),
+            Key::Unsupported { algorithm, .. } => {
+                // Leaving such a tensor out would give another model than was trained, so no flag allows it.
+                let message = format!("{key}: this is {algorithm}, which is not available in this version");
+                return Err(Error::file(file.path(), message));
+            }
+            Key::Unknown => loaded
+                .unused
+                .push((key.into(), "not a tensor of any known LoRA layout".into())),
+        }
+    }
+    let table = match base {
+        Some(base) => KeyTable::new(base),
+        None => KeyTable::guess(split.iter().map(|&(_, stem, _)| stem)),
+    };
+    let mut places: BTreeMap<Place, Parts> = BTreeMap::new();
+    for (key, stem, role) in split {
+        let dotted = || if base.is_none() { keys::parse_dotted(stem) } else { None };
+        let Some(place) = table.find(stem).or_else(dotted) else {
+            let whose = if base.is_some() {
+                "this model"
+            } else {
+                "SD 1.x, SD 2.x or SDXL"
+            };
+            loaded
+                .unused
+                .push((key.into(), format!("{whose} has no module {stem}")));
+            continue;
+        };
+        if let Some(first) = places.entry(place).or_default().insert(role, key.into()) {
+            let message = format!("{first} and {key} are two spellings of the same tensor; keep one of them");
+            return Err(Error::file(file.path(), message));
+        }
+    }
+    Ok(places)
+}
+
+/// Where a file has a module under its LDM name and its diffusers name, the second counts, as in diffusers.
+fn drop_doubled(places: BTreeMap<Place, Parts>, loaded: &mut Loaded) -> BTreeMap<Place, Parts> {
+    let (ldm, mut kept): (BTreeMap<_, _>, BTreeMap<_, _>) = places.into_iter().partition(|(place, _)| place.ldm);
+    for (place, parts) in ldm {
+        let twin = Place {
+            ldm: false,
+            ..place.clone()
+        };
+        if kept.contains_key(&twin) {
+            let why = "the file has the same module under its diffusers name, which counts";
+            loaded
+                .unused
+                .extend(parts.into_values().map(|key| (key, why.to_string())));
+        } else {
+            kept.insert(place, parts);
+        }
+    }
+    kept
+}
+
+/// Brings both factors into the shapes of [`Factors`], and checks them against the weight.
+fn fit(
+    path: &Path,
+    (down_key, down): (&str, Tensor),
+    (up_key, up): (&str, Tensor),
+    mid: Option<Tensor>,
+    weight: Option<&Vec<usize>>,
+) -> Result<(Tensor, Tensor)> {
+    let wrong = |key: &str, shape: &[usize], expected: String| {
+        let hint = "is the LoRA of another model family?";
+        Error::file(path, format!("{key} has shape {shape:?}, expected {expected}; {hint}"))
+    };
+    let mut down = match mid {
+        Some(mid) => dense::contract_mid(&down, &mid).ok_or_else(|| {
+            wrong(
+                down_key,
+                down.shape(),
+                format!("factors that fit lora_mid {:?}", mid.shape()),
+            )
+        })?,
+        None => down,
+    };
+    let flat_up = |up: &Tensor| match *up.shape() {
+        [o, r] | [o, r, 1, 1] => Some(up.with_shape(&[o, r])),
+        _ => None,
+    };
+    let up = flat_up(&up).ok_or_else(|| wrong(up_key, up.shape(), "[out, rank] or [out, rank, 1, 1]".into()))?;
+    let (outputs, rank) = (up.shape()[0], up.shape()[1]);
+    if let Some(weight) = weight {
+        // A 1x1 convolution and a linear layer take each other's factors.
+        let (r, rest) = (down.shape().first().copied().unwrap_or(0), &weight[1..]);
+        let squeezed = |shape: &[usize]| match *shape {
+            [i, 1, 1] => vec![i],
+            _ => shape.to_vec(),
+        };
+        let same = down.shape().len() > 1 && squeezed(&down.shape()[1..]) == squeezed(rest);
+        if !same || r != rank {
+            return Err(wrong(down_key, down.shape(), format!("[{rank}, {}]", join(rest))));
+        }
+        if outputs != weight[0] {
+            return Err(wrong(up_key, up.shape(), format!("[{}, {rank}]", weight[0])));
+        }
+        let shape: Vec<usize> = std::iter::once(rank).chain(rest.iter().copied()).collect();
+        down = down.with_shape(&shape);
+    } else if !matches!(down.shape().len(), 2 | 4) || down.shape()[0] != rank {
+        return Err(wrong(
+            down_key,
+            down.shape(),
+            format!("[{rank}, in] beside an up factor {:?}", up.shape()),
+        ));
+    }
+    Ok((down, up))
+}
+
+fn join(dims: &[usize]) -> String {
+    dims.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn finite(file: &Safetensors, key: &str) -> Result<Tensor> {
+    let tensor = file.tensor(key)?.cast(DType::F32);
+    if tensor.data::<f32>().iter().any(|x| !x.is_finite()) {
+        return Err(Error::file(file.path(), format!("{key} holds NaN or infinity")));
+    }
+    Ok(tensor)
+}
+
+fn scalar(file: &Safetensors, key: &str) -> Result<f64> {
+    let tensor = file.tensor(key)?;
+    if tensor.len() != 1 {
+        let message = format!("{key} has shape {:?}, expected one number", tensor.shape());
+        return Err(Error::file(file.path(), message));
+    }
+    let value = tensor.item();
+    if !value.is_finite() || value == 0.0 {
+        let message = format!("{key} is {value}: its module would have no effect or a broken one");
+        return Err(Error::file(file.path(), message));
+    }
+    Ok(value)
+}
+
+fn account(loaded: &Loaded, base: Option<&BaseModules>, allow_unused: bool) -> Result<()> {
+    const SHOWN: usize = 4;
+    let (used, unused) = (loaded.applied.len(), loaded.unused.len());
+    if (unused == 0 || allow_unused) && used > 0 {
+        return Ok(());
+    }
+    if used == 0 && unused == 0 {
+        return Err(Error::file(&loaded.path, "the file has no tensors"));
+    }
+    let mut message = format!("{unused} of its {} tensors fit nothing", used + unused);
+    for (key, why) in loaded.unused.iter().take(SHOWN) {
+        message += &format!("\n  {key}: {why}");
+    }
+    if unused > SHOWN {
+        message += &format!("\n  and {} more", unused - SHOWN);
+    }
+    message += match (used, base) {
+        (0, Some(_)) => "\nnothing fits this model: is it the LoRA of another family?",
+        (0, None) => "\nis it a LoRA of Stable Diffusion?",
+        _ => "\nwith --allow-unused the rest is loaded",
+    };
+    Err(Error::file(&loaded.path, message))
+}

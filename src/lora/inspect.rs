@@ -1,0 +1,133 @@
+//! What is in a LoRA file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::dense;
+use super::expert::Expert;
+use super::families::Family;
+use super::file;
+use crate::error::Result;
+
+/// What `selma inspect` prints of a LoRA.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub file: String,
+    /// Of the whole file.
+    pub sha256: String,
+    pub family: Option<&'static str>,
+    /// `diffusers`, `peft` or `kohya`: by its keys.
+    pub layout: &'static str,
+    pub components: BTreeMap<String, ComponentSummary>,
+    pub values: usize,
+    /// 2-norm of all deltas together.
+    pub norm: f64,
+    pub metadata: BTreeMap<String, String>,
+    pub unused: Vec<Unused>,
+}
+
+/// One component's modules.
+#[derive(Debug, Serialize)]
+pub struct ComponentSummary {
+    pub modules: usize,
+    pub ranks: BTreeSet<usize>,
+    pub alphas: Vec<f64>,
+    pub scales: Vec<f64>,
+    pub norm: f64,
+    /// Frobenius norm of each module's delta.
+    pub norms: BTreeMap<String, f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Unused {
+    pub key: String,
+    pub reason: String,
+}
+
+/// Reads a LoRA and sums it up; what fits nothing is listed, not refused.
+///
+/// # Errors
+/// Those of [`file::load`].
+pub fn inspect(path: &Path) -> Result<Summary> {
+    let loaded = file::load(path, None, true)?;
+    let mut components = BTreeMap::new();
+    for (component, modules) in &loaded.expert.components {
+        let norms: BTreeMap<String, f64> = modules
+            .par_iter()
+            .map(|(module, f)| (module.clone(), dense::norm(&dense::product(&[(f.scale(), f)]))))
+            .collect();
+        let summary = ComponentSummary {
+            modules: modules.len(),
+            ranks: modules.values().map(|f| f.rank()).collect(),
+            alphas: distinct(modules.values().map(|f| f.alpha)),
+            scales: distinct(modules.values().map(|f| f.scale())),
+            norm: norms.values().map(|n| n * n).sum::<f64>().sqrt(),
+            norms,
+        };
+        components.insert(component.clone(), summary);
+    }
+    let keys = || loaded.applied.keys();
+    Ok(Summary {
+        file: loaded.path.display().to_string(),
+        sha256: sha256(&loaded.path)?,
+        family: family(&loaded.expert).map(Family::name),
+        layout: match () {
+            _ if keys().any(|k| k.contains(".lora_down.") || k.contains(".lora_up.")) => "kohya",
+            _ if keys().any(|k| k.starts_with("base_model.")) => "peft",
+            _ => "diffusers",
+        },
+        values: loaded.expert.iter().map(|(_, _, f)| f.down.len() + f.up.len()).sum(),
+        norm: components.values().map(|c| c.norm * c.norm).sum::<f64>().sqrt(),
+        components,
+        metadata: loaded.metadata,
+        unused: loaded
+            .unused
+            .into_iter()
+            .map(|(key, reason)| Unused { key, reason })
+            .collect(),
+    })
+}
+
+/// The family by the width of the text condition, the second encoder, or the first encoder's width.
+pub fn family(expert: &Expert) -> Option<Family> {
+    if expert.components.contains_key("text_encoder_2") {
+        return Some(Family::Sdxl);
+    }
+    let by_width = |width: usize| Family::ALL.into_iter().find(|f| f.context_width() == width);
+    let context = expert.iter().find(|(component, module, _)| {
+        *component == "unet" && (module.ends_with("attn2.to_k") || module.ends_with("attn2.to_v"))
+    });
+    if let Some((_, _, factors)) = context {
+        return by_width(factors.inputs());
+    }
+    let encoder = expert.components.get("text_encoder")?;
+    let (_, factors) = encoder.iter().find(|(module, _)| module.ends_with("q_proj"))?;
+    // SD 1.x and SDXL share their first encoder; a file with SDXL's UNet has had its answer above.
+    by_width(factors.inputs()).filter(|f| *f != Family::Sdxl)
+}
+
+/// Lower-case hex of a file's SHA-256.
+pub fn sha256(path: &Path) -> Result<String> {
+    use sha2::Digest;
+    let mut file = std::fs::File::open(path).map_err(|e| crate::Error::io(path, e))?;
+    let mut hash = sha2::Sha256::new();
+    let mut block = vec![0u8; 1 << 20];
+    loop {
+        let read = std::io::Read::read(&mut file, &mut block).map_err(|e| crate::Error::io(path, e))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&block[..read]);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn distinct(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut all: Vec<f64> = values.collect();
+    all.sort_by(f64::total_cmp);
+    all.dedup();
+    all
+}

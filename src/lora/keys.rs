@@ -1,0 +1,281 @@
+//! How files spell the tensors of a LoRA. Underscored names are never parsed backwards (`to_out_0` is ambiguous): a
+//! table of every spelling is built forward from the list of a model's modules, and keys are looked up in it.
+
+use std::collections::HashMap;
+
+use super::base::BaseModules;
+use super::families::Family;
+use super::sgm;
+
+/// What a tensor is to its module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Down,
+    Up,
+    /// The middle factor of a Tucker-decomposed convolution.
+    Mid,
+    Alpha,
+    Scale,
+}
+
+/// A key, split into the spelling of its module and its role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key<'a> {
+    Part {
+        stem: &'a str,
+        role: Role,
+    },
+    /// A kind of adapter that plain factors do not express; the name is for the message.
+    Unsupported {
+        stem: &'a str,
+        algorithm: &'static str,
+    },
+    Unknown,
+}
+
+const PARTS: [(&str, Role); 15] = [
+    (".lora_linear_layer.down.weight", Role::Down),
+    (".lora_linear_layer.up.weight", Role::Up),
+    (".lora.down.weight", Role::Down),
+    (".lora.up.weight", Role::Up),
+    ("_lora.down.weight", Role::Down),
+    ("_lora.up.weight", Role::Up),
+    (".lora_down.weight", Role::Down),
+    (".lora_up.weight", Role::Up),
+    (".lora_mid.weight", Role::Mid),
+    (".lora_A", Role::Down),
+    (".lora_B", Role::Up),
+    (".lora_A.weight", Role::Down),
+    (".lora_B.weight", Role::Up),
+    (".alpha", Role::Alpha),
+    (".scale", Role::Scale),
+];
+
+const OTHER_ALGORITHMS: [(&str, &str); 15] = [
+    (".lora_magnitude_vector", "DoRA"),
+    (".dora_scale", "DoRA"),
+    (".hada_", "LoHa"),
+    (".lokr_", "LoKr"),
+    (".oft_", "OFT"),
+    (".rescale", "BOFT"),
+    (".diff", "a full difference (LyCORIS diff)"),
+    (".w_norm", "trained norms (LyCORIS)"),
+    (".b_norm", "trained norms (LyCORIS)"),
+    (".a1.weight", "GLoRA"),
+    (".a2.weight", "GLoRA"),
+    (".b1.weight", "GLoRA"),
+    (".b2.weight", "GLoRA"),
+    (".bm.weight", "GLoRA"),
+    (".on_input", "IA3"),
+];
+
+/// Splits a key. An adapter's name between `lora_A` and `weight` is dropped, as peft drops it when it saves.
+pub fn split(key: &str) -> Key<'_> {
+    for (suffix, role) in PARTS {
+        if let Some(stem) = key.strip_suffix(suffix) {
+            return Key::Part { stem, role };
+        }
+    }
+    for (infix, role) in [(".lora_A.", Role::Down), (".lora_B.", Role::Up)] {
+        if let Some((stem, rest)) = key.split_once(infix) {
+            return match rest.rsplit('.').next() {
+                Some("weight") => Key::Part { stem, role },
+                Some("bias") => Key::Unsupported {
+                    stem,
+                    algorithm: "a LoRA with biases (peft lora_bias)",
+                },
+                _ => Key::Unknown,
+            };
+        }
+    }
+    if let Some((stem, _)) = key.split_once(".lora_embedding_") {
+        return Key::Unsupported {
+            stem,
+            algorithm: "a LoRA of an embedding",
+        };
+    }
+    OTHER_ALGORITHMS
+        .iter()
+        .find_map(|&(infix, algorithm)| {
+            let (stem, _) = key.split_once(infix)?;
+            Some(Key::Unsupported { stem, algorithm })
+        })
+        .unwrap_or(Key::Unknown)
+}
+
+/// Where a stem leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub component: String,
+    pub module: String,
+    /// Spelled with LDM block names.
+    pub ldm: bool,
+}
+
+/// Prefixes after `.` has become `_`, and the component that each names ("" where it is implied), longest first.
+const PREFIXES: [(&str, &str); 17] = [
+    ("base_model_model_unet_", "unet"),
+    ("model_diffusion_model_", "unet"),
+    ("base_model_model_", ""),
+    ("lycoris_te1_", "text_encoder"),
+    ("lycoris_te2_", "text_encoder_2"),
+    ("diffusion_model_", "unet"),
+    ("text_encoder_2_", "text_encoder_2"),
+    ("text_encoder_", "text_encoder"),
+    ("lycoris_unet_", "unet"),
+    ("lycoris_te_", "text_encoder"),
+    ("lora_unet_", "unet"),
+    ("lora_te1_", "text_encoder"),
+    ("lora_te2_", "text_encoder_2"),
+    ("lora_te_", "text_encoder"),
+    ("lycoris_", ""),
+    ("unet_", "unet"),
+    ("", ""),
+];
+
+/// Every spelling of every module of one model, with `.` written `_`.
+pub struct KeyTable {
+    bodies: HashMap<String, HashMap<String, (String, bool)>>,
+}
+
+impl KeyTable {
+    pub fn new(base: &BaseModules) -> Self {
+        let mut bodies = HashMap::new();
+        for (component, modules) in base {
+            let mut table = HashMap::new();
+            let layout = sgm::Layout::of(modules.keys().map(String::as_str));
+            for module in modules.keys() {
+                if component == "unet"
+                    && let Some(ldm) = layout.ldm_name(module)
+                {
+                    // A canonical name wins where the two layouts ever coincide.
+                    for spelling in spellings(component, &ldm) {
+                        table.entry(spelling).or_insert((module.clone(), true));
+                    }
+                }
+            }
+            for module in modules.keys() {
+                for spelling in spellings(component, module) {
+                    table.insert(spelling, (module.clone(), false));
+                }
+            }
+            bodies.insert(component.clone(), table);
+        }
+        Self { bodies }
+    }
+
+    /// The table of the published family that knows most of `stems`: for files read without a model.
+    pub fn guess<'a>(stems: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let known = |table: &Self| stems.clone().filter(|s| table.find(s).is_some()).count();
+        let mut best: Option<(usize, Self)> = None;
+        for family in Family::ALL {
+            let table = Self::new(&family.modules());
+            let count = known(&table);
+            if best.as_ref().is_none_or(|(most, _)| count > *most) {
+                best = Some((count, table));
+            }
+        }
+        best.expect("there are families").1
+    }
+
+    /// The module that a stem means.
+    pub fn find(&self, stem: &str) -> Option<Place> {
+        let flat = flatten(stem);
+        for (prefix, component) in PREFIXES {
+            let Some(body) = flat.strip_prefix(prefix) else {
+                continue;
+            };
+            for candidate in super::base::COMPONENTS {
+                if (component.is_empty() || component == candidate)
+                    && let Some((module, ldm)) = self.bodies.get(candidate).and_then(|t| t.get(body))
+                {
+                    return Some(Place {
+                        component: candidate.into(),
+                        module: module.clone(),
+                        ldm: *ldm,
+                    });
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Reads a dotted stem in diffusers names as it stands, for a file read without a model: `unet.P`, `text_encoder.P`,
+/// or bare `P` of a UNet.
+pub fn parse_dotted(stem: &str) -> Option<Place> {
+    let stem = stem.replace(".processor.", ".");
+    let stem = stem.strip_prefix("base_model.model.").unwrap_or(&stem);
+    let (component, module) = match stem.split_once('.') {
+        Some((c, rest)) if super::base::COMPONENTS.contains(&c) => (c, rest),
+        _ if stem.starts_with("text_model.") => ("text_encoder", stem),
+        _ => ("unet", stem),
+    };
+    let start = module.split('.').next()?;
+    let known = match component {
+        "unet" => {
+            ["down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out"].contains(&start)
+                || ["time_embedding", "add_embedding"].contains(&start)
+        }
+        _ => ["text_model", "encoder"].contains(&start),
+    };
+    if !known {
+        return None;
+    }
+    let mut module = super::base::canonical(component, module);
+    for (old, new) in OLD_NAMES {
+        if component == "unet" && old != "to_out" {
+            continue;
+        }
+        let new = if component == "unet" { "to_out.0" } else { new };
+        if let Some(at) = module.strip_suffix(old)
+            && at.ends_with('.')
+        {
+            module = format!("{at}{new}");
+            break;
+        }
+    }
+    Some(Place {
+        component: component.into(),
+        module,
+        ldm: false,
+    })
+}
+
+/// The attention projections as the processors of old diffusers releases called them, and the encoders' own names.
+const OLD_NAMES: [(&str, &str); 4] = [
+    ("to_q", "q_proj"),
+    ("to_k", "k_proj"),
+    ("to_v", "v_proj"),
+    ("to_out", "out_proj"),
+];
+
+fn flatten(stem: &str) -> String {
+    stem.replace(".processor.", ".")
+        .replace('.', "_")
+        .replace("wrapped_transformer_", "")
+}
+
+/// The flattened spellings of one module.
+fn spellings(component: &str, module: &str) -> Vec<String> {
+    let flat = module.replace('.', "_");
+    let mut all = vec![flat.clone()];
+    if component == "unet" {
+        if let Some(start) = flat.strip_suffix("to_out_0") {
+            all.push(format!("{start}to_out"));
+        }
+        return all;
+    }
+    for (old, new) in OLD_NAMES {
+        if let Some(start) = flat.strip_suffix(new) {
+            all.push(format!("{start}{old}"));
+        }
+    }
+    let bare: Vec<String> = all
+        .iter()
+        .filter_map(|s| s.strip_prefix("text_model_"))
+        .map(String::from)
+        .collect();
+    all.extend(bare);
+    all
+}

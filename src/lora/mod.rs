@@ -1,0 +1,18 @@
+//! LoRA experts: which modules get one, how files spell them, merging, and baking into base weights.
+
+pub mod base;
+pub mod dense;
+pub mod expert;
+pub mod families;
+pub mod file;
+pub mod inspect;
+pub mod keys;
+pub mod metadata;
+pub mod save;
+pub mod sgm;
+pub mod target;
+
+pub use base::BaseModules;
+pub use expert::{Expert, Factors};
+pub use file::{Loaded, load};
+pub use target::Targets;
