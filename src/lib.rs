@@ -8,6 +8,7 @@ pub mod error;
 pub mod tensor;
 pub mod formats;
 pub mod lora;
+pub mod nn;
 pub mod ops;
 pub mod train;
 

@@ -3,4 +3,5 @@
 pub mod atomic;
 pub mod image;
 pub mod jsonl;
+pub mod model_dir;
 pub mod safetensors;

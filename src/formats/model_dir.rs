@@ -1,0 +1,101 @@
+//! A model in diffusers' folder layout: `model_index.json` and one folder a component.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Which pipeline a model belongs to. SD 1.x and 2.x are one family: their configurations say all that differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    StableDiffusion,
+    StableDiffusionXl,
+}
+
+/// The folders of a model, all of which exist.
+#[derive(Clone, Debug)]
+pub struct ModelDir {
+    pub root: PathBuf,
+    pub family: Family,
+    pub unet: PathBuf,
+    pub vae: PathBuf,
+    pub text_encoder: PathBuf,
+    pub tokenizer: PathBuf,
+    /// SDXL only.
+    pub text_encoder_2: Option<PathBuf>,
+    pub tokenizer_2: Option<PathBuf>,
+    /// Holds `scheduler_config.json`.
+    pub scheduler: PathBuf,
+    /// The sampler class that the index names.
+    pub scheduler_class: String,
+    /// SDXL: a missing negative prompt is all zeros rather than the encoding of "".
+    pub force_zeros_for_empty_prompt: bool,
+}
+
+impl ModelDir {
+    /// Reads `root/model_index.json`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the index and the class or component that does not fit.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("model_index.json");
+        if !path.is_file() {
+            let message = "not a model folder: it has no model_index.json (expected diffusers' layout)";
+            return Err(Error::file(root, message));
+        }
+        let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let index: Value =
+            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+        let family = match index["_class_name"].as_str() {
+            Some("StableDiffusionPipeline" | "StableDiffusionImg2ImgPipeline") => Family::StableDiffusion,
+            Some("StableDiffusionXLPipeline" | "StableDiffusionXLImg2ImgPipeline") => Family::StableDiffusionXl,
+            _ => {
+                let message = format!(
+                    "`_class_name` is {}; supported: StableDiffusionPipeline, StableDiffusionXLPipeline",
+                    index["_class_name"]
+                );
+                return Err(Error::file(&path, message));
+            }
+        };
+        let component = |name: &str, classes: &[&str]| component(root, &path, &index, name, classes);
+        const ENCODERS: [&str; 2] = ["CLIPTextModel", "CLIPTextModelWithProjection"];
+        const TOKENIZERS: [&str; 2] = ["CLIPTokenizer", "CLIPTokenizerFast"];
+        let xl = family == Family::StableDiffusionXl;
+        Ok(Self {
+            family,
+            unet: component("unet", &["UNet2DConditionModel"])?,
+            vae: component("vae", &["AutoencoderKL"])?,
+            text_encoder: component("text_encoder", &ENCODERS)?,
+            tokenizer: component("tokenizer", &TOKENIZERS)?,
+            text_encoder_2: xl.then(|| component("text_encoder_2", &ENCODERS)).transpose()?,
+            tokenizer_2: xl.then(|| component("tokenizer_2", &TOKENIZERS)).transpose()?,
+            scheduler: component("scheduler", &[])?,
+            scheduler_class: index["scheduler"][1].as_str().unwrap_or_default().into(),
+            force_zeros_for_empty_prompt: index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
+            root: root.into(),
+        })
+    }
+}
+
+/// The folder of a component that the index lists with one of `classes` (any, where there are none to choose from).
+fn component(root: &Path, path: &Path, index: &Value, name: &str, classes: &[&str]) -> Result<PathBuf> {
+    let Some(class) = index[name][1].as_str() else {
+        return Err(Error::file(
+            path,
+            format!("no component `{name}`, which this pipeline needs"),
+        ));
+    };
+    if !classes.is_empty() && !classes.contains(&class) {
+        let message = format!("`{name}` is a {class}; supported: {}", classes.join(", "));
+        return Err(Error::file(path, message));
+    }
+    let folder = root.join(name);
+    match folder.is_dir() {
+        true => Ok(folder),
+        false => Err(Error::file(
+            path,
+            format!("it lists `{name}`, but there is no such folder"),
+        )),
+    }
+}

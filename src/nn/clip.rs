@@ -1,0 +1,259 @@
+//! CLIPTextModel and CLIPTextModelWithProjection.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::autograd::Tape;
+use crate::error::{Error, Result};
+use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activation {
+    QuickGelu,
+    Gelu,
+}
+
+/// `text_encoder/config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub intermediate_size: usize,
+    pub projection_dim: usize,
+    pub max_position_embeddings: usize,
+    pub layer_norm_eps: f64,
+    pub eos_token_id: usize,
+    activation: Activation,
+}
+
+impl ClipConfig {
+    /// # Errors
+    /// [`Error::File`] naming the key and the value that is not supported.
+    pub fn parse(c: &Config) -> Result<Self> {
+        c.only(&[
+            ("attention_dropout", json!(0)),
+            ("dropout", json!(0)),
+            ("add_cross_attention", json!(false)),
+            ("is_encoder_decoder", json!(false)),
+        ])?;
+        let hidden_size = c.size("hidden_size", 512)?;
+        let num_attention_heads = c.size("num_attention_heads", 8)?;
+        if !hidden_size.is_multiple_of(num_attention_heads) {
+            return Err(c.refuse("num_attention_heads", "it does not divide `hidden_size`"));
+        }
+        c.choice("model_type", &["clip_text_model"])?;
+        // What is left says how weights were first drawn and stored, or what Python returns.
+        c.ignore(&[
+            "architectures",
+            "torch_dtype",
+            "dtype",
+            "transformers_version",
+            "initializer_factor",
+            "initializer_range",
+            "bos_token_id",
+            "pad_token_id",
+            "use_cache",
+            "return_dict",
+            "output_attentions",
+            "output_hidden_states",
+            "tie_word_embeddings",
+            "use_attention_mask",
+            "chunk_size_feed_forward",
+            "id2label",
+            "label2id",
+            "problem_type",
+            "is_decoder",
+        ]);
+        let config = Self {
+            vocab_size: c.size("vocab_size", 49408)?,
+            hidden_size,
+            num_hidden_layers: c.size("num_hidden_layers", 12)?,
+            num_attention_heads,
+            intermediate_size: c.size("intermediate_size", 2048)?,
+            projection_dim: c.size("projection_dim", 512)?,
+            max_position_embeddings: c.size("max_position_embeddings", 77)?,
+            layer_norm_eps: c.number("layer_norm_eps", 1e-5)?,
+            eos_token_id: c.size("eos_token_id", 49407)?,
+            activation: [Activation::QuickGelu, Activation::Gelu][c.choice("hidden_act", &["quick_gelu", "gelu"])?],
+        };
+        c.finish()?;
+        Ok(config)
+    }
+}
+
+#[derive(Clone)]
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    layer_norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl EncoderLayer {
+    fn load(w: &Weights, config: &ClipConfig) -> Result<Self> {
+        let (c, inner, attention) = (config.hidden_size, config.intermediate_size, w.scope("self_attn"));
+        let project = |name| Linear::load(&attention.scope(name), c, c, true);
+        let norm = |name| LayerNorm::load(&w.scope(name), c, config.layer_norm_eps);
+        Ok(Self {
+            layer_norm1: norm("layer_norm1")?,
+            q_proj: project("q_proj")?,
+            k_proj: project("k_proj")?,
+            v_proj: project("v_proj")?,
+            out_proj: project("out_proj")?,
+            layer_norm2: norm("layer_norm2")?,
+            fc1: Linear::load(&w.scope("mlp.fc1"), c, inner, true)?,
+            fc2: Linear::load(&w.scope("mlp.fc2"), inner, c, true)?,
+        })
+    }
+
+    fn forward(&self, tape: &Tape, x: &Tensor, config: &ClipConfig) -> Result<Tensor> {
+        let h = self.layer_norm1.forward(tape, x)?;
+        let q = self.q_proj.forward(tape, &h)?;
+        let k = self.k_proj.forward(tape, &h)?;
+        let v = self.v_proj.forward(tape, &h)?;
+        let h = ops::attention(tape, &q, &k, &v, config.num_attention_heads, true)?;
+        let x = ops::add(tape, x, &self.out_proj.forward(tape, &h)?)?;
+        let h = self.layer_norm2.forward(tape, &x)?;
+        let h = self.fc1.forward(tape, &h)?;
+        let h = match config.activation {
+            Activation::QuickGelu => ops::quick_gelu(tape, &h)?,
+            Activation::Gelu => ops::gelu(tape, &h)?,
+        };
+        ops::add(tape, &x, &self.fc2.forward(tape, &h)?)
+    }
+}
+
+/// What the encoder makes of token ids.
+pub struct ClipOutput {
+    /// The last layer's output after the final norm, `[n, t, c]`.
+    pub last_hidden_state: Tensor,
+    /// The embedding's output and then each layer's, without the final norm.
+    pub hidden_states: Vec<Tensor>,
+    /// The final norm's output at the end-of-text token, `[n, c]`.
+    pub pooled: Tensor,
+    /// `pooled` projected, `[n, p]`, where the model has a projection.
+    pub text_embeds: Option<Tensor>,
+}
+
+#[derive(Clone)]
+pub struct ClipText {
+    pub config: ClipConfig,
+    token_embedding: Param,
+    position_embedding: Param,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+    text_projection: Option<Linear>,
+    parameters: Vec<Param>,
+}
+
+impl ClipText {
+    /// Loads `dir` (a model's `text_encoder` folder) with matrices in `dtype`. Module names always begin with
+    /// `text_model.`, which newer files leave out.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file and the key or tensor that does not fit.
+    pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
+        let config = ClipConfig::parse(&Config::open(&dir.join("config.json"))?)?;
+        let root = Weights::open(dir, "model", dtype)?;
+        let prefixed = root.contains("text_model.embeddings.token_embedding.weight");
+        let w = root.scope_as("text_model", if prefixed { "text_model" } else { "" });
+        let c = config.hidden_size;
+        let text_projection = root
+            .contains("text_projection.weight")
+            .then(|| Linear::load(&root.scope("text_projection"), c, config.projection_dim, false))
+            .transpose()?;
+        let embeddings = w.scope("embeddings");
+        Ok(Self {
+            token_embedding: embeddings.matrix("token_embedding.weight", config.vocab_size, c)?,
+            position_embedding: embeddings.matrix("position_embedding.weight", config.max_position_embeddings, c)?,
+            layers: (0..config.num_hidden_layers)
+                .map(|i| EncoderLayer::load(&w.scope(&format!("encoder.layers.{i}")), &config))
+                .collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::load(&w.scope("final_layer_norm"), c, config.layer_norm_eps)?,
+            text_projection,
+            parameters: root.finish()?,
+            config,
+        })
+    }
+
+    /// `ids` `[n, t]`, i64. Causal; padding is attended to like any token.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for too many tokens, or an id outside the vocabulary.
+    pub fn forward(&self, tape: &Tape, ids: &Tensor) -> Result<ClipOutput> {
+        let [n, t] = ids.dims("CLIPTextModel")?;
+        let limit = self.config.max_position_embeddings;
+        if t == 0 || t > limit || ids.dtype() != DType::I64 {
+            let message = format!("expected i64 ids of 1 to {limit} tokens, got {ids:?}");
+            return Err(Error::shape("CLIPTextModel", message));
+        }
+        let positions = Tensor::new((0..n).flat_map(|_| 0..t as i64).collect(), &[n, t]);
+        let tokens = ops::embedding(tape, &self.token_embedding.get(), ids)?;
+        let positions = ops::embedding(tape, &self.position_embedding.get(), &positions)?;
+        let mut h = ops::add(tape, &tokens, &positions)?;
+        let mut hidden_states = vec![h.clone()];
+        for layer in &self.layers {
+            h = layer.forward(tape, &h, &self.config)?;
+            hidden_states.push(h.clone());
+        }
+        let last_hidden_state = self.final_layer_norm(tape, &h)?;
+        let rows: Vec<usize> = ids.data::<i64>().chunks_exact(t).map(|row| self.end(row)).collect();
+        let pooled = ops::select_rows(tape, &last_hidden_state, &rows)?;
+        let text_embeds = (self.text_projection.as_ref())
+            .map(|projection| projection.forward(tape, &pooled))
+            .transpose()?;
+        Ok(ClipOutput {
+            last_hidden_state,
+            hidden_states,
+            pooled,
+            text_embeds,
+        })
+    }
+
+    /// The norm that ends the encoder, for callers who take an earlier layer's output. `[n, t, c]` -> the same shape.
+    pub fn final_layer_norm(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        self.final_layer_norm.forward(tape, x)
+    }
+
+    /// Where the text ends. Old configurations say 2, which never was the token: there the largest id is meant.
+    fn end(&self, ids: &[i64]) -> usize {
+        let wanted = match self.config.eos_token_id {
+            2 => ids.iter().max().copied(),
+            id => i64::try_from(id).ok(),
+        };
+        ids.iter().position(|&id| Some(id) == wanted).unwrap_or(0)
+    }
+
+    /// Hands every linear layer to `f`, in the order of the modules.
+    pub fn visit(&mut self, f: &mut Visitor) {
+        for layer in &mut self.layers {
+            for linear in [
+                &mut layer.q_proj,
+                &mut layer.k_proj,
+                &mut layer.v_proj,
+                &mut layer.out_proj,
+                &mut layer.fc1,
+                &mut layer.fc2,
+            ] {
+                linear.visit(f);
+            }
+        }
+        if let Some(projection) = &mut self.text_projection {
+            projection.visit(f);
+        }
+    }
+
+    /// Every weight of the base model, without LoRA factors.
+    pub fn parameters(&self) -> &[Param] {
+        &self.parameters
+    }
+}

@@ -1,0 +1,60 @@
+//! Convolutions and their optional LoRA branch.
+
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
+use crate::ops::{self, Padding};
+use crate::tensor::Tensor;
+
+#[derive(Clone)]
+pub struct Conv2d {
+    pub name: String,
+    /// `[c_out, kh, kw, c_in]`.
+    pub weight: Param,
+    /// `[c_out]`.
+    pub bias: Param,
+    pub stride: usize,
+    pub padding: Padding,
+    pub lora: Option<LoraBranch>,
+}
+
+impl Conv2d {
+    /// A square kernel with the padding that keeps the size at stride 1.
+    pub fn load(w: &Weights, c_in: usize, c_out: usize, kernel: usize) -> Result<Self> {
+        Self::strided(w, c_in, c_out, kernel, 1, Padding::all(kernel / 2))
+    }
+
+    pub fn strided(
+        w: &Weights,
+        c_in: usize,
+        c_out: usize,
+        kernel: usize,
+        stride: usize,
+        padding: Padding,
+    ) -> Result<Self> {
+        Ok(Self {
+            name: w.name().into(),
+            weight: w.kernel("weight", c_out, c_in, kernel)?,
+            bias: w.vector("bias", c_out)?,
+            stride,
+            padding,
+            lora: None,
+        })
+    }
+
+    /// `[n, h, w, c_in]` -> `[n, ho, wo, c_out]`.
+    pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        let (stride, padding) = (self.stride, self.padding);
+        let y = ops::conv2d(tape, x, &self.weight.get(), Some(&self.bias.get()), stride, padding)?;
+        let Some(LoraBranch { down, up, scale }) = &self.lora else {
+            return Ok(y);
+        };
+        let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
+        let h = ops::linear(tape, &h, &up.get(), None)?;
+        ops::add(tape, &y, &ops::scale(tape, &h, *scale)?)
+    }
+
+    pub(super) fn visit(&mut self, f: &mut Visitor) {
+        f(Layer::Conv(self));
+    }
+}

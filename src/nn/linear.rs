@@ -1,0 +1,43 @@
+//! Linear layers and their optional LoRA branch.
+
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
+use crate::ops;
+use crate::tensor::Tensor;
+
+#[derive(Clone)]
+pub struct Linear {
+    pub name: String,
+    /// `[out, in]`.
+    pub weight: Param,
+    /// `[out]`.
+    pub bias: Option<Param>,
+    pub lora: Option<LoraBranch>,
+}
+
+impl Linear {
+    pub fn load(w: &Weights, c_in: usize, c_out: usize, bias: bool) -> Result<Self> {
+        Ok(Self {
+            name: w.name().into(),
+            weight: w.matrix("weight", c_out, c_in)?,
+            bias: bias.then(|| w.vector("bias", c_out)).transpose()?,
+            lora: None,
+        })
+    }
+
+    /// `[.., in]` -> `[.., out]`.
+    pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
+        match &self.lora {
+            None => ops::linear(tape, x, &weight, bias.as_ref()),
+            Some(LoraBranch { down, up, scale }) => {
+                ops::lora_linear(tape, x, &weight, bias.as_ref(), &down.get(), &up.get(), *scale)
+            }
+        }
+    }
+
+    pub(super) fn visit(&mut self, f: &mut Visitor) {
+        f(Layer::Linear(self));
+    }
+}

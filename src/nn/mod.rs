@@ -1,0 +1,48 @@
+//! The networks: thin layers over [`crate::ops`], named as in checkpoints, built from a model's own configuration.
+
+mod clip;
+pub mod config;
+mod conv;
+pub mod layout;
+mod linear;
+mod norm;
+mod param;
+mod resnet;
+mod timestep;
+mod transformer;
+mod unet;
+mod unet_blocks;
+mod unet_config;
+mod vae;
+mod vae_blocks;
+mod weights;
+
+pub use clip::{ClipConfig, ClipOutput, ClipText};
+pub use config::Config;
+pub use conv::Conv2d;
+pub use linear::Linear;
+pub use norm::{GroupNorm, LayerNorm};
+pub use param::{LoraBranch, Param};
+pub use unet::{AddedConditions, UNet};
+pub use unet_config::{AddedEmbedding, UNetConfig};
+pub use vae::{AutoencoderKl, VaeConfig};
+pub use weights::Weights;
+
+/// A layer that can carry a LoRA branch, as the models' `visit` hands it out.
+pub enum Layer<'a> {
+    Linear(&'a mut Linear),
+    Conv(&'a mut Conv2d),
+}
+
+impl Layer<'_> {
+    /// The dotted path from the model's root, as in checkpoints.
+    pub fn name(&self) -> &str {
+        match self {
+            Layer::Linear(layer) => &layer.name,
+            Layer::Conv(layer) => &layer.name,
+        }
+    }
+}
+
+/// What a model calls for each of its layers.
+pub type Visitor<'v> = dyn FnMut(Layer<'_>) + 'v;

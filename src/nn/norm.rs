@@ -1,0 +1,70 @@
+//! Group and layer normalisation with their parameters.
+
+use crate::autograd::Tape;
+use crate::error::{Error, Result};
+use crate::nn::{Param, Weights};
+use crate::ops;
+use crate::tensor::Tensor;
+
+#[derive(Clone)]
+pub struct GroupNorm {
+    pub weight: Param,
+    pub bias: Param,
+    pub groups: usize,
+    pub eps: f64,
+}
+
+impl GroupNorm {
+    pub fn load(w: &Weights, channels: usize, groups: usize, eps: f64) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            let message = format!(
+                "{}: `norm_num_groups` is {groups}, which does not divide {channels} channels",
+                w.name()
+            );
+            return Err(Error::Failed(message));
+        }
+        Ok(Self {
+            weight: w.vector("weight", channels)?,
+            bias: w.vector("bias", channels)?,
+            groups,
+            eps,
+        })
+    }
+
+    /// `[n, h, w, c]` -> the same shape.
+    pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        self.apply(tape, x, false)
+    }
+
+    /// [`GroupNorm::forward`] and then SiLU, in one pass.
+    pub fn forward_silu(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        self.apply(tape, x, true)
+    }
+
+    fn apply(&self, tape: &Tape, x: &Tensor, silu: bool) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.get(), self.bias.get());
+        ops::group_norm(tape, x, &weight, &bias, self.groups, self.eps, silu)
+    }
+}
+
+#[derive(Clone)]
+pub struct LayerNorm {
+    pub weight: Param,
+    pub bias: Param,
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    pub fn load(w: &Weights, channels: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            weight: w.vector("weight", channels)?,
+            bias: w.vector("bias", channels)?,
+            eps,
+        })
+    }
+
+    /// `[.., c]` -> the same shape.
+    pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(tape, x, &self.weight.get(), &self.bias.get(), self.eps)
+    }
+}

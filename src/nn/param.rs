@@ -1,0 +1,52 @@
+//! Named values that training and merging replace.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::tensor::Tensor;
+
+/// A named tensor that can be replaced while modules hold it. Clones are the same parameter.
+#[derive(Clone)]
+pub struct Param(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    value: Mutex<Tensor>,
+}
+
+impl Param {
+    pub fn new(name: impl Into<String>, value: Tensor) -> Self {
+        Self(Arc::new(Inner {
+            name: name.into(),
+            value: Mutex::new(value),
+        }))
+    }
+
+    /// The full dotted name, as in checkpoints.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The value. Until the next [`Param::set`] it is the same tensor each time, so a tape knows it by its id.
+    pub fn get(&self) -> Tensor {
+        self.0.value.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set(&self, value: Tensor) {
+        *self.0.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
+
+impl std::fmt::Debug for Param {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Param({} {:?})", self.name(), self.get())
+    }
+}
+
+/// A low-rank addition to a layer: `scale * up(down(x))`. On a linear layer `down` is `[r, in]`; on a convolution it has
+/// the base's kernel, stride and padding, `[r, kh, kw, c_in]`. `up` is `[out, r]` on both.
+#[derive(Clone, Debug)]
+pub struct LoraBranch {
+    pub down: Param,
+    pub up: Param,
+    pub scale: f64,
+}

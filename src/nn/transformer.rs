@@ -1,0 +1,177 @@
+//! Transformer2DModel: attention over pixels, cross-attention to the text, a gated feed-forward layer.
+
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, Visitor, Weights};
+use crate::ops;
+use crate::tensor::Tensor;
+
+/// diffusers fixes this one, whatever the model's `norm_eps`.
+const GROUP_NORM_EPS: f64 = 1e-6;
+const LAYER_NORM_EPS: f64 = 1e-5;
+
+#[derive(Clone)]
+struct Attention {
+    to_q: Linear,
+    to_k: Linear,
+    to_v: Linear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            to_q: Linear::load(&w.scope("to_q"), channels, channels, false)?,
+            to_k: Linear::load(&w.scope("to_k"), context, channels, false)?,
+            to_v: Linear::load(&w.scope("to_v"), context, channels, false)?,
+            to_out: Linear::load(&w.scope("to_out.0"), channels, channels, true)?,
+            heads,
+        })
+    }
+
+    /// `x` `[n, t, c]`, `context` `[n, l, d]` -> `[n, t, c]`.
+    fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let q = self.to_q.forward(tape, x)?;
+        let k = self.to_k.forward(tape, context)?;
+        let v = self.to_v.forward(tape, context)?;
+        let h = ops::attention(tape, &q, &k, &v, self.heads, false)?;
+        self.to_out.forward(tape, &h)
+    }
+
+    fn visit(&mut self, f: &mut Visitor) {
+        for layer in [&mut self.to_q, &mut self.to_k, &mut self.to_v, &mut self.to_out] {
+            layer.visit(f);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct BasicTransformerBlock {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff_in: Linear,
+    ff_out: Linear,
+}
+
+impl BasicTransformerBlock {
+    fn load(w: &Weights, channels: usize, context: usize, heads: usize) -> Result<Self> {
+        let norm = |name| LayerNorm::load(&w.scope(name), channels, LAYER_NORM_EPS);
+        let inner = 4 * channels;
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn1: Attention::load(&w.scope("attn1"), channels, channels, heads)?,
+            norm2: norm("norm2")?,
+            attn2: Attention::load(&w.scope("attn2"), channels, context, heads)?,
+            norm3: norm("norm3")?,
+            ff_in: Linear::load(&w.scope("ff.net.0.proj"), channels, 2 * inner, true)?,
+            ff_out: Linear::load(&w.scope("ff.net.2"), inner, channels, true)?,
+        })
+    }
+
+    fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let h = self.norm1.forward(tape, x)?;
+        let x = ops::add(tape, x, &self.attn1.forward(tape, &h, &h)?)?;
+        let h = self.norm2.forward(tape, &x)?;
+        let x = ops::add(tape, &x, &self.attn2.forward(tape, &h, context)?)?;
+        let h = self.norm3.forward(tape, &x)?;
+        let h = ops::geglu(tape, &self.ff_in.forward(tape, &h)?)?; // [n, t, 4c]
+        ops::add(tape, &x, &self.ff_out.forward(tape, &h)?)
+    }
+
+    fn visit(&mut self, f: &mut Visitor) {
+        self.attn1.visit(f);
+        self.attn2.visit(f);
+        self.ff_in.visit(f);
+        self.ff_out.visit(f);
+    }
+}
+
+/// proj_in and proj_out: the same map, stored as a linear layer (SD2, SDXL) or a 1x1 convolution (SD1).
+#[derive(Clone)]
+enum Projection {
+    Linear(Linear),
+    Conv(Conv2d),
+}
+
+impl Projection {
+    fn load(w: &Weights, channels: usize, linear: bool) -> Result<Self> {
+        Ok(match linear {
+            true => Projection::Linear(Linear::load(w, channels, channels, true)?),
+            false => Projection::Conv(Conv2d::load(w, channels, channels, 1)?),
+        })
+    }
+
+    /// `[n, h, w, c]` -> the same shape.
+    fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Projection::Linear(layer) => layer.forward(tape, x),
+            Projection::Conv(layer) => layer.forward(tape, x),
+        }
+    }
+
+    fn visit(&mut self, f: &mut Visitor) {
+        match self {
+            Projection::Linear(layer) => layer.visit(f),
+            Projection::Conv(layer) => layer.visit(f),
+        }
+    }
+}
+
+/// The sizes of one Transformer2DModel.
+#[derive(Clone, Copy)]
+pub(super) struct TransformerShape {
+    pub heads: usize,
+    pub depth: usize,
+    pub context: usize,
+    pub groups: usize,
+    pub linear_projection: bool,
+}
+
+#[derive(Clone)]
+pub(super) struct Transformer2D {
+    norm: GroupNorm,
+    proj_in: Projection,
+    transformer_blocks: Vec<BasicTransformerBlock>,
+    proj_out: Projection,
+}
+
+impl Transformer2D {
+    pub fn load(w: &Weights, channels: usize, shape: TransformerShape) -> Result<Self> {
+        let projection = |name| Projection::load(&w.scope(name), channels, shape.linear_projection);
+        let blocks = w.scope("transformer_blocks");
+        Ok(Self {
+            norm: GroupNorm::load(&w.scope("norm"), channels, shape.groups, GROUP_NORM_EPS)?,
+            proj_in: projection("proj_in")?,
+            transformer_blocks: (0..shape.depth)
+                .map(|i| {
+                    BasicTransformerBlock::load(&blocks.scope(&i.to_string()), channels, shape.context, shape.heads)
+                })
+                .collect::<Result<_>>()?,
+            proj_out: projection("proj_out")?,
+        })
+    }
+
+    /// `x` `[n, h, w, c]`, `context` `[n, l, d]` -> `[n, h, w, c]`.
+    pub fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let [n, height, width, c] = x.dims("Transformer2DModel")?;
+        let h = self.proj_in.forward(tape, &self.norm.forward(tape, x)?)?;
+        let mut h = ops::reshape(tape, &h, &[n, height * width, c])?;
+        for block in &self.transformer_blocks {
+            h = block.forward(tape, &h, context)?;
+        }
+        let h = ops::reshape(tape, &h, &[n, height, width, c])?;
+        ops::add(tape, &self.proj_out.forward(tape, &h)?, x)
+    }
+
+    pub fn visit(&mut self, f: &mut Visitor) {
+        self.proj_in.visit(f);
+        for block in &mut self.transformer_blocks {
+            block.visit(f);
+        }
+        self.proj_out.visit(f);
+    }
+}

@@ -1,0 +1,180 @@
+//! The UNet's down, mid and up blocks, with attention (CrossAttn...Block2D) or without.
+
+use crate::autograd::Tape;
+use crate::error::{Error, Result};
+use crate::nn::resnet::{ResnetBlock2D, ResnetShape};
+use crate::nn::transformer::{Transformer2D, TransformerShape};
+use crate::nn::{Conv2d, Visitor, Weights};
+use crate::ops::{self, Padding};
+use crate::tensor::Tensor;
+
+/// Resnets, each followed by its transformer where the block attends.
+#[derive(Clone)]
+struct Layers {
+    resnets: Vec<ResnetBlock2D>,
+    attentions: Vec<Transformer2D>,
+}
+
+impl Layers {
+    /// `c_in`: the input width of each resnet.
+    fn load(
+        w: &Weights,
+        c_in: &[usize],
+        c_out: usize,
+        resnet: ResnetShape,
+        transformers: Option<(usize, TransformerShape)>,
+    ) -> Result<Self> {
+        let (resnets, attentions) = (w.scope("resnets"), w.scope("attentions"));
+        let (count, shape) = transformers.unzip();
+        Ok(Self {
+            resnets: (c_in.iter().enumerate())
+                .map(|(i, &c_in)| ResnetBlock2D::load(&resnets.scope(&i.to_string()), c_in, c_out, resnet))
+                .collect::<Result<_>>()?,
+            attentions: (0..count.unwrap_or(0))
+                .zip(shape.into_iter().cycle())
+                .map(|(i, shape)| Transformer2D::load(&attentions.scope(&i.to_string()), c_out, shape))
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// Resnet `i` and the transformer after it, if there is one.
+    fn forward(&self, tape: &Tape, i: usize, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let h = self.resnets[i].forward(tape, x, Some(temb))?;
+        match self.attentions.get(i) {
+            Some(transformer) => transformer.forward(tape, &h, context),
+            None => Ok(h),
+        }
+    }
+
+    fn visit(&mut self, f: &mut Visitor) {
+        self.resnets.iter_mut().for_each(|resnet| resnet.visit(f));
+        self.attentions.iter_mut().for_each(|transformer| transformer.visit(f));
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct DownBlock {
+    layers: Layers,
+    downsampler: Option<Conv2d>,
+}
+
+impl DownBlock {
+    pub fn load(
+        w: &Weights,
+        [c_in, c_out]: [usize; 2],
+        count: usize,
+        resnet: ResnetShape,
+        transformer: Option<TransformerShape>,
+        downsample: bool,
+    ) -> Result<Self> {
+        let mut inputs = vec![c_out; count];
+        inputs[0] = c_in;
+        let conv = w.scope("downsamplers.0.conv");
+        Ok(Self {
+            layers: Layers::load(w, &inputs, c_out, resnet, transformer.map(|shape| (count, shape)))?,
+            downsampler: downsample
+                .then(|| Conv2d::strided(&conv, c_out, c_out, 3, 2, Padding::all(1)))
+                .transpose()?,
+        })
+    }
+
+    /// Pushes every layer's output onto `skips`; the last of them is the block's.
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        x: &Tensor,
+        temb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let mut h = x.clone();
+        for i in 0..self.layers.resnets.len() {
+            h = self.layers.forward(tape, i, &h, temb, context)?;
+            skips.push(h.clone());
+        }
+        if let Some(conv) = &self.downsampler {
+            h = conv.forward(tape, &h)?;
+            skips.push(h.clone());
+        }
+        Ok(h)
+    }
+
+    pub fn visit(&mut self, f: &mut Visitor) {
+        self.layers.visit(f);
+        self.downsampler.iter_mut().for_each(|conv| conv.visit(f));
+    }
+}
+
+/// Resnet, transformer, resnet.
+#[derive(Clone)]
+pub(super) struct MidBlock(Layers);
+
+impl MidBlock {
+    pub fn load(w: &Weights, channels: usize, resnet: ResnetShape, transformer: TransformerShape) -> Result<Self> {
+        Layers::load(w, &[channels; 2], channels, resnet, Some((1, transformer))).map(Self)
+    }
+
+    pub fn forward(&self, tape: &Tape, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
+        let h = self.0.forward(tape, 0, x, temb, context)?;
+        self.0.forward(tape, 1, &h, temb, context)
+    }
+
+    pub fn visit(&mut self, f: &mut Visitor) {
+        self.0.visit(f);
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct UpBlock {
+    layers: Layers,
+    upsampler: Option<Conv2d>,
+}
+
+impl UpBlock {
+    /// `inputs`: the width of hidden state and skip together, for each resnet.
+    pub fn load(
+        w: &Weights,
+        inputs: &[usize],
+        c_out: usize,
+        resnet: ResnetShape,
+        transformer: Option<TransformerShape>,
+        upsample: bool,
+    ) -> Result<Self> {
+        let conv = w.scope("upsamplers.0.conv");
+        Ok(Self {
+            layers: Layers::load(w, inputs, c_out, resnet, transformer.map(|shape| (inputs.len(), shape)))?,
+            upsampler: upsample.then(|| Conv2d::load(&conv, c_out, c_out, 3)).transpose()?,
+        })
+    }
+
+    /// Pops one of `skips` for each resnet.
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        x: &Tensor,
+        temb: &Tensor,
+        context: &Tensor,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let exhausted = || Error::shape("UNet2DConditionModel", "an up block has no skip left");
+        let mut h = x.clone();
+        for i in 0..self.layers.resnets.len() {
+            let skip = skips.pop().ok_or_else(exhausted)?;
+            h = ops::concat_channels(tape, &h, &skip)?;
+            h = self.layers.forward(tape, i, &h, temb, context)?;
+        }
+        match &self.upsampler {
+            Some(conv) => {
+                // The next skip's size is twice this one, or one less where the way down rounded up.
+                let [_, height, width, _] = skips.last().ok_or_else(exhausted)?.dims("UNet2DConditionModel")?;
+                conv.forward(tape, &ops::upsample_nearest(tape, &h, height, width)?)
+            }
+            None => Ok(h),
+        }
+    }
+
+    pub fn visit(&mut self, f: &mut Visitor) {
+        self.layers.visit(f);
+        self.upsampler.iter_mut().for_each(|conv| conv.visit(f));
+    }
+}

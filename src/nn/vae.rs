@@ -1,0 +1,179 @@
+//! AutoencoderKL: pixels to latents and back.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::autograd::Tape;
+use crate::error::{Error, Result};
+use crate::nn::vae_blocks::{Decoder, Encoder};
+use crate::nn::{Config, Conv2d, Param, Weights};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// The log variance is limited to this range.
+const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
+
+/// `vae/config.json`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaeConfig {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: usize,
+    pub norm_num_groups: usize,
+    pub mid_block_add_attention: bool,
+    pub use_quant_conv: bool,
+    pub use_post_quant_conv: bool,
+    /// What the UNet sees is the posterior's sample times this.
+    pub scaling_factor: f64,
+}
+
+impl VaeConfig {
+    /// # Errors
+    /// [`Error::File`] naming the key and the value that is not supported.
+    pub fn parse(c: &Config) -> Result<Self> {
+        c.only(&[
+            ("act_fn", json!("silu")),
+            ("latents_mean", Value::Null),
+            ("latents_std", Value::Null),
+            ("shift_factor", json!(0)),
+        ])?;
+        // `force_upcast` is about half precision in Python; `sample_size` a hint to its pipelines.
+        c.ignore(&["force_upcast", "sample_size"]);
+        let block_out_channels = c.sizes("block_out_channels", &[64])?;
+        let blocks = block_out_channels.len();
+        c.choices("down_block_types", &["DownEncoderBlock2D"], &vec![0; blocks], blocks)?;
+        c.choices("up_block_types", &["UpDecoderBlock2D"], &vec![0; blocks], blocks)?;
+        let norm_num_groups = c.size("norm_num_groups", 32)?;
+        if block_out_channels
+            .iter()
+            .any(|channels| channels % norm_num_groups != 0)
+        {
+            return Err(c.refuse(
+                "norm_num_groups",
+                "it does not divide every entry of `block_out_channels`",
+            ));
+        }
+        let config = Self {
+            in_channels: c.size("in_channels", 3)?,
+            out_channels: c.size("out_channels", 3)?,
+            latent_channels: c.size("latent_channels", 4)?,
+            layers_per_block: c.size("layers_per_block", 1)?,
+            norm_num_groups,
+            mid_block_add_attention: c.flag("mid_block_add_attention", true)?,
+            use_quant_conv: c.flag("use_quant_conv", true)?,
+            use_post_quant_conv: c.flag("use_post_quant_conv", true)?,
+            scaling_factor: c.number("scaling_factor", 0.18215)?,
+            block_out_channels,
+        };
+        if config.scaling_factor <= 0.0 {
+            return Err(c.refuse("scaling_factor", "expected a positive number"));
+        }
+        c.finish()?;
+        Ok(config)
+    }
+
+    /// Pixels of an image's edge for each latent's.
+    pub fn downscale(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+#[derive(Clone)]
+pub struct AutoencoderKl {
+    pub config: VaeConfig,
+    dtype: DType,
+    encoder: Encoder,
+    decoder: Decoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    parameters: Vec<Param>,
+}
+
+impl AutoencoderKl {
+    /// Loads `dir` (a model's `vae` folder) with matrices in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file and the key or tensor that does not fit.
+    pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
+        let config = VaeConfig::parse(&Config::open(&dir.join("config.json"))?)?;
+        let w = Weights::open(dir, "diffusion_pytorch_model", dtype)?;
+        let latent = config.latent_channels;
+        let conv = |name, channels| Conv2d::load(&w.scope(name), channels, channels, 1);
+        Ok(Self {
+            dtype,
+            encoder: Encoder::load(&w.scope("encoder"), &config)?,
+            decoder: Decoder::load(&w.scope("decoder"), &config)?,
+            quant_conv: config
+                .use_quant_conv
+                .then(|| conv("quant_conv", 2 * latent))
+                .transpose()?,
+            post_quant_conv: config
+                .use_post_quant_conv
+                .then(|| conv("post_quant_conv", latent))
+                .transpose()?,
+            parameters: w.finish()?,
+            config,
+        })
+    }
+
+    /// `image` `[n, h, w, 3]` in [-1, 1] -> mean and log variance of the posterior, `[n, h/s, w/s, latent]` each, before
+    /// the scaling factor.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for an image of other channels, or smaller than one latent; [`Error::NoGradient`] on a tape that
+    /// tracks the encoder, as the log variance is clamped: see [`AutoencoderKl::moments`].
+    pub fn encode(&self, tape: &Tape, image: &Tensor) -> Result<(Tensor, Tensor)> {
+        let moments = self.moments(tape, image)?;
+        let latent = self.config.latent_channels;
+        let mean = ops::slice_channels(tape, &moments, 0, latent)?;
+        let log_variance = ops::slice_channels(tape, &moments, latent, latent)?;
+        tape.refuse("clamp", &log_variance)?;
+        Ok((mean, ops::clamp(&log_variance, LOG_VARIANCE.0, LOG_VARIANCE.1)?))
+    }
+
+    /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.
+    pub fn moments(&self, tape: &Tape, image: &Tensor) -> Result<Tensor> {
+        self.check(image, self.config.in_channels, self.config.downscale())?;
+        let h = self.encoder.forward(tape, &image.cast(self.dtype))?;
+        match &self.quant_conv {
+            Some(conv) => conv.forward(tape, &h),
+            None => Ok(h),
+        }
+    }
+
+    /// `latents` `[n, h, w, latent]`, after division by the scaling factor -> image `[n, h*s, w*s, 3]` in about [-1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for latents of other channels.
+    pub fn decode(&self, tape: &Tape, latents: &Tensor) -> Result<Tensor> {
+        self.check(latents, self.config.latent_channels, 1)?;
+        let mut h = latents.clone();
+        if h.dtype() != self.dtype {
+            h = h.cast(self.dtype);
+        }
+        if let Some(conv) = &self.post_quant_conv {
+            h = conv.forward(tape, &h)?;
+        }
+        self.decoder.forward(tape, &h)
+    }
+
+    fn check(&self, x: &Tensor, channels: usize, smallest: usize) -> Result<()> {
+        let [_, height, width, c] = x.dims("AutoencoderKL")?;
+        if c == channels && height >= smallest && width >= smallest {
+            return Ok(());
+        }
+        let message = format!(
+            "expected [n, height, width, {channels}] of at least {smallest} x {smallest}, got {:?}",
+            x.shape()
+        );
+        Err(Error::shape("AutoencoderKL", message))
+    }
+
+    /// Every weight.
+    pub fn parameters(&self) -> &[Param] {
+        &self.parameters
+    }
+}
