@@ -27,7 +27,7 @@ def complete_model(parity, name, folder):
 def run(*command):
     """Runs selma; returns its standard output, or ends the whole program with its error message."""
     command = [str(part) for part in command]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         sys.exit(f"{' '.join(command)}\nexit status {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
     return result.stdout
