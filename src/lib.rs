@@ -1,6 +1,7 @@
 //! selma trains, samples, merges and scores Stable Diffusion LoRAs.
 
 pub mod autograd;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -11,5 +12,6 @@ pub mod lora;
 pub mod nn;
 pub mod ops;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

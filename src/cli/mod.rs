@@ -1,0 +1,120 @@
+//! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
+
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// Trains, samples, merges and scores Stable Diffusion LoRAs.
+#[derive(Parser)]
+#[command(name = "selma", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(clap::Args)]
+pub struct Common {
+    /// auto, cpu, cuda[:N] or sim.
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// auto, f32, bf16 or f16; on the CPU the 16-bit ones round every op's output to that format.
+    #[arg(long, global = true, default_value = "auto")]
+    precision: String,
+    /// Seed of everything that is drawn.
+    #[arg(long, global = true, default_value_t = 42)]
+    pub seed: u64,
+    /// Threads on the CPU (default: all cores). The results do not depend on it.
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// One JSON document (or one object a line where results stream) on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress and no notes on stderr.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+impl Common {
+    pub fn device(&self) -> Result<Device> {
+        Device::parse(&self.device)
+    }
+
+    /// The storage type of activations and weights.
+    pub fn precision(&self) -> Result<DType> {
+        match self.precision.as_str() {
+            "auto" | "f32" | "no" => Ok(DType::F32),
+            "bf16" => Ok(DType::Bf16),
+            "f16" | "fp16" => Ok(DType::F16),
+            other => Err(Error::Usage(format!(
+                "--precision {other}: expected auto, f32, bf16 or f16"
+            ))),
+        }
+    }
+
+    /// A note for the person at the terminal.
+    pub fn note(&self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Verify(verify::Verify),
+    /// Print a completion script for bash, zsh, fish, elvish or powershell.
+    Completions {
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses, runs, and turns an error into its message and exit status.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse_from(std::env::args_os().map(kebab_case));
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("selma: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if let Some(threads) = cli.common.threads {
+        if threads == 0 {
+            return Err(Error::Usage("--threads 0: expected at least 1".into()));
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|e| Error::Failed(format!("--threads {threads}: {e}")))?;
+    }
+    cli.common.device()?;
+    match cli.command {
+        Command::Verify(verify) => verify.run(&cli.common),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// `--max_train_steps` is `--max-train-steps`: both spellings are typed out of habit. Values are left alone.
+fn kebab_case(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text.starts_with("--") => {
+            let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            format!("{}{value}", name.replace('_', "-")).into()
+        }
+        _ => argument,
+    }
+}

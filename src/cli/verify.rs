@@ -1,0 +1,57 @@
+//! `selma verify`: holds this engine against recorded numbers.
+
+use std::path::PathBuf;
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::verify;
+
+/// Hold this engine against numbers computed elsewhere.
+#[derive(clap::Args)]
+pub struct Verify {
+    /// Folders with `case.json` and `tensors.safetensors`.
+    #[arg(required = true, value_name = "CASE")]
+    cases: Vec<PathBuf>,
+    /// What the paths in a case are relative to (default: CASE/../..).
+    #[arg(long)]
+    root: Option<PathBuf>,
+}
+
+impl Verify {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let precision = common.precision()?;
+        let mut failed = 0;
+        for dir in &self.cases {
+            let name = dir
+                .file_name()
+                .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
+            let (kind, worst) = match verify::run(dir, self.root.as_deref(), precision) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    // One unreadable case must not hide the others.
+                    eprintln!("selma: {name}: {error}");
+                    failed += 1;
+                    continue;
+                }
+            };
+            let verdict = if worst.ok() { "ok" } else { "FAIL" };
+            failed += usize::from(!worst.ok());
+            if common.json {
+                let row = serde_json::json!({
+                    "case": name, "kind": kind, "quantity": worst.quantity,
+                    "error": worst.error, "tolerance": worst.tolerance, "ok": worst.ok(),
+                });
+                println!("{row}");
+            } else {
+                println!(
+                    "{name:<36} {kind:<13} {:>9.2e} {:>9.0e}  {verdict:<4} {}",
+                    worst.error, worst.tolerance, worst.quantity
+                );
+            }
+        }
+        match failed {
+            0 => Ok(()),
+            n => Err(Error::Failed(format!("{n} of {} cases failed", self.cases.len()))),
+        }
+    }
+}

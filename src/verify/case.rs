@@ -1,0 +1,175 @@
+//! A recorded case: a folder with `case.json` and `tensors.safetensors`, and the errors of what is compared with it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::formats::safetensors::Safetensors;
+use crate::tensor::{DType, Tensor};
+
+pub struct Case {
+    pub dir: PathBuf,
+    root: PathBuf,
+    pub json: Value,
+    pub tensors: Safetensors,
+}
+
+impl Case {
+    /// Reads the case in `dir`; model paths in it resolve against `root`, or against `dir/../..`.
+    pub fn open(dir: &Path, root: Option<&Path>) -> Result<Self> {
+        let path = dir.join("case.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let json = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        let tensors = Safetensors::open(&dir.join("tensors.safetensors"))?;
+        let root = root.map_or_else(|| dir.join("../.."), Path::to_path_buf);
+        Ok(Self {
+            dir: dir.into(),
+            root,
+            json,
+            tensors,
+        })
+    }
+
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        Error::file(self.dir.join("case.json"), message)
+    }
+
+    pub fn kind(&self) -> Result<&str> {
+        self.str("kind")
+    }
+
+    pub fn str(&self, key: &str) -> Result<&str> {
+        self.json[key]
+            .as_str()
+            .ok_or_else(|| self.error(format!("`{key}`: expected a string")))
+    }
+
+    pub fn f64(&self, key: &str) -> Result<f64> {
+        self.json[key]
+            .as_f64()
+            .ok_or_else(|| self.error(format!("`{key}`: expected a number")))
+    }
+
+    pub fn usize(&self, key: &str) -> Result<usize> {
+        let number = self.json[key]
+            .as_u64()
+            .ok_or_else(|| self.error(format!("`{key}`: expected a whole number")))?;
+        Ok(number as usize)
+    }
+
+    /// A list of strings; `null` is `None`.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
+        match &self.json[key] {
+            Value::Null => Ok(None),
+            Value::String(one) => Ok(Some(vec![one.clone()])),
+            Value::Array(items) => items
+                .iter()
+                .map(|v| v.as_str().map(str::to_owned))
+                .collect::<Option<Vec<_>>>()
+                .map(Some)
+                .ok_or_else(|| self.error(format!("`{key}`: expected a list of strings"))),
+            _ => Err(self.error(format!("`{key}`: expected a list of strings"))),
+        }
+    }
+
+    /// The folder that `key` names, below the root.
+    pub fn path(&self, key: &str) -> Result<PathBuf> {
+        Ok(self.root.join(self.str(key)?))
+    }
+
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.tensors.tensor(name)
+    }
+
+    /// A recorded `[n, c, h, w]` tensor as `[n, h, w, c]` in `dtype`.
+    pub fn feature_map(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        let tensor = self.tensor(name)?;
+        let [n, c, h, w] = tensor.dims("verify")?;
+        Ok(Tensor::new(transposed(&tensor.reals::<f32>(), n, c, h * w), &[n, h, w, c]).cast(dtype))
+    }
+
+    pub fn timesteps(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.tensor(name)?.reals::<f32>().into_owned())
+    }
+}
+
+/// `[n, a, b]` as `[n, b, a]`.
+fn transposed(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for i in 0..n {
+        for k in 0..b {
+            y.extend((0..a).map(|j| x[(i * a + j) * b + k]));
+        }
+    }
+    y
+}
+
+/// `[n, h, w, c]` values in the recorded order `[n, c, h, w]`.
+pub fn channels_first(x: &Tensor) -> Result<Vec<f32>> {
+    let [n, h, w, c] = x.dims("verify")?;
+    Ok(transposed(&x.reals::<f32>(), n, h * w, c))
+}
+
+/// One compared quantity.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub quantity: String,
+    pub error: f64,
+    pub tolerance: f64,
+}
+
+impl Check {
+    /// NaN is never within a tolerance.
+    pub fn ok(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+#[derive(Default)]
+pub struct Checks(pub Vec<Check>);
+
+impl Checks {
+    pub fn push(&mut self, quantity: impl Into<String>, error: f64, tolerance: f64) {
+        self.0.push(Check {
+            quantity: quantity.into(),
+            error,
+            tolerance,
+        });
+    }
+
+    /// `||ours - reference|| / ||reference||` in f64; the absolute norm for an all-zero reference.
+    pub fn relative(&mut self, quantity: impl Into<String>, ours: &[f32], reference: &Tensor, tolerance: f64) {
+        self.push(quantity, relative_error(ours, &reference.reals::<f32>()), tolerance);
+    }
+
+    pub fn feature_map(
+        &mut self,
+        quantity: impl Into<String>,
+        ours: &Tensor,
+        reference: &Tensor,
+        tolerance: f64,
+    ) -> Result<()> {
+        self.relative(quantity, &channels_first(ours)?, reference, tolerance);
+        Ok(())
+    }
+}
+
+/// Infinite where the lengths differ.
+pub fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
+    if ours.len() != reference.len() {
+        return f64::INFINITY;
+    }
+    let square = |x: f64| x * x;
+    let difference: f64 = ours
+        .iter()
+        .zip(reference)
+        .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
+        .sum();
+    let norm: f64 = reference.iter().map(|&b| square(f64::from(b))).sum();
+    if norm == 0.0 {
+        difference.sqrt()
+    } else {
+        (difference / norm).sqrt()
+    }
+}
