@@ -1,15 +1,20 @@
 //! LoRA experts: which modules get one, how files spell them, merging, and baking into base weights.
 
+pub mod bake;
 pub mod base;
+mod compat;
 pub mod dense;
 pub mod expert;
 pub mod families;
 pub mod file;
 pub mod inspect;
 pub mod keys;
+pub mod merge;
 pub mod metadata;
+pub mod prune;
 pub mod save;
 pub mod sgm;
+pub mod svd;
 pub mod target;
 
 pub use base::BaseModules;

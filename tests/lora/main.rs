@@ -1,4 +1,6 @@
 //! LoRA files, merging and baking, against recorded numbers and against each other.
 
+mod bake;
 mod formats;
+mod merge;
 mod support;

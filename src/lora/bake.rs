@@ -1,0 +1,139 @@
+//! Adding LoRAs to base weights: `W + sum_t w_t * alpha_t / r_t * up_t @ down_t`, computed in f64 and rounded once.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::base;
+use super::dense;
+use super::expert::{Expert, Factors};
+use crate::error::{Error, Result};
+use crate::formats::safetensors::{self, Safetensors};
+use crate::tensor::Tensor;
+
+/// The weight with every term's product (weight * alpha / rank) added, in the weight's own dtype and file layout.
+///
+/// # Errors
+/// [`Error::Shape`] if a product has another shape.
+pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
+    if terms.is_empty() {
+        return Ok(weight.clone());
+    }
+    for (_, factors) in terms {
+        let (rows, columns) = (weight.shape()[0], weight.shape()[1..].iter().product::<usize>());
+        if (factors.outputs(), factors.inputs()) != (rows, columns) {
+            let message = format!(
+                "a LoRA of {:?} on a weight {:?}",
+                factors.weight_shape(),
+                weight.shape()
+            );
+            return Err(Error::shape("bake", message));
+        }
+    }
+    let products: Vec<_> = terms.iter().map(|&(w, f)| (w * f.scale(), f)).collect();
+    let delta = dense::rows(&dense::product(&products));
+    let sum = weight.reals::<f64>().iter().zip(delta).map(|(w, d)| w + d).collect();
+    Ok(Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype()))
+}
+
+/// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).
+pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str) -> Vec<(f64, &'a Factors)> {
+    let Some(module) = parameter.strip_suffix(".weight") else {
+        return Vec::new();
+    };
+    let module = base::canonical(component, module);
+    experts
+        .iter()
+        .filter_map(|(expert, weight)| Some((*weight, expert.get(component, &module)?)))
+        .collect()
+}
+
+/// Copies the model folder to `out` with the experts added to its weights, in the dtype that they are stored in.
+/// Nothing is left under `out` if it fails. Returns how many parameters changed.
+///
+/// # Errors
+/// [`Error::File`] if `out` exists already or the model lacks a module that an expert changes.
+pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+    if out.exists() {
+        return Err(Error::file(
+            out,
+            "exists already; --out names a new folder for the baked model",
+        ));
+    }
+    let modules = base::modules(model)?;
+    for (component, module, _) in experts.iter().flat_map(|(e, _)| e.iter()) {
+        if !modules.get(component).is_some_and(|m| m.contains_key(module)) {
+            return Err(Error::file(
+                model,
+                format!("has no {component}.{module}, which a LoRA changes"),
+            ));
+        }
+    }
+    let parent = out
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let holder = tempfile::tempdir_in(parent).map_err(|e| Error::io(parent, e))?;
+    // A folder inside of the temporary one: that one is private to its owner.
+    let staging = holder.path().join("model");
+    std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;
+    copy(model, &staging, &|file| !changed_weights(model, file, experts))?;
+    let mut changed = 0;
+    for component in base::COMPONENTS {
+        if experts.iter().any(|(e, _)| e.components.contains_key(component)) {
+            for file in base::weight_files(&model.join(component))? {
+                let name = file.file_name().unwrap_or_default();
+                changed += bake_file(&file, component, experts, &staging.join(component).join(name))?;
+            }
+        }
+    }
+    std::fs::rename(&staging, out).map_err(|e| Error::io(out, e))?;
+    Ok(changed)
+}
+
+fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+    let weights = Safetensors::open(file)?;
+    let names: Vec<&str> = weights.names().collect();
+    let baked: Vec<Result<(String, Tensor, bool)>> = names
+        .par_iter()
+        .map(|name| {
+            let (weight, terms) = (weights.tensor(name)?, terms(experts, component, name));
+            Ok((name.to_string(), bake(&weight, &terms)?, !terms.is_empty()))
+        })
+        .collect();
+    let mut tensors = Vec::new();
+    let mut changed = 0;
+    for item in baked {
+        let (name, tensor, is_changed) = item?;
+        changed += usize::from(is_changed);
+        tensors.push((name, tensor));
+    }
+    safetensors::write(out, &tensors, weights.metadata())?;
+    Ok(changed)
+}
+
+/// True for the weight files of a component that an expert changes, other variants of them included: those would go on
+/// holding the old weights.
+fn changed_weights(model: &Path, file: &Path, experts: &[(&Expert, f64)]) -> bool {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let Ok(inner) = file.strip_prefix(model) else {
+        return false;
+    };
+    let component = inner.iter().next().and_then(|c| c.to_str()).unwrap_or_default();
+    ["safetensors", "bin", "ckpt", "msgpack"].contains(&extension)
+        && experts.iter().any(|(e, _)| e.components.contains_key(component))
+}
+
+fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<()> {
+    for entry in std::fs::read_dir(from).map_err(|e| Error::io(from, e))? {
+        let path = entry.map_err(|e| Error::io(from, e))?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            std::fs::create_dir_all(&target).map_err(|e| Error::io(&target, e))?;
+            copy(&path, &target, wanted)?;
+        } else if wanted(&path) {
+            std::fs::copy(&path, &target).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
+}

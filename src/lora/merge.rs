@@ -1,0 +1,302 @@
+//! Merging experts. The wanted update of a module is the sum of `w_t * alpha_t / r_t * up_t @ down_t`; weights are used
+//! as given, and what is written is compared with what was wanted.
+
+use std::collections::BTreeMap;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::expert::{Expert, Factors};
+use super::prune::{self, Draws, MajoritySign};
+use super::svd::{self, Cut, Svd};
+use super::{compat, dense};
+use crate::error::{Error, Result};
+
+/// How experts become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Method {
+    /// The mean of the products: every weight is 1/T.
+    Average,
+    /// The weighted sum of the products; ranks add up.
+    #[value(alias = "cat")]
+    Concat,
+    /// The best approximation of that sum at a rank or an error.
+    Svd,
+    /// Trim by magnitude, elect signs, merge what agrees.
+    Ties,
+    /// Drop at random and rescale, then sum.
+    #[value(alias = "dare_linear")]
+    DareLinear,
+    /// Drop at random and rescale, elect signs, merge what agrees.
+    #[value(alias = "dare_ties")]
+    DareTies,
+    /// Trim by magnitude, then sum.
+    #[value(alias = "magnitude_prune")]
+    MagnitudePrune,
+    /// Mixes the factors apart: wrong by cross terms.
+    Linear,
+}
+
+/// The tools whose definitions can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Compat {
+    Peft,
+    Kohya,
+}
+
+/// All that a merge depends on besides the experts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub method: Method,
+    pub rank: Option<usize>,
+    pub max_error: Option<f64>,
+    pub density: Option<f64>,
+    pub majority_sign: MajoritySign,
+    pub seed: u64,
+    pub compat: Option<Compat>,
+}
+
+impl Options {
+    pub fn new(method: Method) -> Self {
+        Self {
+            method,
+            rank: None,
+            max_error: None,
+            density: None,
+            majority_sign: MajoritySign::Total,
+            seed: 42,
+            compat: None,
+        }
+    }
+
+    fn prunes(&self) -> bool {
+        use Method::*;
+        matches!(self.method, Ties | DareLinear | DareTies | MagnitudePrune)
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] naming the option that is missing or out of range.
+    fn check(&self) -> Result<()> {
+        let usage = |message: &str| Err(Error::Usage(message.into()));
+        match self.density {
+            None if self.prunes() => return usage("this method needs --density, the share of entries to keep"),
+            Some(d) if !(d > 0.0 && d <= 1.0) => return usage("--density must be above 0 and at most 1"),
+            Some(_) if !self.prunes() => return usage("--density belongs to ties, dare-* and magnitude-prune"),
+            _ => {}
+        }
+        if self.rank == Some(0) {
+            return usage("--rank must be at least 1");
+        }
+        if self.max_error.is_some_and(|x| !(x > 0.0 && x < 1.0)) {
+            return usage("--max-error must be between 0 and 1");
+        }
+        if self.rank.is_some() && self.max_error.is_some() {
+            return usage("give --rank or --max-error, not both");
+        }
+        let cuts = self.prunes() || self.method == Method::Svd;
+        if (self.rank.is_some() || self.max_error.is_some()) && !cuts {
+            return usage("--rank and --max-error belong to svd, ties, dare-* and magnitude-prune");
+        }
+        if self.method == Method::Svd && self.cut() == Cut::Exact && self.compat.is_none() {
+            return usage("svd needs --rank or --max-error (concat keeps everything)");
+        }
+        if self.max_error.is_some() && self.compat.is_some() {
+            return usage("--max-error does not go with --compat: those tools know ranks only");
+        }
+        Ok(())
+    }
+
+    fn cut(&self) -> Cut {
+        match (self.rank, self.max_error) {
+            (Some(k), _) => Cut::Rank(k),
+            (None, Some(x)) => Cut::MaxError(x),
+            (None, None) => Cut::Exact,
+        }
+    }
+}
+
+/// What came out.
+#[derive(Debug)]
+pub struct Merged {
+    pub expert: Expert,
+    /// `||written - wanted|| / ||wanted||` over all modules; wanted is the weighted sum, or what a pruning method defines.
+    pub relative_error: f64,
+    /// The same against the plain weighted sum: for a pruning method how much it changes it.
+    pub distance_to_sum: f64,
+}
+
+/// One expert's share in a module: its weight, its place among the inputs, its factors.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub weight: f64,
+    pub input: usize,
+    pub factors: &'a Factors,
+}
+
+impl Term<'_> {
+    /// What its product is multiplied by: weight * alpha / rank.
+    pub fn coefficient(&self) -> f64 {
+        self.weight * self.factors.scale()
+    }
+}
+
+/// Merges `inputs`, pairs of an expert and its weight. `Average` takes 1/T whatever the weights are.
+///
+/// # Errors
+/// [`Error::Usage`] for options that do not go together or a weight that is not finite; [`Error::Failed`] where experts
+/// are of different families, or a method needs equal ranks.
+pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
+    options.check()?;
+    if inputs.is_empty() {
+        return Err(Error::Usage(
+            "there is nothing to merge: give at least one --lora".into(),
+        ));
+    }
+    let weights: Vec<f64> = match options.method {
+        Method::Average => vec![1.0 / inputs.len() as f64; inputs.len()],
+        _ => inputs.iter().map(|(_, weight)| *weight).collect(),
+    };
+    if let Some(bad) = weights.iter().find(|w| !w.is_finite()) {
+        return Err(Error::Usage(format!("a weight is {bad}; weights are finite numbers")));
+    }
+    let modules = align(inputs, &weights)?;
+    let rank = inputs.iter().map(|(e, _)| e.max_rank()).max().unwrap_or(1);
+    let done: Vec<Result<Module>> = modules
+        .into_par_iter()
+        .map(|((component, module), terms)| {
+            let place = format!("{component}.{module}");
+            let (factors, wanted) = match options.compat {
+                None => one_module(&terms, options, &place)?,
+                Some(Compat::Peft) => (compat::peft(&terms, options, rank, inputs.len(), &place)?, None),
+                Some(Compat::Kohya) => (compat::kohya(&terms, options, rank, &place)?, None),
+            };
+            Ok(Module::compare(component, module, factors, wanted, &terms))
+        })
+        .collect();
+
+    let mut expert = Expert::default();
+    let mut squares = [0.0; 4];
+    for module in done {
+        let module = module?;
+        expert.insert(&module.component, &module.module, module.factors);
+        for (sum, square) in squares.iter_mut().zip(module.squares) {
+            *sum += square;
+        }
+    }
+    let [error, wanted, distance, sum] = squares.map(f64::sqrt);
+    Ok(Merged {
+        expert,
+        relative_error: ratio(error, wanted),
+        distance_to_sum: ratio(distance, sum),
+    })
+}
+
+fn ratio(error: f64, norm: f64) -> f64 {
+    if norm == 0.0 { error } else { error / norm }
+}
+
+/// One merged module, and the squared norms of: its error, what was wanted, its distance to the sum, the sum.
+struct Module {
+    component: String,
+    module: String,
+    factors: Factors,
+    squares: [f64; 4],
+}
+
+impl Module {
+    fn compare(component: String, module: String, factors: Factors, wanted: Option<Mat<f64>>, terms: &[Term]) -> Self {
+        let written = dense::product(&[(factors.scale(), &factors)]);
+        let sum = dense::product(&products(terms));
+        let square = |m: &Mat<f64>| dense::norm(m).powi(2);
+        let distance = [square(&(&written - &sum)), square(&sum)];
+        let error = wanted.map_or(distance, |wanted| [square(&(&written - &wanted)), square(&wanted)]);
+        Self {
+            component,
+            module,
+            factors,
+            squares: [error[0], error[1], distance[0], distance[1]],
+        }
+    }
+}
+
+/// (coefficient, factors) of every term.
+pub(crate) fn products<'a>(terms: &[Term<'a>]) -> Vec<(f64, &'a Factors)> {
+    terms.iter().map(|t| (t.coefficient(), t.factors)).collect()
+}
+
+/// For each module of any expert the terms of those that have it; one that lacks it adds nothing there.
+fn align<'a>(inputs: &[(&'a Expert, f64)], weights: &[f64]) -> Result<BTreeMap<(String, String), Vec<Term<'a>>>> {
+    let mut modules: BTreeMap<(String, String), Vec<Term>> = BTreeMap::new();
+    for (input, ((expert, _), &weight)) in inputs.iter().zip(weights).enumerate() {
+        for (component, module, factors) in expert.iter() {
+            let terms = modules.entry((component.into(), module.into())).or_default();
+            if let Some(first) = terms.first()
+                && (first.factors.outputs(), first.factors.inputs()) != (factors.outputs(), factors.inputs())
+            {
+                return Err(Error::Failed(format!(
+                    "{component}.{module} has shape {:?} in LoRA {} and {:?} in LoRA {}: they are of different model \
+                     families and cannot be merged",
+                    first.factors.weight_shape(),
+                    first.input + 1,
+                    factors.weight_shape(),
+                    input + 1
+                )));
+            }
+            terms.push(Term { weight, input, factors });
+        }
+    }
+    Ok(modules)
+}
+
+/// The factors of one merged module; where it is not the plain sum, also what the method wanted.
+fn one_module(terms: &[Term], options: &Options, place: &str) -> Result<(Factors, Option<Mat<f64>>)> {
+    let shape = terms[0].factors.weight_shape();
+    match options.method {
+        Method::Average | Method::Concat => {
+            let (up, down) = svd::stacked(&products(terms));
+            Ok((svd::from_matrices(&up, &down, &shape, up.ncols() as f64)?, None))
+        }
+        Method::Svd => {
+            let svd = Svd::of_sum(&products(terms))?;
+            Ok((svd.factors(svd.keep(options.cut()), &shape)?, None))
+        }
+        Method::Linear => Ok((compat::linear(terms, place)?, None)),
+        Method::Ties | Method::DareLinear | Method::DareTies | Method::MagnitudePrune => {
+            let weights: Vec<f64> = terms.iter().map(|t| t.weight).collect();
+            let merged = sparse(terms, &weights, options, place);
+            let svd = Svd::of(&merged)?;
+            Ok((svd.factors(svd.keep(options.cut()), &shape)?, Some(merged)))
+        }
+    }
+}
+
+/// A pruning method on the dense deltas, as its paper defines it for each tensor.
+pub(crate) fn sparse(terms: &[Term], weights: &[f64], options: &Options, place: &str) -> Mat<f64> {
+    let deltas = terms
+        .iter()
+        .map(|t| dense::rows(&dense::product(&[(t.factors.scale(), t.factors)])))
+        .collect();
+    let columns = terms[0].factors.inputs();
+    let merged = sparse_flat(deltas, weights, options, place);
+    Mat::from_fn(terms[0].factors.outputs(), columns, |i, j| merged[i * columns + j])
+}
+
+/// The same on flat lists.
+pub(crate) fn sparse_flat(list: Vec<Vec<f64>>, weights: &[f64], options: &Options, place: &str) -> Vec<f64> {
+    let density = options.density.unwrap_or(1.0);
+    let random = matches!(options.method, Method::DareLinear | Method::DareTies);
+    let pruned: Vec<Vec<f64>> = (0..list.len())
+        .map(|at| {
+            if !random {
+                return prune::by_magnitude(&list[at], density);
+            }
+            let copy = list[..at].iter().filter(|x| **x == list[at]).count() as u64;
+            let draws = Draws::new(options.seed, place, &list[at], copy);
+            prune::at_random(&list[at], density, &draws)
+        })
+        .collect();
+    match options.method {
+        Method::Ties | Method::DareTies => prune::disjoint_merge(&pruned, weights, options.majority_sign),
+        _ => prune::weighted_sum(&pruned, weights),
+    }
+}
