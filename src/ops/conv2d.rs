@@ -1,8 +1,13 @@
-//! Convolution over `[n, h, w, c]` as an implicit GEMM.
+//! Convolution over `[n, h, w, c]` as a GEMM over patches.
+
+use rayon::prelude::*;
 
 use crate::autograd::Tape;
-use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::device::cpu::gemm::{Matrix, Output, matmul, sum_rows};
+use crate::device::cpu::patches::Patches;
+use crate::dispatch;
+use crate::error::{Error, Result};
+use crate::tensor::{Real, Tensor, buffer};
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,9 @@ impl Padding {
 }
 
 /// `x` `[n, h, w, c_in]`, `weight` `[c_out, kh, kw, c_in]`, `bias` `[c_out]` -> `[n, ho, wo, c_out]`.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit, or the kernel is larger than the padded image.
 pub fn conv2d(
     tape: &Tape,
     x: &Tensor,
@@ -33,5 +41,197 @@ pub fn conv2d(
     stride: usize,
     padding: Padding,
 ) -> Result<Tensor> {
-    todo!()
+    const OP: &str = "conv2d";
+    let size = Size::of(OP, x, weight, bias, stride, padding)?;
+    let dtype = x.dtype();
+    let y = dispatch!(dtype, T => {
+        let y = forward::<T>(&size, &x.reals::<T>(), weight, bias);
+        Tensor::from_reals(y, &[size.n, size.ho, size.wo, size.c_out], dtype)
+    });
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
+    // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
+    let (saved, weight) = (wants[1].then(|| x.clone()), weight.clone());
+    tape.record(OP, &inputs, &y, move |dy| {
+        dispatch!(dtype, T => {
+            let dy = dy.reals::<T>();
+            let dx = wants[0].then(|| {
+                let dx = input_gradient::<T>(&size, &dy, &weight.reals::<T>());
+                Tensor::from_reals(dx, &[size.n, size.h, size.w, size.c_in], dtype)
+            });
+            let dw = saved.map(|x| {
+                let dw = weight_gradient::<T>(&size, &dy, &x.reals::<T>());
+                Tensor::from_reals(dw, weight.shape(), weight.dtype().accumulator())
+            });
+            let mut gradients = vec![dx, dw];
+            if let Some(&wanted) = wants.get(2) {
+                let db = || Tensor::from_reals(sum_rows::<T>(&dy, size.c_out), &[size.c_out], dtype.accumulator());
+                gradients.push(wanted.then(db));
+            }
+            Ok(gradients)
+        })
+    });
+    Ok(y)
+}
+
+/// The sizes of one convolution, checked.
+#[derive(Clone, Copy)]
+struct Size {
+    n: usize,
+    h: usize,
+    w: usize,
+    c_in: usize,
+    ho: usize,
+    wo: usize,
+    c_out: usize,
+    kh: usize,
+    kw: usize,
+    stride: usize,
+    padding: Padding,
+}
+
+impl Size {
+    fn of(
+        op: &'static str,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        stride: usize,
+        padding: Padding,
+    ) -> Result<Self> {
+        let [n, h, w, c_in] = x.dims(op)?;
+        let [c_out, kh, kw, weight_c_in] = weight.dims(op)?;
+        if c_in != weight_c_in {
+            let (x, weight) = (x.shape(), weight.shape());
+            return Err(Error::shape(
+                op,
+                format!("x {x:?} and weight {weight:?} differ in channels"),
+            ));
+        }
+        if let Some(bias) = bias
+            && bias.shape() != [c_out]
+        {
+            let (bias, weight) = (bias.shape(), weight.shape());
+            return Err(Error::shape(
+                op,
+                format!("a bias of shape {bias:?} does not fit a weight {weight:?}"),
+            ));
+        }
+        let padded = (h + padding.top + padding.bottom, w + padding.left + padding.right);
+        if stride == 0 || kh == 0 || kw == 0 || padded.0 < kh || padded.1 < kw {
+            return Err(Error::shape(
+                op,
+                format!(
+                    "no output: a kernel of {kh} x {kw} with stride {stride} over {} x {} with padding",
+                    padded.0, padded.1
+                ),
+            ));
+        }
+        let (ho, wo) = ((padded.0 - kh) / stride + 1, (padded.1 - kw) / stride + 1);
+        Ok(Self {
+            n,
+            h,
+            w,
+            c_in,
+            ho,
+            wo,
+            c_out,
+            kh,
+            kw,
+            stride,
+            padding,
+        })
+    }
+
+    /// The part of `x` that each output pixel reads.
+    fn patches<'a, T>(&self, x: &'a [T]) -> Patches<'a, T> {
+        Patches {
+            data: x,
+            size: [self.h, self.w, self.c_in],
+            kernel: [self.kh, self.kw],
+            pixels: [self.n, self.ho, self.wo],
+            step: self.stride,
+            spread: 1,
+            offset: [-(self.padding.top as isize), -(self.padding.left as isize)],
+        }
+    }
+
+    /// The part of `dy` that each input pixel went into, with the kernel turned by 180 degrees.
+    fn gradient_patches<'a, T>(&self, dy: &'a [T]) -> Patches<'a, T> {
+        let offset = |padding: usize, kernel: usize| padding as isize - (kernel as isize - 1);
+        Patches {
+            data: dy,
+            size: [self.ho, self.wo, self.c_out],
+            kernel: [self.kh, self.kw],
+            pixels: [self.n, self.h, self.w],
+            step: 1,
+            spread: self.stride,
+            offset: [offset(self.padding.top, self.kh), offset(self.padding.left, self.kw)],
+        }
+    }
+}
+
+/// Output pixels whose patches are gathered at once; small enough for the patches to stay in the cache.
+const TILE: usize = 64;
+
+fn forward<T: Real>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {
+    let weight = weight.reals::<T>();
+    let bias = bias.map(|b| b.reals::<T>());
+    let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
+    let patches = size.patches(x);
+    let b = Matrix::new(&weight, size.c_out, patches.len()).t();
+    over_patches(&patches, b, output, size.c_out)
+}
+
+fn input_gradient<T: Real>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
+    // [c_out, taps, c_in] -> [taps, c_out, c_in], the taps in reverse.
+    let taps = size.kh * size.kw;
+    let mut turned = buffer::<T>(weight.len());
+    turned
+        .par_chunks_mut((size.c_out * size.c_in).max(1))
+        .enumerate()
+        .for_each(|(tap, to)| {
+            for (co, to) in to.chunks_exact_mut(size.c_in).enumerate() {
+                to.copy_from_slice(&weight[(co * taps + taps - 1 - tap) * size.c_in..][..size.c_in]);
+            }
+        });
+    let b = Matrix::new(&turned, taps * size.c_out, size.c_in);
+    over_patches(&size.gradient_patches(dy), b, Output::Set, size.c_in)
+}
+
+fn over_patches<T: Real>(patches: &Patches<'_, T>, b: Matrix<'_, T>, output: Output<'_, T>, columns: usize) -> Vec<T> {
+    let mut y = buffer::<T>(patches.count() * columns);
+    y.par_chunks_mut((TILE * columns).max(1))
+        .enumerate()
+        .for_each(|(tile, y)| {
+            let rows = y.len() / columns;
+            let mut gathered = vec![T::default(); rows * patches.len()];
+            patches.gather(tile * TILE, &mut gathered);
+            matmul(Matrix::new(&gathered, rows, patches.len()), b, output, y);
+        });
+    y
+}
+
+/// `dW = dy^T patches`; the pixels are taken in order, so that the sum does not depend on the threads.
+fn weight_gradient<T: Real>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
+    let patches = size.patches(x);
+    let mut dw = vec![T::default(); size.c_out * patches.len()];
+    const PIXELS: usize = 1024;
+    let mut gathered = buffer::<T>(PIXELS.min(patches.count()) * patches.len());
+    for first in (0..patches.count()).step_by(PIXELS) {
+        let pixels = PIXELS.min(patches.count() - first);
+        let gathered = &mut gathered[..pixels * patches.len()];
+        gathered
+            .par_chunks_mut(TILE * patches.len())
+            .enumerate()
+            .for_each(|(tile, to)| patches.gather(first + tile * TILE, to));
+        let dy = Matrix::new(&dy[first * size.c_out..][..pixels * size.c_out], pixels, size.c_out);
+        matmul(
+            dy.t(),
+            Matrix::new(gathered, pixels, patches.len()),
+            Output::Add,
+            &mut dw,
+        );
+    }
+    dw
 }

@@ -1,16 +1,58 @@
 //! Linear layers, plain and with a LoRA branch.
 
 use crate::autograd::Tape;
-use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::device::cpu::gemm::{Matrix, Output, matmul, sum_rows};
+use crate::dispatch;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Real, Tensor, buffer};
 
 /// `x W^T + b`: `x` `[.., in]`, `weight` `[out, in]`, `bias` `[out]` -> `[.., out]`.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit.
 pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    todo!()
+    const OP: &str = "linear";
+    let [out, width] = weight.dims(OP)?;
+    let (rows, _) = check(OP, x, width, out, bias)?;
+    let y = dispatch!(x.dtype(), T => {
+        let mut y = buffer::<T>(rows * out);
+        project(&x.reals::<T>(), weight, bias, &mut y);
+        Tensor::from_reals(y, &shaped(x, out), x.dtype())
+    });
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
+    // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
+    let (saved, weight, shape, dtype) = (
+        wants[1].then(|| x.clone()),
+        weight.clone(),
+        x.shape().to_vec(),
+        x.dtype(),
+    );
+    tape.record(OP, &inputs, &y, move |dy| {
+        dispatch!(dtype, T => {
+            let dy = dy.reals::<T>();
+            let dx = wants[0].then(|| {
+                let dx = product::<T>(Matrix::new(&dy, rows, out), Matrix::new(&weight.reals::<T>(), out, width), rows * width);
+                Tensor::from_reals(dx, &shape, dtype)
+            });
+            let dw = saved.map(|x| weight_gradient::<T>(&dy, &x.reals::<T>(), out, width, weight.dtype()));
+            let mut gradients = vec![dx, dw];
+            if let Some(&wanted) = wants.get(2) {
+                gradients.push(wanted.then(|| Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator())));
+            }
+            Ok(gradients)
+        })
+    });
+    Ok(y)
 }
 
 /// `x W^T + b + scale (x A^T) B^T`: `a` `[r, in]`, `b` `[out, r]`; several experts at once are one `a` and `b` with the
 /// ranks stacked and the scales folded into `b`.
+///
+/// The branch is kept factored (Hu et al. 2021, arXiv:2106.09685), and `h = x A^T` is kept for the backward pass.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit.
 pub fn lora_linear(
     tape: &Tape,
     x: &Tensor,
@@ -20,5 +62,133 @@ pub fn lora_linear(
     b: &Tensor,
     scale: f64,
 ) -> Result<Tensor> {
-    todo!()
+    const OP: &str = "lora_linear";
+    let [out, width] = weight.dims(OP)?;
+    let (rows, _) = check(OP, x, width, out, bias)?;
+    let [rank, a_width] = a.dims(OP)?;
+    if a_width != width || b.shape() != [out, rank] {
+        return Err(Error::shape(
+            OP,
+            format!(
+                "a {:?} and b {:?} do not fit a weight of shape [{out}, {width}]; expected [rank, {width}] and [{out}, rank]",
+                a.shape(),
+                b.shape()
+            ),
+        ));
+    }
+    let dtype = x.dtype();
+    let (y, h) = dispatch!(dtype, T => {
+        let x_data = x.reals::<T>();
+        let mut y = buffer::<T>(rows * out);
+        project(&x_data, weight, bias, &mut y);
+        // `h` carries the scale: the forward pass and the gradient of b both want it so.
+        let mut h = product(Matrix::new(&x_data, rows, width), Matrix::new(&a.reals::<T>(), rank, width).t(), rows * rank);
+        multiply(&mut h, scale);
+        matmul(Matrix::new(&h, rows, rank), Matrix::new(&b.reals::<T>(), out, rank).t(), Output::Add, &mut y);
+        (Tensor::from_reals(y, &shaped(x, out), dtype), Tensor::new(h, &[rows, rank]))
+    });
+    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
+    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
+    let saved = (wants[1] || wants[2]).then(|| x.clone());
+    let h = wants[3].then_some(h);
+    let (weight, a, b, shape) = (weight.clone(), a.clone(), b.clone(), x.shape().to_vec());
+    tape.record(OP, &inputs, &y, move |dy| {
+        dispatch!(dtype, T => {
+            let dy = dy.reals::<T>();
+            let dy_rows = Matrix::new(&*dy, rows, out);
+            let mut gradients = vec![None; wants.len()];
+            // scale dy B, the gradient of x A^T.
+            let dh = (wants[0] || wants[2]).then(|| {
+                let mut dh = product(dy_rows, Matrix::new(&b.reals::<T>(), out, rank), rows * rank);
+                multiply(&mut dh, scale);
+                dh
+            });
+            if wants[0] && let Some(dh) = &dh {
+                let mut dx = product(dy_rows, Matrix::new(&weight.reals::<T>(), out, width), rows * width);
+                matmul(Matrix::new(dh, rows, rank), Matrix::new(&a.reals::<T>(), rank, width), Output::Add, &mut dx);
+                gradients[0] = Some(Tensor::from_reals(dx, &shape, dtype));
+            }
+            if let Some(x) = &saved {
+                let x = x.reals::<T>();
+                if wants[1] {
+                    gradients[1] = Some(weight_gradient(&dy, &x, out, width, weight.dtype()));
+                }
+                if wants[2] && let Some(dh) = &dh {
+                    gradients[2] = Some(weight_gradient(dh, &x, rank, width, a.dtype()));
+                }
+            }
+            if let Some(h) = &h {
+                gradients[3] = Some(weight_gradient(&dy, h.data::<T>(), out, rank, b.dtype()));
+            }
+            if wants.get(4) == Some(&true) {
+                gradients[4] = Some(Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator()));
+            }
+            Ok(gradients)
+        })
+    });
+    Ok(y)
+}
+
+/// Checks `x` and `bias` against a weight `[out, width]`; gives `x` as (rows, width).
+fn check(op: &'static str, x: &Tensor, width: usize, out: usize, bias: Option<&Tensor>) -> Result<(usize, usize)> {
+    let (rows, x_width) = x.rows(op)?;
+    if x_width != width {
+        return Err(Error::shape(
+            op,
+            format!(
+                "x of shape {:?} does not fit a weight of shape [{out}, {width}]",
+                x.shape()
+            ),
+        ));
+    }
+    match bias {
+        Some(bias) if bias.shape() != [out] => Err(Error::shape(
+            op,
+            format!(
+                "a bias of shape {:?} does not fit a weight of shape [{out}, {width}]",
+                bias.shape()
+            ),
+        )),
+        _ => Ok((rows, width)),
+    }
+}
+
+/// The shape of `x` with another last dimension.
+fn shaped(x: &Tensor, last: usize) -> Vec<usize> {
+    let (_, rows) = x.shape().split_last().expect("checked to have a dimension");
+    rows.iter().copied().chain([last]).collect()
+}
+
+/// `y = x W^T + b`.
+fn project<T: Real>(x: &[T], weight: &Tensor, bias: Option<&Tensor>, y: &mut [T]) {
+    let [out, width] = [weight.shape()[0], weight.shape()[1]];
+    let bias = bias.map(|b| b.reals::<T>());
+    let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
+    let rows = y.len() / out.max(1);
+    matmul(
+        Matrix::new(x, rows, width),
+        Matrix::new(&weight.reals::<T>(), out, width).t(),
+        output,
+        y,
+    );
+}
+
+fn product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, len: usize) -> Vec<T> {
+    let mut c = buffer(len);
+    matmul(a, b, Output::Set, &mut c);
+    c
+}
+
+/// `dW = dy^T x` `[out, width]`, in the dtype of the gradient of a parameter stored as `stored`.
+fn weight_gradient<T: Real>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
+    let rows = dy.len() / out.max(1);
+    let dw = product(Matrix::new(dy, rows, out).t(), Matrix::new(x, rows, width), out * width);
+    Tensor::from_reals(dw, &[out, width], stored.accumulator())
+}
+
+fn multiply<T: Real>(values: &mut [T], scale: f64) {
+    if scale != 1.0 {
+        let scale = T::from_f64(scale);
+        values.iter_mut().for_each(|v| *v *= scale);
+    }
 }
