@@ -95,7 +95,7 @@ pub fn lora_linear(
     tape.record(OP, &inputs, &y, move |dy| {
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
-            let dy_rows = Matrix::new(&*dy, rows, out);
+            let dy_rows = Matrix::new(&dy, rows, out);
             let mut gradients = vec![None; wants.len()];
             // scale dy B, the gradient of x A^T.
             let dh = (wants[0] || wants[2]).then(|| {

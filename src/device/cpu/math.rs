@@ -3,6 +3,9 @@
 //! Every function is branch-free arithmetic on one value with explicit [`mul_add`](f32::mul_add) where two operations
 //! are fused, so a vector of any width, and the scalar fallback, give the same bytes.
 
+// Published coefficients are written as published, also where f32 rounds their last digits.
+#![allow(clippy::excessive_precision)]
+
 use crate::tensor::Real;
 
 /// Values that a reduction adds side by side, whatever the width of the machine's vectors.

@@ -1,5 +1,5 @@
 //! What CPU op bodies share: matrix products and vectorised elementary functions.
 
 pub mod gemm;
-pub mod patches;
 pub mod math;
+pub mod patches;
