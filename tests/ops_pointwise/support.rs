@@ -1,0 +1,131 @@
+//! What the checks share: deterministic values and one way to run any op forward and backward.
+
+use selma::autograd::Tape;
+use selma::tensor::{DType, Tensor};
+use selma::{Result, ops};
+
+/// An op as a function of its differentiable inputs.
+pub type Op = Box<dyn Fn(&Tape, &[Tensor]) -> Result<Tensor> + Sync + Send>;
+
+/// A named op with the shapes of its differentiable inputs.
+pub struct Case {
+    pub name: String,
+    pub shapes: Vec<Vec<usize>>,
+    pub op: Op,
+}
+
+fn case(
+    name: &str,
+    shapes: &[&[usize]],
+    op: impl Fn(&Tape, &[Tensor]) -> Result<Tensor> + Sync + Send + 'static,
+) -> Case {
+    Case {
+        name: format!("{name} of {shapes:?}"),
+        shapes: shapes.iter().map(|s| s.to_vec()).collect(),
+        op: Box::new(op),
+    }
+}
+
+/// Every op with a gradient, at sizes that are no multiple of a vector, a block or a chunk.
+pub fn cases() -> Vec<Case> {
+    let mut cases = vec![
+        case("add", &[&[3, 7], &[3, 7]], |t, x| ops::add(t, &x[0], &x[1])),
+        case("scale", &[&[5, 3]], |t, x| ops::scale(t, &x[0], -1.7)),
+        case("add_channel_bias", &[&[2, 3, 5, 67], &[2, 67]], |t, x| {
+            ops::add_channel_bias(t, &x[0], &x[1])
+        }),
+        case("silu", &[&[37]], |t, x| ops::silu(t, &x[0])),
+        case("gelu", &[&[37]], |t, x| ops::gelu(t, &x[0])),
+        case("quick_gelu", &[&[37]], |t, x| ops::quick_gelu(t, &x[0])),
+        case("geglu", &[&[3, 5, 14]], |t, x| ops::geglu(t, &x[0])),
+        case("concat_channels", &[&[2, 3, 5], &[2, 3, 1]], |t, x| {
+            ops::concat_channels(t, &x[0], &x[1])
+        }),
+        case("slice_channels", &[&[3, 2, 9]], |t, x| {
+            ops::slice_channels(t, &x[0], 2, 5)
+        }),
+        case("select_rows", &[&[2, 4, 3]], |t, x| ops::select_rows(t, &x[0], &[3, 0])),
+        case("reshape", &[&[2, 3, 2]], |t, x| ops::reshape(t, &x[0], &[4, 3])),
+        case("embedding", &[&[5, 3]], |t, x| {
+            ops::embedding(t, &x[0], &Tensor::new(vec![4_i64, 0, 4, 2], &[2, 2]))
+        }),
+        case("upsample_nearest", &[&[2, 3, 2, 3]], |t, x| {
+            ops::upsample_nearest(t, &x[0], 7, 5)
+        }),
+        case("layer_norm", &[&[3, 19], &[19], &[19]], |t, x| {
+            ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)
+        }),
+        case("layer_norm", &[&[67, 3], &[3], &[3]], |t, x| {
+            ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)
+        }),
+        case("weighted_mse", &[&[2, 3, 5]], |t, x| {
+            // Values that every dtype holds exactly.
+            let target = Tensor::new(values(30, 7), &[2, 3, 5]).cast(DType::Bf16);
+            ops::weighted_mse(t, &x[0], &target.cast(x[0].dtype()), &[0.3, 1.9])
+        }),
+    ];
+    for silu in [false, true] {
+        let name = if silu { "group_norm with silu" } else { "group_norm" };
+        cases.push(case(name, &[&[2, 3, 5, 6], &[6], &[6]], move |t, x| {
+            ops::group_norm(t, &x[0], &x[1], &x[2], 3, 1e-5, silu)
+        }));
+        // More pixels than one partial sum covers.
+        cases.push(case(name, &[&[1, 9, 9, 4], &[4], &[4]], move |t, x| {
+            ops::group_norm(t, &x[0], &x[1], &x[2], 2, 1e-5, silu)
+        }));
+    }
+    for (tq, tk, causal) in [
+        (1, 1, false),
+        (19, 7, false),
+        (7, 19, false),
+        (17, 17, true),
+        (18, 5, true),
+        (5, 18, true),
+    ] {
+        let name = if causal { "causal attention" } else { "attention" };
+        cases.push(case(name, &[&[2, tq, 6], &[2, tk, 6], &[2, tk, 6]], move |t, x| {
+            ops::attention(t, &x[0], &x[1], &x[2], 2, causal)
+        }));
+    }
+    cases
+}
+
+/// Values in about [-2, 2] that look random and are the same everywhere.
+pub fn values(len: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1_u64 << 51) as f64 - 2.0
+        })
+        .collect()
+}
+
+impl Case {
+    /// Inputs with the values of [`values`] in `dtype`; one-dimensional parameters of norms get the accumulator.
+    pub fn inputs(&self, dtype: DType) -> Vec<Tensor> {
+        let norm = self.name.contains("norm");
+        let input = |(i, shape): (usize, &Vec<usize>)| {
+            let x = Tensor::new(values(shape.iter().product(), i as u64 + 1), shape);
+            x.cast(dtype)
+                .cast(if norm && i > 0 { dtype.accumulator() } else { dtype })
+        };
+        self.shapes.iter().enumerate().map(input).collect()
+    }
+
+    /// The output, and the gradients of the inputs for [`values`] as the gradient of the output.
+    pub fn run(&self, inputs: &[Tensor]) -> (Tensor, Vec<Tensor>) {
+        let tape = Tape::watching(inputs);
+        let y = (self.op)(&tape, inputs).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let dy = Tensor::new(values(y.len(), 99), y.shape()).cast(y.dtype());
+        let mut gradients = tape
+            .backward_from(&y, dy)
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let gradients = inputs
+            .iter()
+            .map(|x| gradients.remove(x).expect("every input is watched"));
+        (y, gradients.collect())
+    }
+}
