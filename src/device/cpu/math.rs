@@ -92,15 +92,7 @@ impl Elementary for f32 {
         let n = shifted - ROUND;
         let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
         let mut p = 1.987_569_1e-4_f32;
-        for c in [
-            1.398_2e-3,
-            8.333_452e-3,
-            4.166_579_6e-2,
-            1.666_666_5e-1,
-            5.000_000_1e-1,
-            1.0,
-            1.0,
-        ] {
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0] {
             p = p.mul_add(r, c);
         }
         // 2^n in two factors: n reaches -150 and 128, which one exponent field cannot hold.
@@ -175,9 +167,9 @@ impl Elementary for f64 {
 /// edition, 6.2.2).
 const ERFC_CHEBYSHEV: [f64; 28] = [
     -1.3026537197817094,
-    6.4196979235649026e-1,
+    6.419_697_923_564_902e-1,
     1.9476473204185836e-2,
-    -9.561514786808631e-3,
+    -9.561_514_786_808_63e-3,
     -9.46595344482036e-4,
     3.66839497852761e-4,
     4.2523324806907e-5,
