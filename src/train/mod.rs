@@ -1,5 +1,6 @@
 //! Training a LoRA expert: its settings, its learning rates, and the records it leaves.
 
+pub mod config;
 pub mod lr_schedule;
 pub mod metrics;
 pub mod tensorboard;
