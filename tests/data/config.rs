@@ -1,0 +1,105 @@
+//! Training configurations.
+
+use selma::train::config::{Prediction, TrainConfig};
+use selma::train::lr_schedule::Shape;
+
+fn valid() -> TrainConfig {
+    TrainConfig::from_toml("model = 'm'\ndata = 'd'\nout = 'o'").unwrap()
+}
+
+#[test]
+fn defaults_and_the_way_to_toml_and_back() {
+    let config = valid();
+    config.validate().unwrap();
+    assert_eq!(
+        (config.rank, config.steps, config.batch_size, config.grad_accum),
+        (128, 5000, 16, 4)
+    );
+    assert_eq!((config.alpha(), config.scale()), (128.0, 1.0));
+    let full = TrainConfig {
+        alpha: Some(64.0),
+        snr_gamma: Some(5.0),
+        prediction: Prediction::VPrediction,
+        lr_schedule: Shape::CosineRestarts,
+        sample_prompt: vec!["a \"cat\"".into()],
+        ..config
+    };
+    assert_eq!(full.scale(), 0.5);
+    assert_eq!(TrainConfig::from_toml(&full.to_toml().unwrap()).unwrap(), full);
+}
+
+#[test]
+fn names_of_other_scripts_are_understood() {
+    let text = "pretrained_model_name_or_path = 'm'\nlearning_rate = 1\nlr_scheduler = 'cosine_with_restarts'\n\
+                network_dim = 8\nnetwork_alpha = 4\nmixed_precision = 'fp16'\ntargets = 'to_q, to_k'\n\
+                sample_prompt = 'a cat'\nmin-snr-gamma = 5\nprediction_type = 'v_prediction'";
+    let config = TrainConfig::from_toml(text).unwrap();
+    assert_eq!(
+        (config.model.as_str(), config.rank, config.alpha, config.lr),
+        ("m", 8, Some(4.0), 1.0)
+    );
+    assert_eq!(
+        (config.lr_schedule, config.precision.as_str()),
+        (Shape::CosineRestarts, "f16")
+    );
+    assert_eq!(
+        (config.targets, config.sample_prompt),
+        (vec!["to_q".into(), "to_k".into()], vec!["a cat".into()])
+    );
+    assert_eq!(
+        (config.snr_gamma, config.prediction),
+        (Some(5.0), Prediction::VPrediction)
+    );
+}
+
+#[test]
+fn unknown_and_doubled_keys_are_refused() {
+    for (text, expected) in [
+        (
+            "bach-size = 3",
+            "unknown key `bach-size`; the closest known one is `batch-size`",
+        ),
+        ("learningrate = 3", "closest known one is `learning-rate`"),
+        ("lr = 1.0\nlearning_rate = 2.0", "`lr` is given twice"),
+        ("rank = 'many'", "rank"),
+        ("rank = -1", "rank"),
+        ("lr_schedule = 'warm'", "expected one of constant"),
+        ("crop = 'left'", "crop"),
+        ("rank = ", "line 1"),
+    ] {
+        let result = TrainConfig::from_toml(text);
+        assert!(matches!(&result, Err(e) if e.exit_code() == 2), "{text}");
+        let message = crate::message(result);
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    type Change = fn(&mut TrainConfig);
+    let changes: [(Change, &str); 14] = [
+        (|c| c.model.clear(), "model is missing"),
+        (|c| c.rank = 0, "rank is 0, expected at least 1"),
+        (|c| c.steps = 0, "steps is 0"),
+        (|c| c.warmup = 5001, "warmup is 5001, expected at most steps (5000)"),
+        (|c| c.lr = f64::NAN, "lr is NaN"),
+        (|c| c.alpha = Some(0.0), "alpha is 0"),
+        (|c| c.betas = [0.9, 1.0], "betas is 1"),
+        (|c| c.max_grad_norm = -1.0, "max-grad-norm is -1, expected 0 or more"),
+        (
+            |c| c.resolution = Some(500),
+            "resolution is 500, expected a multiple of 8",
+        ),
+        (|c| c.caption_dropout = 1.5, "caption-dropout is 1.5"),
+        (|c| c.targets.clear(), "targets is empty"),
+        (|c| c.sample_every = 10, "sample-prompt is empty"),
+        (|c| c.precision = "f8".into(), "precision is f8"),
+        (|c| c.snr_gamma = Some(f64::INFINITY), "snr-gamma is inf"),
+    ];
+    for (change, expected) in changes {
+        let mut config = valid();
+        change(&mut config);
+        let message = crate::message(config.validate());
+        assert!(message.contains(expected), "{message}");
+    }
+}

@@ -1,0 +1,88 @@
+//! Decoding, resizing, cropping, and the way back.
+
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use selma::data::preprocess::{Crop, Preprocess};
+use selma::formats::image::{decode, from_tensor, png, to_tensor};
+use selma::tensor::Tensor;
+
+const PREPROCESS: Preprocess = Preprocess {
+    width: 16,
+    height: 16,
+    crop: Crop::Random,
+    flip: true,
+};
+
+fn gradient(w: u32, h: u32) -> RgbImage {
+    RgbImage::from_fn(w, h, |x, y| Rgb([(x * 255 / w) as u8, (y * 255 / h) as u8, 99]))
+}
+
+#[test]
+fn placements_depend_on_seed_index_and_epoch_alone() {
+    let place = |seed, index, epoch| PREPROCESS.place((40, 100), seed, index, epoch).unwrap();
+    assert_eq!(place(1, 2, 3), place(1, 2, 3));
+    let many: Vec<_> = (0..200).map(|i| place(1, i, 0)).collect();
+    assert!(many.iter().any(|p| p.flipped) && many.iter().any(|p| !p.flipped));
+    assert!(many.iter().any(|p| p.crop.1 == 0) && many.iter().any(|p| p.crop.1 == 24));
+    assert!(many.iter().all(|p| p.resized == (16, 40) && p.crop.0 == 0));
+    assert!((0..200).any(|i| place(1, i, 1) != many[i as usize]));
+}
+
+#[test]
+fn a_crop_keeps_its_place_in_the_picture() {
+    let center = Preprocess {
+        crop: Crop::Center,
+        flip: false,
+        ..PREPROCESS
+    };
+    let picture = gradient(48, 32);
+    let placement = center.place((32, 48), 0, 0, 0).unwrap();
+    assert_eq!((placement.resized, placement.crop), ((16, 24), (0, 4)));
+    let x = placement.apply(&picture);
+    assert_eq!(x.shape(), [16, 16, 3]);
+    let red = |x: &Tensor, column: usize| x.data::<f32>()[(8 * 16 + column) * 3];
+    assert!((red(&x, 8) - (12.5 / 24.0 * 2.0 - 1.0)).abs() < 0.04);
+    let mut mirrored = placement;
+    mirrored.flipped = true;
+    assert_eq!(red(&mirrored.apply(&picture), 15), red(&x, 0));
+    assert_eq!(placement.time_ids(), [32.0, 48.0, 0.0, 4.0, 16.0, 16.0]);
+    assert_ne!(mirrored.identity(), placement.identity());
+}
+
+#[test]
+fn every_shape_covers_the_target() {
+    for (h, w) in [(1, 1), (16, 16), (17, 16), (15, 31), (512, 3), (1000, 999)] {
+        let placement = PREPROCESS.place((h, w), 5, 6, 7).unwrap();
+        assert_eq!(placement.apply(&gradient(w, h)).shape(), [16, 16, 3], "{h}x{w}");
+    }
+    assert!(crate::message(PREPROCESS.place((0, 4), 0, 0, 0)).contains("4x0"));
+    assert!(crate::message(PREPROCESS.place((1, 30_000), 0, 0, 0)).contains("too narrow"));
+}
+
+#[test]
+fn pictures_survive_the_way_to_values_and_back() {
+    let picture = gradient(20, 12);
+    let bytes = png(&picture).unwrap();
+    assert_eq!(bytes, png(&picture).unwrap());
+    assert_eq!(decode(&bytes, Path::new("p.png")).unwrap(), picture);
+    assert_eq!(from_tensor(&to_tensor(&picture)).unwrap(), [picture]);
+    let wild = Tensor::new(vec![f32::NAN, 2.0, -7.0], &[1, 1, 1, 3]);
+    assert_eq!(from_tensor(&wild).unwrap()[0].as_raw(), &[0, 255, 0]);
+    assert!(from_tensor(&Tensor::new(vec![0.0f32; 4], &[1, 1, 4])).is_err());
+}
+
+#[test]
+fn damaged_pictures_are_named() {
+    let whole = png(&gradient(64, 64)).unwrap();
+    for bytes in [&[][..], b"GIF89a", &whole[..20], &whole[..whole.len() / 2]] {
+        let message = crate::message(decode(bytes, Path::new("set/broken.png")));
+        assert!(
+            message.starts_with("set/broken.png: not a readable picture"),
+            "{message}"
+        );
+    }
+    let mut huge = whole.clone();
+    huge[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);
+    assert!(decode(&huge, Path::new("huge.png")).is_err());
+}

@@ -1,0 +1,87 @@
+//! metrics.jsonl and TensorBoard event files.
+
+use selma::train::metrics::Metrics;
+use selma::train::tensorboard::EventFile;
+
+#[test]
+fn a_resumed_run_repeats_no_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    let log = |metrics: &mut Metrics, steps: std::ops::RangeInclusive<u64>| {
+        for step in steps {
+            metrics
+                .append(step, &[("loss", 0.5 / step as f64), ("lr", 3e-4)])
+                .unwrap();
+        }
+    };
+    let mut metrics = Metrics::create(&path).unwrap();
+    log(&mut metrics, 1..=5);
+    metrics.flush().unwrap();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(whole.lines().next(), Some(r#"{"step":1,"loss":0.5,"lr":0.0003}"#));
+
+    // Killed in the middle of a line, then resumed from the state of step 3.
+    std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    log(&mut Metrics::resume(&path, 3).unwrap(), 4..=5);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+}
+
+#[test]
+fn a_broken_last_line_is_dropped_and_a_broken_middle_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metrics.jsonl");
+    std::fs::write(&path, "{\"step\":1}\n{\"step\":2}").unwrap();
+    Metrics::resume(&path, 9).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
+    std::fs::write(&path, "{\"step\":1}\noops\n{\"step\":2}\n").unwrap();
+    let message = crate::message(Metrics::resume(&path, 9));
+    assert!(message.contains("metrics.jsonl: line 2"), "{message}");
+    std::fs::remove_file(&path).unwrap();
+    let mut metrics = Metrics::resume(&path, 9).unwrap();
+    metrics.append(10, &[("loss", f64::NAN)]).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":10,\"loss\":null}\n");
+}
+
+/// The records of an event file, each after a check of both of its checksums.
+fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let crc = |bytes: &[u8]| {
+        crc32c::crc32c(bytes)
+            .rotate_right(15)
+            .wrapping_add(0xa282_ead8)
+            .to_le_bytes()
+    };
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        assert_eq!(bytes[8..12], crc(&bytes[..8]));
+        let content = &bytes[12..12 + length];
+        assert_eq!(bytes[12 + length..16 + length], crc(content));
+        all.push(content.to_vec());
+        bytes = &bytes[16 + length..];
+    }
+    all
+}
+
+#[test]
+fn events_are_framed_protobuf() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut events = EventFile::create(dir.path(), Some(299)).unwrap();
+    events.scalars(300, &[("loss", 0.25), ("lr", 1.0)]).unwrap();
+    let name = events.path().file_name().unwrap().to_string_lossy().into_owned();
+    assert!(name.starts_with("events.out.tfevents."), "{name}");
+    let records = records(&std::fs::read(events.path()).unwrap());
+    // 0x09 and eight bytes of time, 0x10 and the step, then the field: 0x1a version, 0x3a session log, 0x2a summary.
+    assert!(records.iter().all(|r| r[0] == 0x09 && r[9] == 0x10));
+    assert_eq!(records[0][10..], [&[0, 0x1a, 13], &b"brain.Event:2"[..]].concat());
+    assert_eq!(records[1][10..], [0xac, 0x02, 0x3a, 2, 0x08, 1]);
+    let value = |tag: &[u8], v: f32| {
+        let entry = [&[0x0a, tag.len() as u8], tag, &[0x15], &v.to_le_bytes()].concat();
+        [&[0x0a, entry.len() as u8], &entry[..]].concat()
+    };
+    let summary = [value(b"loss", 0.25), value(b"lr", 1.0)].concat();
+    assert_eq!(
+        records[2][10..],
+        [&[0xac, 0x02, 0x2a, summary.len() as u8], &summary[..]].concat()
+    );
+    assert_ne!(EventFile::create(dir.path(), None).unwrap().path(), events.path());
+}
