@@ -1,0 +1,54 @@
+//! Every recorded case of the kinds that `selma verify` knows, at its tolerance.
+
+use std::path::Path;
+
+use selma::tensor::DType;
+use selma::verify;
+
+fn all_of(kinds: &[&str]) {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
+    let mut folders: Vec<_> = std::fs::read_dir(&cases)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    let mut ran = 0;
+    for folder in folders {
+        let case = verify::Case::open(&folder, None).unwrap();
+        if !kinds.contains(&case.kind().unwrap()) {
+            continue;
+        }
+        let (kind, worst) =
+            verify::run(&folder, None, DType::F32).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        assert!(
+            worst.ok(),
+            "{kind} {}: {} is off by {:e}",
+            folder.display(),
+            worst.quantity,
+            worst.error
+        );
+        ran += 1;
+    }
+    assert!(ran > 1, "no cases of {kinds:?}");
+}
+
+#[test]
+fn networks_agree_with_diffusers_and_transformers() {
+    all_of(&["unet_forward", "text_encoder", "vae", "tokenizer"]);
+}
+
+#[test]
+fn a_wrong_number_is_found() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
+    let broken = tempfile::tempdir().unwrap();
+    let root = cases.join("..");
+    std::fs::copy(cases.join("tokenizer_sd1/case.json"), broken.path().join("case.json")).unwrap();
+    let file = cases.join("tokenizer_sd1/tensors.safetensors");
+    let mut bytes = std::fs::read(file).unwrap();
+    // The last id of the last text: padding, in the file's last eight bytes.
+    let at = bytes.len() - 8;
+    bytes[at] ^= 1;
+    std::fs::write(broken.path().join("tensors.safetensors"), bytes).unwrap();
+    let (_, worst) = verify::run(broken.path(), Some(&root), DType::F32).unwrap();
+    assert!(!worst.ok());
+}
