@@ -34,7 +34,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     Ok(())
 }
 
-/// [`write`] of bytes that are already there.
+/// [`fn@write`] of bytes that are already there.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |w| w.write_all(bytes))
 }
