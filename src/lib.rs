@@ -4,6 +4,7 @@ pub mod autograd;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod diffusion;
 pub mod error;
 #[macro_use]
 pub mod tensor;

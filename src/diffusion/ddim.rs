@@ -1,0 +1,75 @@
+//! DDIM (Song et al. 2020, arXiv:2010.02502, equation 12).
+
+use super::config::SchedulerConfig;
+use super::sampler::{Sampler, confine, required};
+use super::schedule::NoiseSchedule;
+use super::timesteps;
+use crate::error::Result;
+use crate::ops;
+use crate::tensor::Tensor;
+
+pub(super) struct Ddim {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    timesteps: Vec<f64>,
+    stride: i64,
+    eta: f64,
+}
+
+impl Ddim {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
+        let timesteps = timesteps::spaced(&config, steps, false)?;
+        let stride = (config.num_train_timesteps / steps) as i64;
+        Ok(Self {
+            config,
+            schedule,
+            timesteps,
+            stride,
+            eta: 0.0,
+        })
+    }
+}
+
+impl Sampler for Ddim {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn set_eta(&mut self, eta: f64) {
+        self.eta = eta;
+    }
+
+    fn needs_noise(&self, _i: usize) -> bool {
+        self.eta > 0.0
+    }
+
+    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let t = self.timesteps[i] as i64;
+        let table = &self.schedule.alphas_cumprod;
+        let a = table[t as usize];
+        // A fixed stride back, whatever the spacing of the list.
+        let previous = match t - self.stride {
+            p if p >= 0 => table[p as usize],
+            _ if self.config.set_alpha_to_one => 1.0,
+            _ => table[0],
+        };
+        let (alpha, sigma) = (a.sqrt(), (1.0 - a).sqrt());
+        let image = confine(
+            &self.config,
+            self.config.prediction.image(output, sample, alpha, sigma)?,
+        )?;
+        let epsilon = self.config.prediction.noise(output, sample, alpha, sigma)?;
+        let variance = ((1.0 - previous) / (1.0 - a) * (1.0 - a / previous)).max(0.0);
+        let deviation = self.eta * variance.sqrt();
+        let direction = (1.0 - previous - deviation * deviation).max(0.0).sqrt();
+        let mut terms = vec![(previous.sqrt(), &image), (direction, &epsilon)];
+        if self.eta > 0.0 {
+            terms.push((deviation, required(noise)?));
+        }
+        ops::combine(&terms)
+    }
+}

@@ -1,0 +1,65 @@
+//! Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, equations 6 and 7).
+
+use super::config::SchedulerConfig;
+use super::sampler::{Sampler, confine, required};
+use super::schedule::NoiseSchedule;
+use super::timesteps;
+use crate::error::Result;
+use crate::ops;
+use crate::tensor::Tensor;
+
+pub(super) struct Ddpm {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    timesteps: Vec<f64>,
+}
+
+impl Ddpm {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
+        let timesteps = timesteps::spaced(&config, steps, false)?;
+        Ok(Self {
+            config,
+            schedule,
+            timesteps,
+        })
+    }
+}
+
+impl Sampler for Ddpm {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn needs_noise(&self, i: usize) -> bool {
+        self.timesteps[i] > 0.0
+    }
+
+    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let table = &self.schedule.alphas_cumprod;
+        let a = table[self.timesteps[i] as usize];
+        let previous = self.timesteps.get(i + 1).map_or(1.0, |&t| table[t as usize]);
+        let (step_alpha, step_beta) = (a / previous, 1.0 - a / previous);
+        let image = self
+            .config
+            .prediction
+            .image(output, sample, a.sqrt(), (1.0 - a).sqrt())?;
+        let image = confine(&self.config, image)?;
+        let mut terms = vec![
+            (previous.sqrt() * step_beta / (1.0 - a), &image),
+            (step_alpha.sqrt() * (1.0 - previous) / (1.0 - a), sample),
+        ];
+        if self.needs_noise(i) {
+            let variance = if self.config.variance_type == "fixed_large" {
+                step_beta
+            } else {
+                ((1.0 - previous) / (1.0 - a) * step_beta).max(1e-20)
+            };
+            terms.push((variance.sqrt(), required(noise)?));
+        }
+        ops::combine(&terms)
+    }
+}

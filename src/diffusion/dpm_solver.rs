@@ -1,0 +1,142 @@
+//! DPM-Solver and DPM-Solver++, multistep, orders 1 to 3 (Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095), and
+//! the stochastic form of the latter.
+
+use super::config::SchedulerConfig;
+use super::sampler::{Sampler, required, threshold};
+use super::schedule::NoiseSchedule;
+use super::sigmas::{self, alpha_sigma};
+use super::timesteps;
+use crate::error::Result;
+use crate::ops;
+use crate::tensor::Tensor;
+
+pub(super) struct DpmSolver {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    timesteps: Vec<f64>,
+    sigmas: Vec<f64>,
+    /// The latest images (noises for `dpmsolver`), newest first, at most `solver_order`.
+    outputs: Vec<Tensor>,
+}
+
+impl DpmSolver {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
+        let table = sigmas::table(&schedule);
+        let clipped = table.iter().filter(|s| -s.ln() < config.lambda_min_clipped).count();
+        let spaced = timesteps::spaced_for_solver(&config, steps, (table.len() - clipped).max(1))?;
+        let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
+        let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
+        Ok(Self {
+            config,
+            schedule,
+            timesteps: levels.timesteps,
+            sigmas: levels.sigmas,
+            outputs: vec![],
+        })
+    }
+
+    fn stochastic(&self) -> bool {
+        self.config.algorithm_type == "sde-dpmsolver++"
+    }
+
+    fn order(&self, i: usize) -> usize {
+        let n = self.timesteps.len();
+        let careful = self.config.lower_order_final && n < 15;
+        let at_last = self.config.euler_at_final || careful || !self.config.final_sigma_is_min;
+        let limit = match i + 1 {
+            last if last == n && at_last => 1,
+            second if second + 1 == n && careful => 2,
+            _ => 3,
+        };
+        self.outputs.len().min(limit)
+    }
+}
+
+impl Sampler for DpmSolver {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    fn needs_noise(&self, _i: usize) -> bool {
+        self.stochastic()
+    }
+
+    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
+        let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
+        let of_noise = self.config.algorithm_type == "dpmsolver";
+        let prediction = self.config.prediction;
+        let output = if of_noise {
+            prediction.noise(output, sample, alpha_s, sigma_s)?
+        } else {
+            let image = prediction.image(output, sample, alpha_s, sigma_s)?;
+            if self.config.thresholding {
+                threshold(&self.config, &image)?
+            } else {
+                image
+            }
+        };
+        self.outputs.insert(0, output);
+        self.outputs.truncate(self.config.solver_order);
+
+        let lambda = |i: usize| -self.sigmas[i].ln();
+        let h = lambda(i + 1) - lambda(i);
+        // One set of formulas for all three: what is scaled, and the exponent.
+        let (of_sample, scale, e) = if of_noise {
+            (alpha_t / alpha_s, sigma_t, h)
+        } else if self.stochastic() {
+            (sigma_t / sigma_s * (-h).exp(), alpha_t, -2.0 * h)
+        } else {
+            (sigma_t / sigma_s, alpha_t, -h)
+        };
+        let phi = e.exp_m1();
+        let heun = -scale * (phi / e - 1.0);
+        let mut terms = vec![(of_sample, sample)];
+        let order = self.order(i);
+        let outputs = &self.outputs;
+        match order {
+            1 => terms.push((-scale * phi, &outputs[0])),
+            2 => {
+                let d1 = if self.config.solver_type == "heun" {
+                    heun
+                } else {
+                    -0.5 * scale * phi
+                };
+                let d1 = d1 * h / (lambda(i) - lambda(i - 1));
+                terms.extend([(-scale * phi + d1, &outputs[0]), (-d1, &outputs[1])]);
+            }
+            _ => {
+                let r0 = (lambda(i) - lambda(i - 1)) / h;
+                let r1 = (lambda(i - 1) - lambda(i - 2)) / h;
+                // The reference's stochastic third order has the other sign here.
+                let half = if self.stochastic() { 0.5 } else { -0.5 };
+                let d2 = -scale * ((phi - e) / (e * e) + half);
+                // Of the divided differences (m0 - m1) / r0 and (m1 - m2) / r1.
+                let near = heun * (1.0 + r0 / (r0 + r1)) + d2 / (r0 + r1);
+                let far = -(heun * r0 / (r0 + r1) + d2 / (r0 + r1));
+                terms.extend([
+                    (-scale * phi + near / r0, &outputs[0]),
+                    (-near / r0 + far / r1, &outputs[1]),
+                    (-far / r1, &outputs[2]),
+                ]);
+            }
+        }
+        if self.stochastic() {
+            terms.push((sigma_t * (-(-2.0 * h).exp_m1()).sqrt(), required(noise)?));
+        }
+        ops::combine(&terms)
+    }
+
+    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
+        ops::combine(&[(alpha, image), (sigma, noise)])
+    }
+}

@@ -1,0 +1,75 @@
+//! Euler's method that overshoots and puts noise back at every step (k-diffusion's `sample_euler_ancestral`).
+
+use super::config::SchedulerConfig;
+use super::euler::{derivative, init_noise_sigma};
+use super::sampler::{Sampler, required};
+use super::schedule::NoiseSchedule;
+use super::{sigmas, timesteps};
+use crate::error::Result;
+use crate::ops;
+use crate::tensor::Tensor;
+
+pub(super) struct EulerAncestral {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    timesteps: Vec<f64>,
+    sigmas: Vec<f64>,
+}
+
+impl EulerAncestral {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
+        let timesteps = timesteps::spaced(&config, steps, true)?;
+        let table = sigmas::table(&schedule);
+        let at = |&t: &f64| f64::from(sigmas::interpolate(&table, t) as f32);
+        let sigmas = timesteps.iter().map(at).chain([0.0]).collect();
+        Ok(Self {
+            config,
+            schedule,
+            timesteps,
+            sigmas,
+        })
+    }
+}
+
+impl Sampler for EulerAncestral {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        init_noise_sigma(&self.config, &self.sigmas)
+    }
+
+    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(1.0 / (self.sigmas[i].powi(2) + 1.0).sqrt(), sample)])
+    }
+
+    fn needs_noise(&self, _i: usize) -> bool {
+        true
+    }
+
+    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
+        let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
+        let down = (to * to - up * up).max(0.0).sqrt();
+        let (of_sample, of_output) = derivative(self.config.prediction, from);
+        let dt = down - from;
+        ops::combine(&[
+            (1.0 + of_sample * dt, sample),
+            (of_output * dt, output),
+            (up, required(noise)?),
+        ])
+    }
+
+    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(1.0, image), (self.sigmas[i], noise)])
+    }
+}

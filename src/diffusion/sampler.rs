@@ -1,0 +1,162 @@
+//! The interface of the samplers, and how one is made from a scheduler's configuration.
+
+use serde_json::Value;
+
+use super::config::{Class, SchedulerConfig};
+use super::schedule::NoiseSchedule;
+use super::{ddim, ddpm, dpm_solver, euler, euler_ancestral, lcm, pndm, unipc};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// One sampling run. Step `i` belongs to `timesteps()[i]`; a run may start at a later step (image to image), but then
+/// visits every step in order, since multistep methods remember earlier outputs.
+pub trait Sampler: Send {
+    /// What the network is given at each step; may be fractional.
+    fn timesteps(&self) -> &[f64];
+
+    fn schedule(&self) -> &NoiseSchedule;
+
+    /// Noise levels with the final one; empty where the method has none.
+    fn sigmas(&self) -> &[f64] {
+        &[]
+    }
+
+    /// What unit noise is multiplied by before the first step.
+    fn init_noise_sigma(&self) -> f64 {
+        1.0
+    }
+
+    /// How much of the noise each step of DDIM renews; the other methods have no such parameter.
+    fn set_eta(&mut self, _eta: f64) {}
+
+    /// The sample as the network wants it at step `i`.
+    fn scale_model_input(&self, _i: usize, sample: &Tensor) -> Result<Tensor> {
+        Ok(sample.clone())
+    }
+
+    /// Whether step `i` draws noise.
+    fn needs_noise(&self, _i: usize) -> bool {
+        false
+    }
+
+    /// The sample after step `i`, from the network's output at that step.
+    ///
+    /// # Errors
+    /// If a step that needs noise gets none, or the shapes differ.
+    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
+
+    /// A clean image with the noise that belongs before step `i`.
+    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        let a = self.schedule().alphas_cumprod[self.timesteps()[i] as usize];
+        ops::combine(&[(a.sqrt(), image), ((1.0 - a).sqrt(), noise)])
+    }
+}
+
+/// Makes the sampler of a diffusers class name, or of one of selma's short names, which take the model's own
+/// configuration and set what the name says.
+///
+/// # Errors
+/// [`Error::Usage`] or [`Error::Unavailable`] naming the class, key or number of steps that cannot be used.
+pub fn from_config(class: &str, config: &Value, steps: usize) -> Result<Box<dyn Sampler>> {
+    let (class, config) = resolve(class, config)?;
+    let config = SchedulerConfig::parse(class, &config)?;
+    let schedule = NoiseSchedule::new(&config)?;
+    if let Class::Ddpm | Class::Ddim | Class::Pndm | Class::Lcm = class {
+        let last = schedule.alphas_cumprod.len() as i64;
+        if config.steps_offset >= last {
+            return Err(Error::Usage(format!(
+                "scheduler config: steps_offset = {}",
+                config.steps_offset
+            )));
+        }
+    }
+    let sampler: Box<dyn Sampler> = match class {
+        Class::Ddpm => Box::new(ddpm::Ddpm::new(config, schedule, steps)?),
+        Class::Ddim => Box::new(ddim::Ddim::new(config, schedule, steps)?),
+        Class::Pndm => Box::new(pndm::Pndm::new(config, schedule, steps)?),
+        Class::Euler => Box::new(euler::Euler::new(config, schedule, steps)?),
+        Class::EulerAncestral => Box::new(euler_ancestral::EulerAncestral::new(config, schedule, steps)?),
+        Class::DpmSolver => Box::new(dpm_solver::DpmSolver::new(config, schedule, steps)?),
+        Class::UniPc => Box::new(unipc::UniPc::new(config, schedule, steps)?),
+        Class::Lcm => Box::new(lcm::Lcm::new(config, schedule, steps)?),
+    };
+    let limit = sampler.schedule().alphas_cumprod.len() as f64;
+    if let Some(t) = sampler.timesteps().iter().find(|&&t| !(0.0..limit).contains(&t)) {
+        return Err(Error::Usage(format!(
+            "{steps} sampling steps reach timestep {t}, outside 0 to {}: use fewer steps",
+            limit - 1.0
+        )));
+    }
+    Ok(sampler)
+}
+
+fn resolve(name: &str, config: &Value) -> Result<(Class, Value)> {
+    let (class, set): (_, &[(&str, Value)]) = match name {
+        "ddim" => ("DDIMScheduler", &[]),
+        "ddpm" => ("DDPMScheduler", &[]),
+        "pndm" => ("PNDMScheduler", &[("skip_prk_steps", Value::Bool(true))]),
+        "euler" => ("EulerDiscreteScheduler", &[]),
+        "euler-a" => ("EulerAncestralDiscreteScheduler", &[]),
+        "dpmpp-2m" => (
+            "DPMSolverMultistepScheduler",
+            &[("use_karras_sigmas", Value::Bool(false))],
+        ),
+        "dpmpp-2m-karras" => (
+            "DPMSolverMultistepScheduler",
+            &[("use_karras_sigmas", Value::Bool(true))],
+        ),
+        "unipc" => ("UniPCMultistepScheduler", &[]),
+        "lcm" => ("LCMScheduler", &[]),
+        _ => return Ok((Class::from_diffusers(name)?, config.clone())),
+    };
+    let mut config = config.clone();
+    if let Some(map) = config.as_object_mut() {
+        // Latents are not confined to [-1, 1], so a configuration that says nothing must not clip them.
+        map.entry("clip_sample").or_insert(Value::Bool(false));
+        if name.starts_with("dpmpp-2m") {
+            map.insert("algorithm_type".into(), "dpmsolver++".into());
+            map.insert("solver_order".into(), 2.into());
+        }
+        for (key, value) in set {
+            map.insert((*key).into(), value.clone());
+        }
+    }
+    Ok((Class::from_diffusers(class)?, config))
+}
+
+/// The noise of a step that needs some.
+pub(super) fn required(noise: Option<&Tensor>) -> Result<&Tensor> {
+    noise.ok_or_else(|| Error::Failed("this sampler's step draws noise, but none was passed".into()))
+}
+
+/// Confines a predicted image, where the configuration asks for it.
+pub(super) fn confine(config: &SchedulerConfig, image: Tensor) -> Result<Tensor> {
+    if config.thresholding {
+        threshold(config, &image)
+    } else if config.clip_sample {
+        ops::clamp(&image, -config.clip_sample_range, config.clip_sample_range)
+    } else {
+        Ok(image)
+    }
+}
+
+/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3) of `[n, ..]`, sample by sample.
+pub(super) fn threshold(config: &SchedulerConfig, image: &Tensor) -> Result<Tensor> {
+    let n = image.shape().first().copied().unwrap_or(1).max(1);
+    let mut values = image.reals::<f32>().into_owned();
+    let len = values.len() / n;
+    for sample in values.chunks_mut(len.max(1)) {
+        let mut sizes: Vec<f32> = sample.iter().map(|x| x.abs()).collect();
+        sizes.sort_by(f32::total_cmp);
+        let at = config.dynamic_thresholding_ratio.clamp(0.0, 1.0) * (sizes.len() - 1) as f64;
+        let (low, high) = (sizes[at.floor() as usize], sizes[at.ceil() as usize]);
+        let quantile = f64::from(low) + at.fract() * f64::from(high - low);
+        let s = quantile.max(1.0).min(config.sample_max_value) as f32;
+        for x in sample {
+            *x = x.max(-s).min(s) / s;
+        }
+    }
+    debug_assert_ne!(image.dtype(), DType::I64);
+    Ok(Tensor::from_reals(values, image.shape(), image.dtype()))
+}

@@ -1,0 +1,90 @@
+//! Noise levels `sigma = sqrt((1 - a) / a)` for the samplers that run in them.
+
+use super::config::SchedulerConfig;
+use super::schedule::NoiseSchedule;
+
+/// The noise levels of a sampling run, the final one included.
+pub struct Levels {
+    pub sigmas: Vec<f64>,
+    pub timesteps: Vec<f64>,
+}
+
+/// The sigma of every training timestep, ascending, in f32 as the reference has them.
+pub fn table(schedule: &NoiseSchedule) -> Vec<f64> {
+    let sigma = |&a: &f64| f64::from(((1.0 - a as f32) / a as f32).sqrt());
+    schedule.alphas_cumprod.iter().map(sigma).collect()
+}
+
+/// The value of the table at a possibly fractional timestep.
+pub fn interpolate(table: &[f64], t: f64) -> f64 {
+    let low = (t.max(0.0).floor() as usize).min(table.len() - 1);
+    let high = (low + 1).min(table.len() - 1);
+    table[low] + (table[high] - table[low]) * (t.clamp(0.0, (table.len() - 1) as f64) - low as f64)
+}
+
+/// Karras et al. 2022, arXiv:2206.00364, equation 5, with rho = 7.
+pub fn karras(max: f64, min: f64, n: usize) -> Vec<f64> {
+    let (high, low) = (max.powf(1.0 / 7.0), min.powf(1.0 / 7.0));
+    (0..n).map(|i| (high + ramp(i, n) * (low - high)).powi(7)).collect()
+}
+
+/// Evenly spaced logarithms.
+pub fn exponential(max: f64, min: f64, n: usize) -> Vec<f64> {
+    (0..n)
+        .map(|i| (max.ln() + ramp(i, n) * (min.ln() - max.ln())).exp())
+        .collect()
+}
+
+/// The fractional timestep of a sigma, linear in its logarithm.
+pub fn timestep(table: &[f64], sigma: f64) -> f64 {
+    let low = table
+        .partition_point(|&s| s <= sigma)
+        .saturating_sub(1)
+        .min(table.len() - 2);
+    let (a, b) = (table[low].ln(), table[low + 1].ln());
+    low as f64 + ((a - sigma.max(1e-10).ln()) / (a - b)).clamp(0.0, 1.0)
+}
+
+/// What DPM-Solver and UniPC share: whole timesteps, and sigmas from the full table where they are respaced.
+pub fn for_solver(config: &SchedulerConfig, table: &[f64], timesteps: Vec<f64>, n: usize, last: f64) -> Levels {
+    let (min, max) = (table[0], table[table.len() - 1]);
+    let (mut sigmas, timesteps) = if config.use_karras_sigmas || config.use_lu_lambdas || config.use_exponential_sigmas
+    {
+        let respaced = if config.use_karras_sigmas {
+            karras(max, min, n)
+        } else {
+            exponential(max, min, n)
+        };
+        let whole = |&s: &f64| {
+            let t = timestep(table, s);
+            // The exponential spacing is cut, not rounded, in the reference.
+            if config.use_karras_sigmas || config.use_lu_lambdas {
+                t.round_ties_even()
+            } else {
+                t.trunc()
+            }
+        };
+        let timesteps = respaced.iter().map(whole).collect();
+        (respaced, timesteps)
+    } else {
+        (
+            timesteps.iter().map(|&t| interpolate(table, t)).collect::<Vec<_>>(),
+            timesteps,
+        )
+    };
+    sigmas.push(last);
+    for s in &mut sigmas {
+        *s = f64::from(*s as f32);
+    }
+    Levels { sigmas, timesteps }
+}
+
+/// `(alpha, sigma)` of the variance-preserving process at the noise level `s`.
+pub fn alpha_sigma(s: f64) -> (f64, f64) {
+    let alpha = 1.0 / (s * s + 1.0).sqrt();
+    (alpha, s * alpha)
+}
+
+fn ramp(i: usize, n: usize) -> f64 {
+    if n > 1 { i as f64 / (n - 1) as f64 } else { 0.0 }
+}
