@@ -1,5 +1,7 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
 
+mod inspect;
+pub mod merge;
 mod verify;
 
 use std::ffi::OsString;
@@ -71,6 +73,8 @@ impl Common {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Inspect(inspect::Inspect),
+    Merge(Box<merge::Merge>),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
     Completions {
@@ -100,6 +104,8 @@ fn run(cli: Cli) -> Result<()> {
     }
     cli.common.device()?;
     match cli.command {
+        Command::Inspect(inspect) => inspect.run(&cli.common),
+        Command::Merge(merge) => merge.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());

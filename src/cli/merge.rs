@@ -1,0 +1,185 @@
+//! `selma merge`: several LoRAs become one, or are baked into a model.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::lora::merge::{Compat, Method, Options, merge};
+use crate::lora::prune::MajoritySign;
+use crate::lora::{BaseModules, Expert, Loaded, bake, base, inspect, load, save};
+
+/// Merge LoRAs into one, or into a model.
+#[derive(clap::Args)]
+pub struct Merge {
+    /// A LoRA and its weight; repeatable. Weights are used as given, never normalised.
+    #[arg(long = "lora", value_name = "FILE[:W]", required = true)]
+    loras: Vec<String>,
+    #[arg(long, value_enum, default_value = "average")]
+    method: Method,
+    /// Where the merged LoRA goes; with --into, a new folder for the baked model.
+    #[arg(long)]
+    out: PathBuf,
+    /// Bake the merge into this model (a diffusers folder).
+    #[arg(long, value_name = "MODEL")]
+    into: Option<PathBuf>,
+    /// The model that the LoRAs belong to: names and shapes are checked against it.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Rank of the result (svd, ties, dare-*, magnitude-prune).
+    #[arg(long)]
+    rank: Option<usize>,
+    /// Smallest rank of each module whose relative error is at most this.
+    #[arg(long)]
+    max_error: Option<f64>,
+    /// Share of entries that ties, dare-* and magnitude-prune keep.
+    #[arg(long)]
+    density: Option<f64>,
+    #[arg(long, value_enum, default_value = "total")]
+    majority_sign: MajoritySign,
+    /// Define the methods as this tool does, defects included.
+    #[arg(long, value_enum)]
+    compat: Option<Compat>,
+    /// Layout of the file.
+    #[arg(long, value_enum, default_value = "diffusers")]
+    layout: Layout,
+    /// Warn of tensors that fit nothing instead of refusing the file.
+    #[arg(long)]
+    allow_unused: bool,
+}
+
+/// The layouts that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layout {
+    Diffusers,
+    Kohya,
+}
+
+impl Merge {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
+        if self.method == Method::Average && inputs.iter().any(|(_, w)| w.is_some()) {
+            return Err(Error::Usage(
+                "average weighs every LoRA by 1/T; use --method concat with weights of your own".into(),
+            ));
+        }
+        let model = self.into.as_ref().or(self.model.as_ref());
+        let modules = model.map(|m| base::modules(m)).transpose()?;
+        let mut loaded = Vec::new();
+        for (path, _) in &inputs {
+            let lora = load(path, modules.as_ref(), self.allow_unused)?;
+            lora.warnings().for_each(|w| common.note(format!("warning: {w}")));
+            loaded.push(lora);
+        }
+        let given: Vec<f64> = match self.method {
+            Method::Average => vec![1.0 / inputs.len() as f64; inputs.len()],
+            _ => inputs.iter().map(|(_, w)| w.unwrap_or(1.0)).collect(),
+        };
+        let pairs: Vec<(&Expert, f64)> = loaded.iter().map(|l| &l.expert).zip(given.iter().copied()).collect();
+        let options = Options {
+            method: self.method,
+            rank: self.rank,
+            max_error: self.max_error,
+            density: self.density,
+            majority_sign: self.majority_sign,
+            seed: common.seed,
+            compat: self.compat,
+        };
+        let merged = merge(&pairs, &options)?;
+        let mut metadata = self.provenance(&loaded, &given, &options)?;
+        metadata.insert("selma.relative_error".into(), format!("{:.3e}", merged.relative_error));
+        metadata.insert(
+            "selma.distance_to_sum".into(),
+            format!("{:.3e}", merged.distance_to_sum),
+        );
+        match &self.into {
+            Some(model) => {
+                bake::into_model(model, &[(&merged.expert, 1.0)], &self.out)?;
+            }
+            None => self.save(&merged.expert, modules.as_ref(), &metadata)?,
+        }
+        if common.json {
+            let report = serde_json::json!({
+                "out": self.out.display().to_string(),
+                "modules": merged.expert.len(),
+                "rank": merged.expert.max_rank(),
+                "relative_error": merged.relative_error,
+                "distance_to_sum": merged.distance_to_sum,
+                "metadata": metadata,
+            });
+            println!("{report}");
+        } else {
+            let (error, distance) = (merged.relative_error, merged.distance_to_sum);
+            println!(
+                "{}: {} modules, rank up to {}, relative error {error:.2e} (to the plain weighted sum {distance:.2e})",
+                self.out.display(),
+                merged.expert.len(),
+                merged.expert.max_rank(),
+            );
+        }
+        Ok(())
+    }
+
+    fn save(&self, expert: &Expert, base: Option<&BaseModules>, metadata: &BTreeMap<String, String>) -> Result<()> {
+        match self.layout {
+            Layout::Diffusers => save::diffusers(&self.out, expert, metadata),
+            Layout::Kohya => save::kohya(&self.out, expert, base, metadata),
+        }
+    }
+
+    /// What the result was made of. Only base names of paths, for privacy.
+    fn provenance(&self, loaded: &[Loaded], weights: &[f64], options: &Options) -> Result<BTreeMap<String, String>> {
+        let mut inputs = Vec::new();
+        let mut names = Vec::new();
+        for (lora, weight) in loaded.iter().zip(weights) {
+            let name = lora.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let sha256 = inspect::sha256(&lora.path)?;
+            inputs.push(serde_json::json!({ "file": name, "sha256": sha256, "weight": weight }));
+            names.push(name.trim_end_matches(".safetensors").to_string());
+        }
+        let value_name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        let method = clap::ValueEnum::to_possible_value(&options.method).map(|v| v.get_name().to_string());
+        let mut metadata = BTreeMap::from([
+            ("selma.method".to_string(), method.unwrap_or_default()),
+            ("selma.inputs".to_string(), serde_json::Value::from(inputs).to_string()),
+            ("modelspec.merged_from".to_string(), names.join(",")),
+        ]);
+        let mut put = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                metadata.insert(format!("selma.{key}"), value);
+            }
+        };
+        put("rank", options.rank.map(|k| k.to_string()));
+        put("max_error", options.max_error.map(|x| x.to_string()));
+        put("density", options.density.map(|d| d.to_string()));
+        put("compat", options.compat.map(|c| value_name(&c)));
+        if options.density.is_some() {
+            put("seed", Some(options.seed.to_string()));
+            put("majority_sign", Some(value_name(&options.majority_sign)));
+        }
+        Ok(metadata)
+    }
+}
+
+/// `FILE` or `FILE:WEIGHT`. A colon that no number follows belongs to the name.
+///
+/// # Errors
+/// [`Error::Usage`] for a weight that is NaN or infinite, or an empty name.
+pub fn parse_lora(text: &str) -> Result<(PathBuf, Option<f64>)> {
+    let (path, weight) = match text
+        .rsplit_once(':')
+        .and_then(|(p, w)| Some((p, w.parse::<f64>().ok()?)))
+    {
+        Some((path, weight)) if !Path::new(text).exists() => (path, Some(weight)),
+        _ => (text, None),
+    };
+    if weight.is_some_and(|w| !w.is_finite()) {
+        return Err(Error::Usage(format!(
+            "--lora {text}: the weight is not a finite number"
+        )));
+    }
+    if path.is_empty() {
+        return Err(Error::Usage(format!("--lora {text}: no file is named")));
+    }
+    Ok((path.into(), weight))
+}
