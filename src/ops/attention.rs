@@ -176,7 +176,9 @@ impl Sizes {
                             let log_sum = log_sums[(i * tq + top + r) * heads + h];
                             let (seen, hidden) = row.split_at_mut(self.visible(top + r));
                             hidden.fill(T::default());
-                            seen.iter_mut().for_each(|s| *s = (*s * scale - log_sum).exp());
+                            for s in seen {
+                                *s = (*s * scale - log_sum).exp();
+                            }
                         }
                     },
                 );
@@ -246,16 +248,22 @@ fn heads_of<T>(data: &mut [T], size: usize, count: usize) -> impl Iterator<Item 
 /// Turns scores into probabilities of the scaled scores and returns the log-sum-exp.
 #[inline(always)]
 fn softmax<T: Elementary>(row: &mut [T], scale: T) -> T {
-    row.iter_mut().for_each(|s| *s *= scale);
+    for s in row.iter_mut() {
+        *s *= scale;
+    }
     let top = max(row);
-    row.iter_mut().for_each(|s| *s = (*s - top).exp());
+    for s in row.iter_mut() {
+        *s = (*s - top).exp();
+    }
     let sum = sum_of(
         row,
         #[inline(always)]
         |p| p,
     );
     let inverse = T::from_f64(1.0) / sum;
-    row.iter_mut().for_each(|p| *p *= inverse);
+    for p in row.iter_mut() {
+        *p *= inverse;
+    }
     top + sum.ln()
 }
 

@@ -229,7 +229,8 @@ pub fn accumulate(into: Tensor, gradient: &Tensor) -> Tensor {
     })
 }
 
-/// `f` of every value, in the dtype of `x`.
+/// `f` of every value, in the dtype of `x`. (Loops, not `for_each`: its closure would be a function of its own, outside
+/// the instruction set that [`vectorized`] chose.)
 pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tensor {
     let xs = x.reals::<T>();
     let mut out = buffer::<T>(xs.len());
@@ -238,7 +239,11 @@ pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tenso
         .for_each(|(out, x)| {
             vectorized(
                 #[inline(always)]
-                || out.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+                || {
+                    for (y, &x) in out.iter_mut().zip(x) {
+                        *y = f(x);
+                    }
+                },
             );
         });
     Tensor::from_reals(out, x.shape(), x.dtype())
@@ -254,7 +259,11 @@ pub(super) fn zip<T: Elementary>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T +
         .for_each(|((out, x), y)| {
             vectorized(
                 #[inline(always)]
-                || out.iter_mut().zip(x).zip(y).for_each(|((o, &x), &y)| *o = f(x, y)),
+                || {
+                    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+                        *o = f(x, y);
+                    }
+                },
             );
         });
     Tensor::from_reals(out, x.shape(), x.dtype())
