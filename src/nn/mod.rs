@@ -28,6 +28,10 @@ pub use unet_config::{AddedEmbedding, UNetConfig};
 pub use vae::{AutoencoderKl, VaeConfig};
 pub use weights::Weights;
 
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
 /// A layer that can carry a LoRA branch, as the models' `visit` hands it out.
 pub enum Layer<'a> {
     Linear(&'a mut Linear),
@@ -42,6 +46,14 @@ impl Layer<'_> {
             Layer::Conv(layer) => &layer.name,
         }
     }
+}
+
+/// A model's input in the model's type. Rounding has no gradient, so a tracked input must have that type already.
+fn input(tape: &Tape, x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() != dtype {
+        tape.refuse("rounding of a network's input", x)?;
+    }
+    Ok(x.cast(dtype))
 }
 
 /// What a model calls for each of its layers.

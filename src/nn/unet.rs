@@ -8,7 +8,7 @@ use crate::nn::resnet::ResnetShape;
 use crate::nn::timestep::TimestepEmbedding;
 use crate::nn::transformer::TransformerShape;
 use crate::nn::unet_blocks::{DownBlock, MidBlock, UpBlock};
-use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights};
+use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -110,11 +110,11 @@ impl UNet {
     }
 
     /// The raw network output for `sample` `[n, h, w, c]`, `timesteps` of n values, `context` `[n, l, d]` and, for SDXL,
-    /// `added` -> `[n, h, w, c_out]`. Inputs are rounded to the model's type first; `sample`'s gradient is not recorded
-    /// where that changes it.
+    /// `added` -> `[n, h, w, c_out]`. Inputs are rounded to the model's type first.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the inputs do not fit the model or each other.
+    /// [`Error::Shape`] where the inputs do not fit the model or each other; [`Error::NoGradient`] where a tracked input is
+    /// not of the model's type.
     pub fn forward(
         &self,
         tape: &Tape,
@@ -124,11 +124,11 @@ impl UNet {
         added: Option<&AddedConditions>,
     ) -> Result<Tensor> {
         self.check(sample, timesteps, context)?;
-        let context = &context.cast(self.dtype);
+        let context = &input(tape, context, self.dtype)?;
         // Every resnet begins its use of the embedding with SiLU: done once here.
         let temb = ops::silu(tape, &self.time_embedding(tape, timesteps, added)?)?;
 
-        let mut h = self.conv_in.forward(tape, &sample.cast(self.dtype))?;
+        let mut h = self.conv_in.forward(tape, &input(tape, sample, self.dtype)?)?;
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
             h = block.forward(tape, &h, &temb, context, &mut skips)?;
@@ -163,7 +163,7 @@ impl UNet {
             )));
         }
         let sizes = sinusoid(&added.time_ids.reals::<f32>(), shape.time_dim).with_shape(&[n, 6 * shape.time_dim]);
-        let h = ops::concat_channels(tape, &added.text_embeds.cast(self.dtype), &sizes)?;
+        let h = ops::concat_channels(tape, &input(tape, &added.text_embeds, self.dtype)?, &sizes)?;
         ops::add(tape, &temb, &embedding.forward(tape, &h)?)
     }
 

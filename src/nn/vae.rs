@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
 use crate::nn::vae_blocks::{Decoder, Encoder};
-use crate::nn::{Config, Conv2d, Param, Weights};
+use crate::nn::{Config, Conv2d, Param, Weights, input};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -137,7 +137,7 @@ impl AutoencoderKl {
     /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.
     pub fn moments(&self, tape: &Tape, image: &Tensor) -> Result<Tensor> {
         self.check(image, self.config.in_channels, self.config.downscale())?;
-        let h = self.encoder.forward(tape, &image.cast(self.dtype))?;
+        let h = self.encoder.forward(tape, &input(tape, image, self.dtype)?)?;
         match &self.quant_conv {
             Some(conv) => conv.forward(tape, &h),
             None => Ok(h),
@@ -150,10 +150,7 @@ impl AutoencoderKl {
     /// [`Error::Shape`] for latents of other channels.
     pub fn decode(&self, tape: &Tape, latents: &Tensor) -> Result<Tensor> {
         self.check(latents, self.config.latent_channels, 1)?;
-        let mut h = latents.clone();
-        if h.dtype() != self.dtype {
-            h = h.cast(self.dtype);
-        }
+        let mut h = input(tape, latents, self.dtype)?;
         if let Some(conv) = &self.post_quant_conv {
             h = conv.forward(tape, &h)?;
         }
