@@ -12,6 +12,7 @@ pub mod formats;
 pub mod lora;
 pub mod nn;
 pub mod ops;
+pub mod pipeline;
 pub mod train;
 pub mod verify;
 

@@ -1,5 +1,6 @@
 //! LoRA experts: which modules get one, how files spell them, merging, and baking into base weights.
 
+pub mod attach;
 pub mod bake;
 pub mod base;
 mod compat;

@@ -68,7 +68,7 @@ struct Statistics<T> {
 
 impl Norm {
     fn forward<T: Elementary>(self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> (Tensor, Statistics<T>) {
-        let c = self.c;
+        let Norm { c, silu, .. } = self;
         let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
         let statistics = self.statistics(&xs, eps);
         let mut out = buffer::<T>(xs.len());
@@ -84,7 +84,10 @@ impl Norm {
                             #[inline(always)]
                             || {
                                 for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                                    self.normalise(out, x, [mean, inverse, &w, &b]);
+                                    for (j, (y, &x)) in out.iter_mut().zip(x).enumerate() {
+                                        let z = ((x - mean[j]) * inverse[j]).mul_add(w[j], b[j]);
+                                        *y = if silu { z.silu() } else { z };
+                                    }
                                 }
                             },
                         );
@@ -176,60 +179,6 @@ impl Norm {
         }
     }
 
-    // The loops over the channels of one pixel. Slices are cut to one length first: checks inside a loop would keep it
-    // from being vectorised.
-
-    #[inline(always)]
-    fn normalise<T: Elementary>(self, y: &mut [T], x: &[T], channels: [&[T]; 4]) {
-        let c = y.len();
-        let x = &x[..c];
-        let [mean, inverse, w, b] = channels.map(
-            #[inline(always)]
-            |values| &values[..c],
-        );
-        if self.silu {
-            for j in 0..c {
-                y[j] = ((x[j] - mean[j]) * inverse[j]).mul_add(w[j], b[j]).silu();
-            }
-        } else {
-            for j in 0..c {
-                y[j] = ((x[j] - mean[j]) * inverse[j]).mul_add(w[j], b[j]);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn add_pixel<T: Elementary>(self, along: &mut [T], plain: &mut [T], x: &[T], dy: &[T], channels: [&[T]; 4]) {
-        let c = along.len();
-        let plain = &mut plain[..c];
-        let (x, dy) = (&x[..c], &dy[..c]);
-        let [mean, inverse, w, b] = channels.map(
-            #[inline(always)]
-            |values| &values[..c],
-        );
-        for j in 0..c {
-            let normal = (x[j] - mean[j]) * inverse[j];
-            let g = self.before_silu(dy[j], normal, w[j], b[j]);
-            along[j] += g * normal;
-            plain[j] += g;
-        }
-    }
-
-    #[inline(always)]
-    fn input_gradient<T: Elementary>(self, dx: &mut [T], x: &[T], dy: &[T], channels: [&[T]; 6]) {
-        let c = dx.len();
-        let (x, dy) = (&x[..c], &dy[..c]);
-        let [mean, inverse, w, b, along, plain] = channels.map(
-            #[inline(always)]
-            |values| &values[..c],
-        );
-        for j in 0..c {
-            let normal = (x[j] - mean[j]) * inverse[j];
-            let g = self.before_silu(dy[j], normal, w[j], b[j]);
-            dx[j] = inverse[j] * (w[j] * g - plain[j] - normal * along[j]);
-        }
-    }
-
     /// Gradients of x, weight and bias where wanted. With g the gradient before SiLU, w the weight and n the normalised
     /// value: dx = (w g - mean(w g) - n mean(w g n)) / deviation, means over the group.
     fn backward<T: Elementary>(
@@ -256,8 +205,13 @@ impl Norm {
                 #[inline(always)]
                 |sums, at| {
                     let [along, plain] = sums;
-                    let (x, dy) = (&x[at..][..c], &dy[at..][..c]);
-                    self.add_pixel(along, plain, x, dy, [mean, inverse, &w, &b]);
+                    let values = x[at..][..c].iter().zip(&dy[at..][..c]).zip(along).zip(plain);
+                    for (j, (((&x, &dy), along), plain)) in values.enumerate() {
+                        let normal = (x - mean[j]) * inverse[j];
+                        let g = self.before_silu(dy, normal, w[j], b[j]);
+                        *along += g * normal;
+                        *plain += g;
+                    }
                 },
             );
             dweight.iter_mut().zip(&along).for_each(|(sum, a)| *sum += a);
@@ -279,7 +233,11 @@ impl Norm {
                     || {
                         let pixels = dx.chunks_exact_mut(c).zip(x.chunks_exact(c));
                         for ((dx, x), dy) in pixels.zip(dy.chunks_exact(c)) {
-                            self.input_gradient(dx, x, dy, [mean, inverse, &w, &b, &along, &plain]);
+                            for (j, ((dx, &x), &dy)) in dx.iter_mut().zip(x).zip(dy).enumerate() {
+                                let normal = (x - mean[j]) * inverse[j];
+                                let g = self.before_silu(dy, normal, w[j], b[j]);
+                                *dx = inverse[j] * (w[j] * g - plain[j] - normal * along[j]);
+                            }
                         }
                     },
                 );

@@ -3,4 +3,6 @@
 pub mod config;
 pub mod lr_schedule;
 pub mod metrics;
+pub mod parameters;
+pub mod step;
 pub mod tensorboard;

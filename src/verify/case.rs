@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
+use crate::lora::attach::transposed;
 use crate::tensor::{DType, Tensor};
 
 pub struct Case {
@@ -89,20 +90,19 @@ impl Case {
         Ok(Tensor::new(transposed(&tensor.reals::<f32>(), n, c, h * w), &[n, h, w, c]).cast(dtype))
     }
 
+    /// Timesteps that index a noise schedule.
+    pub fn whole_timesteps(&self, name: &str) -> Result<Vec<usize>> {
+        let tensor = self.tensor(name)?;
+        let whole = |&t: &i64| usize::try_from(t).map_err(|_| self.error(format!("{name}: negative timestep {t}")));
+        if tensor.dtype() != DType::I64 {
+            return Err(self.error(format!("{name}: expected whole timesteps")));
+        }
+        tensor.data::<i64>().iter().map(whole).collect()
+    }
+
     pub fn timesteps(&self, name: &str) -> Result<Vec<f32>> {
         Ok(self.tensor(name)?.reals::<f32>().into_owned())
     }
-}
-
-/// `[n, a, b]` as `[n, b, a]`.
-fn transposed(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
-    let mut y = Vec::with_capacity(x.len());
-    for i in 0..n {
-        for k in 0..b {
-            y.extend((0..a).map(|j| x[(i * a + j) * b + k]));
-        }
-    }
-    y
 }
 
 /// `[n, h, w, c]` values in the recorded order `[n, c, h, w]`.

@@ -2,6 +2,8 @@
 
 mod case;
 mod models;
+mod sampling;
+mod training;
 
 use std::path::Path;
 
@@ -22,7 +24,10 @@ pub fn run(dir: &Path, root: Option<&Path>, precision: DType) -> Result<(String,
         "text_encoder" => models::text_encoder(&case, precision)?,
         "vae" => models::vae(&case, precision)?,
         "tokenizer" => models::tokenizer(&case)?,
-        "scheduler" | "sample" | "lora_train" | "lora_formats" | "merge" | "bake" => {
+        "lora_train" => training::lora_train(&case, precision)?,
+        "scheduler" => sampling::scheduler(&case)?,
+        "sample" => sampling::sample(&case, precision)?,
+        "lora_formats" | "merge" | "bake" => {
             return Err(Error::Unavailable(format!("verify of kind {kind}")));
         }
         other => return Err(case.error(format!("unknown kind {other}"))),

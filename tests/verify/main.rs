@@ -38,6 +38,20 @@ fn networks_agree_with_diffusers_and_transformers() {
 }
 
 #[test]
+fn samplers_and_pipelines_agree_with_diffusers() {
+    all_of(&["scheduler", "sample"]);
+}
+
+#[test]
+fn training_steps_agree_with_peft() {
+    for name in ["sd1_attn", "sd1_conv", "sd1_zero_init_snr", "sd2_vpred", "sdxl_accum"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+        let (_, worst) = verify::run(&root.join(format!("cases/lora_train_{name}")), None, DType::F32).unwrap();
+        assert!(worst.ok(), "{name}: {} is off by {:e}", worst.quantity, worst.error);
+    }
+}
+
+#[test]
 fn a_wrong_number_is_found() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
     let broken = tempfile::tempdir().unwrap();

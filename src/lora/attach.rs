@@ -1,0 +1,139 @@
+//! Putting LoRA branches onto the layers of a network, and reading them back.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::lora::expert::Factors;
+use crate::nn::{Layer, LoraBranch, Param};
+use crate::tensor::{DType, Tensor};
+
+/// Gives `layer` a branch from factors in the layout of files (`down` `[r, in]` or `[r, in, kh, kw]`, `up` `[out, r]`)
+/// and returns its two parameters, A then B.
+///
+/// # Errors
+/// [`Error::Failed`] naming the layer if the factors do not fit its weight.
+pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dtype: DType) -> Result<[Param; 2]> {
+    let down = in_memory(down);
+    let weight = match layer {
+        Layer::Linear(linear) => linear.weight.get(),
+        Layer::Conv(conv) => conv.weight.get(),
+    };
+    let weight = weight.shape();
+    let fits = down.shape()[1..] == weight[1..] && *up.shape() == [weight[0], down.shape()[0]];
+    if !fits {
+        return Err(Error::Failed(format!(
+            "LoRA of {}: down {:?} and up {:?} do not fit a weight of shape {weight:?}; is it for another model family?",
+            layer.name(),
+            down.shape(),
+            up.shape()
+        )));
+    }
+    let name = layer.name().to_owned();
+    let params = [
+        Param::new(format!("{name}.lora_A.weight"), down.cast(dtype)),
+        Param::new(format!("{name}.lora_B.weight"), up.cast(dtype)),
+    ];
+    let [a, b] = params.clone();
+    let branch = Some(LoraBranch { down: a, up: b, scale });
+    match layer {
+        Layer::Linear(linear) => linear.lora = branch,
+        Layer::Conv(conv) => conv.lora = branch,
+    }
+    Ok(params)
+}
+
+/// Applies several experts at once to the layer: ranks stacked, scales folded into B.
+pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Result<()> {
+    let (Some(first), rank) = (experts.first(), experts.iter().map(|f| f.rank()).sum::<usize>()) else {
+        return Ok(());
+    };
+    let outputs = first.outputs();
+    let mut shape = first.down.shape().to_vec();
+    let mut down = Vec::new();
+    let mut up = vec![0.0; outputs * rank];
+    let mut column = 0;
+    for factors in experts {
+        if factors.down.shape()[1..] != shape[1..] || factors.outputs() != outputs {
+            return Err(Error::Failed(format!(
+                "LoRAs of {} have different shapes",
+                layer.name()
+            )));
+        }
+        down.extend_from_slice(&factors.down.reals::<f32>());
+        let scale = factors.scale() as f32;
+        for (o, row) in factors.up.reals::<f32>().chunks(factors.rank()).enumerate() {
+            for (j, &x) in row.iter().enumerate() {
+                up[o * rank + column + j] = scale * x;
+            }
+        }
+        column += factors.rank();
+    }
+    shape[0] = rank;
+    branch(
+        layer,
+        &Tensor::new(down, &shape),
+        &Tensor::new(up, &[outputs, rank]),
+        1.0,
+        dtype,
+    )?;
+    Ok(())
+}
+
+/// The layer's branch in the layout of files, with `alpha = scale * rank`.
+pub fn factors(branch: &LoraBranch) -> Result<Factors> {
+    let down = branch.down.get();
+    let rank = down.shape()[0] as f64;
+    Factors::new(in_files(&down), branch.up.get(), branch.scale * rank)
+}
+
+/// Branches for a whole network: every module of `modules` must be found, by `visit`, among its layers.
+pub fn attach_all(
+    modules: &BTreeMap<String, Vec<&Factors>>,
+    dtype: DType,
+    visit: impl FnOnce(&mut dyn FnMut(Layer<'_>)),
+) -> Result<()> {
+    let (mut found, mut failure) = (0, None);
+    visit(&mut |mut layer| {
+        if let Some(factors) = modules.get(layer.name()) {
+            found += 1;
+            if let Err(e) = stacked(&mut layer, factors, dtype) {
+                failure.get_or_insert(e);
+            }
+        }
+    });
+    match failure {
+        Some(error) => Err(error),
+        None if found < modules.len() => Err(Error::Failed(format!(
+            "{found} of {} LoRA modules fit the model",
+            modules.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// `[r, c, kh, kw]` as `[r, kh, kw, c]`; linear factors as they are.
+fn in_memory(down: &Tensor) -> Tensor {
+    let &[r, c, kh, kw] = down.shape() else {
+        return down.clone();
+    };
+    Tensor::new(transposed(&down.reals::<f32>(), r, c, kh * kw), &[r, kh, kw, c])
+}
+
+/// `[r, kh, kw, c]` as `[r, c, kh, kw]`; linear factors as they are.
+fn in_files(down: &Tensor) -> Tensor {
+    let &[r, kh, kw, c] = down.shape() else {
+        return down.clone();
+    };
+    Tensor::new(transposed(&down.reals::<f32>(), r, kh * kw, c), &[r, c, kh, kw])
+}
+
+/// `[n, a, b]` as `[n, b, a]`.
+pub(crate) fn transposed(x: &[f32], n: usize, a: usize, b: usize) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for i in 0..n {
+        for k in 0..b {
+            y.extend((0..a).map(|j| x[(i * a + j) * b + k]));
+        }
+    }
+    y
+}

@@ -1,0 +1,192 @@
+//! Cases of the kind lora_train: whole optimisation steps of a UNet LoRA.
+
+use std::collections::BTreeMap;
+
+use super::case::{Case, Checks, channels_first, relative_error};
+use super::models::added_conditions;
+use super::sampling::noise_schedule;
+use crate::diffusion::Prediction;
+use crate::error::Result;
+use crate::lora::attach::{self, transposed};
+use crate::nn::UNet;
+use crate::ops::optimizer::AdamW;
+use crate::tensor::{DType, Tensor};
+use crate::train::parameters::FlatParameters;
+use crate::train::step::{MicroBatch, Objective};
+
+pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
+    let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
+    let scale = case.f64("alpha")? / case.f64("rank")?;
+    let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
+    for name in case
+        .tensors
+        .names()
+        .filter_map(|name| name.strip_prefix("lora.init.unet."))
+    {
+        let tensor = case.tensor(&format!("lora.init.unet.{name}"))?;
+        if let Some(module) = name.strip_suffix(".lora_A.weight") {
+            factors.entry(module.into()).or_default().0 = Some(tensor);
+        } else if let Some(module) = name.strip_suffix(".lora_B.weight") {
+            factors.entry(module.into()).or_default().1 = Some(tensor);
+        }
+    }
+    let mut params = Vec::new();
+    let mut keys = Vec::new();
+    let mut failure = None;
+    unet.visit(&mut |mut layer| {
+        if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
+            let up = up.with_shape(&[up.shape()[0], up.shape()[1]]);
+            keys.push(layer.name().to_owned());
+            match attach::branch(&mut layer, down, &up, scale, dtype) {
+                Ok(pair) => params.extend(pair),
+                Err(e) => failure = Some(e),
+            }
+        }
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if keys.len() != factors.len() {
+        return Err(case.error(format!(
+            "{} of {} LoRA modules fit the model",
+            keys.len(),
+            factors.len()
+        )));
+    }
+    let names: Vec<String> = keys
+        .iter()
+        .flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight")))
+        .collect();
+
+    let objective = Objective {
+        schedule: noise_schedule(&case.json["noise_schedule"])?,
+        prediction: Prediction::parse(case.str("prediction_type")?)?,
+        snr_gamma: case.json["snr_gamma"].as_f64(),
+    };
+    let optimizer = &case.json["optimizer"];
+    let number = |v: &serde_json::Value| v.as_f64().ok_or_else(|| case.error("`optimizer`: expected numbers"));
+    let adamw = AdamW {
+        lr: number(&optimizer["lr"])?,
+        betas: (number(&optimizer["betas"][0])?, number(&optimizer["betas"][1])?),
+        eps: number(&optimizer["eps"])?,
+        weight_decay: number(&optimizer["weight_decay"])?,
+    };
+    let mut flat = FlatParameters::new(params, dtype);
+    let start = flat.master.clone();
+    let (accumulation, max_norm) = (case.usize("grad_accum")?, case.f64("max_grad_norm")?);
+    let (mut checks, mut norms) = (Checks::default(), Vec::new());
+    for step in 0..case.usize("steps")? {
+        for i in step * accumulation..(step + 1) * accumulation {
+            let batch = micro_batch(case, i, dtype)?;
+            let computed = objective.compute(&unet, &batch, &flat.leaves(), 1.0 / accumulation as f64)?;
+            flat.accumulate(&computed.gradients);
+            let reference = case.tensor(&format!("out.{i}.loss"))?.item();
+            checks.push(
+                format!("{i}.loss"),
+                (computed.loss - reference).abs() / reference.abs(),
+                3e-5,
+            );
+            if i == 0 {
+                let outputs = [
+                    ("noisy_latents", &computed.noisy),
+                    ("target", &computed.target),
+                    ("model_pred", &computed.predicted),
+                ];
+                for (name, ours) in outputs {
+                    checks.relative(
+                        name,
+                        &channels_first(ours)?,
+                        &case.tensor(&format!("out.0.{name}"))?,
+                        2e-5,
+                    );
+                }
+            }
+        }
+        if step == 0 {
+            compare(
+                case,
+                &flat,
+                &names,
+                "out.grad.",
+                &flat.gradient,
+                None,
+                [5e-5, 2e-3],
+                &mut checks,
+            )?;
+        }
+        norms.push(flat.update(adamw, max_norm) as f32);
+    }
+    checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
+    compare(
+        case,
+        &flat,
+        &names,
+        "out.lora.",
+        &flat.master,
+        None,
+        [1e-4, f64::INFINITY],
+        &mut checks,
+    )?;
+    compare(
+        case,
+        &flat,
+        &names,
+        "out.lora.",
+        &flat.master,
+        Some(&start),
+        [3e-3, 3e-2],
+        &mut checks,
+    )?;
+    Ok(checks)
+}
+
+fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {
+    Ok(MicroBatch {
+        latents: case.feature_map(&format!("in.{i}.latents"), dtype)?,
+        noise: case.feature_map(&format!("in.{i}.noise"), dtype)?,
+        timesteps: case.whole_timesteps(&format!("in.{i}.timesteps"))?,
+        context: case.tensor(&format!("in.{i}.encoder_hidden_states"))?.cast(dtype),
+        added: added_conditions(case, &format!("in.{i}."), dtype)?,
+    })
+}
+
+/// Compares a flat buffer (less `origin`, where given) with recorded tensors: all together, and each on its own.
+#[allow(clippy::too_many_arguments)]
+fn compare(
+    case: &Case,
+    flat: &FlatParameters,
+    names: &[String],
+    prefix: &str,
+    values: &[f32],
+    origin: Option<&[f32]>,
+    tolerances: [f64; 2],
+    checks: &mut Checks,
+) -> Result<()> {
+    let (mut ours, mut theirs, mut offset) = (Vec::new(), Vec::new(), 0);
+    let what = if origin.is_some() {
+        "update"
+    } else {
+        prefix.trim_start_matches("out.").trim_end_matches('.')
+    };
+    for (param, name) in flat.params().iter().zip(names) {
+        let shape = param.get().shape().to_vec();
+        let len: usize = shape.iter().product();
+        let minus = |x: Vec<f32>, y: &[f32]| x.iter().zip(y).map(|(a, b)| a - b).collect::<Vec<f32>>();
+        let as_recorded = |x: &[f32]| match *shape.as_slice() {
+            [r, kh, kw, c] => transposed(x, r, kh * kw, c),
+            _ => x.to_vec(),
+        };
+        let mut a = as_recorded(&values[offset..offset + len]);
+        let mut b = case.tensor(&format!("{prefix}{name}"))?.reals::<f32>().into_owned();
+        if let Some(origin) = origin {
+            let origin = as_recorded(&origin[offset..offset + len]);
+            (a, b) = (minus(a, &origin), minus(b, &origin));
+        }
+        checks.push(format!("{what} {name}"), relative_error(&a, &b), tolerances[1]);
+        ours.extend(a);
+        theirs.extend(b);
+        offset += len;
+    }
+    checks.push(format!("{what}, all"), relative_error(&ours, &theirs), tolerances[0]);
+    Ok(())
+}
