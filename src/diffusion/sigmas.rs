@@ -35,14 +35,16 @@ pub fn exponential(max: f64, min: f64, n: usize) -> Vec<f64> {
         .collect()
 }
 
-/// The fractional timestep of a sigma, linear in its logarithm.
+/// The fractional timestep of a sigma, linear in its logarithm. The table's logarithms are rounded to f32 as in the
+/// reference, which decides where a result is cut to a whole number.
 pub fn timestep(table: &[f64], sigma: f64) -> f64 {
-    let low = table
-        .partition_point(|&s| s <= sigma)
-        .saturating_sub(1)
-        .min(table.len() - 2);
-    let (a, b) = (table[low].ln(), table[low + 1].ln());
-    low as f64 + ((a - sigma.max(1e-10).ln()) / (a - b)).clamp(0.0, 1.0)
+    let log = |s: f64| f64::from((s as f32).ln());
+    let wanted = sigma.max(1e-10).ln();
+    let reached = table.partition_point(|&s| log(s) <= wanted);
+    let low = reached.saturating_sub(1).min(table.len().saturating_sub(2));
+    let (a, b) = (log(table[low]), log(table[(low + 1).min(table.len() - 1)]));
+    let w = ((a - wanted) / (a - b)).clamp(0.0, 1.0);
+    (1.0 - w) * low as f64 + w * (low + 1) as f64
 }
 
 /// What DPM-Solver and UniPC share: whole timesteps, and sigmas from the full table where they are respaced.
