@@ -132,7 +132,7 @@ fn log(x: f32) -> f32 {
     let e = exponent as f32;
     // ln 2 in two parts, the first with few enough bits to be exact times an exponent.
     let tail = e.mul_add(-2.121_944_4e-4, polynomial * f * square);
-    e.mul_add(0.693_359_375, (-0.5f32).mul_add(square, tail) + f)
+    e.mul_add(0.693_359_4, (-0.5f32).mul_add(square, tail) + f)
 }
 
 /// Sine and cosine of `word / 2^32` turns. The nearest quarter is taken off exactly; what is left, at most an eighth

@@ -1,0 +1,104 @@
+//! `conv2d`.
+
+use selma::autograd::Tape;
+use selma::ops::{self, Padding};
+use selma::tensor::{DType, Tensor};
+
+use crate::support::{check, inputs, pytorch, threads};
+
+#[test]
+fn equals_pytorch() {
+    pytorch("conv2d", &["x", "w", "b"], |tape, x, settings| {
+        let number = |key: &str| settings[key].as_u64().unwrap() as usize;
+        let padding = Padding {
+            top: number("pad_top"),
+            left: number("pad_left"),
+            bottom: number("pad_bottom"),
+            right: number("pad_right"),
+        };
+        let [x, w, b] = [0, 1, 2].map(|i| x[i].as_ref());
+        ops::conv2d(tape, x.unwrap(), w.unwrap(), b, number("stride"), padding)
+    });
+}
+
+/// Kernels, strides and paddings that no model has, on images that they do not fit evenly.
+#[test]
+fn holds_for_any_geometry() {
+    let uneven = Padding {
+        top: 0,
+        left: 2,
+        bottom: 1,
+        right: 3,
+    };
+    let geometries = [
+        ([1, 1], 1, Padding::all(0)),
+        ([1, 1], 2, Padding::all(0)),
+        ([3, 3], 1, Padding::all(1)),
+        ([3, 3], 2, Padding::all(1)),
+        (
+            [3, 3],
+            2,
+            Padding {
+                top: 0,
+                left: 0,
+                bottom: 1,
+                right: 1,
+            },
+        ),
+        ([2, 5], 1, uneven),
+        ([4, 2], 3, uneven),
+        ([3, 3], 1, Padding::all(4)),
+        ([2, 2], 3, Padding::all(0)),
+    ];
+    for (kernel, stride, padding) in geometries {
+        for (n, h, w, c_in, c_out) in [(2, 7, 9, 5, 7), (1, 5, 4, 1, 3), (3, 4, 6, 18, 1)] {
+            let shapes: [&[usize]; 3] = [&[n, h, w, c_in], &[c_out, kernel[0], kernel[1], c_in], &[c_out]];
+            let what = format!("conv2d {stride} {padding:?}");
+            check(&what, &shapes, &|t, x| {
+                ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding)
+            });
+            check(&what, &shapes[..2], &|t, x| {
+                ops::conv2d(t, &x[0], &x[1], None, stride, padding)
+            });
+        }
+    }
+}
+
+/// More pixels and channels than one tile or block holds.
+#[test]
+fn threads_do_not_change_large_convolutions() {
+    for (stride, padding) in [(1, Padding::all(1)), (2, Padding::all(1))] {
+        threads("conv2d", &[&[2, 27, 29, 40], &[37, 3, 3, 40], &[37]], &|t, x| {
+            ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding)
+        });
+    }
+}
+
+/// The same sample gives the same bytes alone and in a batch.
+#[test]
+fn samples_do_not_see_each_other() {
+    let x = inputs(&[&[3, 6, 5, 12], &[20, 3, 3, 12]], DType::F32);
+    let conv = |x: &Tensor, w: &Tensor| ops::conv2d(&Tape::off(), x, w, None, 1, Padding::all(1)).unwrap();
+    let batch = conv(&x[0], &x[1]);
+    for i in 0..3 {
+        let alone = conv(&x[0].view(i * 360, &[1, 6, 5, 12]), &x[1]);
+        assert_eq!(alone.bytes(), batch.view(i * 600, &[1, 6, 5, 20]).bytes(), "sample {i}");
+    }
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let tape = Tape::off();
+    let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
+    let (x, w) = (t(&[1, 4, 4, 3]), t(&[2, 3, 3, 3]));
+    let failures = [
+        ops::conv2d(&tape, &t(&[4, 4, 3]), &w, None, 1, Padding::all(1)),
+        ops::conv2d(&tape, &x, &t(&[2, 3, 3, 4]), None, 1, Padding::all(1)),
+        ops::conv2d(&tape, &x, &w, Some(&t(&[3])), 1, Padding::all(1)),
+        ops::conv2d(&tape, &x, &w, None, 0, Padding::all(1)),
+        ops::conv2d(&tape, &t(&[1, 2, 2, 3]), &w, None, 1, Padding::all(0)),
+    ];
+    for failure in failures {
+        assert!(failure.unwrap_err().to_string().starts_with("conv2d"));
+    }
+}

@@ -1,0 +1,86 @@
+//! `linear` and `lora_linear`.
+
+use selma::autograd::Tape;
+use selma::ops;
+use selma::tensor::{DType, Tensor};
+
+use crate::support::{check, inputs, pytorch, threads};
+
+#[test]
+fn equals_pytorch() {
+    pytorch("linear", &["x", "w", "b"], |tape, x, _| {
+        ops::linear(tape, x[0].as_ref().unwrap(), x[1].as_ref().unwrap(), x[2].as_ref())
+    });
+    pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], |tape, x, settings| {
+        let [x, w, b, a, b_lora] = [0, 1, 2, 3, 4].map(|i| x[i].as_ref());
+        let scale = settings["scale"].as_f64().unwrap();
+        ops::lora_linear(tape, x.unwrap(), w.unwrap(), b, a.unwrap(), b_lora.unwrap(), scale)
+    });
+}
+
+/// Sizes around one, a vector and a tile, in each dimension.
+#[test]
+fn holds_at_awkward_sizes() {
+    let sizes = [
+        (1, 1, 1),
+        (1, 37, 5),
+        (13, 1, 31),
+        (17, 33, 1),
+        (97, 15, 19),
+        (7, 70, 65),
+        (25, 257, 9),
+        (3, 5, 261),
+    ];
+    for (rows, out, width) in sizes {
+        let (x, w, b) = ([rows, width], [out, width], [out]);
+        check("linear", &[&x, &w, &b], &|t, x| {
+            ops::linear(t, &x[0], &x[1], Some(&x[2]))
+        });
+        check("linear without bias", &[&x, &w], &|t, x| {
+            ops::linear(t, &x[0], &x[1], None)
+        });
+        for rank in [1, 6] {
+            let (a, b_lora) = ([rank, width], [out, rank]);
+            check("lora_linear", &[&x, &w, &b, &a, &b_lora], &|t, x| {
+                ops::lora_linear(t, &x[0], &x[1], Some(&x[2]), &x[3], &x[4], -0.7)
+            });
+        }
+    }
+}
+
+/// Long enough in every dimension to be cut into several tiles and blocks.
+#[test]
+fn threads_do_not_change_large_products() {
+    threads("linear", &[&[2, 301, 530], &[277, 530], &[277]], &|t, x| {
+        ops::linear(t, &x[0], &x[1], Some(&x[2]))
+    });
+}
+
+/// A branch with b = 0 adds nothing, and is exactly the layer without it.
+#[test]
+fn a_fresh_branch_changes_nothing() {
+    let x = inputs(&[&[5, 40], &[24, 40], &[24], &[4, 40]], DType::F32);
+    let tape = Tape::off();
+    let plain = ops::linear(&tape, &x[0], &x[1], Some(&x[2])).unwrap();
+    let zero = Tensor::zeros(&[24, 4], DType::F32);
+    let adapted = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), &x[3], &zero, 2.0).unwrap();
+    assert_eq!(plain.bytes(), adapted.bytes());
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let tape = Tape::off();
+    let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
+    let (x, w) = (t(&[2, 3]), t(&[4, 3]));
+    let failures = [
+        ops::linear(&tape, &t(&[2, 4]), &w, None),
+        ops::linear(&tape, &t(&[]), &w, None),
+        ops::linear(&tape, &x, &t(&[4, 3, 1]), None),
+        ops::linear(&tape, &x, &w, Some(&t(&[3]))),
+        ops::lora_linear(&tape, &x, &w, None, &t(&[2, 4]), &t(&[4, 2]), 1.0),
+        ops::lora_linear(&tape, &x, &w, None, &t(&[2, 3]), &t(&[4, 1]), 1.0),
+    ];
+    for failure in failures {
+        assert!(failure.unwrap_err().to_string().contains("linear"));
+    }
+}
