@@ -1,6 +1,7 @@
 //! Recorded numbers of other engines, and how far ours are from them.
 
 mod case;
+mod loras;
 mod models;
 mod sampling;
 mod training;
@@ -27,9 +28,9 @@ pub fn run(dir: &Path, root: Option<&Path>, precision: DType) -> Result<(String,
         "lora_train" => training::lora_train(&case, precision)?,
         "scheduler" => sampling::scheduler(&case)?,
         "sample" => sampling::sample(&case, precision)?,
-        "lora_formats" | "merge" | "bake" => {
-            return Err(Error::Unavailable(format!("verify of kind {kind}")));
-        }
+        "lora_formats" => loras::lora_formats(&case)?,
+        "merge" => loras::merge(&case)?,
+        "bake" => loras::bake(&case)?,
         other => return Err(case.error(format!("unknown kind {other}"))),
     };
     let worst = |a: &&Check, b: &&Check| rank(a).total_cmp(&rank(b));

@@ -43,6 +43,11 @@ fn samplers_and_pipelines_agree_with_diffusers() {
 }
 
 #[test]
+fn lora_files_agree_with_peft() {
+    all_of(&["lora_formats", "merge", "bake"]);
+}
+
+#[test]
 fn training_steps_agree_with_peft() {
     for name in ["sd1_attn", "sd1_conv", "sd1_zero_init_snr", "sd2_vpred", "sdxl_accum"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
