@@ -1,5 +1,6 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
 
+mod generate;
 mod inspect;
 pub mod merge;
 mod verify;
@@ -73,6 +74,7 @@ impl Common {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
     Merge(Box<merge::Merge>),
     Verify(verify::Verify),
@@ -104,6 +106,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     cli.common.device()?;
     match cli.command {
+        Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),

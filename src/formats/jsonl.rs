@@ -30,6 +30,14 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     Ok(records)
 }
 
+/// Writes one record a line, the file whole.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: &Path, records: &[serde_json::Value]) -> Result<()> {
+    super::atomic::write(path, |w| records.iter().try_for_each(|record| writeln!(w, "{record}")))
+}
+
 /// What the JSON reader says, with the column but without its own line number, which counts within the line.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
