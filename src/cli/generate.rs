@@ -170,7 +170,7 @@ impl Generate {
         let factor = model.vae.config.downscale();
         let default = model.unet.config.sample_size * factor;
         let size = (self.height.unwrap_or(default), self.width.unwrap_or(default));
-        if size.0 == 0 || size.1 == 0 || size.0 % factor != 0 || size.1 % factor != 0 {
+        if size.0 == 0 || size.1 == 0 || !size.0.is_multiple_of(factor) || !size.1.is_multiple_of(factor) {
             return Err(Error::Usage(format!(
                 "--height {} --width {}: expected multiples of {factor}",
                 size.0, size.1
