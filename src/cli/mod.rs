@@ -3,6 +3,7 @@
 mod generate;
 mod inspect;
 pub mod merge;
+mod train;
 mod verify;
 
 use std::ffi::OsString;
@@ -74,6 +75,7 @@ impl Common {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
     Merge(Box<merge::Merge>),
@@ -106,6 +108,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     cli.common.device()?;
     match cli.command {
+        Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),

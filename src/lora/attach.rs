@@ -14,11 +14,7 @@ use crate::tensor::{DType, Tensor};
 /// [`Error::Failed`] naming the layer if the factors do not fit its weight.
 pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dtype: DType) -> Result<[Param; 2]> {
     let down = in_memory(down);
-    let weight = match layer {
-        Layer::Linear(linear) => linear.weight.get(),
-        Layer::Conv(conv) => conv.weight.get(),
-    };
-    let weight = weight.shape();
+    let weight = weight_shape(layer);
     let fits = down.shape()[1..] == weight[1..] && *up.shape() == [weight[0], down.shape()[0]];
     if !fits {
         return Err(Error::Failed(format!(
@@ -79,6 +75,15 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
     Ok(())
 }
 
+/// `[out, in]`, or `[c_out, kh, kw, c_in]`.
+pub fn weight_shape(layer: &Layer<'_>) -> Vec<usize> {
+    let weight = match layer {
+        Layer::Linear(linear) => linear.weight.get(),
+        Layer::Conv(conv) => conv.weight.get(),
+    };
+    weight.shape().to_vec()
+}
+
 /// The layer's branch in the layout of files, with `alpha = scale * rank`.
 pub fn factors(branch: &LoraBranch) -> Result<Factors> {
     let down = branch.down.get();
@@ -120,7 +125,7 @@ fn in_memory(down: &Tensor) -> Tensor {
 }
 
 /// `[r, kh, kw, c]` as `[r, c, kh, kw]`; linear factors as they are.
-fn in_files(down: &Tensor) -> Tensor {
+pub fn in_files(down: &Tensor) -> Tensor {
     let &[r, kh, kw, c] = down.shape() else {
         return down.clone();
     };

@@ -1,0 +1,177 @@
+//! `selma train`: one LoRA expert from a folder of captioned pictures.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::train::config::TrainConfig;
+use crate::train::trainer::Trainer;
+
+/// Train one LoRA expert.
+#[derive(clap::Args)]
+pub struct Train {
+    /// A TOML file with any of these settings (`config.toml` of an earlier run); options given here come on top.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Folder of a model in the layout of diffusers.
+    #[arg(long, alias = "pretrained-model-name-or-path")]
+    model: Option<String>,
+    /// Pictures with `metadata.jsonl` or with `.txt` captions beside them.
+    #[arg(long, alias = "train-data-dir")]
+    data: Option<PathBuf>,
+    /// Folder for `lora.safetensors`, records and states.
+    #[arg(long, alias = "output-dir")]
+    out: Option<PathBuf>,
+    /// Go on from the newest state in --out.
+    #[arg(long, alias = "resume-from-checkpoint")]
+    resume: bool,
+    #[arg(long, alias = "network-dim")]
+    rank: Option<usize>,
+    /// The update is scaled by alpha / rank (default: the rank).
+    #[arg(long, alias = "network-alpha")]
+    alpha: Option<f64>,
+    /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv.
+    #[arg(long, value_delimiter = ',')]
+    targets: Option<Vec<String>>,
+    /// Optimizer steps.
+    #[arg(long, alias = "max-train-steps")]
+    steps: Option<u64>,
+    /// Samples of a micro-batch.
+    #[arg(long, alias = "train-batch-size")]
+    batch_size: Option<usize>,
+    /// Micro-batches of a step.
+    #[arg(long, alias = "gradient-accumulation-steps")]
+    grad_accum: Option<usize>,
+    #[arg(long, alias = "learning-rate")]
+    lr: Option<f64>,
+    /// constant, linear, cosine, cosine-restarts or polynomial.
+    #[arg(long, alias = "lr-scheduler")]
+    lr_schedule: Option<String>,
+    #[arg(long, alias = "lr-warmup-steps")]
+    warmup: Option<u64>,
+    #[arg(long, alias = "adam-weight-decay")]
+    weight_decay: Option<f64>,
+    /// 0 turns clipping off.
+    #[arg(long)]
+    max_grad_norm: Option<f64>,
+    /// Pixels of a side (default: the model's).
+    #[arg(long)]
+    resolution: Option<u32>,
+    /// Min-SNR weighting.
+    #[arg(long, alias = "min-snr-gamma")]
+    snr_gamma: Option<f64>,
+    #[arg(long)]
+    noise_offset: Option<f64>,
+    /// Share of captions replaced by the empty one.
+    #[arg(long)]
+    caption_dropout: Option<f64>,
+    /// Do not mirror pictures.
+    #[arg(long)]
+    no_flip: bool,
+    /// Steps between saved states.
+    #[arg(long, alias = "checkpointing-steps")]
+    save_every: Option<u64>,
+    /// Saved states that are kept.
+    #[arg(long, alias = "checkpoints-total-limit")]
+    keep: Option<usize>,
+    /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
+    #[arg(long)]
+    vocab: Option<PathBuf>,
+}
+
+impl Train {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let dtype = common.precision()?;
+        let (vocab, resume) = (self.vocab.clone(), self.resume);
+        let mut config = self.resolve()?;
+        config.seed = common.seed;
+        config.precision = dtype.name().into();
+        let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), dtype, resume)?;
+        let (values, modules) = trainer.trained();
+        common.note(format!(
+            "training {values} values in {modules} modules, rank {}, scale {}, on {} pictures; gradients are clipped to {}",
+            config.rank,
+            config.scale(),
+            trainer.samples(),
+            config.max_grad_norm
+        ));
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+            .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        let bar = progress(common, config.steps, trainer.step());
+        let (begin, first) = (Instant::now(), trainer.step());
+        trainer.run(&stop, |report| {
+            bar.set_message(format!("loss {:.4}", report.loss));
+            bar.set_position(report.step);
+            if common.json {
+                println!(
+                    "{}",
+                    serde_json::json!({"step": report.step, "loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm})
+                );
+            }
+        })?;
+        bar.finish_and_clear();
+        let samples = (config.steps - first) * (config.batch_size * config.grad_accum) as u64;
+        let rate = samples as f64 / begin.elapsed().as_secs_f64();
+        common.note(format!("{samples} samples, {rate:.2} a second"));
+        if !common.json {
+            println!("{}", config.out.join("lora.safetensors").display());
+        }
+        Ok(())
+    }
+
+    fn resolve(self) -> Result<TrainConfig> {
+        let mut config = match &self.config {
+            Some(path) => TrainConfig::read(path)?,
+            None => TrainConfig::default(),
+        };
+        macro_rules! take {
+            ($($field:ident),*) => { $(if let Some(value) = self.$field { config.$field = value; })* };
+        }
+        take!(
+            model,
+            data,
+            out,
+            rank,
+            targets,
+            steps,
+            batch_size,
+            grad_accum,
+            lr,
+            warmup,
+            weight_decay,
+            max_grad_norm
+        );
+        take!(noise_offset, caption_dropout, save_every, keep);
+        config.alpha = self.alpha.or(config.alpha);
+        config.resolution = self.resolution.or(config.resolution);
+        config.snr_gamma = self.snr_gamma.or(config.snr_gamma);
+        config.flip &= !self.no_flip;
+        if let Some(name) = &self.lr_schedule {
+            config.lr_schedule = crate::train::lr_schedule::Shape::parse(name)?;
+        }
+        if config.sample_every > 0 || config.checkpointing || config.vae.is_some() || config.lora_order != "auto" {
+            let message = "train: sample-every, checkpointing, vae and lora-order".into();
+            return Err(Error::Unavailable(message));
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn progress(common: &Common, steps: u64, done: u64) -> ProgressBar {
+    if common.quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {per_sec} {eta} left {msg}");
+    let bar = ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_position(done);
+    bar.reset_eta();
+    bar
+}
