@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use crate::autograd::Tape;
-use crate::device::cpu::gemm::{Matrix, Output, matmul, sum_rows};
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, matmul, sum_rows};
 use crate::device::cpu::patches::Patches;
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Real, Tensor, buffer};
+use crate::tensor::{Tensor, buffer};
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +174,7 @@ impl Size {
 /// Output pixels whose patches are gathered at once; small enough for the patches to stay in the cache.
 const TILE: usize = 64;
 
-fn forward<T: Real>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {
+fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {
     let weight = weight.reals::<T>();
     let bias = bias.map(|b| b.reals::<T>());
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
@@ -183,7 +183,7 @@ fn forward<T: Real>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>
     over_patches(&patches, b, output, size.c_out)
 }
 
-fn input_gradient<T: Real>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
+fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
     // [c_out, taps, c_in] -> [taps, c_out, c_in], the taps in reverse.
     let taps = size.kh * size.kw;
     let mut turned = buffer::<T>(weight.len());
@@ -199,7 +199,7 @@ fn input_gradient<T: Real>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
     over_patches(&size.gradient_patches(dy), b, Output::Set, size.c_in)
 }
 
-fn over_patches<T: Real>(patches: &Patches<'_, T>, b: Matrix<'_, T>, output: Output<'_, T>, columns: usize) -> Vec<T> {
+fn over_patches<T: Gemm>(patches: &Patches<'_, T>, b: Matrix<'_, T>, output: Output<'_, T>, columns: usize) -> Vec<T> {
     let mut y = buffer::<T>(patches.count() * columns);
     y.par_chunks_mut((TILE * columns).max(1))
         .enumerate()
@@ -213,7 +213,7 @@ fn over_patches<T: Real>(patches: &Patches<'_, T>, b: Matrix<'_, T>, output: Out
 }
 
 /// `dW = dy^T patches`; the pixels are taken in order, so that the sum does not depend on the threads.
-fn weight_gradient<T: Real>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
+fn weight_gradient<T: Gemm>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
     let patches = size.patches(x);
     let mut dw = vec![T::default(); size.c_out * patches.len()];
     const PIXELS: usize = 1024;

@@ -1,10 +1,10 @@
 //! Linear layers, plain and with a LoRA branch.
 
 use crate::autograd::Tape;
-use crate::device::cpu::gemm::{Matrix, Output, matmul, sum_rows};
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, matmul, sum_rows};
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Real, Tensor, buffer};
+use crate::tensor::{DType, Tensor, buffer};
 
 /// `x W^T + b`: `x` `[.., in]`, `weight` `[out, in]`, `bias` `[out]` -> `[.., out]`.
 ///
@@ -160,7 +160,7 @@ fn shaped(x: &Tensor, last: usize) -> Vec<usize> {
 }
 
 /// `y = x W^T + b`.
-fn project<T: Real>(x: &[T], weight: &Tensor, bias: Option<&Tensor>, y: &mut [T]) {
+fn project<T: Gemm>(x: &[T], weight: &Tensor, bias: Option<&Tensor>, y: &mut [T]) {
     let [out, width] = [weight.shape()[0], weight.shape()[1]];
     let bias = bias.map(|b| b.reals::<T>());
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
@@ -173,20 +173,20 @@ fn project<T: Real>(x: &[T], weight: &Tensor, bias: Option<&Tensor>, y: &mut [T]
     );
 }
 
-fn product<T: Real>(a: Matrix<'_, T>, b: Matrix<'_, T>, len: usize) -> Vec<T> {
+fn product<T: Gemm>(a: Matrix<'_, T>, b: Matrix<'_, T>, len: usize) -> Vec<T> {
     let mut c = buffer(len);
     matmul(a, b, Output::Set, &mut c);
     c
 }
 
 /// `dW = dy^T x` `[out, width]`, in the dtype of the gradient of a parameter stored as `stored`.
-fn weight_gradient<T: Real>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
+fn weight_gradient<T: Gemm>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
     let rows = dy.len() / out.max(1);
     let dw = product(Matrix::new(dy, rows, out).t(), Matrix::new(x, rows, width), out * width);
     Tensor::from_reals(dw, &[out, width], stored.accumulator())
 }
 
-fn multiply<T: Real>(values: &mut [T], scale: f64) {
+fn multiply<T: Gemm>(values: &mut [T], scale: f64) {
     if scale != 1.0 {
         let scale = T::from_f64(scale);
         values.iter_mut().for_each(|v| *v *= scale);

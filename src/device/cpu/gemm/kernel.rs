@@ -1,0 +1,226 @@
+//! The innermost loops: a few rows times one or two vectors of columns, held in registers over a block of the depth.
+//!
+//! Each element of the output is one chain of fused multiply-adds in the order of the depth, whatever the width of the
+//! vectors, so every processor with FMA gives the same bytes. The portable kernel rounds products where the processor
+//! has no FMA.
+
+use std::mem::transmute;
+use std::sync::LazyLock;
+
+/// One call of a kernel.
+pub struct Tile<T> {
+    /// 1 up to [`Kernel::rows`].
+    pub rows: usize,
+    /// 1 or [`VECTORS`].
+    pub vectors: usize,
+    pub depth: usize,
+    /// Element (i, k) is at `a + i * a_row + k * a_step`.
+    pub a: *const T,
+    pub a_row: usize,
+    pub a_step: usize,
+    /// Vectors of step k are at `b + k * vectors * lanes`.
+    pub b: *const T,
+    /// Row i of the output is at `c + i * c_row`.
+    pub c: *mut T,
+    pub c_row: usize,
+    /// Whether the product is added to `c` instead of replacing it.
+    pub add: bool,
+}
+
+/// Vectors of columns that a full panel has.
+pub const VECTORS: usize = 2;
+
+/// A kernel for one instruction set.
+pub struct Kernel<T> {
+    /// Elements in a vector.
+    pub lanes: usize,
+    /// Rows that the registers hold.
+    pub rows: usize,
+    run: unsafe fn(&Tile<T>),
+}
+
+impl<T> Kernel<T> {
+    /// # Safety
+    /// The pointers of `tile` must be valid for all that its fields say is read and written.
+    pub unsafe fn run(&self, tile: &Tile<T>) {
+        // SAFETY: passed on to the caller; the processor has the instructions, or this kernel was not chosen.
+        unsafe { (self.run)(tile) }
+    }
+}
+
+/// The types that have kernels.
+pub trait Gemm: crate::tensor::Real {
+    /// The best kernel for this processor.
+    fn kernel() -> &'static Kernel<Self>;
+}
+
+/// What a pointer points to, as a `U`. Debug assertions put checks into `*p` and into every way to read through it; in
+/// the innermost loop they cost two thirds of the speed, and a reference made like this has none.
+///
+/// # Safety
+/// `p` must be valid for reading a `U`, and aligned.
+#[inline(always)]
+#[allow(clippy::transmute_ptr_to_ref, reason = "`&*p` is checked")]
+unsafe fn at<'a, U, T>(p: *const T) -> &'a U {
+    // SAFETY: demanded of the caller.
+    unsafe { transmute::<*const U, &U>(p.cast()) }
+}
+
+/// A module with the kernel of one instruction set and type.
+macro_rules! kernel {
+    ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident,
+     $zero:path, $splat:path, $fma:path, $add:path) => {
+        mod $name {
+            use super::*;
+
+            pub const KERNEL: Kernel<$t> = Kernel { lanes: $lanes, rows: $rows, run };
+
+            $(#[$feature])?
+            unsafe fn run(tile: &Tile<$t>) {
+                // SAFETY: `Kernel::run` demands it of its caller.
+                unsafe { $arms!(tile, tile.rows, tile.vectors) }
+            }
+
+            $(#[$feature])?
+            #[allow(clippy::needless_range_loop, reason = "plain indices unroll into registers")]
+            #[allow(clippy::useless_transmute, clippy::missing_transmute_annotations, reason = "vectors may be arrays")]
+            unsafe fn block<const R: usize, const V: usize>(tile: &Tile<$t>) {
+                // SAFETY: `Kernel::run` demands it of its caller.
+                unsafe {
+                    let (mut a, mut b) = (tile.a, tile.b);
+                    let mut sums = [[$zero(); V]; R];
+                    for _ in 0..tile.depth {
+                        let mut columns = [$zero(); V];
+                        for v in 0..V {
+                            columns[v] = transmute(*at::<[$t; $lanes], _>(b.wrapping_add(v * $lanes)));
+                        }
+                        for r in 0..R {
+                            let x = $splat(*at::<$t, _>(a.wrapping_add(r.wrapping_mul(tile.a_row))));
+                            for v in 0..V {
+                                sums[r][v] = $fma(x, columns[v], sums[r][v]);
+                            }
+                        }
+                        a = a.wrapping_add(tile.a_step);
+                        b = b.wrapping_add(V * $lanes);
+                    }
+                    for r in 0..R {
+                        for v in 0..V {
+                            let c = tile.c.wrapping_add(r.wrapping_mul(tile.c_row).wrapping_add(v * $lanes));
+                            let sum = if tile.add {
+                                $add(transmute(*at::<[$t; $lanes], _>(c)), sums[r][v])
+                            } else {
+                                sums[r][v]
+                            };
+                            c.cast::<[$t; $lanes]>().write_unaligned(transmute(sum));
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+macro_rules! arms {
+    ($tile:ident, $rows:expr, $vectors:expr; $($r:literal)*) => {
+        match ($rows, $vectors) {
+            $(($r, 1) => block::<$r, 1>($tile),)*
+            $(($r, VECTORS) => block::<$r, VECTORS>($tile),)*
+            (rows, vectors) => unreachable!("no kernel has {rows} rows and {vectors} vectors"),
+        }
+    };
+}
+macro_rules! up_to_12 {
+    ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4 5 6 7 8 9 10 11 12) };
+}
+macro_rules! up_to_6 {
+    ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4 5 6) };
+}
+macro_rules! up_to_4 {
+    ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4) };
+}
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+#[cfg(target_arch = "x86_64")]
+kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 12, up_to_12, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+#[cfg(target_arch = "x86_64")]
+kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 12, up_to_12, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd);
+#[cfg(target_arch = "x86_64")]
+kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
+#[cfg(target_arch = "x86_64")]
+kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd);
+
+kernel!(portable_f32, , f32, 4, 4, up_to_4, portable::zero, portable::splat,
+    portable::fma, portable::add);
+kernel!(portable_f64, , f64, 4, 4, up_to_4, portable::zero, portable::splat,
+    portable::fma, portable::add);
+
+/// Vectors of four as arrays, which compilers turn into what the target has.
+mod portable {
+    use crate::tensor::Real;
+
+    #[inline(always)]
+    pub fn zero<T: Real>() -> [T; 4] {
+        [T::from_f64(0.0); 4]
+    }
+
+    #[inline(always)]
+    pub fn splat<T: Real>(x: T) -> [T; 4] {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    pub fn fma<T: Real + crate::device::cpu::math::Elementary>(x: [T; 4], y: [T; 4], z: [T; 4]) -> [T; 4] {
+        // Without an instruction for it, `mul_add` is a call that costs fifty products.
+        let fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+        std::array::from_fn(|i| {
+            if fused {
+                x[i].mul_add(y[i], z[i])
+            } else {
+                x[i] * y[i] + z[i]
+            }
+        })
+    }
+
+    #[inline(always)]
+    pub fn add<T: Real>(x: [T; 4], y: [T; 4]) -> [T; 4] {
+        std::array::from_fn(|i| x[i] + y[i])
+    }
+}
+
+macro_rules! choose {
+    ($t:ty, $avx512:ident, $avx2:ident, $portable:ident) => {
+        impl Gemm for $t {
+            fn kernel() -> &'static Kernel<Self> {
+                static KERNELS: LazyLock<Vec<Kernel<$t>>> = LazyLock::new(<$t>::kernels);
+                &KERNELS[0]
+            }
+        }
+
+        impl Kernels for $t {
+            fn kernels() -> Vec<Kernel<Self>> {
+                let mut kernels = Vec::new();
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        kernels.push($avx512::KERNEL);
+                    }
+                    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                        kernels.push($avx2::KERNEL);
+                    }
+                }
+                kernels.push($portable::KERNEL);
+                kernels
+            }
+        }
+    };
+}
+choose!(f32, avx512_f32, avx2_f32, portable_f32);
+choose!(f64, avx512_f64, avx2_f64, portable_f64);
+
+/// The kernels of a type.
+pub trait Kernels: Sized {
+    /// Every kernel that this processor can run, the best first.
+    fn kernels() -> Vec<Kernel<Self>>;
+}
