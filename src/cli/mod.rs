@@ -46,6 +46,9 @@ pub struct Common {
     /// No progress and no notes on stderr.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// More on stderr: for `verify`, every quantity that was compared.
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
 }
 
 impl Common {

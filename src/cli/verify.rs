@@ -25,7 +25,7 @@ impl Verify {
             let name = dir
                 .file_name()
                 .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-            let (kind, worst) = match verify::run(dir, self.root.as_deref(), precision) {
+            let outcome = match verify::run(dir, self.root.as_deref(), precision) {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     // One unreadable case must not hide the others.
@@ -34,6 +34,12 @@ impl Verify {
                     continue;
                 }
             };
+            let (kind, worst) = (&outcome.kind, outcome.worst());
+            if common.verbose {
+                for check in &outcome.checks {
+                    eprintln!("  {:>9.2e} {:>9.0e}  {}", check.error, check.tolerance, check.quantity);
+                }
+            }
             let verdict = if worst.ok() { "ok" } else { "FAIL" };
             failed += usize::from(!worst.ok());
             if common.json {

@@ -18,11 +18,11 @@ fn all_of(kinds: &[&str]) {
         if !kinds.contains(&case.kind().unwrap()) {
             continue;
         }
-        let (kind, worst) =
-            verify::run(&folder, None, DType::F32).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let outcome = verify::run(&folder, None, DType::F32).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let worst = outcome.worst();
         assert!(
             worst.ok(),
-            "{kind} {}: {} is off by {:e}",
+            "{}: {} is off by {:e}",
             folder.display(),
             worst.quantity,
             worst.error
@@ -51,7 +51,8 @@ fn lora_files_agree_with_peft() {
 fn training_steps_agree_with_peft() {
     for name in ["sd1_attn", "sd1_conv", "sd1_zero_init_snr", "sd2_vpred", "sdxl_accum"] {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-        let (_, worst) = verify::run(&root.join(format!("cases/lora_train_{name}")), None, DType::F32).unwrap();
+        let outcome = verify::run(&root.join(format!("cases/lora_train_{name}")), None, DType::F32).unwrap();
+        let worst = outcome.worst();
         assert!(worst.ok(), "{name}: {} is off by {:e}", worst.quantity, worst.error);
     }
 }
@@ -68,6 +69,6 @@ fn a_wrong_number_is_found() {
     let at = bytes.len() - 8;
     bytes[at] ^= 1;
     std::fs::write(broken.path().join("tensors.safetensors"), bytes).unwrap();
-    let (_, worst) = verify::run(broken.path(), Some(&root), DType::F32).unwrap();
-    assert!(!worst.ok());
+    let outcome = verify::run(broken.path(), Some(&root), DType::F32).unwrap();
+    assert!(!outcome.worst().ok());
 }
