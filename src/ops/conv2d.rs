@@ -1,10 +1,8 @@
 //! Convolution over `[n, h, w, c]` as a GEMM over patches.
 
-use rayon::prelude::*;
-
 use crate::autograd::Tape;
-use crate::device::cpu::gemm::{Gemm, Matrix, Output, matmul, sum_rows};
-use crate::device::cpu::patches::Patches;
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, product_transposed, sum_rows};
+use crate::device::cpu::patches::{Patches, Transposed, Turned};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer};
@@ -171,67 +169,44 @@ impl Size {
     }
 }
 
-/// Output pixels whose patches are gathered at once; small enough for the patches to stay in the cache.
-const TILE: usize = 64;
-
 fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {
     let weight = weight.reals::<T>();
     let bias = bias.map(|b| b.reals::<T>());
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
     let patches = size.patches(x);
-    let b = Matrix::new(&weight, size.c_out, patches.len()).t();
-    over_patches(&patches, b, output, size.c_out)
-}
-
-fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
-    // [c_out, taps, c_in] -> [taps, c_out, c_in], the taps in reverse.
-    let taps = size.kh * size.kw;
-    let mut turned = buffer::<T>(weight.len());
-    turned
-        .par_chunks_mut((size.c_out * size.c_in).max(1))
-        .enumerate()
-        .for_each(|(tap, to)| {
-            for (co, to) in to.chunks_exact_mut(size.c_in).enumerate() {
-                to.copy_from_slice(&weight[(co * taps + taps - 1 - tap) * size.c_in..][..size.c_in]);
-            }
-        });
-    let b = Matrix::new(&turned, taps * size.c_out, size.c_in);
-    over_patches(&size.gradient_patches(dy), b, Output::Set, size.c_in)
-}
-
-fn over_patches<T: Gemm>(patches: &Patches<'_, T>, b: Matrix<'_, T>, output: Output<'_, T>, columns: usize) -> Vec<T> {
-    let mut y = buffer::<T>(patches.count() * columns);
-    y.par_chunks_mut((TILE * columns).max(1))
-        .enumerate()
-        .for_each(|(tile, y)| {
-            let rows = y.len() / columns;
-            let mut gathered = vec![T::default(); rows * patches.len()];
-            patches.gather(tile * TILE, &mut gathered);
-            matmul(Matrix::new(&gathered, rows, patches.len()), b, output, y);
-        });
+    let weight = Matrix::new(&weight, size.c_out, patches.values());
+    let mut y = buffer::<T>(patches.count() * size.c_out);
+    // The second operand is copied, so it should be the smaller one.
+    if patches.count() < size.c_out {
+        product_transposed(&weight, &Transposed(patches), output, &mut y);
+    } else {
+        product(&patches, &weight.t(), output, &mut y);
+    }
     y
 }
 
-/// `dW = dy^T patches`; the pixels are taken in order, so that the sum does not depend on the threads.
-fn weight_gradient<T: Gemm>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
-    let patches = size.patches(x);
-    let mut dw = vec![T::default(); size.c_out * patches.len()];
-    const PIXELS: usize = 1024;
-    let mut gathered = buffer::<T>(PIXELS.min(patches.count()) * patches.len());
-    for first in (0..patches.count()).step_by(PIXELS) {
-        let pixels = PIXELS.min(patches.count() - first);
-        let gathered = &mut gathered[..pixels * patches.len()];
-        gathered
-            .par_chunks_mut(TILE * patches.len())
-            .enumerate()
-            .for_each(|(tile, to)| patches.gather(first + tile * TILE, to));
-        let dy = Matrix::new(&dy[first * size.c_out..][..pixels * size.c_out], pixels, size.c_out);
-        matmul(
-            dy.t(),
-            Matrix::new(gathered, pixels, patches.len()),
-            Output::Add,
-            &mut dw,
-        );
+fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
+    let patches = size.gradient_patches(dy);
+    let turned = Turned {
+        weight,
+        c_out: size.c_out,
+        taps: size.kh * size.kw,
+        c_in: size.c_in,
+    };
+    let mut dx = buffer::<T>(patches.count() * size.c_in);
+    if patches.count() < size.c_in {
+        product_transposed(&turned, &Transposed(patches), Output::Set, &mut dx);
+    } else {
+        product(&patches, &turned, Output::Set, &mut dx);
     }
+    dx
+}
+
+/// `dW = dy^T patches`, as the transpose of `patches^T dy`: so the patches are never all in memory.
+fn weight_gradient<T: Gemm>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
+    let patches = Transposed(size.patches(x));
+    let mut dw = buffer::<T>(size.c_out * patches.0.values());
+    let dy = Matrix::new(dy, patches.0.count(), size.c_out);
+    product_transposed(&patches, &dy, Output::Set, &mut dw);
     dw
 }

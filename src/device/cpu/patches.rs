@@ -1,9 +1,14 @@
-//! The patches of an image under a convolution's kernel ("im2col"), gathered a few at a time.
+//! The patches of an image under a convolution's kernel ("im2col"), gathered a block at a time as operands of a matrix
+//! product.
 
-use crate::tensor::Real;
+use std::ops::Range;
+
+use super::gemm::{Block, Columns, Rows};
+use crate::tensor::{Real, buffer, recycle};
 
 /// Patch p belongs to an output pixel (image, y, x); under tap (ky, kx) lies the source pixel
-/// `(y * step + ky + offset) / spread`, zero where that is not whole or outside.
+/// `(y * step + ky + offset) / spread`, zero where that is not whole or outside. As rows of a left operand, the values
+/// of a patch are in the order kernel height, kernel width, channels.
 ///
 /// `spread` is 1 in a forward pass; the gradient of a strided convolution spreads its source by the stride.
 pub struct Patches<'a, T> {
@@ -24,12 +29,18 @@ impl<T: Real> Patches<'_, T> {
         self.pixels.iter().product()
     }
 
-    /// Values in a patch: kernel height, kernel width, channels.
-    #[expect(clippy::len_without_is_empty, reason = "a patch is never empty")]
-    pub fn len(&self) -> usize {
+    /// Values in a patch.
+    pub fn values(&self) -> usize {
         self.kernel[0] * self.kernel[1] * self.size[2]
     }
 
+    /// Whether the patches are the pixels of the source.
+    fn in_place(&self) -> bool {
+        let same = self.pixels[1..] == self.size[..2];
+        same && self.kernel == [1, 1] && self.step == 1 && self.spread == 1 && self.offset == [0, 0]
+    }
+
+    /// The source coordinate under a tap.
     fn source(&self, pixel: usize, tap: usize, axis: usize) -> Option<usize> {
         let at = (pixel * self.step + tap) as isize + self.offset[axis];
         let spread = self.spread as isize;
@@ -37,26 +48,188 @@ impl<T: Real> Patches<'_, T> {
         inside.then_some((at / spread) as usize)
     }
 
-    /// Writes as many patches as fit into `to`, from number `first` on.
-    pub fn gather(&self, first: usize, to: &mut [T]) {
+    /// Writes some values of some patches to `to`, one patch after the other.
+    fn gather(&self, patches: Range<usize>, values: Range<usize>, to: &mut [T]) {
         let [height, width, channels] = self.size;
         let [_, rows, columns] = self.pixels;
-        for (i, patch) in to.chunks_exact_mut(self.len()).enumerate() {
-            let pixel = first + i;
-            let (image, y, x) = (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
-            for (ky, line) in patch.chunks_exact_mut(self.kernel[1] * channels).enumerate() {
-                let Some(y) = self.source(y, ky, 0) else {
-                    line.fill(T::default());
-                    continue;
-                };
-                let from = &self.data[(image * height + y) * width * channels..][..width * channels];
-                for (kx, to) in line.chunks_exact_mut(channels).enumerate() {
-                    match self.source(x, kx, 1) {
-                        Some(x) => to.copy_from_slice(&from[x * channels..][..channels]),
-                        None => to.fill(T::default()),
+        let line = self.kernel[1] * channels;
+        for (number, to) in patches.zip(to.chunks_exact_mut(values.len())) {
+            let (image, y, x) = (number / (rows * columns), number / columns % rows, number % columns);
+            let mut rest = to;
+            let mut first = values.start;
+            while !rest.is_empty() {
+                let (ky, skipped) = (first / line, first % line);
+                let part;
+                (part, rest) = rest.split_at_mut((line - skipped).min(rest.len()));
+                first += part.len();
+                match self.source(y, ky, 0) {
+                    Some(y) => {
+                        let from = &self.data[(image * height + y) * width * channels..][..width * channels];
+                        self.gather_line(x, skipped, from, part);
                     }
+                    None => part.fill(T::default()),
                 }
             }
+        }
+    }
+
+    /// One line of a patch, from its value number `skipped` on, out of a line of the source.
+    fn gather_line(&self, x: usize, skipped: usize, from: &[T], to: &mut [T]) {
+        let channels = self.size[2];
+        if self.spread == 1 {
+            // Neighbouring taps are neighbours in the source: zeros, one run, zeros.
+            let start = ((x * self.step) as isize + self.offset[1]) * channels as isize + skipped as isize;
+            let len = to.len() as isize;
+            let before = (-start).clamp(0, len) as usize;
+            let end = (from.len() as isize - start).clamp(before as isize, len) as usize;
+            to[..before].fill(T::default());
+            if before < end {
+                let run = (start + before as isize) as usize;
+                to[before..end].copy_from_slice(&from[run..][..end - before]);
+            }
+            to[end..].fill(T::default());
+            return;
+        }
+        let (mut rest, mut first) = (to, skipped);
+        while !rest.is_empty() {
+            let (kx, channel) = (first / channels, first % channels);
+            let part;
+            (part, rest) = rest.split_at_mut((channels - channel).min(rest.len()));
+            first += part.len();
+            match self.source(x, kx, 1) {
+                Some(x) => part.copy_from_slice(&from[x * channels + channel..][..part.len()]),
+                None => part.fill(T::default()),
+            }
+        }
+    }
+}
+
+impl<T: Real> Rows<T> for Patches<'_, T> {
+    fn rows(&self) -> usize {
+        self.count()
+    }
+
+    fn depth(&self) -> usize {
+        self.values()
+    }
+
+    fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, scratch: &'a mut [T]) -> Block<'a, T> {
+        let (row, step) = (depth.len(), 1);
+        if self.in_place() {
+            let row = self.size[2];
+            let data = &self.data[rows.start * row + depth.start..];
+            return Block { data, row, step };
+        }
+        let scratch = &mut scratch[..rows.len() * depth.len()];
+        self.gather(rows, depth, scratch);
+        Block {
+            data: scratch,
+            row,
+            step,
+        }
+    }
+}
+
+/// The transpose: patches as columns.
+pub struct Transposed<'a, T>(pub Patches<'a, T>);
+
+impl<T: Real> Rows<T> for Transposed<'_, T> {
+    fn rows(&self) -> usize {
+        self.0.values()
+    }
+
+    fn depth(&self) -> usize {
+        self.0.count()
+    }
+
+    fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, scratch: &'a mut [T]) -> Block<'a, T> {
+        let (row, step) = (1, rows.len());
+        let scratch = &mut scratch[..rows.len() * depth.len()];
+        self.0.gather(depth, rows, scratch);
+        Block {
+            data: scratch,
+            row,
+            step,
+        }
+    }
+}
+
+impl<T: Real> Columns<T> for Transposed<'_, T> {
+    fn depth(&self) -> usize {
+        self.0.values()
+    }
+
+    fn columns(&self) -> usize {
+        self.0.count()
+    }
+
+    fn pack(&self, depth: Range<usize>, columns: Range<usize>, width: usize, to: &mut [T]) {
+        let (steps, used) = (depth.len(), columns.len());
+        let mut gathered = buffer::<T>(steps * used);
+        self.0.gather(columns, depth, &mut gathered);
+        for (k, row) in to.chunks_exact_mut(width).enumerate() {
+            for (to, &x) in row.iter_mut().zip(gathered[k..].iter().step_by(steps)) {
+                *to = x;
+            }
+            row[used..].fill(T::default());
+        }
+        recycle(gathered);
+    }
+}
+
+/// A kernel `[c_out, taps, c_in]` turned by 180 degrees: what the gradient of a convolution multiplies with. As columns
+/// it is `[taps * c_out, c_in]`, as rows the transpose of that.
+pub struct Turned<'a, T> {
+    pub weight: &'a [T],
+    pub c_out: usize,
+    pub taps: usize,
+    pub c_in: usize,
+}
+
+impl<T: Real> Turned<'_, T> {
+    /// Some input channels for one step of the depth.
+    fn line(&self, step: usize, channels: Range<usize>) -> &[T] {
+        let (tap, c_out) = (step / self.c_out, step % self.c_out);
+        &self.weight[(c_out * self.taps + self.taps - 1 - tap) * self.c_in..][channels]
+    }
+}
+
+impl<T: Real> Columns<T> for Turned<'_, T> {
+    fn depth(&self) -> usize {
+        self.taps * self.c_out
+    }
+
+    fn columns(&self) -> usize {
+        self.c_in
+    }
+
+    fn pack(&self, depth: Range<usize>, columns: Range<usize>, width: usize, to: &mut [T]) {
+        for (k, to) in depth.zip(to.chunks_exact_mut(width)) {
+            to[..columns.len()].copy_from_slice(self.line(k, columns.clone()));
+            to[columns.len()..].fill(T::default());
+        }
+    }
+}
+
+impl<T: Real> Rows<T> for Turned<'_, T> {
+    fn rows(&self) -> usize {
+        self.c_in
+    }
+
+    fn depth(&self) -> usize {
+        self.taps * self.c_out
+    }
+
+    fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, scratch: &'a mut [T]) -> Block<'a, T> {
+        let (row, step) = (1, rows.len());
+        let scratch = &mut scratch[..rows.len() * depth.len()];
+        for (k, to) in depth.zip(scratch.chunks_exact_mut(step)) {
+            to.copy_from_slice(self.line(k, rows.clone()));
+        }
+        Block {
+            data: scratch,
+            row,
+            step,
         }
     }
 }

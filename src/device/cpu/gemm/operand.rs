@@ -79,14 +79,27 @@ impl<T: Real> Rows<T> for Matrix<'_, T> {
         self.columns
     }
 
-    fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, _: &'a mut [T]) -> Block<'a, T> {
+    fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, scratch: &'a mut [T]) -> Block<'a, T> {
+        let data = &self.data[rows.start * self.row_stride + depth.start * self.column_stride..];
+        if self.row_stride != 1 || self.column_stride < FAR {
+            let (row, step) = (self.row_stride, self.column_stride);
+            return Block { data, row, step };
+        }
+        let (row, step) = (1, rows.len());
+        let scratch = &mut scratch[..rows.len() * depth.len()];
+        for (k, to) in scratch.chunks_exact_mut(step).enumerate() {
+            to.copy_from_slice(&data[k * self.column_stride..][..step]);
+        }
         Block {
-            data: &self.data[rows.start * self.row_stride + depth.start * self.column_stride..],
-            row: self.row_stride,
-            step: self.column_stride,
+            data: scratch,
+            row,
+            step,
         }
     }
 }
+
+/// Steps that are this many elements apart are brought together first: each would be a cache line, and maybe a page.
+const FAR: usize = 64;
 
 impl<T: Real> Columns<T> for Matrix<'_, T> {
     fn depth(&self) -> usize {
