@@ -1,6 +1,7 @@
 //! selma trains, samples, merges and scores Stable Diffusion LoRAs.
 
 pub mod autograd;
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod device;

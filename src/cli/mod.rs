@@ -1,5 +1,6 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
 
+mod bench;
 mod generate;
 mod inspect;
 pub mod merge;
@@ -78,6 +79,7 @@ impl Common {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
@@ -111,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     cli.common.device()?;
     match cli.command {
+        Command::Bench(bench) => bench.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),

@@ -23,6 +23,14 @@ impl Config {
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let value = serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+        Self::from_value(path, value)
+    }
+
+    /// A configuration that is not in a file; errors call it `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is not a JSON object.
+    pub fn from_value(path: &Path, value: Value) -> Result<Self> {
         match value {
             Value::Object(keys) => Ok(Self {
                 path: path.into(),

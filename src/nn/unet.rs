@@ -46,6 +46,15 @@ impl UNet {
         Self::build(config, Weights::open(dir, "diffusion_pytorch_model", dtype)?)
     }
 
+    /// A network with fresh weights, for the keys of a `config.json`.
+    ///
+    /// # Errors
+    /// As [`UNet::load`] for the configuration.
+    pub fn initial(config: serde_json::Value, seed: u64, dtype: DType) -> Result<Self> {
+        let config = UNetConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
+        Self::build(config, Weights::initial(seed, dtype))
+    }
+
     fn build(config: UNetConfig, w: Weights) -> Result<Self> {
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
 use crate::nn::layout::channels_last;
 use crate::nn::param::Param;
+use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 
 /// Named tensors under a scope. Clones and scopes share one store.
@@ -27,6 +28,8 @@ struct Store {
     files: Vec<Safetensors>,
     /// Which of `files` holds a tensor.
     index: BTreeMap<String, usize>,
+    /// Weights are drawn from this seed instead of read.
+    seed: Option<u64>,
     dtype: DType,
     read: RefCell<BTreeSet<String>>,
     params: RefCell<Vec<Param>>,
@@ -50,19 +53,37 @@ impl Weights {
             }
             files.push(file);
         }
-        let store = Store {
+        Ok(Self::over(Store {
             folder: folder.into(),
             files,
             index,
+            seed: None,
             dtype,
             read: RefCell::default(),
             params: RefCell::default(),
-        };
-        Ok(Self {
+        }))
+    }
+
+    /// Fresh weights for whatever is asked for: matrices and kernels uniform within 1 / sqrt(fan in), as PyTorch's layers
+    /// begin, norm weights 1, biases 0. The n-th parameter asked for depends on `seed` and n alone.
+    pub fn initial(seed: u64, dtype: DType) -> Self {
+        Self::over(Store {
+            folder: PathBuf::new(),
+            files: Vec::new(),
+            index: BTreeMap::new(),
+            seed: Some(seed),
+            dtype,
+            read: RefCell::default(),
+            params: RefCell::default(),
+        })
+    }
+
+    fn over(store: Store) -> Self {
+        Self {
             store: Rc::new(store),
             prefix: String::new(),
             name: String::new(),
-        })
+        }
     }
 
     /// The tensors whose names begin with `name.`.
@@ -97,14 +118,20 @@ impl Weights {
 
     /// A bias or norm weight `[len]`, in the accumulator type.
     pub fn vector(&self, key: &str, len: usize) -> Result<Param> {
-        let value = self.read(key)?;
+        let value = match self.store.seed {
+            Some(_) => Tensor::full(&[len], f64::from(u8::from(key == "weight")), DType::F32),
+            None => self.read(key)?,
+        };
         self.check(key, &value, &[len])?;
         Ok(self.param(key, value.cast(self.store.dtype.accumulator())))
     }
 
     /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]`.
     pub fn matrix(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
-        let mut value = self.read(key)?;
+        let mut value = match self.store.seed {
+            Some(seed) => self.draw(seed, &[rows, columns]),
+            None => self.read(key)?,
+        };
         if value.shape() == [rows, columns, 1, 1] {
             value = value.with_shape(&[rows, columns]);
         }
@@ -115,6 +142,9 @@ impl Weights {
     /// A convolution's weight `[c_out, c_in, k, k]`, handed out as `[c_out, k, k, c_in]`. Where `k` is 1 the file may
     /// store a matrix.
     pub fn kernel(&self, key: &str, c_out: usize, c_in: usize, k: usize) -> Result<Param> {
+        if let Some(seed) = self.store.seed {
+            return Ok(self.param(key, self.draw(seed, &[c_out, k, k, c_in]).cast(self.store.dtype)));
+        }
         let mut value = self.read(key)?;
         if k == 1 && value.shape() == [c_out, c_in] {
             value = value.with_shape(&[c_out, c_in, 1, 1]);
@@ -162,6 +192,14 @@ impl Weights {
         }
         self.store.read.borrow_mut().insert(name);
         Ok(value)
+    }
+
+    /// `[c_out, ..]` values within 1 / sqrt(the rest).
+    fn draw(&self, seed: u64, shape: &[usize]) -> Tensor {
+        let index = self.store.params.borrow().len() as u64;
+        let bound = 1.0 / (shape[1..].iter().product::<usize>() as f32).sqrt();
+        let values = random::uniform(seed, Stream::Init, index, 0, shape.iter().product());
+        Tensor::new(values.into_iter().map(|u| (2.0 * u - 1.0) * bound).collect(), shape)
     }
 
     fn missing(&self, name: &str) -> Error {
