@@ -1,7 +1,7 @@
 //! Matrix products on the CPU, blocked for caches and registers after Goto and van de Geijn 2008 ("Anatomy of
 //! high-performance matrix multiplication"), with the smaller operand packed once for all threads.
 //!
-//! An element of the output is summed in blocks of [`DEPTH`], in order, by one thread: the bytes depend neither on the
+//! An element of the output is summed in blocks of `DEPTH`, in order, by one thread: the bytes depend neither on the
 //! number of threads nor on how the output is cut into tiles.
 
 mod kernel;
