@@ -2,10 +2,10 @@
 
 use crate::autograd::Tape;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, product_transposed, sum_rows};
-use crate::device::cpu::patches::{Patches, Transposed, Turned};
+use crate::device::cpu::patches::{Patches, Taps, Transposed};
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, buffer};
+use crate::tensor::{Tensor, buffer, recycle};
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,22 +149,7 @@ impl Size {
             kernel: [self.kh, self.kw],
             pixels: [self.n, self.ho, self.wo],
             step: self.stride,
-            spread: 1,
             offset: [-(self.padding.top as isize), -(self.padding.left as isize)],
-        }
-    }
-
-    /// The part of `dy` that each input pixel went into, with the kernel turned by 180 degrees.
-    fn gradient_patches<'a, T>(&self, dy: &'a [T]) -> Patches<'a, T> {
-        let offset = |padding: usize, kernel: usize| padding as isize - (kernel as isize - 1);
-        Patches {
-            data: dy,
-            size: [self.ho, self.wo, self.c_out],
-            kernel: [self.kh, self.kw],
-            pixels: [self.n, self.h, self.w],
-            step: 1,
-            spread: self.stride,
-            offset: [offset(self.padding.top, self.kh), offset(self.padding.left, self.kw)],
         }
     }
 }
@@ -185,21 +170,87 @@ fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>
     y
 }
 
+/// Input pixels that are a stride apart meet the same taps: one dense product for each of the stride^2 groups.
 fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
-    let patches = size.gradient_patches(dy);
-    let turned = Turned {
-        weight,
-        c_out: size.c_out,
-        taps: size.kh * size.kw,
-        c_in: size.c_in,
-    };
-    let mut dx = buffer::<T>(patches.count() * size.c_in);
-    if patches.count() < size.c_in {
-        product_transposed(&turned, &Transposed(patches), Output::Set, &mut dx);
-    } else {
-        product(&patches, &turned, Output::Set, &mut dx);
+    let Size { n, h, w, c_in, .. } = *size;
+    let mut dx = buffer::<T>(n * h * w * c_in);
+    let axis =
+        |length, kernel, padding| (0..size.stride).map(move |p| Phase::of(length, kernel, padding, size.stride, p));
+    for rows in axis(h, size.kh, size.padding.top) {
+        for columns in axis(w, size.kw, size.padding.left) {
+            let taps = rows
+                .taps
+                .iter()
+                .flat_map(|ky| columns.taps.iter().map(move |kx| ky * size.kw + kx));
+            let taps = Taps {
+                weight,
+                c_out: size.c_out,
+                all_taps: size.kh * size.kw,
+                c_in,
+                taps: taps.collect(),
+            };
+            let patches = Patches {
+                data: dy,
+                size: [size.ho, size.wo, size.c_out],
+                kernel: [rows.taps.len(), columns.taps.len()],
+                pixels: [n, rows.count, columns.count],
+                step: 1,
+                offset: [rows.offset, columns.offset],
+            };
+            if size.stride == 1 {
+                patches_times_taps(patches, &taps, &mut dx);
+                continue;
+            }
+            let mut part = buffer::<T>(patches.count() * c_in);
+            patches_times_taps(patches, &taps, &mut part);
+            for (i, pixel) in part.chunks_exact(c_in.max(1)).enumerate() {
+                let (image, y, x) = (
+                    i / columns.count / rows.count,
+                    i / columns.count % rows.count,
+                    i % columns.count,
+                );
+                let (y, x) = (rows.first + y * size.stride, columns.first + x * size.stride);
+                dx[((image * h + y) * w + x) * c_in..][..c_in].copy_from_slice(pixel);
+            }
+            recycle(part);
+        }
     }
     dx
+}
+
+fn patches_times_taps<T: Gemm>(patches: Patches<'_, T>, taps: &Taps<'_, T>, dx: &mut [T]) {
+    if taps.taps.is_empty() {
+        dx.fill(T::default());
+    } else if patches.count() < taps.c_in {
+        product_transposed(taps, &Transposed(patches), Output::Set, dx);
+    } else {
+        product(&patches, taps, Output::Set, dx);
+    }
+}
+
+/// Along one axis, the input coordinates `first + stride i` and the taps that they meet: those k for which
+/// `coordinate + padding - k` is a multiple of the stride, and so an output coordinate.
+struct Phase {
+    first: usize,
+    count: usize,
+    /// The last tap first: it meets the first output coordinate.
+    taps: Vec<usize>,
+    /// The output coordinate that coordinate `first` meets under `taps[0]`.
+    offset: isize,
+}
+
+impl Phase {
+    fn of(length: usize, kernel: usize, padding: usize, stride: usize, phase: usize) -> Self {
+        let first = (phase + stride - padding % stride) % stride;
+        let taps: Vec<usize> = (phase..kernel).step_by(stride).rev().collect();
+        let tap = taps.first().copied().unwrap_or(phase);
+        Self {
+            first,
+            count: length.saturating_sub(first).div_ceil(stride),
+            offset: ((first + padding) as isize - tap as isize) / stride as isize,
+            taps,
+        }
+    }
 }
 
 /// `dW = dy^T patches`, as the transpose of `patches^T dy`: so the patches are never all in memory.

@@ -6,11 +6,9 @@ use std::ops::Range;
 use super::gemm::{Block, Columns, Rows};
 use crate::tensor::{Real, buffer, recycle};
 
-/// Patch p belongs to an output pixel (image, y, x); under tap (ky, kx) lies the source pixel
-/// `(y * step + ky + offset) / spread`, zero where that is not whole or outside. As rows of a left operand, the values
-/// of a patch are in the order kernel height, kernel width, channels.
-///
-/// `spread` is 1 in a forward pass; the gradient of a strided convolution spreads its source by the stride.
+/// Patch p belongs to an output pixel (image, y, x); under tap (ky, kx) lies the source pixel `y * step + ky + offset`,
+/// zero where that is outside. As rows of a left operand, the values of a patch are in the order kernel height, kernel
+/// width, channels.
 pub struct Patches<'a, T> {
     pub data: &'a [T],
     /// Height, width and channels of the source.
@@ -19,7 +17,6 @@ pub struct Patches<'a, T> {
     /// Images, and rows and columns of output pixels in each.
     pub pixels: [usize; 3],
     pub step: usize,
-    pub spread: usize,
     pub offset: [isize; 2],
 }
 
@@ -37,15 +34,7 @@ impl<T: Real> Patches<'_, T> {
     /// Whether the patches are the pixels of the source.
     fn in_place(&self) -> bool {
         let same = self.pixels[1..] == self.size[..2];
-        same && self.kernel == [1, 1] && self.step == 1 && self.spread == 1 && self.offset == [0, 0]
-    }
-
-    /// The source coordinate under a tap.
-    fn source(&self, pixel: usize, tap: usize, axis: usize) -> Option<usize> {
-        let at = (pixel * self.step + tap) as isize + self.offset[axis];
-        let spread = self.spread as isize;
-        let inside = at >= 0 && at % spread == 0 && at / spread < self.size[axis] as isize;
-        inside.then_some((at / spread) as usize)
+        same && self.kernel == [1, 1] && self.step == 1 && self.offset == [0, 0]
     }
 
     /// Writes some values of some patches to `to`, one patch after the other.
@@ -53,54 +42,46 @@ impl<T: Real> Patches<'_, T> {
         let [height, width, channels] = self.size;
         let [_, rows, columns] = self.pixels;
         let line = self.kernel[1] * channels;
-        for (number, to) in patches.zip(to.chunks_exact_mut(values.len())) {
-            let (image, y, x) = (number / (rows * columns), number / columns % rows, number % columns);
-            let mut rest = to;
-            let mut first = values.start;
+        let (first_ky, first_skipped) = (values.start / line, values.start % line);
+        let start = patches.start;
+        let (mut image, mut y, mut x) = (start / (rows * columns), start / columns % rows, start % columns);
+        for to in to.chunks_exact_mut(values.len()) {
+            let (mut ky, mut skipped, mut rest) = (first_ky, first_skipped, to);
             while !rest.is_empty() {
-                let (ky, skipped) = (first / line, first % line);
                 let part;
                 (part, rest) = rest.split_at_mut((line - skipped).min(rest.len()));
-                first += part.len();
-                match self.source(y, ky, 0) {
-                    Some(y) => {
-                        let from = &self.data[(image * height + y) * width * channels..][..width * channels];
-                        self.gather_line(x, skipped, from, part);
-                    }
-                    None => part.fill(T::default()),
+                let source = (y * self.step + ky) as isize + self.offset[0];
+                if (0..height as isize).contains(&source) {
+                    let from = &self.data[(image * height + source as usize) * width * channels..][..width * channels];
+                    self.gather_line(x, skipped, from, part);
+                } else {
+                    part.fill(T::default());
                 }
+                (ky, skipped) = (ky + 1, 0);
+            }
+            x += 1;
+            if x == columns {
+                (x, y) = (0, y + 1);
+            }
+            if y == rows {
+                (y, image) = (0, image + 1);
             }
         }
     }
 
-    /// One line of a patch, from its value number `skipped` on, out of a line of the source.
+    /// One line of a patch, from its value number `skipped` on, out of a line of the source. Neighbouring taps are
+    /// neighbours in the source: zeros, one run, zeros.
     fn gather_line(&self, x: usize, skipped: usize, from: &[T], to: &mut [T]) {
-        let channels = self.size[2];
-        if self.spread == 1 {
-            // Neighbouring taps are neighbours in the source: zeros, one run, zeros.
-            let start = ((x * self.step) as isize + self.offset[1]) * channels as isize + skipped as isize;
-            let len = to.len() as isize;
-            let before = (-start).clamp(0, len) as usize;
-            let end = (from.len() as isize - start).clamp(before as isize, len) as usize;
-            to[..before].fill(T::default());
-            if before < end {
-                let run = (start + before as isize) as usize;
-                to[before..end].copy_from_slice(&from[run..][..end - before]);
-            }
-            to[end..].fill(T::default());
-            return;
+        let start = ((x * self.step) as isize + self.offset[1]) * self.size[2] as isize + skipped as isize;
+        let len = to.len() as isize;
+        let before = (-start).clamp(0, len) as usize;
+        let end = (from.len() as isize - start).clamp(before as isize, len) as usize;
+        to[..before].fill(T::default());
+        if before < end {
+            let run = (start + before as isize) as usize;
+            to[before..end].copy_from_slice(&from[run..][..end - before]);
         }
-        let (mut rest, mut first) = (to, skipped);
-        while !rest.is_empty() {
-            let (kx, channel) = (first / channels, first % channels);
-            let part;
-            (part, rest) = rest.split_at_mut((channels - channel).min(rest.len()));
-            first += part.len();
-            match self.source(x, kx, 1) {
-                Some(x) => part.copy_from_slice(&from[x * channels + channel..][..part.len()]),
-                None => part.fill(T::default()),
-            }
-        }
+        to[end..].fill(T::default());
     }
 }
 
@@ -177,26 +158,27 @@ impl<T: Real> Columns<T> for Transposed<'_, T> {
     }
 }
 
-/// A kernel `[c_out, taps, c_in]` turned by 180 degrees: what the gradient of a convolution multiplies with. As columns
-/// it is `[taps * c_out, c_in]`, as rows the transpose of that.
-pub struct Turned<'a, T> {
+/// Some taps of a kernel `[c_out, all_taps, c_in]`, for the gradient of a convolution. As columns it is
+/// `[taps * c_out, c_in]`, as rows the transpose of that.
+pub struct Taps<'a, T> {
     pub weight: &'a [T],
     pub c_out: usize,
-    pub taps: usize,
+    pub all_taps: usize,
     pub c_in: usize,
+    pub taps: Vec<usize>,
 }
 
-impl<T: Real> Turned<'_, T> {
+impl<T: Real> Taps<'_, T> {
     /// Some input channels for one step of the depth.
     fn line(&self, step: usize, channels: Range<usize>) -> &[T] {
         let (tap, c_out) = (step / self.c_out, step % self.c_out);
-        &self.weight[(c_out * self.taps + self.taps - 1 - tap) * self.c_in..][channels]
+        &self.weight[(c_out * self.all_taps + self.taps[tap]) * self.c_in..][channels]
     }
 }
 
-impl<T: Real> Columns<T> for Turned<'_, T> {
+impl<T: Real> Columns<T> for Taps<'_, T> {
     fn depth(&self) -> usize {
-        self.taps * self.c_out
+        self.taps.len() * self.c_out
     }
 
     fn columns(&self) -> usize {
@@ -211,13 +193,13 @@ impl<T: Real> Columns<T> for Turned<'_, T> {
     }
 }
 
-impl<T: Real> Rows<T> for Turned<'_, T> {
+impl<T: Real> Rows<T> for Taps<'_, T> {
     fn rows(&self) -> usize {
         self.c_in
     }
 
     fn depth(&self) -> usize {
-        self.taps * self.c_out
+        self.taps.len() * self.c_out
     }
 
     fn block<'a>(&'a self, rows: Range<usize>, depth: Range<usize>, scratch: &'a mut [T]) -> Block<'a, T> {

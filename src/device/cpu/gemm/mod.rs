@@ -6,6 +6,7 @@
 
 mod kernel;
 mod operand;
+mod packed;
 
 use std::ops::Range;
 
@@ -15,6 +16,7 @@ use crate::tensor::{Real, buffer, recycle};
 pub use kernel::Gemm;
 use kernel::{Kernel, Tile, VECTORS};
 pub use operand::{Block, Columns, Matrix, Rows};
+use packed::Packed;
 
 /// Steps of the depth that are summed before they are added to the output: a panel of them fits into the first cache.
 const DEPTH: usize = 256;
@@ -110,13 +112,13 @@ fn run<T: Real>(
     } else {
         (0..down * across).for_each(task);
     }
-    recycle(packed.data);
+    packed.recycle();
 }
 
 /// The rows and columns of a task: less than the cache allows where there would be few tasks.
 fn tile_size<T>(m: usize, n: usize, kernel: &Kernel<T>) -> [usize; 2] {
-    let (mut rows, mut columns) = (TILE_ROWS, TILE_COLUMNS);
     let panel = VECTORS * kernel.lanes;
+    let (mut rows, mut columns) = (TILE_ROWS, TILE_COLUMNS);
     loop {
         if m.div_ceil(rows) * n.div_ceil(columns) >= TASKS {
             break;
@@ -130,64 +132,6 @@ fn tile_size<T>(m: usize, n: usize, kernel: &Kernel<T>) -> [usize; 2] {
         }
     }
     [rows, columns]
-}
-
-/// The right operand in panels of [`VECTORS`] vectors, each all of the depth long. The last may have one vector.
-struct Packed<T> {
-    data: Vec<T>,
-    depth: usize,
-    lanes: usize,
-    padded: usize,
-}
-
-impl<T: Real> Packed<T> {
-    fn new(kernel: &Kernel<T>, b: &dyn Columns<T>, parallel: bool) -> Self {
-        let (depth, columns) = (b.depth(), b.columns());
-        let padded = columns.next_multiple_of(kernel.lanes);
-        let panel = VECTORS * kernel.lanes;
-        let mut data = buffer::<T>(padded * depth);
-        let pack = |number: usize, block: usize, to: &mut [T]| {
-            let left = number * panel;
-            let width = panel.min(padded - left);
-            let first = block * DEPTH;
-            b.pack(
-                first..first + to.len() / width,
-                left..columns.min(left + width),
-                width,
-                to,
-            );
-        };
-        let panels = data.chunks_mut((panel * depth).max(1)).enumerate();
-        let blocks = panels.flat_map(|(number, to)| {
-            let width = panel.min(padded - number * panel);
-            to.chunks_mut(DEPTH * width)
-                .enumerate()
-                .map(move |(block, to)| (number, block, to))
-        });
-        if parallel {
-            let blocks: Vec<_> = blocks.collect();
-            blocks
-                .into_par_iter()
-                .for_each(|(number, block, to)| pack(number, block, to));
-        } else {
-            blocks.for_each(|(number, block, to)| pack(number, block, to));
-        }
-        Self {
-            data,
-            depth,
-            lanes: kernel.lanes,
-            padded,
-        }
-    }
-
-    /// The panel that starts with a column, from a step of the depth on; and its vectors.
-    fn panel(&self, column: usize, step: usize) -> (&[T], usize) {
-        let width = (VECTORS * self.lanes).min(self.padded - column);
-        (
-            &self.data[column * self.depth + step * width..][..(self.depth - step) * width],
-            width / self.lanes,
-        )
-    }
 }
 
 /// Computes rows and columns of the product into `tile`, whose rows are `row` apart.
@@ -253,27 +197,39 @@ unsafe fn write<T: Real>(
     stride: usize,
     transposed: bool,
 ) {
-    let (lines, along, tile_line, tile_step) = if transposed {
-        (columns, rows, 1, row)
-    } else {
-        (rows, columns, row, 1)
+    let bias = |at: Range<usize>| match output {
+        Output::Bias(bias) => &bias[at],
+        _ => &[],
     };
-    for (number, line) in lines.clone().enumerate() {
-        // SAFETY: demanded of the caller.
-        let to = unsafe { std::slice::from_raw_parts_mut(c.add(line * stride + along.start), along.len()) };
-        let from = &tile[number * tile_line..];
-        match output {
-            Output::Set => to
-                .iter_mut()
-                .zip(from.iter().step_by(tile_step))
-                .for_each(|(c, &x)| *c = x),
-            Output::Add => to
-                .iter_mut()
-                .zip(from.iter().step_by(tile_step))
-                .for_each(|(c, &x)| *c += x),
-            Output::Bias(bias) => {
-                let values = from.iter().step_by(tile_step).zip(&bias[along.clone()]);
-                to.iter_mut().zip(values).for_each(|(c, (&x, &b))| *c = x + b);
+    if !transposed {
+        let bias = bias(columns.clone());
+        for (i, line) in rows.enumerate() {
+            // SAFETY: demanded of the caller.
+            let to = unsafe { std::slice::from_raw_parts_mut(c.add(line * stride + columns.start), columns.len()) };
+            let from = &tile[i * row..][..to.len()];
+            match output {
+                Output::Set => to.copy_from_slice(from),
+                Output::Add => to.iter_mut().zip(from).for_each(|(c, &x)| *c += x),
+                Output::Bias(_) => to.iter_mut().zip(from).zip(bias).for_each(|((c, &x), &b)| *c = x + b),
+            }
+        }
+        return;
+    }
+    // A cache line of the tile goes to as many lines of the output at once.
+    const LINES: usize = 16;
+    let bias = bias(rows.clone());
+    for first in columns.clone().step_by(LINES) {
+        let lines = LINES.min(columns.end - first);
+        for (i, line) in rows.clone().enumerate() {
+            let from = &tile[i * row + first - columns.start..][..lines];
+            for (j, &x) in from.iter().enumerate() {
+                // SAFETY: demanded of the caller.
+                let to = unsafe { &mut *c.add((first + j) * stride + line) };
+                *to = match output {
+                    Output::Set => x,
+                    Output::Add => *to + x,
+                    Output::Bias(_) => x + bias[i],
+                };
             }
         }
     }
@@ -305,85 +261,4 @@ pub fn sum_rows<T: Real>(data: &[T], n: usize) -> Vec<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::kernel::Kernels;
-    use super::*;
-
-    fn values<T: Real>(len: usize, seed: u32) -> Vec<T> {
-        let word = |i: usize| {
-            (i as u32 ^ seed)
-                .wrapping_mul(0x9e37_79b9)
-                .rotate_left(13)
-                .wrapping_mul(0x85eb_ca6b)
-        };
-        (0..len)
-            .map(|i| T::from_f64(f64::from(word(i) as i32) / f64::from(1 << 30)))
-            .collect()
-    }
-
-    /// Sizes around one, a vector, a panel, a tile and a block of the depth.
-    const SIZES: [[usize; 3]; 9] = [
-        [1, 1, 1],
-        [3, 17, 0],
-        [13, 33, 5],
-        [2, 1, 257],
-        [95, 16, 3],
-        [97, 31, 256],
-        [100, 257, 40],
-        [7, 300, 513],
-        [193, 65, 300],
-    ];
-
-    fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize) -> bool) {
-        for [m, n, k] in SIZES {
-            let (a, b, bias, old) = (
-                values::<T>(m * k, 1),
-                values::<T>(k * n, 2),
-                values::<T>(n, 3),
-                values::<T>(m * n, 4),
-            );
-            let exact =
-                |i: usize, j: usize| -> f64 { (0..k).map(|s| a[i * k + s].to_f64() * b[s * n + j].to_f64()).sum() };
-            let mut first: Option<Vec<T>> = None;
-            for (number, kernel) in T::kernels().iter().enumerate() {
-                let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
-                for output in [Output::Set, Output::Bias(&bias), Output::Add] {
-                    let mut c = old.clone();
-                    run(kernel, &a, &b, output, &mut c, false);
-                    let mut turned = old.clone();
-                    run(kernel, &b.t(), &a.t(), output, &mut turned, true);
-                    assert_eq!(c, turned, "{m} {n} {k}: the transposed product");
-                    for (at, &got) in c.iter().enumerate() {
-                        let start = match output {
-                            Output::Set => 0.0,
-                            Output::Bias(bias) => bias[at % n].to_f64(),
-                            Output::Add => old[at].to_f64(),
-                        };
-                        let expected = start + exact(at / n, at % n);
-                        let allowed = tolerance * (1.0 + k as f64).sqrt() * 4.0;
-                        assert!(
-                            (got.to_f64() - expected).abs() <= allowed,
-                            "{m} {n} {k}: {got:?} at {at}, not {expected}"
-                        );
-                    }
-                    if matches!(output, Output::Set) && fused(number) {
-                        assert_eq!(
-                            *first.get_or_insert_with(|| c.clone()),
-                            c,
-                            "{m} {n} {k}: kernel {number}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// And all that use FMA give the same bytes.
-    #[test]
-    fn every_kernel_is_right_and_gives_the_same_bytes() {
-        // The last kernel is the portable one, which has no FMA unless the target has.
-        let fused = |count: usize| move |number: usize| number + 1 < count;
-        every_kernel_is_right::<f32>(1e-6, fused(f32::kernels().len()));
-        every_kernel_is_right::<f64>(1e-15, fused(f64::kernels().len()));
-    }
-}
+mod tests;

@@ -1,0 +1,81 @@
+//! Every kernel that this processor can run, at awkward sizes.
+
+use super::kernel::Kernels;
+use super::*;
+
+fn values<T: Real>(len: usize, seed: u32) -> Vec<T> {
+    let word = |i: usize| {
+        (i as u32 ^ seed)
+            .wrapping_mul(0x9e37_79b9)
+            .rotate_left(13)
+            .wrapping_mul(0x85eb_ca6b)
+    };
+    (0..len)
+        .map(|i| T::from_f64(f64::from(word(i) as i32) / f64::from(1 << 30)))
+        .collect()
+}
+
+/// Sizes around one, a vector, a panel, a tile and a block of the depth.
+const SIZES: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [3, 17, 0],
+    [13, 33, 5],
+    [2, 1, 257],
+    [95, 16, 3],
+    [97, 31, 256],
+    [100, 257, 40],
+    [7, 300, 513],
+    [193, 65, 300],
+];
+
+fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize) -> bool) {
+    for [m, n, k] in SIZES {
+        let (a, b, bias, old) = (
+            values::<T>(m * k, 1),
+            values::<T>(k * n, 2),
+            values::<T>(n, 3),
+            values::<T>(m * n, 4),
+        );
+        let exact = |i: usize, j: usize| -> f64 { (0..k).map(|s| a[i * k + s].to_f64() * b[s * n + j].to_f64()).sum() };
+        let mut first: Option<Vec<T>> = None;
+        for (number, kernel) in T::kernels().iter().enumerate() {
+            let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+            for output in [Output::Set, Output::Bias(&bias), Output::Add] {
+                let mut c = old.clone();
+                run(kernel, &a, &b, output, &mut c, false);
+                let mut turned = old.clone();
+                run(kernel, &b.t(), &a.t(), output, &mut turned, true);
+                assert_eq!(c, turned, "{m} {n} {k}: the transposed product");
+                for (at, &got) in c.iter().enumerate() {
+                    let start = match output {
+                        Output::Set => 0.0,
+                        Output::Bias(bias) => bias[at % n].to_f64(),
+                        Output::Add => old[at].to_f64(),
+                    };
+                    let expected = start + exact(at / n, at % n);
+                    let allowed = tolerance * (1.0 + k as f64).sqrt() * 4.0;
+                    assert!(
+                        (got.to_f64() - expected).abs() <= allowed,
+                        "{m} {n} {k}: {got:?} at {at}, not {expected}"
+                    );
+                }
+                if matches!(output, Output::Set) && fused(number) {
+                    assert_eq!(
+                        *first.get_or_insert_with(|| c.clone()),
+                        c,
+                        "{m} {n} {k}: kernel {number}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// And all that use FMA give the same bytes.
+#[test]
+fn every_kernel_is_right_and_gives_the_same_bytes() {
+    // The last kernel is the portable one, which has no FMA unless the target has.
+    let fused = |count: usize| move |number: usize| number + 1 < count;
+    every_kernel_is_right::<f32>(1e-6, fused(f32::kernels().len()));
+    every_kernel_is_right::<f64>(1e-15, fused(f64::kernels().len()));
+}
