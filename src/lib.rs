@@ -1,4 +1,20 @@
 //! selma trains, samples, merges and scores Stable Diffusion LoRAs.
+//!
+//! # The spine
+//!
+//! ```text
+//! pictures + captions --data--> latents, text states --train::examples--> micro-batch
+//!     micro-batch --diffusion::NoiseSchedule--> noisy latents --nn::UNet + LoRA branches--> prediction
+//!     prediction --ops::weighted_mse--> loss --autograd::Tape--> gradients --train::FlatParameters--> expert
+//! experts --lora::merge--> one LoRA --pipeline + diffusion::Sampler--> pictures
+//! ```
+//!
+//! # Reading order
+//!
+//! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
+//! [`train::step`] is one step of training; [`pipeline`] is text to image. A module uses only modules before it in the
+//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `pipeline`, `train`, `verify`,
+//! `cli`.
 
 pub mod autograd;
 pub mod bench;

@@ -93,8 +93,6 @@ def merge(suffix, method, adapters, weights, options, model="small3", style="pef
             )
             | options
         )
-        if method.endswith("svd"):
-            case["scale_applied"] = "twice"
         return case, {}
 
     return Build(name, model_path(model), make)
