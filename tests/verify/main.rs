@@ -49,12 +49,7 @@ fn lora_files_agree_with_peft() {
 
 #[test]
 fn training_steps_agree_with_peft() {
-    for name in ["sd1_attn", "sd1_conv", "sd1_zero_init_snr", "sd2_vpred", "sdxl_accum"] {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-        let outcome = verify::run(&root.join(format!("cases/lora_train_{name}")), None, DType::F32).unwrap();
-        let worst = outcome.worst();
-        assert!(worst.ok(), "{name}: {} is off by {:e}", worst.quantity, worst.error);
-    }
+    all_of(&["lora_train"]);
 }
 
 #[test]
