@@ -165,10 +165,25 @@ impl ClipText {
         let config = ClipConfig::parse(&Config::open(&dir.join("config.json"))?)?;
         let root = Weights::open(dir, "model", dtype)?;
         let prefixed = root.contains("text_model.embeddings.token_embedding.weight");
-        let w = root.scope_as("text_model", if prefixed { "text_model" } else { "" });
+        let projected = root.contains("text_projection.weight");
+        Self::build(config, root, if prefixed { "text_model" } else { "" }, projected)
+    }
+
+    /// An encoder with fresh weights, for the keys of a `config.json`; `projected` makes it a
+    /// CLIPTextModelWithProjection.
+    ///
+    /// # Errors
+    /// As [`ClipText::load`] for the configuration.
+    pub fn initial(config: serde_json::Value, projected: bool, seed: u64, dtype: DType) -> Result<Self> {
+        let config = ClipConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
+        Self::build(config, Weights::initial(seed, dtype), "text_model", projected)
+    }
+
+    /// `prefix`: what the file has for `text_model`.
+    fn build(config: ClipConfig, root: Weights, prefix: &str, projected: bool) -> Result<Self> {
+        let w = root.scope_as("text_model", prefix);
         let c = config.hidden_size;
-        let text_projection = root
-            .contains("text_projection.weight")
+        let text_projection = projected
             .then(|| Linear::load(&root.scope("text_projection"), c, config.projection_dim, false))
             .transpose()?;
         let embeddings = w.scope("embeddings");

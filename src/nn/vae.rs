@@ -99,11 +99,23 @@ impl AutoencoderKl {
     /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
         let config = VaeConfig::parse(&Config::open(&dir.join("config.json"))?)?;
-        let w = Weights::open(dir, "diffusion_pytorch_model", dtype)?;
+        Self::build(config, Weights::open(dir, "diffusion_pytorch_model", dtype)?)
+    }
+
+    /// A network with fresh weights, for the keys of a `config.json`.
+    ///
+    /// # Errors
+    /// As [`AutoencoderKl::load`] for the configuration.
+    pub fn initial(config: Value, seed: u64, dtype: DType) -> Result<Self> {
+        let config = VaeConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
+        Self::build(config, Weights::initial(seed, dtype))
+    }
+
+    fn build(config: VaeConfig, w: Weights) -> Result<Self> {
         let latent = config.latent_channels;
         let conv = |name, channels| Conv2d::load(&w.scope(name), channels, channels, 1);
         Ok(Self {
-            dtype,
+            dtype: w.dtype(),
             encoder: Encoder::load(&w.scope("encoder"), &config)?,
             decoder: Decoder::load(&w.scope("decoder"), &config)?,
             quant_conv: config

@@ -2,6 +2,7 @@
 
 mod parity;
 mod refusals;
+mod save;
 
 use std::path::{Path, PathBuf};
 
