@@ -9,7 +9,7 @@ use crate::autograd::Tape;
 use crate::cli::Common;
 use crate::cli::merge::parse_lora;
 use crate::data::preprocess::{Crop, Preprocess};
-use crate::diffusion::sampler;
+use crate::diffusion::{Sampler, sampler};
 use crate::error::{Error, Result};
 use crate::formats::{image, jsonl};
 use crate::lora;
@@ -92,8 +92,10 @@ impl Generate {
         }
         let mut model = StableDiffusion::load(&self.model, self.vocab.as_deref(), common.precision()?)?;
         self.apply_loras(&mut model, common)?;
-        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
         let (height, width) = self.size(&model)?;
+        // What is wrong with the scheduler is said before anything is written.
+        self.sampler(&model)?;
+        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
         let bar = progress(common, jobs.len() * self.steps);
         let mut rows = Vec::new();
         for batch in jobs.chunks(self.batch_size) {
@@ -179,6 +181,18 @@ impl Generate {
         Ok(size)
     }
 
+    /// The sampler that was asked for, or the model's own, at its first step.
+    fn sampler(&self, model: &StableDiffusion) -> Result<Box<dyn Sampler>> {
+        let name = match &self.scheduler {
+            Some(name) => name,
+            None => (model.scheduler["_class_name"].as_str()).ok_or_else(|| {
+                Error::Usage("the model's scheduler_config.json has no _class_name; name one by --scheduler".into())
+            })?,
+        };
+        let config = pipeline_config(&model.scheduler, model.is_xl());
+        sampler::from_config(name, &config, self.steps)
+    }
+
     /// One picture a job.
     fn draw(
         &self,
@@ -192,12 +206,7 @@ impl Generate {
         let positive = model.encode(&prompts, None, self.clip_skip)?;
         let negative = self.negative.as_ref().map(|text| vec![text.clone(); batch.len()]);
         let negative = model.encode_negative(negative.as_deref(), None, &positive)?;
-        let sampler = match &self.scheduler {
-            Some(name) => name,
-            None => model.scheduler["_class_name"].as_str().unwrap_or_default(),
-        };
-        let config = pipeline_config(&model.scheduler, model.is_xl());
-        let sampler = sampler::from_config(sampler, &config, self.steps)?;
+        let sampler = self.sampler(model)?;
         let factor = model.vae.config.downscale();
         let shape = [
             batch.len(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
+use crate::formats::atomic;
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
 use crate::lora::{BaseModules, Expert, Loaded, bake, base, inspect, load, save};
@@ -62,6 +63,9 @@ impl Merge {
             return Err(Error::Usage(
                 "average weighs every LoRA by 1/T; use --method concat with weights of your own".into(),
             ));
+        }
+        if self.into.is_none() {
+            atomic::check(&self.out)?;
         }
         let model = self.into.as_ref().or(self.model.as_ref());
         let modules = model.map(|m| base::modules(m)).transpose()?;

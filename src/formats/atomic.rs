@@ -11,10 +11,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Io`] with the final path's name; the final path is then as it was before.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder(path);
     let io = |source| Error::io(path, source);
     let file = tempfile::Builder::new()
         .prefix(".selma-")
@@ -32,6 +29,33 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
         let _ = folder.sync_all();
     }
     Ok(())
+}
+
+/// Finds out whether [`fn@write`] can succeed, before hours of work are spent on what goes there.
+///
+/// # Errors
+/// [`Error::File`] if `path` is a folder, or its folder does not exist; [`Error::Io`] if the folder cannot be written.
+pub fn check(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder; give the name of a file to write"));
+    }
+    let folder = folder(path);
+    if !folder.is_dir() {
+        let message = format!("cannot be written: {} is not a folder", folder.display());
+        return Err(Error::file(path, message));
+    }
+    let probe = tempfile::Builder::new()
+        .prefix(".selma-")
+        .suffix(".part")
+        .tempfile_in(folder);
+    probe.map(drop).map_err(|e| Error::io(path, e))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// [`fn@write`] of bytes that are already there.

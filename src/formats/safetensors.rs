@@ -29,6 +29,9 @@ impl Safetensors {
     /// # Errors
     /// [`Error::File`] naming the file and what is wrong with it; a pickle checkpoint is told apart, with the way out.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::file(path, "is a folder; expected a safetensors file"));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         // SAFETY: the map is only read. As everywhere that weights are mapped, a process that rewrites the file in place
         // meanwhile can change what is read; our own writers replace files by renaming.
@@ -108,6 +111,23 @@ impl Safetensors {
         Ok(tensor)
     }
 
+    /// As [`Safetensors::tensor`], for weights: floats, none of which is NaN or infinite.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the tensor, also as for [`Safetensors::tensor`].
+    pub fn weight(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.tensor(name)?;
+        if !tensor.dtype().is_float() {
+            let message = format!("tensor {name} holds integers; expected floats");
+            return Err(Error::file(&self.path, message));
+        }
+        if !tensor.is_finite() {
+            let message = format!("tensor {name} holds NaN or infinity: the file is damaged, or its training diverged");
+            return Err(Error::file(&self.path, message));
+        }
+        Ok(tensor)
+    }
+
     /// Drops the mapped pages of a range that has been copied, so that a large file is not counted twice.
     fn forget(&self, begin: usize, end: usize) {
         const PAGE: usize = 4096;
@@ -137,6 +157,10 @@ fn widen<T: Copy + Into<i64>>(values: &[T]) -> Vec<i64> {
 fn not_safetensors(bytes: &[u8]) -> Option<String> {
     if bytes.len() < 8 {
         return Some(format!("not a safetensors file: it has only {} bytes", bytes.len()));
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        let reason = "this is a git-lfs pointer, not the weights; fetch them with `git lfs pull`";
+        return Some(reason.into());
     }
     // PyTorch's files are zip archives of pickles; older ones bare pickles of protocol 2 or later.
     let pickle = bytes[0] == 0x80 && (2..=5).contains(&bytes[1]) && bytes.get(8) != Some(&b'{');

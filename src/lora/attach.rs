@@ -1,6 +1,6 @@
 //! Putting LoRA branches onto the layers of a network, and reading them back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::lora::expert::Factors;
@@ -97,10 +97,10 @@ pub fn attach_all(
     dtype: DType,
     visit: impl FnOnce(&mut dyn FnMut(Layer<'_>)),
 ) -> Result<()> {
-    let (mut found, mut failure) = (0, None);
+    let (mut missing, mut failure): (BTreeSet<&String>, _) = (modules.keys().collect(), None);
     visit(&mut |mut layer| {
         if let Some(factors) = modules.get(layer.name()) {
-            found += 1;
+            missing.remove(&layer.name().to_string());
             if let Err(e) = stacked(&mut layer, factors, dtype) {
                 failure.get_or_insert(e);
             }
@@ -108,11 +108,14 @@ pub fn attach_all(
     });
     match failure {
         Some(error) => Err(error),
-        None if found < modules.len() => Err(Error::Failed(format!(
-            "{found} of {} LoRA modules fit the model",
-            modules.len()
-        ))),
-        None => Ok(()),
+        None => match missing.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::Failed(format!(
+                "{} of {} LoRA modules are no linear layer or convolution of this model, such as {first}",
+                missing.len(),
+                modules.len()
+            ))),
+        },
     }
 }
 

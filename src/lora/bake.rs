@@ -33,7 +33,12 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
     let products: Vec<_> = terms.iter().map(|&(w, f)| (w * f.scale(), f)).collect();
     let delta = dense::rows(&dense::product(&products));
     let sum = weight.reals::<f64>().iter().zip(delta).map(|(w, d)| w + d).collect();
-    Ok(Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype()))
+    let baked = Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype());
+    if !baked.is_finite() {
+        let message = format!("the sum of weight and LoRA does not fit into {}", weight.dtype().name());
+        return Err(Error::shape("bake", message));
+    }
+    Ok(baked)
 }
 
 /// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).
@@ -97,8 +102,14 @@ fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Pat
     let baked: Vec<Result<(String, Tensor, bool)>> = names
         .par_iter()
         .map(|name| {
-            let (weight, terms) = (weights.tensor(name)?, terms(experts, component, name));
-            Ok((name.to_string(), bake(&weight, &terms)?, !terms.is_empty()))
+            let terms = terms(experts, component, name);
+            if terms.is_empty() {
+                // Whatever else is in the file is copied as it is, integer buffers included.
+                return Ok((name.to_string(), weights.tensor(name)?, false));
+            }
+            let baked = bake(&weights.weight(name)?, &terms);
+            let baked = baked.map_err(|e| Error::file(file, format!("{name}: {e}")))?;
+            Ok((name.to_string(), baked, true))
         })
         .collect();
     let mut tensors = Vec::new();

@@ -99,9 +99,12 @@ impl AdapterConfig {
         let Some(alpha) = alpha.filter(|a| !a.is_null()) else {
             return Ok(None);
         };
-        let alpha = alpha
-            .as_f64()
-            .ok_or_else(|| Error::file(&self.file, format!("{component}.lora_alpha is {alpha}, not a number")))?;
+        let alpha = alpha.as_f64().filter(|a| *a != 0.0).ok_or_else(|| {
+            Error::file(
+                &self.file,
+                format!("{component}.lora_alpha is {alpha}; expected a number above 0"),
+            )
+        })?;
         // Rank-stabilised LoRA scales by alpha / sqrt(rank).
         let rslora = keys.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
         Ok(Some(if rslora { alpha * (rank as f64).sqrt() } else { alpha }))

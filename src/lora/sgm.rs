@@ -80,8 +80,9 @@ impl Layout {
     }
 }
 
+/// A block's number. Names come from files: one that no model has would overflow what is computed with it.
 fn number(parts: &[&str], at: usize) -> Option<usize> {
-    parts.get(at)?.parse().ok()
+    parts.get(at)?.parse::<u8>().ok().map(usize::from)
 }
 
 fn resnet_part(part: &str) -> Option<&'static str> {

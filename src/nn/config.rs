@@ -41,6 +41,11 @@ impl Config {
         }
     }
 
+    /// The whole object, for a reader with rules of its own.
+    pub fn into_value(self) -> Value {
+        Value::Object(self.keys)
+    }
+
     /// The value of a key, which is known from then on. A null is as good as nothing.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.known.borrow_mut().insert(key.into());

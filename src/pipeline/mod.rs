@@ -11,9 +11,10 @@ use std::path::Path;
 
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::formats::model_dir::ModelDir;
 use crate::lora::attach::attach_all;
 use crate::lora::{Expert, Factors};
-use crate::nn::{AutoencoderKl, ClipText, UNet};
+use crate::nn::{AutoencoderKl, ClipText, Config, UNet};
 use crate::tensor::DType;
 
 /// A whole Stable Diffusion of the 1.x, 2.x or XL family, from a folder in the layout of diffusers.
@@ -36,33 +37,28 @@ pub struct TextEncoder {
 
 impl StableDiffusion {
     /// Loads `dir`; vocabularies come from `vocab` where given, else from the model's tokenizer folders.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, vocab: Option<&Path>, dtype: DType) -> Result<Self> {
-        let index = read_json(&dir.join("model_index.json"))?;
-        let mut encoders = Vec::new();
-        for suffix in ["", "_2"] {
-            if index
-                .get(format!("text_encoder{suffix}"))
-                .is_some_and(|v| !v[0].is_null())
-            {
-                let folder = dir.join(format!("tokenizer{suffix}"));
-                encoders.push(TextEncoder {
-                    tokenizer: Tokenizer::load_with_vocab(&folder, vocab.unwrap_or(&folder))?,
-                    model: ClipText::load(&dir.join(format!("text_encoder{suffix}")), dtype)?,
-                });
-            }
-        }
-        if encoders.is_empty() {
-            return Err(Error::file(
-                dir.join("model_index.json"),
-                "no text_encoder: not a Stable Diffusion 1, 2 or XL model",
-            ));
+        let files = ModelDir::open(dir)?;
+        let scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
+        let encoder = |tokenizer: &Path, model: &Path| -> Result<TextEncoder> {
+            Ok(TextEncoder {
+                tokenizer: Tokenizer::load_with_vocab(tokenizer, vocab.unwrap_or(tokenizer))?,
+                model: ClipText::load(model, dtype)?,
+            })
+        };
+        let mut encoders = vec![encoder(&files.tokenizer, &files.text_encoder)?];
+        if let (Some(tokenizer), Some(model)) = (&files.tokenizer_2, &files.text_encoder_2) {
+            encoders.push(encoder(tokenizer, model)?);
         }
         Ok(Self {
-            unet: UNet::load(&dir.join("unet"), dtype)?,
-            vae: AutoencoderKl::load(&dir.join("vae"), dtype)?,
+            unet: UNet::load(&files.unet, dtype)?,
+            vae: AutoencoderKl::load(&files.vae, dtype)?,
             encoders,
-            scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
-            force_zeros_for_empty_prompt: index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(false),
+            scheduler,
+            force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
             dtype,
         })
     }
@@ -112,10 +108,4 @@ pub fn pipeline_config(config: &serde_json::Value, is_xl: bool) -> serde_json::V
         config["clip_sample"] = false.into();
     }
     config
-}
-
-/// A JSON file, with its name in the error.
-pub fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }

@@ -180,6 +180,27 @@ impl Tensor {
         }
     }
 
+    /// Whether no value is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        // The largest magnitude of a block decides: a loop without a branch is vectorised.
+        macro_rules! finite {
+            ($t:ty, $bits:ty) => {{
+                const BLOCK: usize = 1 << 12;
+                let infinity = <$t>::INFINITY.to_bits() as $bits;
+                let magnitude = |x: &$t| x.to_bits() as $bits & <$bits>::MAX;
+                let finite = |block: &[$t]| block.iter().fold(0, |m: $bits, x| m.max(magnitude(x))) < infinity;
+                self.data::<$t>().par_chunks(BLOCK).all(finite)
+            }};
+        }
+        match self.dtype() {
+            DType::F32 => finite!(f32, i32),
+            DType::F64 => finite!(f64, i64),
+            DType::Bf16 => finite!(bf16, i16),
+            DType::F16 => finite!(f16, i16),
+            DType::I64 => true,
+        }
+    }
+
     /// The one value of a scalar or one-element tensor.
     pub fn item(&self) -> f64 {
         assert_eq!(self.len(), 1, "item() of a tensor of shape {:?}", self.shape());
