@@ -1,0 +1,3 @@
+//! The method around the engine: skills, prompts and their filter.
+
+mod skill;
