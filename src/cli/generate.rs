@@ -239,7 +239,7 @@ impl Generate {
             rescale: self.guidance_rescale,
         };
         let mut denoising = Denoising {
-            model,
+            unet: &model.unet,
             sampler,
             guidance,
             positive,

@@ -20,6 +20,18 @@ pub enum Crop {
     Center,
 }
 
+impl Crop {
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "random" => Ok(Crop::Random),
+            "center" => Ok(Crop::Center),
+            _ => Err(Error::Usage(format!("crop {name}: expected random or center"))),
+        }
+    }
+}
+
 /// What is done to every picture of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preprocess {

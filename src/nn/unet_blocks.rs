@@ -1,6 +1,6 @@
 //! The UNet's down, mid and up blocks, with attention (CrossAttn...Block2D) or without.
 
-use crate::autograd::Tape;
+use crate::autograd::{Tape, checkpoint};
 use crate::error::{Error, Result};
 use crate::nn::resnet::{ResnetBlock2D, ResnetShape};
 use crate::nn::transformer::{Transformer2D, TransformerShape};
@@ -13,6 +13,8 @@ use crate::tensor::Tensor;
 struct Layers {
     resnets: Vec<ResnetBlock2D>,
     attentions: Vec<Transformer2D>,
+    /// Computed again in the backward pass instead of kept.
+    recompute: bool,
 }
 
 impl Layers {
@@ -34,21 +36,44 @@ impl Layers {
                 .zip(shape.into_iter().cycle())
                 .map(|(i, shape)| Transformer2D::load(&attentions.scope(&i.to_string()), c_out, shape))
                 .collect::<Result<_>>()?,
+            recompute: false,
         })
     }
 
     /// Resnet `i` and the transformer after it, if there is one.
     fn forward(&self, tape: &Tape, i: usize, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let h = self.resnets[i].forward(tape, x, Some(temb))?;
-        match self.attentions.get(i) {
-            Some(transformer) => transformer.forward(tape, &h, context),
-            None => Ok(h),
+        let (resnet, transformer) = (&self.resnets[i], self.attentions.get(i));
+        if !self.recompute {
+            return layer(tape, resnet, transformer, [x, temb, context]);
         }
+        let (resnet, transformer) = (resnet.clone(), transformer.cloned());
+        checkpoint(tape, &[x, temb, context], move |tape, inputs| {
+            layer(
+                tape,
+                &resnet,
+                transformer.as_ref(),
+                [&inputs[0], &inputs[1], &inputs[2]],
+            )
+        })
     }
 
     fn visit(&mut self, f: &mut Visitor) {
         self.resnets.iter_mut().for_each(|resnet| resnet.visit(f));
         self.attentions.iter_mut().for_each(|transformer| transformer.visit(f));
+    }
+}
+
+/// `x` `[n, h, w, c_in]`, `temb` `[n, temb]` and `context` `[n, l, d]` -> `[n, h, w, c_out]`.
+fn layer(
+    tape: &Tape,
+    resnet: &ResnetBlock2D,
+    transformer: Option<&Transformer2D>,
+    [x, temb, context]: [&Tensor; 3],
+) -> Result<Tensor> {
+    let h = resnet.forward(tape, x, Some(temb))?;
+    match transformer {
+        Some(transformer) => transformer.forward(tape, &h, context),
+        None => Ok(h),
     }
 }
 
@@ -99,6 +124,10 @@ impl DownBlock {
         Ok(h)
     }
 
+    pub fn set_checkpointing(&mut self, on: bool) {
+        self.layers.recompute = on;
+    }
+
     pub fn visit(&mut self, f: &mut Visitor) {
         self.layers.visit(f);
         self.downsampler.iter_mut().for_each(|conv| conv.visit(f));
@@ -117,6 +146,10 @@ impl MidBlock {
     pub fn forward(&self, tape: &Tape, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
         let h = self.0.forward(tape, 0, x, temb, context)?;
         self.0.forward(tape, 1, &h, temb, context)
+    }
+
+    pub fn set_checkpointing(&mut self, on: bool) {
+        self.0.recompute = on;
     }
 
     pub fn visit(&mut self, f: &mut Visitor) {
@@ -171,6 +204,10 @@ impl UpBlock {
             }
             None => Ok(h),
         }
+    }
+
+    pub fn set_checkpointing(&mut self, on: bool) {
+        self.layers.recompute = on;
     }
 
     pub fn visit(&mut self, f: &mut Visitor) {

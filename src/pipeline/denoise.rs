@@ -5,7 +5,7 @@ use crate::autograd::Tape;
 use crate::diffusion::Sampler;
 use crate::diffusion::guidance::guide;
 use crate::error::Result;
-use crate::nn::AddedConditions;
+use crate::nn::{AddedConditions, AutoencoderKl, UNet};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -19,7 +19,7 @@ pub struct Guidance {
 
 /// One batch on its way from noise to latents.
 pub struct Denoising<'a> {
-    pub model: &'a StableDiffusion,
+    pub unet: &'a UNet,
     pub sampler: Box<dyn Sampler>,
     pub guidance: Guidance,
     pub positive: Conditions,
@@ -52,11 +52,11 @@ impl Denoising<'_> {
             .map(|pooled| self.added_conditions(pooled, rows));
         let timesteps = self.sampler.timesteps().to_vec();
         for (i, &timestep) in timesteps.iter().enumerate().skip(start) {
-            let input = self.sampler.scale_model_input(i, &latents)?.cast(self.model.dtype);
+            let input = self.sampler.scale_model_input(i, &latents)?.cast(self.unet.dtype());
             let input = if guided { stack(&input, &input)? } else { input };
             let times = vec![timestep as f32; rows];
-            let unet = &self.model.unet;
-            let output = unet
+            let output = self
+                .unet
                 .forward(&Tape::off(), &input, &times, &conditions.context, added.as_ref())?
                 .cast(DType::F32);
             let output = if guided {
@@ -87,18 +87,18 @@ impl Denoising<'_> {
     }
 }
 
-impl StableDiffusion {
-    /// Latents as the sampler left them -> pictures `[n, h, w, 3]`, f32, not yet clamped to [-1, 1].
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let unscaled = ops::combine(&[(1.0 / self.vae.config.scaling_factor, latents)])?;
-        Ok(self
-            .vae
-            .decode(&Tape::off(), &unscaled.cast(self.dtype))?
-            .cast(DType::F32))
-    }
+/// Latents as the sampler left them -> pictures `[n, h, w, 3]`, f32, not yet clamped to [-1, 1].
+pub fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Tensor> {
+    let unscaled = ops::combine(&[(1.0 / vae.config.scaling_factor, latents)])?;
+    Ok(vae.decode(&Tape::off(), &unscaled)?.cast(DType::F32))
 }
 
 impl StableDiffusion {
+    /// As [`fn@decode`].
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        decode(&self.vae, latents)
+    }
+
     /// A draw from the VAE's posterior with unit `noise`, scaled as the UNet wants it; f32 `[n, h, w, c]`.
     pub fn latents(&self, mean: &Tensor, logvar: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let factor = self.vae.config.scaling_factor as f32;

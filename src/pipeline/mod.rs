@@ -3,36 +3,27 @@
 mod denoise;
 mod prompt;
 
-pub use denoise::{Denoising, Guidance};
-pub use prompt::Conditions;
+pub use denoise::{Denoising, Guidance, decode};
+pub use prompt::{Conditions, TextEncoder, TextEncoders};
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
 use crate::lora::attach::attach_all;
 use crate::lora::{Expert, Factors};
-use crate::nn::{AutoencoderKl, ClipText, Config, UNet};
-use crate::tensor::DType;
+use crate::nn::{AutoencoderKl, Config, UNet};
+use crate::tensor::{DType, release_pool};
 
 /// A whole Stable Diffusion of the 1.x, 2.x or XL family, from a folder in the layout of diffusers.
 pub struct StableDiffusion {
     pub unet: UNet,
     pub vae: AutoencoderKl,
-    pub encoders: Vec<TextEncoder>,
+    pub text: TextEncoders,
     /// The model's own `scheduler/scheduler_config.json`.
     pub scheduler: serde_json::Value,
-    /// SDXL: a missing negative prompt is all zeros, not the empty string.
-    pub force_zeros_for_empty_prompt: bool,
     pub dtype: DType,
-}
-
-/// A tokenizer and the encoder that reads its ids.
-pub struct TextEncoder {
-    pub tokenizer: Tokenizer,
-    pub model: ClipText,
 }
 
 impl StableDiffusion {
@@ -43,24 +34,35 @@ impl StableDiffusion {
     pub fn load(dir: &Path, vocab: Option<&Path>, dtype: DType) -> Result<Self> {
         let files = ModelDir::open(dir)?;
         let scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
-        let encoder = |tokenizer: &Path, model: &Path| -> Result<TextEncoder> {
-            Ok(TextEncoder {
-                tokenizer: Tokenizer::load_with_vocab(tokenizer, vocab.unwrap_or(tokenizer))?,
-                model: ClipText::load(model, dtype)?,
-            })
-        };
-        let mut encoders = vec![encoder(&files.tokenizer, &files.text_encoder)?];
-        if let (Some(tokenizer), Some(model)) = (&files.tokenizer_2, &files.text_encoder_2) {
-            encoders.push(encoder(tokenizer, model)?);
-        }
-        Ok(Self {
+        let model = Self {
+            text: TextEncoders::load(&files, vocab, dtype)?,
             unet: UNet::load(&files.unet, dtype)?,
             vae: AutoencoderKl::load(&files.vae, dtype)?,
-            encoders,
             scheduler,
-            force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
             dtype,
-        })
+        };
+        // What conversions used is of no use to activations.
+        release_pool();
+        Ok(model)
+    }
+
+    /// As [`TextEncoders::encode`].
+    pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {
+        self.text.encode(prompts, second, clip_skip)
+    }
+
+    /// As [`TextEncoders::encode_negative`].
+    pub fn encode_negative(
+        &self,
+        negative: Option<&[String]>,
+        second: Option<&[String]>,
+        positive: &Conditions,
+    ) -> Result<Conditions> {
+        self.text.encode_negative(negative, second, positive)
+    }
+
+    pub fn is_xl(&self) -> bool {
+        self.text.is_xl()
     }
 
     /// Adds LoRA experts to the UNet and the text encoders; each keeps its own strength.
@@ -80,9 +82,9 @@ impl StableDiffusion {
         for (component, modules) in &components {
             match *component {
                 "unet" => attach_all(modules, self.dtype, |f| self.unet.visit(f))?,
-                "text_encoder" => attach_all(modules, self.dtype, |f| self.encoders[0].model.visit(f))?,
+                "text_encoder" => attach_all(modules, self.dtype, |f| self.text.encoders[0].model.visit(f))?,
                 "text_encoder_2" if self.is_xl() => {
-                    attach_all(modules, self.dtype, |f| self.encoders[1].model.visit(f))?
+                    attach_all(modules, self.dtype, |f| self.text.encoders[1].model.visit(f))?
                 }
                 other => {
                     return Err(Error::Failed(format!(
@@ -92,10 +94,6 @@ impl StableDiffusion {
             }
         }
         Ok(())
-    }
-
-    pub fn is_xl(&self) -> bool {
-        self.encoders.len() == 2
     }
 }
 

@@ -1,11 +1,14 @@
 //! Prompts to text states, as the diffusers pipelines make them.
 
-use super::{StableDiffusion, TextEncoder};
+use std::path::Path;
+
 use crate::autograd::Tape;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::nn::ClipOutput;
+use crate::formats::model_dir::ModelDir;
+use crate::nn::{ClipOutput, ClipText};
 use crate::ops;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// What the UNet is told about a batch: text states `[n, 77, d]` and, for SDXL, the pooled text `[n, p]`.
 #[derive(Clone)]
@@ -14,7 +17,45 @@ pub struct Conditions {
     pub pooled: Option<Tensor>,
 }
 
-impl StableDiffusion {
+/// A model's text encoders: one, or two in SDXL.
+pub struct TextEncoders {
+    pub encoders: Vec<TextEncoder>,
+    /// SDXL: a missing negative prompt is all zeros, not the empty string.
+    pub force_zeros_for_empty_prompt: bool,
+}
+
+/// A tokenizer and the encoder that reads its ids.
+pub struct TextEncoder {
+    pub tokenizer: Tokenizer,
+    pub model: ClipText,
+}
+
+impl TextEncoders {
+    /// Loads the encoders of a model; vocabularies come from `vocab` where given, else from its tokenizer folders.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming the file and the key or tensor that does not fit.
+    pub fn load(files: &ModelDir, vocab: Option<&Path>, dtype: DType) -> Result<Self> {
+        let encoder = |tokenizer: &Path, model: &Path| -> Result<TextEncoder> {
+            Ok(TextEncoder {
+                tokenizer: Tokenizer::load_with_vocab(tokenizer, vocab.unwrap_or(tokenizer))?,
+                model: ClipText::load(model, dtype)?,
+            })
+        };
+        let mut encoders = vec![encoder(&files.tokenizer, &files.text_encoder)?];
+        if let (Some(tokenizer), Some(model)) = (&files.tokenizer_2, &files.text_encoder_2) {
+            encoders.push(encoder(tokenizer, model)?);
+        }
+        Ok(Self {
+            encoders,
+            force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
+        })
+    }
+
+    pub fn is_xl(&self) -> bool {
+        self.encoders.len() == 2
+    }
+
     /// Encodes prompts (`second`: for the second encoder, where it gets other words). With `clip_skip` k the states of an
     /// earlier layer are taken.
     pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {

@@ -21,6 +21,21 @@ pub enum Prediction {
     VPrediction,
 }
 
+impl Prediction {
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Prediction::Auto),
+            "epsilon" => Ok(Prediction::Epsilon),
+            "v_prediction" | "v-prediction" => Ok(Prediction::VPrediction),
+            _ => Err(Error::Usage(format!(
+                "prediction {name}: expected auto, epsilon or v_prediction"
+            ))),
+        }
+    }
+}
+
 /// Every setting of `selma train`, under its option's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -118,6 +133,30 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// The settings of the SELMA paper's scripts, except that gradients are clipped: the script for SD means to and does
+    /// not, because its list of parameters is used up by then.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn preset(name: &str) -> Result<Self> {
+        let sd = Self {
+            resolution: Some(512),
+            ..Self::default()
+        };
+        match name {
+            "selma-sd" => Ok(sd),
+            "selma-sdxl" => Ok(Self {
+                resolution: Some(1024),
+                batch_size: 4,
+                grad_accum: 8,
+                steps: 10_000,
+                save_every: 2_000,
+                ..sd
+            }),
+            _ => Err(Error::Usage(format!("preset {name}: expected selma-sd or selma-sdxl"))),
+        }
+    }
+
     /// Reads a TOML file; what it leaves out has its default. Values are not yet checked against each other, because
     /// options of the command line come on top: see [`TrainConfig::validate`].
     ///
@@ -213,6 +252,11 @@ impl TrainConfig {
             &"empty",
             "a prompt, because sample-every is set",
         )?;
+        match self.lora_order.as_str() {
+            "auto" | "factored" => {}
+            "merged" | "projected" => return Err(Error::Unavailable(format!("lora-order {}", self.lora_order))),
+            other => require(false, "lora-order", &other, "auto or factored")?,
+        }
         let precisions = ["auto", "f32", "bf16", "f16"];
         let known = precisions.contains(&self.precision.as_str());
         require(known, "precision", &self.precision, "auto, f32, bf16 or f16")

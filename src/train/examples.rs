@@ -29,14 +29,15 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Opens the dataset and the cache `cache_dir`. `side` is the training resolution in pixels.
+    /// Opens the dataset and the cache `cache_dir`. `vae` is the VAE's folder, `side` the training resolution in pixels.
     ///
     /// # Errors
     /// As [`Dataset::open`].
-    pub fn open(config: &TrainConfig, model: &Path, side: u32, dtype: DType, cache_dir: &Path) -> Result<Self> {
+    pub fn open(config: &TrainConfig, vae: &Path, side: u32, dtype: DType, cache_dir: &Path) -> Result<Self> {
         let dataset = Dataset::open(&config.data)?;
         let loader = Loader::new(dataset.len(), config.batch_size, config.seed)?;
-        let identity = |folders: &[&str]| identity(model, folders, dtype);
+        let model = Path::new(&config.model);
+        let text = ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"].map(|name| model.join(name));
         Ok(Self {
             loader,
             preprocess: Preprocess {
@@ -47,8 +48,8 @@ impl Examples {
             },
             cache: LatentCache::open(cache_dir)?,
             config: config.clone(),
-            vae_identity: identity(&["vae"])?,
-            text_identity: identity(&["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"])?,
+            vae_identity: identity(&[vae.into()], dtype)?,
+            text_identity: identity(&text, dtype)?,
             dataset,
         })
     }
@@ -174,13 +175,13 @@ impl Examples {
 }
 
 /// SHA-256 of the named component folders' files, so that other weights never meet these entries.
-fn identity(model: &Path, folders: &[&str], dtype: DType) -> Result<String> {
+fn identity(folders: &[PathBuf], dtype: DType) -> Result<String> {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
-    for folder in folders.iter().map(|f| model.join(f)).filter(|f| f.is_dir()) {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+    for folder in folders.iter().filter(|f| f.is_dir()) {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
-            .map_err(|e| Error::io(&folder, e))?;
+            .map_err(|e| Error::io(folder, e))?;
         files.sort();
         for file in files.iter().filter(|f| f.is_file()) {
             let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;

@@ -1,7 +1,7 @@
 //! The loop around the step: accumulation, learning rate, records, states, the result.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::checkpoint;
@@ -15,7 +15,7 @@ use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::lora::{Expert, Factors, Targets, attach, save};
-use crate::nn::{Layer, LoraBranch, Param};
+use crate::nn::{AutoencoderKl, Layer, LoraBranch, Param};
 use crate::ops::optimizer::AdamW;
 use crate::pipeline::StableDiffusion;
 use crate::tensor::random::{self, Stream};
@@ -62,10 +62,15 @@ impl Trainer {
             return Err(Error::file(&config.out, message));
         }
         let mut model = StableDiffusion::load(dir, vocab, dtype)?;
+        let vae = vae_folder(&config);
+        if config.vae.is_some() {
+            model.vae = AutoencoderKl::load(&vae, dtype)?;
+        }
+        model.unet.set_checkpointing(config.checkpointing);
         let side = config
             .resolution
             .unwrap_or((model.unet.config.sample_size * model.vae.config.downscale()) as u32);
-        let examples = Examples::open(&config, dir, side, dtype, &config.out.join("cache"))?;
+        let examples = Examples::open(&config, &vae, side, dtype, &config.out.join("cache"))?;
         let objective = objective(&config, &model)?;
         let branches = attach_branches(&config, &mut model, dtype)?;
         let params: Vec<Param> = branches
@@ -212,6 +217,15 @@ impl Trainer {
         }
         let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
         save::diffusers(&self.config.out.join("lora.safetensors"), &expert, &metadata)
+    }
+}
+
+/// The folder of the VAE: the model's, or the one that `--vae` names, itself or as the `vae` of a model.
+fn vae_folder(config: &TrainConfig) -> PathBuf {
+    match &config.vae {
+        None => Path::new(&config.model).join("vae"),
+        Some(other) if other.join("config.json").is_file() => other.clone(),
+        Some(model) => model.join("vae"),
     }
 }
 

@@ -154,7 +154,7 @@ pub fn sample(case: &Case, dtype: DType) -> Result<Checks> {
     };
     let size = (case.usize("height")?, case.usize("width")?);
     let mut denoising = Denoising {
-        model: &model,
+        unet: &model.unet,
         sampler,
         guidance,
         positive,

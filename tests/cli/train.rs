@@ -1,0 +1,185 @@
+//! `selma train` and what comes of its LoRA.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+
+use crate::{bytes, parity, pictures, says, selma};
+
+pub fn train(model: &str, data: &Path, out: &Path) -> Command {
+    let mut command = selma();
+    command.args([
+        "train",
+        "--rank",
+        "4",
+        "--train_batch_size",
+        "2",
+        "--grad-accum",
+        "2",
+        "--quiet",
+    ]);
+    command
+        .arg("--model")
+        .arg(parity(&format!("models/{model}")))
+        .arg("--vocab")
+        .arg(parity("clip_vocab"));
+    command.arg("--data").arg(data).arg("--out").arg(out);
+    command
+}
+
+#[test]
+fn a_resumed_training_gives_the_bytes_of_an_unbroken_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    train("tiny-sd1", &data, &whole)
+        .args(["--steps", "6", "--save-every", "2"])
+        .assert()
+        .success();
+    train("tiny-sd1", &data, &broken)
+        .args(["--steps", "6", "--save-every", "2"])
+        .assert()
+        .success();
+    // As after a kill between the states of steps 2 and 4: only the older state is there, metrics go further.
+    for step in [4, 6] {
+        std::fs::remove_file(broken.join(format!("state/step-{step:08}.safetensors"))).unwrap();
+    }
+    std::fs::remove_file(broken.join("lora.safetensors")).unwrap();
+    let again = train("tiny-sd1", &data, &broken)
+        .args(["--steps", "6", "--save-every", "2"])
+        .assert()
+        .code(1);
+    assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("--resume"));
+    train("tiny-sd1", &data, &broken)
+        .args(["--steps", "6", "--save-every", "2", "--resume"])
+        .assert()
+        .success();
+    for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000006.safetensors"] {
+        assert!(bytes(whole.join(file)) == bytes(broken.join(file)), "{file} differs");
+    }
+    assert_eq!(
+        String::from_utf8(bytes(whole.join("metrics.jsonl")))
+            .unwrap()
+            .lines()
+            .count(),
+        6
+    );
+}
+
+#[test]
+fn every_family_trains_and_its_lora_changes_the_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
+        let out = dir.path().join(model);
+        train(model, &data, &out)
+            .args(["--steps", "2", "--lr", "0.05"])
+            .assert()
+            .success();
+        let draw = |name: &str, lora: bool| {
+            let folder = out.join(name);
+            let mut command = selma();
+            command.args(["generate", "--prompt", "a cat", "--steps", "2", "--quiet"]);
+            command
+                .arg("--model")
+                .arg(parity(&format!("models/{model}")))
+                .arg("--vocab")
+                .arg(parity("clip_vocab"));
+            if lora {
+                command
+                    .arg("--lora")
+                    .arg(format!("{}:0.8", out.join("lora.safetensors").display()));
+            }
+            command.arg("--out").arg(&folder).assert().success();
+            bytes(folder.join("00000.png"))
+        };
+        let plain = draw("plain", false);
+        assert!(
+            plain == draw("again", false),
+            "{model}: the same command drew another picture"
+        );
+        assert!(plain != draw("lora", true), "{model}: the LoRA changed nothing");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let out = dir.path().join("out");
+    let mut targets = train("tiny-sd1", &data, &out);
+    targets.args(["--steps", "1", "--targets", "to_z"]);
+    says(targets, 2, &["to_z"]);
+    let mut nan = train("tiny-sd1", &data, &out);
+    nan.args(["--steps", "1", "--lr", "nan"]);
+    says(nan, 2, &["lr"]);
+    std::fs::write(data.join("3.png"), b"not a picture").unwrap();
+    let mut picture = train("tiny-sd1", &data, &dir.path().join("broken"));
+    picture.args(["--steps", "4"]);
+    says(picture, 1, &["3.png"]);
+    says(train("tiny-sd9", &data, &out), 1, &["tiny-sd9"]);
+    std::fs::write(dir.path().join("file"), b"").unwrap();
+    says(train("tiny-sd1", &data, &dir.path().join("file/out")), 1, &["file"]);
+}
+
+#[test]
+fn options_that_do_not_exist_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let mut command = train("tiny-sd1", &data, &dir.path().join("out"));
+        command.args(arguments);
+        says(command, 2, words);
+    };
+    refused(&["--betas", "0.9"], &["--betas", "0.9,0.999"]);
+    refused(&["--betas", "0.9,1.5"], &["betas"]);
+    refused(&["--eps", "0"], &["eps"]);
+    refused(&["--crop", "left"], &["random or center"]);
+    refused(&["--prediction", "x0"], &["v_prediction"]);
+    refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
+    refused(&["--lora-order", "merged"], &["not available in this version"]);
+    refused(&["--lora-order", "sideways"], &["auto or factored"]);
+}
+
+#[test]
+fn options_decide_what_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let run = |name: &str, arguments: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = train("tiny-sd1", &data, &out);
+        command.args(["--steps", "2", "--crop", "center", "--no-flip"]);
+        command.args(arguments).assert().success();
+        bytes(out.join("metrics.jsonl"))
+    };
+    let plain = run("plain", &[]);
+    assert!(plain == run("order", &["--lora-order", "factored"]));
+    let vae = parity("models/tiny-sd2");
+    for (name, arguments) in [
+        ("betas", ["--betas", "0.5,0.9"]),
+        ("eps", ["--eps", "0.1"]),
+        ("prediction", ["--prediction", "v_prediction"]),
+        ("vae", ["--vae", vae.to_str().unwrap()]),
+    ] {
+        let settings = std::fs::read_to_string(dir.path().join("plain/config.toml")).unwrap();
+        assert!(plain != run(name, &arguments), "{name} changed nothing");
+        let changed = std::fs::read_to_string(dir.path().join(name).join("config.toml")).unwrap();
+        assert!(settings != changed, "{name} is not in config.toml");
+    }
+    // The sums are the same, in another order.
+    let losses = |metrics: &[u8]| -> Vec<f64> {
+        let text = std::str::from_utf8(metrics).unwrap();
+        let loss = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"]
+                .as_f64()
+                .unwrap()
+        };
+        text.lines().map(loss).collect()
+    };
+    for (a, b) in losses(&plain)
+        .iter()
+        .zip(losses(&run("recomputed", &["--checkpointing"])))
+    {
+        assert!((a - b).abs() < 1e-5 * a, "{a} and {b}");
+    }
+}
