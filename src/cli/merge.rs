@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Common;
+use crate::cli::convert::prediction;
 use crate::error::{Error, Result};
-use crate::formats::atomic;
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
-use crate::lora::{BaseModules, Expert, Loaded, bake, base, inspect, load, save};
+use crate::lora::save::Layout;
+use crate::lora::{Expert, Loaded, bake, base, inspect, load, save};
 
 /// Merge LoRAs into one, or into a model.
 #[derive(clap::Args)]
@@ -41,19 +42,12 @@ pub struct Merge {
     /// Define the methods as this tool does, defects included.
     #[arg(long, value_enum)]
     compat: Option<Compat>,
-    /// Layout of the file.
-    #[arg(long, value_enum, default_value = "diffusers")]
+    /// Layout of the result.
+    #[arg(long, visible_alias = "to", value_enum, default_value = "diffusers")]
     layout: Layout,
     /// Warn of tensors that fit nothing instead of refusing the file.
     #[arg(long)]
     allow_unused: bool,
-}
-
-/// The layouts that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Layout {
-    Diffusers,
-    Kohya,
 }
 
 impl Merge {
@@ -65,7 +59,7 @@ impl Merge {
             ));
         }
         if self.into.is_none() {
-            atomic::check(&self.out)?;
+            save::check(self.layout, &self.out)?;
         }
         let model = self.into.as_ref().or(self.model.as_ref());
         let modules = model.map(|m| base::modules(m)).transpose()?;
@@ -100,7 +94,12 @@ impl Merge {
             Some(model) => {
                 bake::into_model(model, &[(&merged.expert, 1.0)], &self.out)?;
             }
-            None => self.save(&merged.expert, modules.as_ref(), &metadata)?,
+            None => {
+                if let Some(model) = model {
+                    metadata.extend(prediction(model)?);
+                }
+                save::write(self.layout, &self.out, &merged.expert, modules.as_ref(), &metadata)?;
+            }
         }
         if common.json {
             let report = serde_json::json!({
@@ -122,13 +121,6 @@ impl Merge {
             );
         }
         Ok(())
-    }
-
-    fn save(&self, expert: &Expert, base: Option<&BaseModules>, metadata: &BTreeMap<String, String>) -> Result<()> {
-        match self.layout {
-            Layout::Diffusers => save::diffusers(&self.out, expert, metadata),
-            Layout::Kohya => save::kohya(&self.out, expert, base, metadata),
-        }
     }
 
     /// What the result was made of. Only base names of paths, for privacy.

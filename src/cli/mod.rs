@@ -1,6 +1,7 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
 
 mod bench;
+mod convert;
 mod generate;
 mod inspect;
 pub mod merge;
@@ -80,6 +81,7 @@ impl Common {
 #[derive(clap::Subcommand)]
 enum Command {
     Bench(bench::Bench),
+    Convert(convert::Convert),
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
@@ -114,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
     cli.common.device()?;
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
+        Command::Convert(convert) => convert.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),

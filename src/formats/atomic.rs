@@ -51,7 +51,8 @@ pub fn check(path: &Path) -> Result<()> {
     probe.map(drop).map_err(|e| Error::io(path, e))
 }
 
-fn folder(path: &Path) -> &Path {
+/// The folder that `path` is in.
+pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -78,6 +78,19 @@ impl ModelDir {
     }
 }
 
+/// A model's `scheduler/scheduler_config.json`; null where the model is a UNet alone.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] where it is not JSON.
+pub fn scheduler_config(root: &Path) -> Result<Value> {
+    let path = root.join("scheduler").join("scheduler_config.json");
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))
+}
+
 /// The folder of a component that the index lists with one of `classes` (any, where there are none to choose from).
 fn component(root: &Path, path: &Path, index: &Value, name: &str, classes: &[&str]) -> Result<PathBuf> {
     let Some(class) = index[name][1].as_str() else {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -212,32 +213,53 @@ fn duplicate_key(header: &[u8]) -> Option<String> {
     serde_json::from_slice::<Keys>(header).ok().and_then(|keys| keys.0)
 }
 
-/// Writes tensors sorted by name, floats in their own types. The same content gives the same bytes.
+/// Writes a file, whole. The same content gives the same bytes.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be written.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
-    let sorted: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    atomic::write(path, |w| emit(w, tensors, metadata))
+}
+
+/// Writes length, header and tensors in the order of the reference writer: wide types first, so that every tensor is
+/// aligned, then by name. Of two tensors of one name the later counts.
+///
+/// # Errors
+/// Those of `w`.
+pub fn emit(
+    w: &mut dyn Write,
+    tensors: &[(String, Tensor)],
+    metadata: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
+    let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    let mut sorted: Vec<(&str, &Tensor)> = by_name.into_iter().collect();
+    sorted.sort_by_key(|(_, tensor)| stored(tensor.dtype()).1);
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
     }
     let mut offset = 0;
     for (name, tensor) in &sorted {
-        let dtype = match tensor.dtype() {
-            DType::F32 => "F32",
-            DType::Bf16 => "BF16",
-            DType::F16 => "F16",
-            DType::F64 => "F64",
-            DType::I64 => "I64",
-        };
         let end = offset + tensor.byte_len();
+        let dtype = stored(tensor.dtype()).0;
         let info = serde_json::json!({ "dtype": dtype, "shape": tensor.shape(), "data_offsets": [offset, end] });
         header.insert((*name).into(), info);
         offset = end;
     }
-    let mut header = serde_json::to_vec(&header).map_err(|e| Error::file(path, e.to_string()))?;
+    let mut header = serde_json::to_vec(&header)?;
     header.resize(header.len().next_multiple_of(8), b' ');
-    atomic::write(path, |w| {
-        w.write_all(&(header.len() as u64).to_le_bytes())?;
-        w.write_all(&header)?;
-        sorted.values().try_for_each(|tensor| w.write_all(tensor.bytes()))
-    })
+    w.write_all(&(header.len() as u64).to_le_bytes())?;
+    w.write_all(&header)?;
+    sorted.iter().try_for_each(|(_, tensor)| w.write_all(tensor.bytes()))
+}
+
+/// The format's name of a type, and its place in the order of tensors.
+fn stored(dtype: DType) -> (&'static str, u8) {
+    match dtype {
+        DType::I64 => ("I64", 0),
+        DType::F64 => ("F64", 1),
+        DType::F32 => ("F32", 2),
+        DType::Bf16 => ("BF16", 3),
+        DType::F16 => ("F16", 4),
+    }
 }

@@ -49,10 +49,17 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
         .map(|name| path.join(name))
         .find(|file| file.is_file())
         .ok_or_else(|| {
-            Error::file(
-                path,
-                format!("no LoRA in this folder; expected one of {}", NAMES.join(", ")),
-            )
+            let hint = match super::base::COMPONENTS
+                .iter()
+                .find(|c| path.join(c).join(NAMES[0]).is_file())
+            {
+                Some(component) => {
+                    format!("; it holds an adapter for each component: name them one by one ({component})")
+                }
+                None => String::new(),
+            };
+            let names = NAMES.join(", ");
+            Error::file(path, format!("no LoRA in this folder; expected one of {names}{hint}"))
         })
 }
 
@@ -137,10 +144,14 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
         Some(base) => KeyTable::new(base),
         None => KeyTable::guess(split.iter().map(|&(_, stem, _)| stem)),
     };
+    let implied = implied_component(file.path());
     let mut places: BTreeMap<Place, Parts> = BTreeMap::new();
     for (key, stem, role) in split {
-        let dotted = || if base.is_none() { keys::parse_dotted(stem) } else { None };
-        let Some(place) = table.find(stem).or_else(dotted) else {
+        let dotted = || match base {
+            None => keys::parse_dotted(stem, implied),
+            Some(_) => None,
+        };
+        let Some(place) = table.find(stem, implied).or_else(dotted) else {
             let whose = if base.is_some() {
                 "this model"
             } else {
@@ -157,6 +168,14 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
         }
     }
     Ok(places)
+}
+
+/// A peft adapter does not say which network it is for; one that lies in a folder named after a component is for that.
+fn implied_component(file: &Path) -> Option<&'static str> {
+    let folder = file.parent()?.file_name()?.to_str()?;
+    super::base::COMPONENTS
+        .into_iter()
+        .find(|component| *component == folder)
 }
 
 /// Where a file has a module under its LDM name and its diffusers name, the second counts, as in diffusers.
@@ -280,7 +299,7 @@ fn account(loaded: &Loaded, base: Option<&BaseModules>, allow_unused: bool) -> R
     }
     message += match (used, base) {
         (0, Some(_)) => "\nnothing fits this model: is it the LoRA of another family?",
-        (0, None) => "\nis it a LoRA of Stable Diffusion?",
+        (0, None) => "\nis it a LoRA of Stable Diffusion? For a model with other blocks, name it by --model",
         _ => "\nwith --allow-unused the rest is loaded",
     };
     Err(Error::file(&loaded.path, message))

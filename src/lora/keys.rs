@@ -166,7 +166,7 @@ impl KeyTable {
 
     /// The table of the published family that knows most of `stems`: for files read without a model.
     pub fn guess<'a>(stems: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let known = |table: &Self| stems.clone().filter(|s| table.find(s).is_some()).count();
+        let known = |table: &Self| stems.clone().filter(|s| table.find(s, None).is_some()).count();
         let mut best: Option<(usize, Self)> = None;
         for family in Family::ALL {
             let table = Self::new(&family.modules());
@@ -178,15 +178,16 @@ impl KeyTable {
         best.expect("there are families").1
     }
 
-    /// The module that a stem means.
-    pub fn find(&self, stem: &str) -> Option<Place> {
+    /// The module that a stem means. `implied` is the component of a stem that names none, where it is known.
+    pub fn find(&self, stem: &str, implied: Option<&str>) -> Option<Place> {
         let flat = flatten(stem);
         for (prefix, component) in PREFIXES {
             let Some(body) = flat.strip_prefix(prefix) else {
                 continue;
             };
             for candidate in super::base::COMPONENTS {
-                if (component.is_empty() || component == candidate)
+                let wanted = if component.is_empty() { implied } else { Some(component) };
+                if wanted.is_none_or(|component| component == candidate)
                     && let Some((module, ldm)) = self.bodies.get(candidate).and_then(|t| t.get(body))
                 {
                     return Some(Place {
@@ -202,14 +203,14 @@ impl KeyTable {
 }
 
 /// Reads a dotted stem in diffusers names as it stands, for a file read without a model: `unet.P`, `text_encoder.P`,
-/// or bare `P` of a UNet.
-pub fn parse_dotted(stem: &str) -> Option<Place> {
+/// or bare `P` of a UNet or of the `implied` component.
+pub fn parse_dotted(stem: &str, implied: Option<&str>) -> Option<Place> {
     let stem = stem.replace(".processor.", ".");
     let stem = stem.strip_prefix("base_model.model.").unwrap_or(&stem);
     let (component, module) = match stem.split_once('.') {
         Some((c, rest)) if super::base::COMPONENTS.contains(&c) => (c, rest),
-        _ if stem.starts_with("text_model.") => ("text_encoder", stem),
-        _ => ("unet", stem),
+        _ if stem.starts_with("text_model.") => (implied.unwrap_or("text_encoder"), stem),
+        _ => (implied.unwrap_or("unet"), stem),
     };
     let start = module.split('.').next()?;
     let known = match component {

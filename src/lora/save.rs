@@ -1,18 +1,67 @@
 //! Writing an expert in the layouts that other programs load. No clock and no random field: equal experts give equal
 //! bytes.
 
+mod kohya;
+mod peft;
+
+pub use kohya::kohya;
+pub use peft::peft;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::base::BaseModules;
 use super::expert::{Expert, Factors};
-use super::families::Family;
-use super::sgm;
-use crate::error::Result;
-use crate::formats::safetensors;
+use crate::error::{Error, Result};
+use crate::formats::{atomic, safetensors};
 use crate::tensor::{DType, Tensor};
+
+/// The layouts that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layout {
+    /// `unet.P.lora_A.weight`, alpha in the header.
+    Diffusers,
+    /// `lora_unet_P.lora_down.weight` with `.alpha` tensors: sd-scripts, ComfyUI, A1111.
+    Kohya,
+    /// An adapter folder for peft; with a name in .safetensors, its tensors in one file, as diffusers reads them.
+    Peft,
+}
+
+/// Writes `expert` in a layout. `extra` goes into the header's metadata; `base` tells the model's blocks (SDXL in kohya's
+/// layout; without it the published one's are assumed).
+///
+/// # Errors
+/// [`crate::Error::Io`] where it cannot be written; [`crate::Error::File`] where an adapter folder exists already.
+pub fn write(
+    layout: Layout,
+    path: &Path,
+    expert: &Expert,
+    base: Option<&BaseModules>,
+    extra: &BTreeMap<String, String>,
+) -> Result<()> {
+    match layout {
+        Layout::Kohya => kohya(path, expert, base, extra),
+        Layout::Peft if is_adapter_folder(layout, path) => peft(path, expert),
+        Layout::Peft | Layout::Diffusers => diffusers(path, expert, extra),
+    }
+}
+
+/// Finds out whether [`write`] can succeed, before the work on what goes there.
+///
+/// # Errors
+/// As [`write`].
+pub fn check(layout: Layout, path: &Path) -> Result<()> {
+    if is_adapter_folder(layout, path) && path.exists() {
+        return Err(Error::file(path, "exists already; name a new folder for the adapter"));
+    }
+    atomic::check(path)
+}
+
+fn is_adapter_folder(layout: Layout, path: &Path) -> bool {
+    layout == Layout::Peft && path.extension().is_none_or(|e| e != "safetensors")
+}
 
 /// Writes the diffusers layout: `unet.P.lora_A.weight` in f32, alpha in the header's `lora_adapter_metadata`.
 ///
@@ -43,92 +92,10 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
 
 /// peft's configuration, flattened with the component's prefix as diffusers does it.
 fn adapter_metadata(unet: &BTreeMap<String, Factors>) -> String {
-    let rank = commonest(unet.values().map(|f| f.rank() as f64));
-    let alpha = commonest(unet.values().map(|f| f.alpha));
-    let mut ranks = Map::new();
-    let mut alphas = Map::new();
-    for (module, factors) in unet {
-        if factors.rank() as f64 != rank {
-            ranks.insert(module.clone(), json!(factors.rank()));
-        }
-        if factors.alpha != alpha {
-            alphas.insert(module.clone(), number(factors.alpha));
-        }
-    }
-    let modules: Vec<&String> = unet.keys().collect();
-    json!({
-        "unet.alpha_pattern": alphas,
-        "unet.bias": "none",
-        "unet.lora_alpha": number(alpha),
-        "unet.lora_bias": false,
-        "unet.lora_dropout": 0.0,
-        "unet.peft_type": "LORA",
-        "unet.r": rank as u64,
-        "unet.rank_pattern": ranks,
-        "unet.target_modules": modules,
-        "unet.use_dora": false,
-        "unet.use_rslora": false,
-    })
-    .to_string()
-}
-
-/// Writes the kohya layout: underscored names, `.alpha` tensors, `ss_` metadata. SDXL UNets get their LDM block names, as
-/// sd-scripts writes them. `base` tells the model's blocks; without it the published families' are assumed.
-///
-/// One alpha serves the whole file, the rest is folded into `lora_up`: diffusers mis-scales kohya files whose alphas differ.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be written.
-pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &BTreeMap<String, String>) -> Result<()> {
-    let family = super::inspect::family(expert);
-    let two_encoders = family == Some(Family::Sdxl) || base.is_some_and(|b| b.contains_key("text_encoder_2"));
-    let layout = two_encoders.then(|| match base.and_then(|b| b.get("unet")) {
-        Some(unet) => sgm::Layout::of(unet.keys().map(String::as_str)),
-        None => sgm::Layout::of(Family::Sdxl.modules()["unet"].keys().map(String::as_str)),
-    });
-    let alpha = commonest(expert.iter().map(|(_, _, f)| f.alpha));
-    let mut tensors = Vec::new();
-    for (component, module, factors) in expert.iter() {
-        let prefix = match (component, two_encoders) {
-            ("unet", _) => "lora_unet",
-            ("text_encoder_2", _) => "lora_te2",
-            (_, true) => "lora_te1",
-            (_, false) => "lora_te",
-        };
-        let ldm = layout
-            .as_ref()
-            .filter(|_| component == "unet")
-            .and_then(|l| l.ldm_name(module));
-        let stem = format!("{prefix}_{}", ldm.as_deref().unwrap_or(module).replace('.', "_"));
-        let up = times(&factors.up, factors.alpha / alpha);
-        tensors.push((format!("{stem}.alpha"), Tensor::full(&[], alpha, DType::F32)));
-        tensors.push((format!("{stem}.lora_down.weight"), factors.down.clone()));
-        tensors.push((format!("{stem}.lora_up.weight"), like_convolution(up, factors)));
-    }
-    let ranks: Vec<usize> = expert.iter().map(|(_, _, f)| f.rank()).collect();
-    let one_rank = ranks.iter().all(|r| *r == ranks[0]) && !ranks.is_empty();
-    let mut metadata = extra.clone();
-    let mut put = |key: &str, value: String| drop(metadata.insert(key.into(), value));
-    put("format", "pt".into());
-    put(
-        "ss_v2",
-        if family == Some(Family::Sd2) { "True" } else { "False" }.into(),
-    );
-    if let Some(family) = family {
-        put("ss_base_model_version", family.kohya_version().into());
-    }
-    put("ss_network_module", "networks.lora".into());
-    put(
-        "ss_network_dim",
-        if one_rank {
-            ranks[0].to_string()
-        } else {
-            "Dynamic".into()
-        },
-    );
-    put("ss_network_alpha", number(alpha).to_string());
-    put("ss_network_args", "{}".into());
-    safetensors::write(path, &tensors, &metadata)
+    let flat: Map<String, Value> = (peft::config(unet).into_iter())
+        .map(|(key, value)| (format!("unet.{key}"), value))
+        .collect();
+    Value::from(flat).to_string()
 }
 
 /// `up` as `[o, r, 1, 1]` where the module is a convolution.

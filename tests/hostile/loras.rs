@@ -187,9 +187,9 @@ proptest! {
         let key: String = words.iter().zip(&separators).map(|(word, s)| format!("{word}{s}")).collect();
         let key = key.trim_end_matches(['.', '_']);
         if let keys::Key::Part { stem, .. } = keys::split(key) {
-            let place = keys::parse_dotted(stem);
-            tables().0.find(stem);
-            tables().1.find(stem);
+            let place = keys::parse_dotted(stem, None);
+            tables().0.find(stem, None);
+            tables().1.find(stem, None);
             if let Some(place) = place {
                 write_back(&place.component, &place.module);
             }

@@ -169,6 +169,6 @@ fn the_names_of_other_tools_lead_to_their_modules() {
             "text_model.encoder.layers.3.mlp.fc1",
         ),
     ] {
-        assert_eq!(sdxl.find(stem).expect(stem).module, module);
+        assert_eq!(sdxl.find(stem, None).expect(stem).module, module);
     }
 }

@@ -1,6 +1,7 @@
 //! LoRA files, merging and baking, against recorded numbers and against each other.
 
 mod bake;
+mod convert;
 mod formats;
 mod merge;
 mod support;

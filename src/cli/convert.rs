@@ -1,0 +1,87 @@
+//! `selma convert`: a LoRA from one layout to another.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::cli::Common;
+use crate::error::Result;
+use crate::formats::model_dir;
+use crate::lora::save::{self, Layout};
+use crate::lora::{base, load};
+
+/// Write a LoRA in another layout.
+#[derive(clap::Args)]
+pub struct Convert {
+    /// A LoRA in any layout: a file, or a folder that holds one.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The layout to write.
+    #[arg(long, value_enum)]
+    to: Layout,
+    /// Where the result goes: a file; for peft a new folder, or a file in .safetensors.
+    #[arg(long)]
+    out: PathBuf,
+    /// The model that the LoRA belongs to; needed where its blocks are not those of SD 1.x, SD 2.x or SDXL.
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// Warn of tensors that fit nothing instead of refusing the file.
+    #[arg(long)]
+    allow_unused: bool,
+}
+
+impl Convert {
+    pub fn run(self, common: &Common) -> Result<()> {
+        save::check(self.to, &self.out)?;
+        let modules = self.model.as_deref().map(base::modules).transpose()?;
+        let loaded = load(&self.file, modules.as_ref(), self.allow_unused)?;
+        loaded.warnings().for_each(|w| common.note(format!("warning: {w}")));
+        let mut metadata = carried_over(&loaded.metadata);
+        if let Some(model) = &self.model {
+            metadata.extend(prediction(model)?);
+        }
+        save::write(self.to, &self.out, &loaded.expert, modules.as_ref(), &metadata)?;
+        let (modules, rank) = (loaded.expert.len(), loaded.expert.max_rank());
+        if common.json {
+            let out = self.out.display().to_string();
+            println!(
+                "{}",
+                serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata })
+            );
+        } else {
+            println!("{}: {modules} modules, rank up to {rank}", self.out.display());
+        }
+        Ok(())
+    }
+}
+
+/// What a file says of its making stays; what it says of its own layout, ranks and bytes is written anew or left out.
+fn carried_over(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let of_the_file = |key: &str| {
+        let exact = [
+            "format",
+            "lora_adapter_metadata",
+            "modelspec.hash_sha256",
+            "modelspec.title",
+        ];
+        let endings = [".lora_alpha", ".use_rslora"];
+        exact.contains(&key)
+            || key.starts_with("sshs_")
+            || key.starts_with("ss_network_")
+            || endings.iter().any(|ending| key.ends_with(ending))
+    };
+    (metadata.iter())
+        .filter(|(key, _)| !of_the_file(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// ModelSpec's word for what a model predicts, where its scheduler says so.
+pub(super) fn prediction(model: &Path) -> Result<Option<(String, String)>> {
+    let scheduler = model_dir::scheduler_config(model)?;
+    let word = match scheduler["prediction_type"].as_str() {
+        Some("epsilon") => "epsilon",
+        Some("v_prediction") => "v",
+        _ => return Ok(None),
+    };
+    Ok(Some(("modelspec.prediction_type".into(), word.into())))
+}
