@@ -48,10 +48,10 @@ pub fn write(
     }
 }
 
-/// Finds out whether [`write`] can succeed, before the work on what goes there.
+/// Finds out whether [`fn@write`] can succeed, before the work on what goes there.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`fn@write`].
 pub fn check(layout: Layout, path: &Path) -> Result<()> {
     if is_adapter_folder(layout, path) && path.exists() {
         return Err(Error::file(path, "exists already; name a new folder for the adapter"));

@@ -10,16 +10,20 @@ of nothing. --delta takes a safetensors file of dense deltas, named `<component>
 """
 
 import argparse
+import hashlib
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from common import PARITY, Report, complete_model, load_pipeline, run
+from peft import PeftModel
 from PIL import Image
 from reference.files import relative_error
 from reference.loras import COMPONENTS, base_weights, pipeline_deltas, read_lora
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 TOLERANCE = 1e-5
 
@@ -142,12 +146,38 @@ def check_selma(report, selma, model, folder):
             run(selma, "convert", file, "--to", style, "--model", model.folder, "--out", converted)
             said = check_file(report, model, converted, f"{name} {expert} as {style}")
             compare(report, f"{name} {expert} as {style}: same LoRA", said, deltas[expert], f"{len(said)} modules")
+        adapter = folder / f"{expert}.adapter"
+        run(selma, "convert", file, "--to", "peft", "--out", adapter)
+        compare(report, f"{name} {expert} in peft", peft_deltas(model, adapter), deltas[expert], "an adapter folder")
     merged = folder / "merged.safetensors"
     run(selma, "merge", *(part for file in files.values() for part in ("--lora", file)), "--method", "average", "--out", merged)
     modules = {key for delta in deltas.values() for key in delta}
     mean = {key: sum(delta[key] for delta in deltas.values() if key in delta) / len(deltas) for key in modules}
     said = check_file(report, model, merged, f"{name} merged")
     compare(report, f"{name} merged: the mean", said, mean, f"{len(mean)} modules")
+    kohya = folder / "merged.kohya.safetensors"
+    run(selma, "convert", merged, "--to", "kohya", "--model", model.folder, "--out", kohya)
+    said = check_file(report, model, kohya, f"{name} merged as kohya")
+    compare(report, f"{name} merged as kohya: the mean", said, mean, f"{len(mean)} modules")
+    check_hashes(report, kohya, f"{name} merged as kohya")
+
+
+def peft_deltas(model, adapter):
+    """What peft makes of an adapter folder for the UNet."""
+    unet = load_pipeline(model.folder).unet
+    PeftModel.from_pretrained(unet, adapter)
+    return pipeline_deltas(SimpleNamespace(unet=unet))
+
+
+def check_hashes(report, file, name):
+    """`sshs_*` as sd-scripts computes them: over what safetensors writes of the tensors with the `ss_*` keys alone."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    data = save(load_file(file), {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    body = hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()
+    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    ok = (metadata["sshs_model_hash"], metadata["sshs_legacy_hash"]) == (body, legacy)
+    report.check(ok, f"{name}: hashes", f"{metadata['sshs_model_hash'][:8]} {metadata['sshs_legacy_hash']}")
 
 
 def main():
