@@ -13,8 +13,8 @@
 //!
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`pipeline`] is text to image. A module uses only modules before it in the
-//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `pipeline`, `train`, `selma`,
-//! `verify`, `cli`.
+//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
+//! `train`, `selma`, `verify`, `cli`.
 
 pub mod autograd;
 pub mod bench;
@@ -30,7 +30,8 @@ pub mod lora;
 pub mod nn;
 pub mod ops;
 pub mod pipeline;
-pub mod selma;
+//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
+//! `train`, `selma`, `verify`, `cli`.
 pub mod train;
 pub mod verify;
 

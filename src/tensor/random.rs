@@ -26,6 +26,8 @@ pub enum Stream {
     Dropout = 7,
     /// Which experts or skills a prompt is drawn from.
     Choice = 8,
+    /// The captions and pictures of the built-in world.
+    Shapes = 32,
 }
 
 /// One block of Philox4x32-10.
@@ -51,7 +53,7 @@ pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// Block number `block` of the words of (seed, stream, index, step).
 ///
 /// The four numbers do not fit into one key and counter, so a first block mixes seed, stream and step into the key.
-fn words(seed: u64, stream: Stream, index: u64, step: u64, block: u32) -> impl Iterator<Item = [u32; 4]> {
+pub(crate) fn words(seed: u64, stream: Stream, index: u64, step: u64, block: u32) -> impl Iterator<Item = [u32; 4]> {
     let low_high = |x: u64| [x as u32, (x >> 32) as u32];
     let ([step_low, step_high], [index_low, index_high]) = (low_high(step), low_high(index));
     let [k0, k1, ..] = philox([step_low, step_high, stream as u32, u32::MAX], low_high(seed));

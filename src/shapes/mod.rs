@@ -1,0 +1,17 @@
+//! The world of the built-in `shapes` model: coloured shapes on a background, captions that tell of them, and a judge.
+//!
+//! [`Skill::prompt`] draws what a caption claims (a [`description::Description`]) and words it; [`scene::lay_out`] finds
+//! a place for everything; [`render()`] paints it. Everything is a function of (seed, skill, split, index): any number of
+//! pairs, in any order, on any number of threads.
+
+pub mod caption;
+pub mod description;
+pub mod draw;
+mod outline;
+mod render;
+pub mod scene;
+mod skill;
+pub mod vocabulary;
+
+pub use render::{SIDE, render};
+pub use skill::{Prompt, Skill, Split};

@@ -1,0 +1,299 @@
+//! The five skills: what each one's captions claim, and which of them are held out.
+
+use super::caption;
+use super::description::{Backdrop, Claim, Colour, Description, Place, Relation, Shading, Shape, Size, Thing};
+use super::draw::{Draw, Purpose};
+use super::outline;
+use super::scene::{self, Scene};
+use crate::error::{Error, Result};
+
+/// What a prompt teaches or tests. Each mirrors one of SELMA's five (arXiv:2403.06952, section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Skill {
+    /// Short captions of one or two usual things (COCO).
+    Everyday,
+    /// Two to four things of a kind (CountBench).
+    Counting,
+    /// Where things are, and how they lie to each other.
+    Spatial,
+    /// Several things with their own attributes, in paragraphs (Localized Narratives).
+    Binding,
+    /// Colours that a shape never has elsewhere, coloured backgrounds, things inside things (Whoops).
+    Unusual,
+}
+
+/// Prompts to train on, and prompts for the evaluation. No content is in both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    Train,
+    HeldOut,
+}
+
+/// A caption and what it claims.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    pub caption: String,
+    pub description: Description,
+}
+
+/// One content in this many is held out.
+const HELD_OUT: u64 = 5;
+
+impl Split {
+    /// Where a content belongs: decided by its hash, so that it is the same for every seed and every skill.
+    pub fn of(description: &Description) -> Split {
+        match fnv1a(&description.content()) % HELD_OUT {
+            0 => Split::HeldOut,
+            _ => Split::Train,
+        }
+    }
+}
+
+/// FNV-1a, 64 bits, with its bits mixed: the lowest of the plain hash are weak. Source: draft-eastlake-fnv.
+fn fnv1a(text: &str) -> u64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
+impl Skill {
+    pub const ALL: [Skill; 5] = [
+        Skill::Everyday,
+        Skill::Counting,
+        Skill::Spatial,
+        Skill::Binding,
+        Skill::Unusual,
+    ];
+
+    pub fn name(self) -> &'static str {
+        ["everyday", "counting", "spatial", "binding", "unusual"][self as usize]
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for a name that no skill has.
+    pub fn from_name(name: &str) -> Result<Skill> {
+        let names: Vec<_> = Skill::ALL.iter().map(|skill| skill.name()).collect();
+        let found = Skill::ALL.into_iter().find(|skill| skill.name() == name);
+        found.ok_or_else(|| Error::Usage(format!("no built-in skill `{name}`; there are {}", names.join(", "))))
+    }
+
+    /// No caption of this skill has as many words.
+    pub fn word_limit(self) -> usize {
+        match self {
+            Skill::Binding => 50,
+            _ => 30,
+        }
+    }
+
+    /// Prompt `index` of this skill: a function of (seed, skill, split, index).
+    pub fn prompt(self, split: Split, seed: u64, index: u64) -> Prompt {
+        let mut draw = Draw::new(seed, Purpose::Prompt, self.kind(split), index);
+        loop {
+            let description = self.describe(&mut draw);
+            if Split::of(&description) == split {
+                let caption = caption::write(self, &description, &mut draw);
+                return Prompt { caption, description };
+            }
+        }
+    }
+
+    /// The scene to prompt `index`, for [`super::render`].
+    ///
+    /// # Errors
+    /// As [`scene::lay_out`], which no built-in prompt is known to cause.
+    pub fn scene(self, split: Split, seed: u64, index: u64) -> Result<(Prompt, Scene)> {
+        let prompt = self.prompt(split, seed, index);
+        let mut draw = Draw::new(seed, Purpose::Layout, self.kind(split), index);
+        let scene = scene::lay_out(&prompt.description, &mut draw)?;
+        Ok((prompt, scene))
+    }
+
+    fn kind(self, split: Split) -> u32 {
+        (self as u32) << 1 | split as u32
+    }
+
+    fn describe(self, draw: &mut Draw) -> Description {
+        match self {
+            Skill::Everyday => everyday(draw),
+            Skill::Counting => counting(draw),
+            Skill::Spatial => spatial(draw),
+            Skill::Binding => binding(draw),
+            Skill::Unusual => unusual(draw),
+        }
+    }
+}
+
+fn usual_thing(draw: &mut Draw) -> Thing {
+    let shape = draw.choose(&Shape::ALL);
+    Thing {
+        colour: Some(draw.choose(shape.usual_colours())),
+        ..Thing::new(shape)
+    }
+}
+
+/// `count` usual things, no two of the same colour and shape.
+fn usual_things(count: usize, draw: &mut Draw) -> Vec<Thing> {
+    let mut things: Vec<Thing> = Vec::with_capacity(count);
+    while things.len() < count {
+        let thing = usual_thing(draw);
+        let same = |other: &Thing| (other.shape, other.colour) == (thing.shape, thing.colour);
+        if !things.iter().any(same) {
+            things.push(thing);
+        }
+    }
+    things
+}
+
+fn neutral_backdrop(probability: f32, draw: &mut Draw) -> Option<Backdrop> {
+    let shading = [None, None, Some(Shading::Plain), Some(Shading::Shaded)];
+    draw.chance(probability).then(|| Backdrop {
+        colour: draw.choose(&Colour::NEUTRALS),
+        shading: draw.choose(&shading),
+    })
+}
+
+fn everyday(draw: &mut Draw) -> Description {
+    let count = if draw.chance(0.7) { 1 } else { 2 };
+    let mut things = usual_things(count, draw);
+    if count == 1 {
+        things[0].size = draw.choose(&[None, Some(Size::Small), Some(Size::Large)]);
+    }
+    Description {
+        things,
+        claims: Vec::new(),
+        backdrop: neutral_backdrop(0.5, draw),
+    }
+}
+
+fn counting(draw: &mut Draw) -> Description {
+    let mut things = usual_things(if draw.chance(0.6) { 1 } else { 2 }, draw);
+    match &mut things[..] {
+        [thing] => thing.count = Some(draw.choose(&[2, 3, 4])),
+        things => {
+            let counts = draw.choose(&[[2, 1], [1, 2], [3, 1], [1, 3], [2, 2]]);
+            for (thing, count) in things.iter_mut().zip(counts) {
+                thing.count = Some(count);
+            }
+        }
+    }
+    Description {
+        things,
+        claims: Vec::new(),
+        backdrop: neutral_backdrop(0.4, draw),
+    }
+}
+
+const DIRECTIONS: [Relation; 4] = [Relation::LeftOf, Relation::RightOf, Relation::Above, Relation::Below];
+
+fn claim(subject: usize, relation: Relation, object: usize) -> Claim {
+    Claim {
+        subject,
+        relation,
+        object,
+    }
+}
+
+fn spatial(draw: &mut Draw) -> Description {
+    let mut claims = Vec::new();
+    let mut things;
+    match draw.below(10) {
+        0..6 => {
+            things = usual_things(2, draw);
+            claims.push(claim(0, draw.choose(&DIRECTIONS), 1));
+        }
+        6..8 => {
+            things = usual_things(1, draw);
+            things[0].place = Some(draw.choose(&Place::ALL));
+        }
+        _ => {
+            things = usual_things(2, draw);
+            let [first, second] = draw.choose(&[[Place::Top, Place::Bottom], [Place::Left, Place::Right]]);
+            let swap = draw.chance(0.5);
+            things[usize::from(swap)].place = Some(first);
+            things[usize::from(!swap)].place = Some(second);
+        }
+    }
+    Description {
+        things,
+        claims,
+        backdrop: neutral_backdrop(0.35, draw),
+    }
+}
+
+fn binding(draw: &mut Draw) -> Description {
+    let mut things = usual_things(draw.choose(&[2, 2, 3]), draw);
+    // Two large things do not fit side by side.
+    let sizes = match things.len() {
+        2 => [
+            [Size::Small, Size::Large],
+            [Size::Large, Size::Small],
+            [Size::Small, Size::Small],
+        ][draw.below(3)]
+        .to_vec(),
+        _ => vec![Size::Small; 3],
+    };
+    for (thing, size) in things.iter_mut().zip(sizes) {
+        thing.size = draw.chance(0.75).then_some(size);
+    }
+    let claims = if draw.chance(0.6) {
+        vec![claim(0, draw.choose(&DIRECTIONS), 1)]
+    } else {
+        Vec::new()
+    };
+    Description {
+        things,
+        claims,
+        backdrop: neutral_backdrop(0.85, draw),
+    }
+}
+
+/// A colour that the shape never has in the other skills.
+fn odd_thing(shapes: &[Shape], draw: &mut Draw) -> Thing {
+    let shape = draw.choose(shapes);
+    loop {
+        let colour = draw.choose(&Colour::HUES);
+        if !shape.usual_colours().contains(&colour) {
+            return Thing {
+                colour: Some(colour),
+                ..Thing::new(shape)
+            };
+        }
+    }
+}
+
+fn unusual(draw: &mut Draw) -> Description {
+    let mut claims = Vec::new();
+    let things = match draw.below(10) {
+        0..3 => vec![odd_thing(&Shape::ALL, draw)],
+        3..6 => vec![odd_thing(&Shape::ALL, draw), odd_thing(&Shape::ALL, draw)],
+        _ => {
+            let holders: Vec<_> = Shape::ALL.into_iter().filter(|&s| outline::room(s).is_some()).collect();
+            claims.push(claim(0, Relation::Inside, 1));
+            vec![odd_thing(&Shape::ALL, draw), odd_thing(&holders, draw)]
+        }
+    };
+    let taken: Vec<_> = things.iter().filter_map(|thing| thing.colour).collect();
+    let twice = taken.len() == 2 && taken[0] == taken[1];
+    if twice {
+        // Neither a nested pair nor a contrast would show.
+        return unusual(draw);
+    }
+    let free: Vec<_> = Colour::HUES
+        .into_iter()
+        .filter(|colour| !taken.contains(colour))
+        .collect();
+    let backdrop = if draw.chance(0.45) {
+        Some(Backdrop {
+            colour: draw.choose(&free),
+            shading: None,
+        })
+    } else {
+        neutral_backdrop(0.3, draw)
+    };
+    Description {
+        things,
+        claims,
+        backdrop,
+    }
+}
