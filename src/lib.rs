@@ -30,8 +30,8 @@ pub mod lora;
 pub mod nn;
 pub mod ops;
 pub mod pipeline;
-//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
-//! `train`, `selma`, `verify`, `cli`.
+pub mod selma;
+pub mod shapes;
 pub mod train;
 pub mod verify;
 

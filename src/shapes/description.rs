@@ -124,7 +124,7 @@ impl Shape {
         ][self as usize]
     }
 
-    /// The colours that this shape has in every skill but `unusual`, which takes the others: this world's common sense.
+    /// The colours that this shape has in every skill but `defying`, which takes the others: this world's common sense.
     pub fn usual_colours(self) -> &'static [Colour] {
         use Colour::{Blue, Cyan, Green, Orange, Pink, Purple, Red, Yellow};
         match self {

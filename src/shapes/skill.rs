@@ -17,9 +17,9 @@ pub enum Skill {
     /// Where things are, and how they lie to each other.
     Spatial,
     /// Several things with their own attributes, in paragraphs (Localized Narratives).
-    Binding,
+    Paragraph,
     /// Colours that a shape never has elsewhere, coloured backgrounds, things inside things (Whoops).
-    Unusual,
+    Defying,
 }
 
 /// Prompts to train on, and prompts for the evaluation. No content is in both.
@@ -62,12 +62,12 @@ impl Skill {
         Skill::Everyday,
         Skill::Counting,
         Skill::Spatial,
-        Skill::Binding,
-        Skill::Unusual,
+        Skill::Paragraph,
+        Skill::Defying,
     ];
 
     pub fn name(self) -> &'static str {
-        ["everyday", "counting", "spatial", "binding", "unusual"][self as usize]
+        ["everyday", "counting", "spatial", "paragraph", "defying"][self as usize]
     }
 
     /// # Errors
@@ -81,7 +81,7 @@ impl Skill {
     /// No caption of this skill has as many words.
     pub fn word_limit(self) -> usize {
         match self {
-            Skill::Binding => 50,
+            Skill::Paragraph => 50,
             _ => 30,
         }
     }
@@ -118,8 +118,8 @@ impl Skill {
             Skill::Everyday => everyday(draw),
             Skill::Counting => counting(draw),
             Skill::Spatial => spatial(draw),
-            Skill::Binding => binding(draw),
-            Skill::Unusual => unusual(draw),
+            Skill::Paragraph => paragraph(draw),
+            Skill::Defying => defying(draw),
         }
     }
 }
@@ -221,7 +221,7 @@ fn spatial(draw: &mut Draw) -> Description {
     }
 }
 
-fn binding(draw: &mut Draw) -> Description {
+fn paragraph(draw: &mut Draw) -> Description {
     let mut things = usual_things(draw.choose(&[2, 2, 3]), draw);
     // Two large things do not fit side by side.
     let sizes = match things.len() {
@@ -262,7 +262,7 @@ fn odd_thing(shapes: &[Shape], draw: &mut Draw) -> Thing {
     }
 }
 
-fn unusual(draw: &mut Draw) -> Description {
+fn defying(draw: &mut Draw) -> Description {
     let mut claims = Vec::new();
     let things = match draw.below(10) {
         0..3 => vec![odd_thing(&Shape::ALL, draw)],
@@ -277,7 +277,7 @@ fn unusual(draw: &mut Draw) -> Description {
     let twice = taken.len() == 2 && taken[0] == taken[1];
     if twice {
         // Neither a nested pair nor a contrast would show.
-        return unusual(draw);
+        return defying(draw);
     }
     let free: Vec<_> = Colour::HUES
         .into_iter()

@@ -1,7 +1,7 @@
 //! The built-in prompt writer: puts a description into words. Every wording can be read back by
 //! [`parse`], and every word is in [`super::vocabulary::WORDS`].
 
-mod binding;
+mod paragraph;
 mod parse;
 mod phrase;
 
@@ -17,8 +17,8 @@ pub(super) fn write(skill: Skill, description: &Description, draw: &mut Draw) ->
         Skill::Everyday => everyday(description, draw),
         Skill::Counting => counting(description, draw),
         Skill::Spatial => spatial(description, draw),
-        Skill::Binding => binding::paragraph(description, draw),
-        Skill::Unusual => unusual(description, draw),
+        Skill::Paragraph => paragraph::write(description, draw),
+        Skill::Defying => defying(description, draw),
     }
 }
 
@@ -141,7 +141,7 @@ fn places(description: &Description, behind: &str, draw: &mut Draw) -> String {
     }
 }
 
-fn unusual(description: &Description, draw: &mut Draw) -> String {
+fn defying(description: &Description, draw: &mut Draw) -> String {
     let opening = draw.choose(&[
         "",
         "",

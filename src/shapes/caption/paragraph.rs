@@ -5,7 +5,7 @@ use super::super::draw::Draw;
 use super::super::skill::Skill;
 use super::phrase::{and, background, noun, relation, sentence, size_word};
 
-pub(super) fn paragraph(description: &Description, draw: &mut Draw) -> String {
+pub(super) fn write(description: &Description, draw: &mut Draw) -> String {
     let things = &description.things;
     // Attributes can wait only where the bare shape says which thing is meant.
     let later: Vec<bool> = things
@@ -63,7 +63,7 @@ pub(super) fn paragraph(description: &Description, draw: &mut Draw) -> String {
         "The scene is calm.",
     ]);
     let told = sentences.join(" ");
-    let room = Skill::Binding.word_limit() - told.split(' ').count();
+    let room = Skill::Paragraph.word_limit() - told.split(' ').count();
     match closing {
         "" => told,
         _ if closing.split(' ').count() >= room => told,
