@@ -1,3 +1,4 @@
 //! The method around the engine: skills, prompts and their filter.
 
+mod rouge;
 mod skill;
