@@ -1,8 +1,8 @@
 //! Convolution over `[n, h, w, c]` as a GEMM over patches.
 
 use crate::autograd::Tape;
-use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, product_transposed, sum_rows};
-use crate::device::cpu::patches::{Patches, Taps, Transposed};
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, sum_rows};
+use crate::device::cpu::patches::{Order, Patches, Taps, Transposed};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer, recycle};
@@ -150,6 +150,7 @@ impl Size {
             pixels: [self.n, self.ho, self.wo],
             step: self.stride,
             offset: [-(self.padding.top as isize), -(self.padding.left as isize)],
+            order: Order::TapsFirst,
         }
     }
 }
@@ -159,14 +160,9 @@ fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>
     let bias = bias.map(|b| b.reals::<T>());
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
     let patches = size.patches(x);
-    let weight = Matrix::new(&weight, size.c_out, patches.values());
+    let weight = Matrix::lines(&weight, size.c_out, patches.values());
     let mut y = buffer::<T>(patches.count() * size.c_out);
-    // The second operand is copied, so it should be the smaller one.
-    if patches.count() < size.c_out {
-        product_transposed(&weight, &Transposed(patches), output, &mut y);
-    } else {
-        product(&patches, &weight.t(), output, &mut y);
-    }
+    product(&patches, &weight, output, &mut y);
     y
 }
 
@@ -196,13 +192,14 @@ fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
                 pixels: [n, rows.count, columns.count],
                 step: 1,
                 offset: [rows.offset, columns.offset],
+                order: Order::ChannelsFirst,
             };
             if size.stride == 1 {
-                patches_times_taps(patches, &taps, &mut dx);
+                product(&patches, &taps, Output::Set, &mut dx);
                 continue;
             }
             let mut part = buffer::<T>(patches.count() * c_in);
-            patches_times_taps(patches, &taps, &mut part);
+            product(&patches, &taps, Output::Set, &mut part);
             for (i, pixel) in part.chunks_exact(c_in.max(1)).enumerate() {
                 let (image, y, x) = (
                     i / columns.count / rows.count,
@@ -216,16 +213,6 @@ fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
         }
     }
     dx
-}
-
-fn patches_times_taps<T: Gemm>(patches: Patches<'_, T>, taps: &Taps<'_, T>, dx: &mut [T]) {
-    if taps.taps.is_empty() {
-        dx.fill(T::default());
-    } else if patches.count() < taps.c_in {
-        product_transposed(taps, &Transposed(patches), Output::Set, dx);
-    } else {
-        product(&patches, taps, Output::Set, dx);
-    }
 }
 
 /// Along one axis, the input coordinates `first + stride i` and the taps that they meet: those k for which
@@ -253,11 +240,11 @@ impl Phase {
     }
 }
 
-/// `dW = dy^T patches`, as the transpose of `patches^T dy`: so the patches are never all in memory.
+/// `dW = dy^T patches`.
 fn weight_gradient<T: Gemm>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
     let patches = Transposed(size.patches(x));
     let mut dw = buffer::<T>(size.c_out * patches.0.values());
-    let dy = Matrix::new(dy, patches.0.count(), size.c_out);
-    product_transposed(&patches, &dy, Output::Set, &mut dw);
+    let dy = Matrix::steps(dy, patches.0.count(), size.c_out);
+    product(&dy, &patches, Output::Set, &mut dw);
     dw
 }

@@ -1,7 +1,7 @@
 //! Linear layers, plain and with a LoRA branch.
 
 use crate::autograd::Tape;
-use crate::device::cpu::gemm::{Gemm, Matrix, Output, matmul, sum_rows};
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, Pair, product, product_transposed, sum_of_products, sum_rows};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, buffer};
@@ -16,7 +16,9 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
     let (rows, _) = check(OP, x, width, out, bias)?;
     let y = dispatch!(x.dtype(), T => {
         let mut y = buffer::<T>(rows * out);
-        project(&x.reals::<T>(), weight, bias, &mut y);
+        let (x_data, w_data) = (x.reals::<T>(), weight.reals::<T>());
+        let pair: Pair<'_, T> = (&Matrix::lines(&x_data, rows, width), &Matrix::lines(&w_data, out, width));
+        with_bias(bias, |output| product(pair.0, pair.1, output, &mut y));
         Tensor::from_reals(y, &shaped(x, out), x.dtype())
     });
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
@@ -32,7 +34,7 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
             let dx = wants[0].then(|| {
-                let dx = product::<T>(Matrix::new(&dy, rows, out), Matrix::new(&weight.reals::<T>(), out, width), rows * width);
+                let dx = multiplied::<T>(&[(&Matrix::lines(&dy, rows, out), &Matrix::steps(&weight.reals::<T>(), out, width))]);
                 Tensor::from_reals(dx, &shape, dtype)
             });
             let dw = saved.map(|x| weight_gradient::<T>(&dy, &x.reals::<T>(), out, width, weight.dtype()));
@@ -78,13 +80,18 @@ pub fn lora_linear(
     }
     let dtype = x.dtype();
     let (y, h) = dispatch!(dtype, T => {
-        let x_data = x.reals::<T>();
-        let mut y = buffer::<T>(rows * out);
-        project(&x_data, weight, bias, &mut y);
+        let (x_data, w_data) = (x.reals::<T>(), weight.reals::<T>());
+        let (a_data, b_data) = (a.reals::<T>(), b.reals::<T>());
+        let x_lines = Matrix::lines(&x_data, rows, width);
         // `h` carries the scale: the forward pass and the gradient of b both want it so.
-        let mut h = product(Matrix::new(&x_data, rows, width), Matrix::new(&a.reals::<T>(), rank, width).t(), rows * rank);
+        let mut h = multiplied::<T>(&[(&x_lines, &Matrix::lines(&a_data, rank, width))]);
         multiply(&mut h, scale);
-        matmul(Matrix::new(&h, rows, rank), Matrix::new(&b.reals::<T>(), out, rank).t(), Output::Add, &mut y);
+        let pairs: [Pair<'_, T>; 2] = [
+            (&x_lines, &Matrix::lines(&w_data, out, width)),
+            (&Matrix::lines(&h, rows, rank), &Matrix::lines(&b_data, out, rank)),
+        ];
+        let mut y = buffer::<T>(rows * out);
+        with_bias(bias, |output| sum_of_products(&pairs, output, &mut y));
         (Tensor::from_reals(y, &shaped(x, out), dtype), Tensor::new(h, &[rows, rank]))
     });
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
@@ -95,17 +102,19 @@ pub fn lora_linear(
     tape.record(OP, &inputs, &y, move |dy| {
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
-            let dy_rows = Matrix::new(&dy, rows, out);
+            let dy_lines = Matrix::lines(&dy, rows, out);
             let mut gradients = vec![None; wants.len()];
             // scale dy B, the gradient of x A^T.
             let dh = (wants[0] || wants[2]).then(|| {
-                let mut dh = product(dy_rows, Matrix::new(&b.reals::<T>(), out, rank), rows * rank);
+                let mut dh = multiplied::<T>(&[(&dy_lines, &Matrix::steps(&b.reals::<T>(), out, rank))]);
                 multiply(&mut dh, scale);
                 dh
             });
             if wants[0] && let Some(dh) = &dh {
-                let mut dx = product(dy_rows, Matrix::new(&weight.reals::<T>(), out, width), rows * width);
-                matmul(Matrix::new(dh, rows, rank), Matrix::new(&a.reals::<T>(), rank, width), Output::Add, &mut dx);
+                let dx = multiplied::<T>(&[
+                    (&dy_lines, &Matrix::steps(&weight.reals::<T>(), out, width)),
+                    (&Matrix::lines(dh, rows, rank), &Matrix::steps(&a.reals::<T>(), rank, width)),
+                ]);
                 gradients[0] = Some(Tensor::from_reals(dx, &shape, dtype));
             }
             if let Some(x) = &saved {
@@ -159,30 +168,31 @@ fn shaped(x: &Tensor, last: usize) -> Vec<usize> {
     rows.iter().copied().chain([last]).collect()
 }
 
-/// `y = x W^T + b`.
-fn project<T: Gemm>(x: &[T], weight: &Tensor, bias: Option<&Tensor>, y: &mut [T]) {
-    let [out, width] = [weight.shape()[0], weight.shape()[1]];
+/// Calls `f` with what a bias means for the output.
+fn with_bias<T: Gemm>(bias: Option<&Tensor>, f: impl FnOnce(Output<'_, T>)) {
     let bias = bias.map(|b| b.reals::<T>());
-    let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
-    let rows = y.len() / out.max(1);
-    matmul(
-        Matrix::new(x, rows, width),
-        Matrix::new(&weight.reals::<T>(), out, width).t(),
-        output,
-        y,
-    );
+    f(bias.as_ref().map_or(Output::Set, |b| Output::Bias(b)));
 }
 
-fn product<T: Gemm>(a: Matrix<'_, T>, b: Matrix<'_, T>, len: usize) -> Vec<T> {
-    let mut c = buffer(len);
-    matmul(a, b, Output::Set, &mut c);
+/// The sum of the products of `pairs`, of which there is one at least.
+fn multiplied<T: Gemm>(pairs: &[Pair<'_, T>]) -> Vec<T> {
+    let (a, b) = pairs[0];
+    let mut c = buffer(a.lines() * b.lines());
+    sum_of_products(pairs, Output::Set, &mut c);
     c
 }
 
 /// `dW = dy^T x` `[out, width]`, in the dtype of the gradient of a parameter stored as `stored`.
 fn weight_gradient<T: Gemm>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
     let rows = dy.len() / out.max(1);
-    let dw = product(Matrix::new(dy, rows, out).t(), Matrix::new(x, rows, width), out * width);
+    let (dy, x) = (Matrix::steps(dy, rows, out), Matrix::steps(x, rows, width));
+    let mut dw = buffer::<T>(out * width);
+    // A rank would not fill a vector.
+    if width < out {
+        product_transposed(&x, &dy, Output::Set, &mut dw);
+    } else {
+        product(&dy, &x, Output::Set, &mut dw);
+    }
     Tensor::from_reals(dw, &[out, width], stored.accumulator())
 }
 

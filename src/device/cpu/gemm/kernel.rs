@@ -7,6 +7,8 @@
 use std::mem::transmute;
 use std::sync::LazyLock;
 
+use super::turn::{self, Spread, Turn};
+
 /// One call of a kernel.
 pub struct Tile<T> {
     /// 1 up to [`Kernel::rows`].
@@ -37,6 +39,8 @@ pub struct Kernel<T> {
     /// Rows that the registers hold.
     pub rows: usize,
     run: unsafe fn(&Tile<T>),
+    turn: unsafe fn(&Turn<T>),
+    spread: unsafe fn(&Spread<T>),
 }
 
 impl<T> Kernel<T> {
@@ -45,6 +49,20 @@ impl<T> Kernel<T> {
     pub unsafe fn run(&self, tile: &Tile<T>) {
         // SAFETY: passed on to the caller; the processor has the instructions, or this kernel was not chosen.
         unsafe { (self.run)(tile) }
+    }
+
+    /// # Safety
+    /// The pointers of `turn` must be valid for all that its fields say is read and written.
+    pub unsafe fn turn(&self, turn: &Turn<T>) {
+        // SAFETY: as for `run`.
+        unsafe { (self.turn)(turn) }
+    }
+
+    /// # Safety
+    /// The pointers of `spread` must be valid for all that its fields say is read and written.
+    pub unsafe fn spread(&self, spread: &Spread<T>) {
+        // SAFETY: as for `run`.
+        unsafe { (self.spread)(spread) }
     }
 }
 
@@ -68,12 +86,12 @@ unsafe fn at<'a, U, T>(p: *const T) -> &'a U {
 
 /// A module with the kernel of one instruction set and type.
 macro_rules! kernel {
-    ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident,
+    ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident, $turn:path, $spread:path,
      $zero:path, $splat:path, $fma:path, $add:path) => {
         mod $name {
             use super::*;
 
-            pub const KERNEL: Kernel<$t> = Kernel { lanes: $lanes, rows: $rows, run };
+            pub const KERNEL: Kernel<$t> = Kernel { lanes: $lanes, rows: $rows, run, turn: $turn, spread: $spread };
 
             $(#[$feature])?
             unsafe fn run(tile: &Tile<$t>) {
@@ -84,10 +102,11 @@ macro_rules! kernel {
             $(#[$feature])?
             #[allow(clippy::needless_range_loop, reason = "plain indices unroll into registers")]
             #[allow(clippy::useless_transmute, clippy::missing_transmute_annotations, reason = "vectors may be arrays")]
-            unsafe fn block<const R: usize, const V: usize>(tile: &Tile<$t>) {
+            unsafe fn block<const R: usize, const V: usize, const PACKED: bool>(tile: &Tile<$t>) {
                 // SAFETY: `Kernel::run` demands it of its caller.
                 unsafe {
                     let (mut a, mut b) = (tile.a, tile.b);
+                    let row = if PACKED { 1 } else { tile.a_row };
                     let mut sums = [[$zero(); V]; R];
                     for _ in 0..tile.depth {
                         let mut columns = [$zero(); V];
@@ -95,7 +114,7 @@ macro_rules! kernel {
                             columns[v] = transmute(*at::<[$t; $lanes], _>(b.wrapping_add(v * $lanes)));
                         }
                         for r in 0..R {
-                            let x = $splat(*at::<$t, _>(a.wrapping_add(r.wrapping_mul(tile.a_row))));
+                            let x = $splat(*at::<$t, _>(a.wrapping_add(r.wrapping_mul(row))));
                             for v in 0..V {
                                 sums[r][v] = $fma(x, columns[v], sums[r][v]);
                             }
@@ -122,15 +141,17 @@ macro_rules! kernel {
 
 macro_rules! arms {
     ($tile:ident, $rows:expr, $vectors:expr; $($r:literal)*) => {
-        match ($rows, $vectors) {
-            $(($r, 1) => block::<$r, 1>($tile),)*
-            $(($r, VECTORS) => block::<$r, VECTORS>($tile),)*
-            (rows, vectors) => unreachable!("no kernel has {rows} rows and {vectors} vectors"),
+        match ($rows, $vectors, $tile.a_row == 1) {
+            $(($r, 1, true) => block::<$r, 1, true>($tile),)*
+            $(($r, 1, false) => block::<$r, 1, false>($tile),)*
+            $(($r, VECTORS, true) => block::<$r, VECTORS, true>($tile),)*
+            $(($r, VECTORS, false) => block::<$r, VECTORS, false>($tile),)*
+            (rows, vectors, _) => unreachable!("no kernel has {rows} rows and {vectors} vectors"),
         }
     };
 }
-macro_rules! up_to_12 {
-    ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4 5 6 7 8 9 10 11 12) };
+macro_rules! up_to_14 {
+    ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4 5 6 7 8 9 10 11 12 13 14) };
 }
 macro_rules! up_to_6 {
     ($tile:ident, $rows:expr, $vectors:expr) => { arms!($tile, $rows, $vectors; 1 2 3 4 5 6) };
@@ -143,17 +164,17 @@ macro_rules! up_to_4 {
 use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 12, up_to_12, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 14, up_to_14, turn::avx512_f32, turn::avx512_f32_spread, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 12, up_to_12, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd);
+kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 14, up_to_14, turn::portable, turn::portable_spread, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
+kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, turn::avx2_f32, turn::portable_spread, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd);
+kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, turn::portable, turn::portable_spread, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd);
 
-kernel!(portable_f32, , f32, 4, 4, up_to_4, portable::zero, portable::splat,
+kernel!(portable_f32, , f32, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
     portable::fma, portable::add);
-kernel!(portable_f64, , f64, 4, 4, up_to_4, portable::zero, portable::splat,
+kernel!(portable_f64, , f64, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
     portable::fma, portable::add);
 
 /// Vectors of four as arrays, which compilers turn into what the target has.

@@ -16,7 +16,7 @@ fn values<T: Real>(len: usize, seed: u32) -> Vec<T> {
 }
 
 /// Sizes around one, a vector, a panel, a tile and a block of the depth.
-const SIZES: [[usize; 3]; 9] = [
+const SIZES: [[usize; 3]; 11] = [
     [1, 1, 1],
     [3, 17, 0],
     [13, 33, 5],
@@ -26,7 +26,15 @@ const SIZES: [[usize; 3]; 9] = [
     [100, 257, 40],
     [7, 300, 513],
     [193, 65, 300],
+    [520, 700, 20],
+    [900, 1100, 9],
 ];
+
+/// The transpose of `[rows, columns]`.
+fn turned<T: Real>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let at = |i: usize| data[i % rows * columns + i / rows];
+    (0..data.len()).map(at).collect()
+}
 
 fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize) -> bool) {
     for [m, n, k] in SIZES {
@@ -39,13 +47,20 @@ fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize
         let exact = |i: usize, j: usize| -> f64 { (0..k).map(|s| a[i * k + s].to_f64() * b[s * n + j].to_f64()).sum() };
         let mut first: Option<Vec<T>> = None;
         for (number, kernel) in T::kernels().iter().enumerate() {
-            let (a, b) = (Matrix::new(&a, m, k), Matrix::new(&b, k, n));
+            // Both layouts of either operand.
+            let (a_steps, b_lines) = (turned(&a, m, k), turned(&b, k, n));
+            let operands = [
+                (Matrix::lines(&a, m, k), Matrix::steps(&b, k, n)),
+                (Matrix::steps(&a_steps, k, m), Matrix::lines(&b_lines, n, k)),
+            ];
             for output in [Output::Set, Output::Bias(&bias), Output::Add] {
                 let mut c = old.clone();
-                run(kernel, &a, &b, output, &mut c, false);
-                let mut turned = old.clone();
-                run(kernel, &b.t(), &a.t(), output, &mut turned, true);
-                assert_eq!(c, turned, "{m} {n} {k}: the transposed product");
+                run(kernel, &[(&operands[0].0, &operands[0].1)], output, &mut c, false);
+                for (a, b) in &operands {
+                    let mut transposed = old.clone();
+                    run(kernel, &[(b, a)], output, &mut transposed, true);
+                    assert_eq!(c, transposed, "{m} {n} {k}: the transposed product");
+                }
                 for (at, &got) in c.iter().enumerate() {
                     let start = match output {
                         Output::Set => 0.0,

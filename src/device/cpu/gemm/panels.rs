@@ -1,0 +1,202 @@
+//! Operands copied into the order in which the kernels read them.
+
+use std::ops::Range;
+
+use super::kernel::Kernel;
+use super::turn::{LINES, Spread, Turn};
+use crate::tensor::{Real, buffer, recycle};
+
+/// How lines are cut into panels: each has `width` of them, the last as few as there are, rounded up to `round`.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    pub width: usize,
+    pub round: usize,
+}
+
+impl Layout {
+    /// Lines with those that only fill up the last panel.
+    pub fn padded(self, lines: usize) -> usize {
+        lines.next_multiple_of(self.round)
+    }
+
+    /// The width of the panel that starts with line `first` of `lines`.
+    fn width_at(self, first: usize, lines: usize) -> usize {
+        self.width.min(self.padded(lines - first))
+    }
+}
+
+/// Some lines of an operand over some steps of the depth, as panels one after the other, each `[steps, width]`.
+#[derive(Clone, Copy)]
+pub struct Panels<'a, T> {
+    pub data: &'a [T],
+    pub layout: Layout,
+    pub lines: usize,
+    pub steps: usize,
+}
+
+impl<'a, T> Panels<'a, T> {
+    /// (first line, lines that are not padding, width, data) of each panel.
+    pub fn iter(self) -> impl Iterator<Item = (usize, usize, usize, &'a [T])> + Clone {
+        let Self {
+            data,
+            layout,
+            lines,
+            steps,
+        } = self;
+        (0..lines).step_by(layout.width).map(move |first| {
+            let width = layout.width_at(first, lines);
+            let data = &data[first * steps..][..width * steps];
+            (first, width.min(lines - first), width, data)
+        })
+    }
+}
+
+/// Writes lines into panels.
+pub struct Packer<'a, T> {
+    kernel: &'a Kernel<T>,
+    to: &'a mut [T],
+    layout: Layout,
+    lines: usize,
+    steps: usize,
+}
+
+impl<'a, T: Real> Packer<'a, T> {
+    pub fn new(kernel: &'a Kernel<T>, to: &'a mut [T], layout: Layout, lines: usize, steps: usize) -> Self {
+        assert_eq!(to.len(), layout.padded(lines) * steps, "the panels have another size");
+        Self {
+            kernel,
+            to,
+            layout,
+            lines,
+            steps,
+        }
+    }
+
+    /// Lines that are contiguous over the depth: `line` gives the elements of one for the steps `steps.start`,
+    /// `steps.start + every` and so on below `steps.end`, or none if they are zero.
+    pub fn lines<'b>(&mut self, steps: Range<usize>, every: usize, line: impl Fn(usize) -> Option<&'b [T]>)
+    where
+        T: 'b,
+    {
+        let count = steps.len().div_ceil(every);
+        for panel in (0..self.lines).step_by(self.layout.width) {
+            let width = self.layout.width_at(panel, self.lines);
+            for first in (0..width).step_by(LINES) {
+                let written = LINES.min(width - first);
+                let start = panel * self.steps + steps.start * width + first;
+                if count > 0 {
+                    let end = start + (count - 1) * every * width + written;
+                    assert!(end <= self.to.len(), "steps outside of the panels");
+                }
+                let mut from = [std::ptr::null(); LINES];
+                let known = self.lines.saturating_sub(panel + first).min(written);
+                for (i, from) in from[..known].iter_mut().enumerate() {
+                    if let Some(line) = line(panel + first + i) {
+                        assert!(line.len() >= count, "a line is too short");
+                        *from = line.as_ptr();
+                    }
+                }
+                let turn = Turn {
+                    from,
+                    steps: count,
+                    to: self.to[start..].as_mut_ptr(),
+                    to_step: every * width,
+                    lines: written,
+                };
+                // SAFETY: the assertions above bound what is read and written.
+                unsafe { self.kernel.turn(&turn) };
+            }
+        }
+    }
+
+    /// Steps that are contiguous over the lines: `step` gives all lines of one.
+    pub fn steps<'b>(&mut self, steps: usize, step: impl Fn(usize) -> &'b [T])
+    where
+        T: 'b,
+    {
+        let width = self.layout.width;
+        let last = self
+            .layout
+            .width_at(self.lines.saturating_sub(1) / width * width, self.lines);
+        assert!(steps <= self.steps);
+        for k in 0..steps {
+            let from = step(k);
+            assert!(from.len() >= self.lines, "a step is too short");
+            let spread = Spread {
+                from: from.as_ptr(),
+                lines: self.lines,
+                to: self.to.as_mut_ptr(),
+                width,
+                last,
+                step: k,
+                steps: self.steps,
+            };
+            // SAFETY: `from` has all lines, and `to` the panels of all steps.
+            unsafe { self.kernel.spread(&spread) };
+        }
+    }
+
+    /// `count` lines of one step from line `first` on, zeros if there is no `run`.
+    pub fn part(&mut self, step: usize, mut first: usize, run: Option<&[T]>, count: usize) {
+        let (width, end) = (self.layout.width, first + count);
+        let mut run = run.map(|run| &run[..count]);
+        while first < end {
+            let (panel, within) = (first / width * width, first % width);
+            let count = (width - within).min(end - first);
+            let row = self.layout.width_at(panel, self.lines);
+            let to = &mut self.to[panel * self.steps + step * row + within..][..count];
+            match &mut run {
+                Some(run) => {
+                    let (now, later) = run.split_at(count);
+                    to.copy_from_slice(now);
+                    *run = later;
+                }
+                None => to.fill(T::default()),
+            }
+            first += count;
+        }
+    }
+
+    /// Zeroes the lines that only fill up the last panel.
+    pub fn pad(&mut self) {
+        let width = self.layout.width;
+        let panel = self.lines.saturating_sub(1) / width * width;
+        let (known, row) = (self.lines - panel, self.layout.width_at(panel, self.lines));
+        if known < row {
+            for to in self.to[panel * self.steps..].chunks_exact_mut(row) {
+                to[known..].fill(T::default());
+            }
+        }
+    }
+}
+
+/// Memory for panels, aligned to a cache line.
+pub struct Aligned<T: Real> {
+    data: Vec<T>,
+    offset: usize,
+    len: usize,
+}
+
+impl<T: Real> Aligned<T> {
+    /// `len` elements with unspecified values.
+    pub fn new(len: usize) -> Self {
+        const LINE_BYTES: usize = 64;
+        let data = buffer::<T>(len + LINE_BYTES / size_of::<T>());
+        let offset = data.as_ptr().align_offset(LINE_BYTES);
+        Self { data, offset, len }
+    }
+
+    pub fn get(&self) -> &[T] {
+        &self.data[self.offset..][..self.len]
+    }
+
+    pub fn get_mut(&mut self) -> &mut [T] {
+        &mut self.data[self.offset..][..self.len]
+    }
+}
+
+impl<T: Real> Drop for Aligned<T> {
+    fn drop(&mut self) {
+        recycle(std::mem::take(&mut self.data));
+    }
+}

@@ -1,0 +1,134 @@
+//! Where sums go.
+
+use std::ops::Range;
+
+use super::Output;
+use super::kernel::Tile;
+use super::panels::Panels;
+use super::plan::Plan;
+use crate::tensor::{Real, buffer, recycle};
+
+/// Where a task's sums are: in the output, or in a tile of its own where whole vectors do not fit into that.
+pub struct Target<'a, T: Real> {
+    plan: &'a Plan<'a, T>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    c: *mut T,
+    tile: Option<Vec<T>>,
+}
+
+impl<'a, T: Real> Target<'a, T> {
+    pub fn new(plan: &'a Plan<'a, T>, rows: Range<usize>, columns: Range<usize>, c: *mut T) -> Self {
+        let lanes = plan.kernel.lanes;
+        let direct = !plan.transposed && columns.len().is_multiple_of(lanes);
+        let tile = (!direct).then(|| buffer(rows.len() * columns.len().next_multiple_of(lanes)));
+        let mut new = Self {
+            plan,
+            rows,
+            columns,
+            c,
+            tile,
+        };
+        new.begin();
+        new
+    }
+
+    /// The distance between rows of sums.
+    fn row(&self) -> usize {
+        match self.tile {
+            Some(_) => self.columns.len().next_multiple_of(self.plan.kernel.lanes),
+            None => self.plan.columns,
+        }
+    }
+
+    /// Where element (i, j) of these rows and columns is in the output.
+    fn at(&self, i: usize, j: usize) -> *mut T {
+        let (i, j) = (self.rows.start + i, self.columns.start + j);
+        let at = if self.plan.transposed {
+            j * self.plan.rows + i
+        } else {
+            i * self.plan.columns + j
+        };
+        self.c.wrapping_add(at)
+    }
+
+    /// Puts what the sums start with in place.
+    fn begin(&mut self) {
+        let (rows, columns, row) = (self.rows.len(), self.columns.len(), self.row());
+        let mut tile = self.tile.take();
+        for i in 0..rows {
+            // SAFETY: these elements of the output are this task's own, and in `Shared` for all that it has.
+            unsafe {
+                match (&mut tile, self.plan.output) {
+                    (_, Output::Set) if !self.plan.blocks.is_empty() => {}
+                    (Some(tile), Output::Set) => tile[i * row..][..columns].fill(T::default()),
+                    (None, Output::Set) => std::slice::from_raw_parts_mut(self.at(i, 0), columns).fill(T::default()),
+                    (None, Output::Add) => {}
+                    (None, Output::Bias(bias)) => std::slice::from_raw_parts_mut(self.at(i, 0), columns)
+                        .copy_from_slice(&bias[self.columns.clone()]),
+                    (Some(tile), Output::Add) => {
+                        for (j, to) in tile[i * row..][..columns].iter_mut().enumerate() {
+                            *to = *self.at(i, j);
+                        }
+                    }
+                    (Some(tile), Output::Bias(bias)) if self.plan.transposed => {
+                        tile[i * row..][..columns].fill(bias[self.rows.start + i]);
+                    }
+                    (Some(tile), Output::Bias(bias)) => {
+                        tile[i * row..][..columns].copy_from_slice(&bias[self.columns.clone()]);
+                    }
+                }
+            }
+        }
+        self.tile = tile;
+    }
+
+    /// Adds the product of a block of the depth.
+    pub fn add(&mut self, a: Panels<'_, T>, b: Panels<'_, T>, first: bool) {
+        let kernel = self.plan.kernel;
+        let row = self.row();
+        let add = !first || !matches!(self.plan.output, Output::Set);
+        let base = match &mut self.tile {
+            Some(tile) => tile.as_mut_ptr(),
+            None => self.at(0, 0),
+        };
+        for (left, _, width, b) in b.iter() {
+            for (top, height, a_step, a) in a.iter() {
+                assert!(top + height <= self.rows.len() && left + width <= row);
+                // SAFETY: the panels have all steps, and the assertion bounds what is written.
+                unsafe {
+                    kernel.run(&Tile {
+                        rows: height,
+                        vectors: width / kernel.lanes,
+                        depth: b.len() / width,
+                        a: a.as_ptr(),
+                        a_row: 1,
+                        a_step,
+                        b: b.as_ptr(),
+                        c: base.wrapping_add(top * row + left),
+                        c_row: row,
+                        add,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Writes sums that are not in the output yet.
+    pub fn finish(mut self) {
+        let Some(tile) = self.tile.take() else { return };
+        let row = tile.len() / self.rows.len();
+        // A cache line of the tile goes to as many lines of the output at once.
+        const LINES: usize = 16;
+        for first in (0..self.columns.len()).step_by(LINES) {
+            let lines = LINES.min(self.columns.len() - first);
+            for (i, from) in tile.chunks_exact(row).enumerate() {
+                for (j, &x) in from[first..][..lines].iter().enumerate() {
+                    // SAFETY: this element of the output is this task's own.
+                    unsafe { *self.at(i, first + j) = x };
+                }
+            }
+        }
+        recycle(tile);
+    }
+}

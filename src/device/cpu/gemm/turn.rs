@@ -1,0 +1,217 @@
+//! How elements get into panels: lines that are contiguous over the depth are transposed in registers, steps that are
+//! contiguous over the lines are cut up.
+
+/// Lines that are turned at a time.
+pub const LINES: usize = 16;
+
+/// One call: element k of line i goes to `to + k * to_step + i`.
+pub struct Turn<T> {
+    /// Where the lines are. Those at null are zero.
+    pub from: [*const T; LINES],
+    pub steps: usize,
+    pub to: *mut T,
+    pub to_step: usize,
+    /// How many lines are written.
+    pub lines: usize,
+}
+
+/// One call: a step of all lines goes to its place in each panel.
+pub struct Spread<T> {
+    pub from: *const T,
+    pub lines: usize,
+    /// Where the first panel is, and the lines in a panel: at most 32.
+    pub to: *mut T,
+    pub width: usize,
+    /// The lines in the last panel, with those that are not in `lines` and become zero.
+    pub last: usize,
+    pub step: usize,
+    pub steps: usize,
+}
+
+/// # Safety
+/// The pointers must be valid for all that the fields say is read and written.
+pub unsafe fn portable_spread<T: Copy + Default>(spread: &Spread<T>) {
+    for first in (0..spread.lines).step_by(spread.width) {
+        let known = spread.width.min(spread.lines - first);
+        let row = if known < spread.width {
+            spread.last
+        } else {
+            spread.width
+        };
+        for i in 0..row {
+            // SAFETY: demanded of the caller.
+            unsafe {
+                let x = if i < known {
+                    *spread.from.add(first + i)
+                } else {
+                    T::default()
+                };
+                *spread.to.add(first * spread.steps + spread.step * row + i) = x;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The pointers must be valid for all that the fields say is read and written.
+pub unsafe fn portable<T: Copy + Default>(turn: &Turn<T>) {
+    for (i, &from) in turn.from[..turn.lines].iter().enumerate() {
+        for k in 0..turn.steps {
+            // SAFETY: demanded of the caller.
+            unsafe {
+                let x = if from.is_null() { T::default() } else { *from.add(k) };
+                *turn.to.add(k * turn.to_step + i) = x;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{avx2_f32, avx512_f32, avx512_f32_spread};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::*;
+
+    /// # Safety
+    /// As for [`portable`]; the processor must have AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn avx512_f32(turn: &Turn<f32>) {
+        let written = ((1u32 << turn.lines) - 1) as __mmask16;
+        for k in (0..turn.steps).step_by(16) {
+            let steps = 16.min(turn.steps - k);
+            let read = ((1u32 << steps) - 1) as __mmask16;
+            let mut r = [_mm512_setzero_ps(); 16];
+            for (r, from) in r.iter_mut().zip(turn.from) {
+                let read = if from.is_null() { 0 } else { read };
+                // SAFETY: elements that the mask leaves out are not read.
+                *r = unsafe { _mm512_maskz_loadu_ps(read, from.wrapping_add(k)) };
+            }
+            // Pairs, then fours of lines side by side.
+            let mut t = r;
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            let double = |x: __m512| _mm512_castps_pd(x);
+            for i in 0..4 {
+                let (a, b, c, d) = (
+                    double(t[4 * i]),
+                    double(t[4 * i + 1]),
+                    double(t[4 * i + 2]),
+                    double(t[4 * i + 3]),
+                );
+                r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            // Quarter q of r[4 i + j] is step 4 q + j of lines 4 i up to 4 i + 3.
+            for j in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0x88>(r[j], r[4 + j]);
+                let b = _mm512_shuffle_f32x4::<0xdd>(r[j], r[4 + j]);
+                let c = _mm512_shuffle_f32x4::<0x88>(r[8 + j], r[12 + j]);
+                let d = _mm512_shuffle_f32x4::<0xdd>(r[8 + j], r[12 + j]);
+                t[j] = _mm512_shuffle_f32x4::<0x88>(a, c);
+                t[4 + j] = _mm512_shuffle_f32x4::<0x88>(b, d);
+                t[8 + j] = _mm512_shuffle_f32x4::<0xdd>(a, c);
+                t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(b, d);
+            }
+            let to = turn.to.wrapping_add(k * turn.to_step);
+            for (i, t) in t.iter().enumerate() {
+                if i < steps {
+                    // SAFETY: elements that the mask leaves out are not written.
+                    unsafe { _mm512_mask_storeu_ps(to.wrapping_add(i * turn.to_step), written, *t) };
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`portable_spread`]; the processor must have AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn avx512_f32_spread(spread: &Spread<f32>) {
+        let mask = |lanes: usize| ((1u64 << lanes) - 1) as u32;
+        let mut first = 0;
+        while first < spread.lines {
+            let known = spread.width.min(spread.lines - first);
+            let row = if known < spread.width {
+                spread.last
+            } else {
+                spread.width
+            };
+            let from = spread.from.wrapping_add(first);
+            let to = spread.to.wrapping_add(first * spread.steps + spread.step * row);
+            let (read, write) = (mask(known), mask(row));
+            // SAFETY: elements that the masks leave out are neither read nor written.
+            unsafe {
+                _mm512_mask_storeu_ps(to, write as __mmask16, _mm512_maskz_loadu_ps(read as __mmask16, from));
+                if row > 16 {
+                    let (read, write) = ((read >> 16) as __mmask16, (write >> 16) as __mmask16);
+                    let x = _mm512_maskz_loadu_ps(read, from.wrapping_add(16));
+                    _mm512_mask_storeu_ps(to.wrapping_add(16), write, x);
+                }
+            }
+            first += spread.width;
+        }
+    }
+
+    /// # Safety
+    /// As for [`portable`]; the processor must have AVX2.
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn avx2_f32(turn: &Turn<f32>) {
+        for first in (0..turn.lines).step_by(8) {
+            let lines = 8.min(turn.lines - first);
+            let whole = if lines == 8 { turn.steps / 8 * 8 } else { 0 };
+            for k in (0..whole).step_by(8) {
+                let mut r = [_mm256_setzero_ps(); 8];
+                for (r, from) in r.iter_mut().zip(&turn.from[first..]) {
+                    if !from.is_null() {
+                        // SAFETY: demanded of the caller.
+                        *r = unsafe { _mm256_loadu_ps(from.wrapping_add(k)) };
+                    }
+                }
+                let mut t = r;
+                for i in 0..4 {
+                    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+                }
+                let double = |x: __m256| _mm256_castps_pd(x);
+                for i in 0..2 {
+                    let (a, b) = (double(t[4 * i]), double(t[4 * i + 1]));
+                    let (c, d) = (double(t[4 * i + 2]), double(t[4 * i + 3]));
+                    r[4 * i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+                    r[4 * i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+                    r[4 * i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+                    r[4 * i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+                }
+                for j in 0..4 {
+                    let to = turn.to.wrapping_add((k + j) * turn.to_step + first);
+                    // SAFETY: demanded of the caller.
+                    unsafe {
+                        _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x20>(r[j], r[4 + j]));
+                        let to = to.wrapping_add(4 * turn.to_step);
+                        _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x31>(r[j], r[4 + j]));
+                    }
+                }
+            }
+            let mut rest = Turn {
+                from: [std::ptr::null(); LINES],
+                steps: turn.steps - whole,
+                to: turn.to.wrapping_add(whole * turn.to_step + first),
+                to_step: turn.to_step,
+                lines,
+            };
+            for i in 0..lines {
+                let from = turn.from[first + i];
+                if !from.is_null() {
+                    rest.from[i] = from.wrapping_add(whole);
+                }
+            }
+            // SAFETY: demanded of the caller.
+            unsafe { portable(&rest) };
+        }
+    }
+}
