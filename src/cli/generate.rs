@@ -1,22 +1,23 @@
 //! `selma generate`: pictures from prompts.
 
-use std::path::{Path, PathBuf};
+mod loras;
+mod parameters;
 
-use ::image::RgbImage;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::autograd::Tape;
 use crate::cli::Common;
-use crate::cli::merge::parse_lora;
-use crate::data::preprocess::{Crop, Preprocess};
-use crate::diffusion::{Sampler, sampler};
+use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
-use crate::formats::{image, jsonl};
-use crate::lora;
-use crate::ops;
-use crate::pipeline::{Denoising, Guidance, StableDiffusion, pipeline_config};
-use crate::tensor::Tensor;
-use crate::tensor::random::{self, Stream};
+use crate::formats::{image, jsonl, model_dir, png};
+use crate::nn::AutoencoderKl;
+use crate::pipeline::draw::{Drawing, Job, Start};
+use crate::pipeline::{Guidance, StableDiffusion};
+use loras::Strength;
+use parameters::Parameters;
 
 /// Draw pictures with a model and any number of LoRAs.
 #[derive(clap::Args)]
@@ -33,7 +34,7 @@ pub struct Generate {
     /// What to draw.
     #[arg(long, required_unless_present = "prompts", conflicts_with = "prompts")]
     prompt: Option<String>,
-    /// A text file with one prompt a line.
+    /// A file with one prompt a line, or records with `text` (.jsonl, or a list in .json).
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Folder for the pictures and `metadata.jsonl`.
@@ -42,10 +43,15 @@ pub struct Generate {
     #[arg(long, alias = "num-inference-steps", default_value_t = 50)]
     steps: usize,
     /// Guidance scale (default 7.5; SDXL 5.0).
-    #[arg(long, visible_alias = "cfg-scale", alias = "guidance-scale")]
+    #[arg(
+        long,
+        visible_alias = "cfg-scale",
+        alias = "guidance-scale",
+        allow_negative_numbers = true
+    )]
     guidance: Option<f64>,
     /// Rescale the guided prediction towards the conditional one's deviation; 0 is off.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     guidance_rescale: f64,
     /// ddim, pndm, euler, euler-a, dpmpp-2m, dpmpp-2m-karras, unipc, lcm or ddpm (default: the model's).
     #[arg(long)]
@@ -65,221 +71,221 @@ pub struct Generate {
     #[arg(long)]
     init_image: Option<PathBuf>,
     /// How much of the schedule runs on the picture, 0 to 1.
-    #[arg(long, default_value_t = 0.8, requires = "init_image")]
+    #[arg(long, default_value_t = 0.8, requires = "init_image", allow_negative_numbers = true)]
     strength: f64,
-    /// Text-encoder layers to skip from the end.
+    /// Text-encoder layers to skip from the end, as diffusers counts (webui's number less one).
     #[arg(long, default_value_t = 0)]
     clip_skip: usize,
+    /// Read prompts of more than 75 tokens whole, in parts of 75, instead of cutting them.
+    #[arg(long)]
+    long_prompts: bool,
+    /// Another VAE: its folder, or that of a model with it.
+    #[arg(long, value_name = "PATH")]
+    vae: Option<PathBuf>,
+    /// Keep the pictures in --out that this command would draw again.
+    #[arg(long)]
+    resume: bool,
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
     #[arg(long)]
     vocab: Option<PathBuf>,
 }
 
-/// One picture to draw; `index` decides its noise, whatever the batch size.
-struct Job {
-    index: usize,
-    prompt: String,
-}
+/// Keys of a prompt's record that the rows of `metadata.jsonl` set themselves.
+const OWN_KEYS: [&str; 4] = ["file_name", "text", "seed", "index"];
 
 impl Generate {
     pub fn run(self, common: &Common) -> Result<()> {
-        let jobs = self.jobs()?;
-        if self.batch_size == 0 || self.steps == 0 {
-            return Err(Error::Usage("--batch-size and --steps must be at least 1".into()));
+        self.check()?;
+        let prompts = self.read_prompts()?;
+        let picture = self.init_image.as_deref().map(image::read).transpose()?;
+        let vae = self.vae.as_deref().map(model_dir::vae_folder).transpose()?;
+        let loras = loras::parse(&self.lora)?;
+        let inputs = parameters::inputs_hash(self.input_files(vae.as_deref(), &loras)?);
+        let dtype = common.precision()?;
+        let mut model = StableDiffusion::load(&self.model, self.vocab.as_deref(), dtype)?;
+        if let Some(folder) = &vae {
+            model.vae = AutoencoderKl::load(folder, dtype)?;
         }
-        if !(0.0..=1.0).contains(&self.strength) {
-            return Err(Error::Usage(format!("--strength {}: expected 0 to 1", self.strength)));
+        loras::apply(&loras, &self.model, self.allow_unused, &mut model, common)?;
+        let mut drawing = self.drawing(&model, common.seed);
+        drawing.check()?;
+        if let Some(picture) = &picture {
+            drawing.start = Some(Start::new(&model, picture, drawing.size, self.strength)?);
+            drawing.check()?;
         }
-        let mut model = StableDiffusion::load(&self.model, self.vocab.as_deref(), common.precision()?)?;
-        self.apply_loras(&mut model, common)?;
-        let (height, width) = self.size(&model)?;
-        // What is wrong with the scheduler is said before anything is written.
-        self.sampler(&model)?;
+        let jobs = self.jobs(&prompts, &model, common)?;
         std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
-        let bar = progress(common, jobs.len() * self.steps);
-        let mut rows = Vec::new();
-        for batch in jobs.chunks(self.batch_size) {
-            let pictures = self.draw(&model, batch, (height, width), common.seed, &bar)?;
-            for (job, pixels) in batch.iter().zip(pictures) {
-                let name = format!("{:05}.png", job.index);
-                image::write_png(&self.out.join(&name), &pixels)?;
-                let row = serde_json::json!({
-                    "file_name": name, "text": job.prompt, "seed": common.seed, "index": job.index,
-                });
-                if common.json {
-                    println!("{row}");
-                } else {
-                    println!("{}", self.out.join(&name).display());
-                }
-                rows.push(row);
-            }
-        }
-        bar.finish_and_clear();
+        let inputs = inputs.join().expect("hashing does not panic")?;
+        let parameters = Parameters::new(&self, &drawing, &loras, inputs)?;
+        let rows: Vec<_> = (jobs.iter()).map(|job| self.row(job, &prompts, common.seed)).collect();
+        let done = |job: &Job| match common.json {
+            true => println!("{}", rows[job.index as usize]),
+            false => println!("{}", self.out.join(file_name(job)).display()),
+        };
+        self.draw(&drawing, &jobs, &parameters, done, common)?;
         jsonl::write(&self.out.join("metadata.jsonl"), &rows)
     }
 
-    fn jobs(&self) -> Result<Vec<Job>> {
-        let prompts = match (&self.prompt, &self.prompts) {
-            (Some(prompt), _) => vec![prompt.clone()],
-            (None, Some(path)) => {
-                let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-                text.lines()
-                    .map(str::trim)
-                    .filter(|line| !line.is_empty())
-                    .map(str::to_owned)
-                    .collect()
+    fn check(&self) -> Result<()> {
+        const MOST: usize = 100_000;
+        for (name, value) in [
+            ("batch-size", self.batch_size),
+            ("images-per-prompt", self.images_per_prompt),
+        ] {
+            if value == 0 || value > MOST {
+                return Err(Error::Usage(format!("--{name} {value}: expected 1 to {MOST}")));
             }
-            (None, None) => Vec::new(),
-        };
-        if prompts.is_empty() {
-            return Err(Error::Usage("no prompt to draw".into()));
         }
-        let repeated = prompts
-            .iter()
-            .flat_map(|p| std::iter::repeat_n(p, self.images_per_prompt));
-        Ok(repeated
-            .enumerate()
-            .map(|(index, prompt)| Job {
-                index,
-                prompt: prompt.clone(),
-            })
-            .collect())
+        Ok(())
     }
 
-    fn apply_loras(&self, model: &mut StableDiffusion, common: &Common) -> Result<()> {
-        if self.lora.is_empty() {
-            return Ok(());
+    fn read_prompts(&self) -> Result<Vec<Prompt>> {
+        match (&self.prompt, &self.prompts) {
+            (Some(prompt), _) => Ok(vec![Prompt::new(prompt)]),
+            (None, Some(path)) => prompts::read(path),
+            (None, None) => Err(Error::Usage("no prompt: give --prompt or --prompts".into())),
         }
-        let base = lora::base::modules(&self.model)?;
-        let mut experts = Vec::new();
-        for argument in &self.lora {
-            let (path, scale) = parse_lora(argument)?;
-            let scale = scale.unwrap_or(1.0);
-            let loaded = lora::load(&path, Some(&base), self.allow_unused)?;
-            loaded.warnings().for_each(|warning| common.note(warning));
+    }
+
+    /// All that decides the pictures besides the options.
+    fn input_files(&self, vae: Option<&Path>, loras: &[Strength]) -> Result<Vec<PathBuf>> {
+        let mut files = parameters::model_files(&self.model, vae, self.vocab.as_deref())?;
+        for lora in loras {
+            files.push(lora.path.clone());
+            // peft keeps the strength that was trained beside the file.
+            files.extend(Some(lora.path.with_file_name("adapter_config.json")).filter(|beside| beside.is_file()));
+        }
+        files.extend(self.init_image.clone());
+        Ok(files)
+    }
+
+    fn drawing<'a>(&'a self, model: &'a StableDiffusion, seed: u64) -> Drawing<'a> {
+        let side = model.unet.config.sample_size * model.vae.config.downscale();
+        Drawing {
+            model,
+            scheduler: self.scheduler.as_deref(),
+            steps: self.steps,
+            guidance: Guidance {
+                scale: self.guidance.unwrap_or(if model.is_xl() { 5.0 } else { 7.5 }),
+                rescale: self.guidance_rescale,
+            },
+            negative: self.negative.as_deref(),
+            size: (self.height.unwrap_or(side), self.width.unwrap_or(side)),
+            clip_skip: self.clip_skip,
+            seed,
+            start: None,
+        }
+    }
+
+    /// A job a picture; says how many prompts are too long.
+    fn jobs(&self, prompts: &[Prompt], model: &StableDiffusion, common: &Common) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        let mut long = 0;
+        for prompt in prompts {
+            let parts = model.text.parts(&prompt.text)?;
+            long += usize::from(parts > 1);
+            for _ in 0..self.images_per_prompt {
+                jobs.push(Job {
+                    index: jobs.len() as u64,
+                    prompt: prompt.text.clone(),
+                    parts: if self.long_prompts { parts } else { 1 },
+                });
+            }
+        }
+        if long > 0 && !self.long_prompts {
             common.note(format!(
-                "{}: {} modules applied at {scale}",
-                path.display(),
-                loaded.expert.len()
+                "warning: {long} of {} prompts are longer than the 75 tokens that the text encoder reads; the rest of \
+                 their words is left out (--long-prompts reads them whole)",
+                prompts.len()
             ));
-            experts.push(loaded.expert.scaled(scale));
         }
-        model.apply(&experts)
-    }
-
-    /// Height and width in pixels; both must be whole numbers of latents.
-    fn size(&self, model: &StableDiffusion) -> Result<(usize, usize)> {
-        let factor = model.vae.config.downscale();
-        let default = model.unet.config.sample_size * factor;
-        let size = (self.height.unwrap_or(default), self.width.unwrap_or(default));
-        if size.0 == 0 || size.1 == 0 || !size.0.is_multiple_of(factor) || !size.1.is_multiple_of(factor) {
-            return Err(Error::Usage(format!(
-                "--height {} --width {}: expected multiples of {factor}",
-                size.0, size.1
-            )));
+        let negative = self.negative.as_deref().map_or(Ok(1), |text| model.text.parts(text))?;
+        if negative > 1 {
+            common.note("warning: the negative prompt is longer than 75 tokens; the rest of its words is left out");
         }
-        Ok(size)
+        Ok(jobs)
     }
 
-    /// The sampler that was asked for, or the model's own, at its first step.
-    fn sampler(&self, model: &StableDiffusion) -> Result<Box<dyn Sampler>> {
-        let name = match &self.scheduler {
-            Some(name) => name,
-            None => (model.scheduler["_class_name"].as_str()).ok_or_else(|| {
-                Error::Usage("the model's scheduler_config.json has no _class_name; name one by --scheduler".into())
-            })?,
-        };
-        let config = pipeline_config(&model.scheduler, model.is_xl());
-        sampler::from_config(name, &config, self.steps)
-    }
-
-    /// One picture a job.
+    /// Draws what is not there yet. A batch with a picture missing is drawn whole, so that a resumed run gives the bytes of
+    /// an unbroken one. `done` is told of every picture that is there.
     fn draw(
         &self,
-        model: &StableDiffusion,
-        batch: &[Job],
-        size: (usize, usize),
-        seed: u64,
-        bar: &ProgressBar,
-    ) -> Result<Vec<RgbImage>> {
-        let prompts: Vec<String> = batch.iter().map(|job| job.prompt.clone()).collect();
-        let positive = model.encode(&prompts, None, self.clip_skip)?;
-        let negative = self.negative.as_ref().map(|text| vec![text.clone(); batch.len()]);
-        let negative = model.encode_negative(negative.as_deref(), None, &positive)?;
-        let sampler = self.sampler(model)?;
-        let factor = model.vae.config.downscale();
-        let shape = [
-            batch.len(),
-            size.0 / factor,
-            size.1 / factor,
-            model.vae.config.latent_channels,
-        ];
-        let noise = |stream: Stream, step: usize| {
-            let len = shape[1..].iter().product();
-            let values = batch
-                .iter()
-                .flat_map(|job| random::normals(seed, stream, job.index as u64, step as u64, len));
-            Tensor::new(values.collect(), &shape)
-        };
-        let (start, latents) = match &self.init_image {
-            None => (
-                0,
-                ops::combine(&[(sampler.init_noise_sigma(), &noise(Stream::Latents, 0))])?,
-            ),
-            Some(path) => {
-                let kept = ((self.steps as f64 * self.strength) as usize).min(self.steps);
-                let x0 = encode_image(model, path, size, batch.len(), &noise(Stream::Posterior, 0))?;
-                let start = self.steps - kept;
-                (start, sampler.add_noise_at(start, &x0, &noise(Stream::Latents, 0))?)
+        drawing: &Drawing,
+        jobs: &[Job],
+        parameters: &Parameters,
+        done: impl Fn(&Job),
+        common: &Common,
+    ) -> Result<()> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+            .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        let bar = progress(common, jobs.len() * drawing.calls()?);
+        let mut kept = 0;
+        for batch in batches(jobs, self.batch_size) {
+            let there = |job: &Job| self.is_drawn(job, drawing.size, parameters);
+            if self.resume && batch.iter().all(there) {
+                kept += batch.len();
+                bar.inc((batch.len() * drawing.calls()?) as u64);
+            } else {
+                let pictures = drawing.draw(batch, || {
+                    bar.inc(batch.len() as u64);
+                    match stop.load(Ordering::Relaxed) {
+                        true => Err(interrupted()),
+                        false => Ok(()),
+                    }
+                })?;
+                for (job, picture) in batch.iter().zip(&pictures) {
+                    png::save(&self.out.join(file_name(job)), picture, Some(&parameters.text(job)))?;
+                }
             }
+            bar.suspend(|| batch.iter().for_each(&done));
+        }
+        bar.finish_and_clear();
+        if kept > 0 {
+            common.note(format!("{kept} of {} pictures were there already", jobs.len()));
+        }
+        Ok(())
+    }
+
+    /// Whether the picture on disk decodes and was made with these very settings.
+    fn is_drawn(&self, job: &Job, size: (usize, usize), parameters: &Parameters) -> bool {
+        let path = self.out.join(file_name(job));
+        let Ok(bytes) = std::fs::read(&path) else {
+            return false;
         };
-        let default = if model.is_xl() { 5.0 } else { 7.5 };
-        let guidance = Guidance {
-            scale: self.guidance.unwrap_or(default),
-            rescale: self.guidance_rescale,
-        };
-        let mut denoising = Denoising {
-            unet: &model.unet,
-            sampler,
-            guidance,
-            positive,
-            negative,
-            size,
-        };
-        let latents = denoising.run(
-            start,
-            latents,
-            |i, _| Ok(noise(Stream::Sampler, i)),
-            |_, _| {
-                bar.inc(batch.len() as u64);
-                Ok(())
-            },
-        )?;
-        image::from_tensor(&model.decode(&latents)?)
+        let fits = |picture: &::image::RgbImage| (picture.height() as usize, picture.width() as usize) == size;
+        png::parameters(&bytes).is_some_and(|text| text == parameters.text(job))
+            && image::decode(&bytes, &path).is_ok_and(|picture| fits(&picture))
+    }
+
+    /// A row of `metadata.jsonl`, with what else the prompt's own record said.
+    fn row(&self, job: &Job, prompts: &[Prompt], seed: u64) -> serde_json::Value {
+        let mut row = serde_json::json!({
+            "file_name": file_name(job), "text": job.prompt, "seed": seed, "index": job.index,
+        });
+        let prompt = &prompts[job.index as usize / self.images_per_prompt];
+        for (key, value) in prompt.rest.iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str())) {
+            row[key] = value.clone();
+        }
+        row
     }
 }
 
-fn encode_image(
-    model: &StableDiffusion,
-    path: &Path,
-    size: (usize, usize),
-    n: usize,
-    noise: &Tensor,
-) -> Result<Tensor> {
-    // Resized to cover the wanted size, and cut in the middle.
-    let picture = image::read(path)?;
-    let cover = Preprocess {
-        width: size.1 as u32,
-        height: size.0 as u32,
-        crop: Crop::Center,
-        flip: false,
-    };
-    let pixels = cover
-        .place((picture.height(), picture.width()), 0, 0, 0)?
-        .apply(&picture);
-    let repeated = Tensor::new(pixels.reals::<f32>().repeat(n), &[n, size.0, size.1, 3]);
-    let (mean, logvar) = model.vae.encode(&Tape::off(), &repeated.cast(model.dtype))?;
-    model.latents(&mean, &logvar, noise)
+/// Consecutive jobs, at most `size` and all of as many parts: what belongs together depends on the list alone.
+fn batches(jobs: &[Job], size: usize) -> impl Iterator<Item = &[Job]> {
+    jobs.chunk_by(|a, b| a.parts == b.parts)
+        .flat_map(move |same| same.chunks(size))
+}
+
+fn file_name(job: &Job) -> String {
+    format!("{:05}.png", job.index)
+}
+
+fn interrupted() -> Error {
+    Error::Interrupted(
+        "stopped; the finished pictures are kept, and the same command with --resume draws the rest".into(),
+    )
 }
 
 /// A bar with rate and time left; hidden where stderr is not a terminal.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::cli::Common;
 use crate::cli::convert::prediction;
 use crate::error::{Error, Result};
+use crate::formats::digest;
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
 use crate::lora::save::Layout;
-use crate::lora::{Expert, Loaded, bake, base, inspect, load, save};
+use crate::lora::{Expert, Loaded, bake, base, load, save};
 
 /// Merge LoRAs into one, or into a model.
 #[derive(clap::Args)]
@@ -129,7 +130,7 @@ impl Merge {
         let mut names = Vec::new();
         for (lora, weight) in loaded.iter().zip(weights) {
             let name = lora.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let sha256 = inspect::sha256(&lora.path)?;
+            let sha256 = digest::file(&lora.path)?;
             inputs.push(serde_json::json!({ "file": name, "sha256": sha256, "weight": weight }));
             names.push(name.trim_end_matches(".safetensors").to_string());
         }

@@ -6,4 +6,5 @@ mod draw;
 pub mod latent_cache;
 pub mod loader;
 pub mod preprocess;
+pub mod prompts;
 pub mod tokenizer;

@@ -153,15 +153,30 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::tokens`].
     pub fn encode(&self, text: &str) -> Result<Encoded> {
+        self.encode_part(text, 0)
+    }
+
+    /// As [`Tokenizer::encode`], of the tokens that follow the first `part` times as many as fit. Past the end of the text
+    /// the part is an empty text.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn encode_part(&self, text: &str, part: usize) -> Result<Encoded> {
         let tokens = self.tokens(text)?;
-        let kept = tokens.len().min(self.max_length - 2);
+        let rest = tokens.get(part * self.capacity()..).unwrap_or_default();
+        let kept = rest.len().min(self.capacity());
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(self.start);
-        ids.extend(&tokens[..kept]);
+        ids.extend(&rest[..kept]);
         ids.push(self.end);
         ids.resize(self.max_length, self.pad);
-        let dropped = tokens.len() - kept;
+        let dropped = rest.len() - kept;
         Ok(Encoded { ids, dropped })
+    }
+
+    /// Ids of a text that fit between start and end: 75.
+    pub fn capacity(&self) -> usize {
+        self.max_length - 2
     }
 
     /// Several texts as one `[n, max_length]` tensor, and how many of them were too long.

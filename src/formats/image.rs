@@ -3,8 +3,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -79,35 +78,4 @@ pub fn from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
         RgbImage::from_raw(w as u32, h as u32, bytes.collect()).expect("a chunk holds exactly one picture")
     });
     Ok(pictures.collect())
-}
-
-/// A PNG file's bytes: the same for the same pixels, and without any clock.
-///
-/// # Errors
-/// [`Error::Failed`] if the encoder refuses, which it does for an empty picture.
-pub fn png(picture: &RgbImage) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::Adaptive)
-        .write_image(
-            picture.as_raw(),
-            picture.width(),
-            picture.height(),
-            image::ExtendedColorType::Rgb8,
-        )
-        .map_err(|e| {
-            Error::Failed(format!(
-                "cannot encode a {}x{} PNG: {e}",
-                picture.width(),
-                picture.height()
-            ))
-        })?;
-    Ok(bytes)
-}
-
-/// Writes a PNG whole: to a temporary name, then renamed.
-///
-/// # Errors
-/// [`Error::Io`], or as for [`png`].
-pub fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
-    super::atomic::write_bytes(path, &png(picture)?)
 }

@@ -1,7 +1,9 @@
 //! Files: containers, configurations, images. Every writer goes through [`atomic::write`].
 
 pub mod atomic;
+pub mod digest;
 pub mod image;
 pub mod jsonl;
 pub mod model_dir;
+pub mod png;
 pub mod safetensors;

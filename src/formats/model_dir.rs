@@ -78,6 +78,22 @@ impl ModelDir {
     }
 }
 
+/// The folder that `--vae` means: itself, or the `vae` folder of a model.
+///
+/// # Errors
+/// [`Error::File`] where there is no `config.json` in either.
+pub fn vae_folder(path: &Path) -> Result<PathBuf> {
+    [path.to_path_buf(), path.join("vae")]
+        .into_iter()
+        .find(|folder| folder.join("config.json").is_file())
+        .ok_or_else(|| {
+            Error::file(
+                path,
+                "no VAE: expected config.json and weights, here or in a folder `vae`",
+            )
+        })
+}
+
 /// A model's `scheduler/scheduler_config.json`; null where the model is a UNet alone.
 ///
 /// # Errors

@@ -86,8 +86,9 @@ fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
     names.sort_unstable();
     names.dedup();
-    if names.iter().any(|n| n.contains(['/', '\\'])) {
-        return Err(Error::file(index, "weight_map names a file outside of its folder"));
+    if let Some(name) = names.iter().find(|n| n.contains(['/', '\\'])) {
+        let message = format!("weight_map names {name}, which is not a file of this folder");
+        return Err(Error::file(index, message));
     }
     Ok(names.into_iter().map(|n| folder.join(n)).collect())
 }

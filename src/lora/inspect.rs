@@ -11,6 +11,7 @@ use super::expert::Expert;
 use super::families::Family;
 use super::file;
 use crate::error::Result;
+use crate::formats::digest;
 
 /// What `selma inspect` prints of a LoRA.
 #[derive(Debug, Serialize)]
@@ -72,7 +73,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
     let keys = || loaded.applied.keys();
     Ok(Summary {
         file: loaded.path.display().to_string(),
-        sha256: sha256(&loaded.path)?,
+        sha256: digest::file(&loaded.path)?,
         family: family(&loaded.expert).map(Family::name),
         layout: match () {
             _ if keys().any(|k| k.contains(".lora_down.") || k.contains(".lora_up.")) => "kohya",
@@ -107,22 +108,6 @@ pub fn family(expert: &Expert) -> Option<Family> {
     let (_, factors) = encoder.iter().find(|(module, _)| module.ends_with("q_proj"))?;
     // SD 1.x and SDXL share their first encoder; a file with SDXL's UNet has had its answer above.
     by_width(factors.inputs()).filter(|f| *f != Family::Sdxl)
-}
-
-/// Lower-case hex of a file's SHA-256.
-pub fn sha256(path: &Path) -> Result<String> {
-    use sha2::Digest;
-    let mut file = std::fs::File::open(path).map_err(|e| crate::Error::io(path, e))?;
-    let mut hash = sha2::Sha256::new();
-    let mut block = vec![0u8; 1 << 20];
-    loop {
-        let read = std::io::Read::read(&mut file, &mut block).map_err(|e| crate::Error::io(path, e))?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&block[..read]);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn distinct(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -1,6 +1,7 @@
 //! Text to image: prompts to text states, noise to latents, latents to pixels.
 
 mod denoise;
+pub mod draw;
 mod prompt;
 
 pub use denoise::{Denoising, Guidance, decode};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
 use crate::nn::{ClipOutput, ClipText};
 use crate::ops;
@@ -58,9 +58,57 @@ impl TextEncoders {
 
     /// Encodes prompts (`second`: for the second encoder, where it gets other words). With `clip_skip` k the states of an
     /// earlier layer are taken.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the encoder has no layer left.
     pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {
+        self.encode_part(prompts, second, clip_skip, 0)
+    }
+
+    /// Encodes prompts of any length: as `parts` texts of at most 75 tokens each, whose states `[n, 77, d]` follow one
+    /// another. The pooled text is the first part's. This is what webui and ComfyUI do with long prompts.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
+    pub fn encode_long(&self, prompts: &[String], clip_skip: usize, parts: usize) -> Result<Conditions> {
+        let mut all = self.encode_part(prompts, None, clip_skip, 0)?;
+        for part in 1..parts {
+            let next = self.encode_part(prompts, None, clip_skip, part)?.context;
+            let ([n, length, width], [_, more, _]) = (all.context.dims("encode")?, next.dims("encode")?);
+            let flat = |t: &Tensor| t.with_shape(&[n, t.len() / n]);
+            let joined = ops::concat_channels(&Tape::off(), &flat(&all.context), &flat(&next))?;
+            all.context = joined.with_shape(&[n, length + more, width]);
+        }
+        Ok(all)
+    }
+
+    /// How many parts [`TextEncoders::encode_long`] needs for a prompt: 1 where it fits.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn parts(&self, prompt: &str) -> Result<usize> {
+        let mut parts = 1;
+        for encoder in &self.encoders {
+            let tokens = encoder.tokenizer.tokens(prompt)?.len();
+            parts = parts.max(tokens.div_ceil(encoder.tokenizer.capacity()));
+        }
+        Ok(parts)
+    }
+
+    fn encode_part(
+        &self,
+        prompts: &[String],
+        second: Option<&[String]>,
+        clip_skip: usize,
+        part: usize,
+    ) -> Result<Conditions> {
         let tape = Tape::off();
-        let first = self.encoders[0].run(prompts)?;
+        let first = self.encoders[0].run(prompts, part)?;
+        let layers = first.hidden_states.len() - 1;
+        if clip_skip >= layers {
+            let message = format!("--clip-skip {clip_skip}: the text encoder has {layers} layers");
+            return Err(Error::Usage(message));
+        }
         if !self.is_xl() {
             let context = match clip_skip {
                 0 => first.last_hidden_state,
@@ -70,7 +118,7 @@ impl TextEncoders {
             };
             return Ok(Conditions { context, pooled: None });
         }
-        let other = self.encoders[1].run(second.unwrap_or(prompts))?;
+        let other = self.encoders[1].run(second.unwrap_or(prompts), part)?;
         let depth = clip_skip + 2;
         let context = ops::concat_channels(&tape, from_end(&first, depth), from_end(&other, depth))?;
         Ok(Conditions {
@@ -101,10 +149,10 @@ impl TextEncoders {
 }
 
 impl TextEncoder {
-    fn run(&self, prompts: &[String]) -> Result<ClipOutput> {
+    fn run(&self, prompts: &[String], part: usize) -> Result<ClipOutput> {
         let mut ids = Vec::new();
         for prompt in prompts {
-            ids.extend(self.tokenizer.encode(prompt)?.ids);
+            ids.extend(self.tokenizer.encode_part(prompt, part)?.ids);
         }
         let length = ids.len() / prompts.len().max(1);
         self.model

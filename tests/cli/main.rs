@@ -2,6 +2,8 @@
 
 mod train;
 
+mod generate;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;

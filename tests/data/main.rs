@@ -5,6 +5,7 @@ mod config;
 mod dataset;
 mod loader;
 mod preprocess;
+mod prompts;
 mod records;
 mod schedule;
 mod tokenizer;

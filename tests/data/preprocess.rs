@@ -4,7 +4,8 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use selma::data::preprocess::{Crop, Preprocess};
-use selma::formats::image::{decode, from_tensor, png, to_tensor};
+use selma::formats::image::{decode, from_tensor, to_tensor};
+use selma::formats::png;
 use selma::tensor::Tensor;
 
 const PREPROCESS: Preprocess = Preprocess {
@@ -63,8 +64,8 @@ fn every_shape_covers_the_target() {
 #[test]
 fn pictures_survive_the_way_to_values_and_back() {
     let picture = gradient(20, 12);
-    let bytes = png(&picture).unwrap();
-    assert_eq!(bytes, png(&picture).unwrap());
+    let bytes = png::encode(&picture, None).unwrap();
+    assert_eq!(bytes, png::encode(&picture, None).unwrap());
     assert_eq!(decode(&bytes, Path::new("p.png")).unwrap(), picture);
     assert_eq!(from_tensor(&to_tensor(&picture)).unwrap(), [picture]);
     let wild = Tensor::new(vec![f32::NAN, 2.0, -7.0], &[1, 1, 1, 3]);
@@ -74,7 +75,7 @@ fn pictures_survive_the_way_to_values_and_back() {
 
 #[test]
 fn damaged_pictures_are_named() {
-    let whole = png(&gradient(64, 64)).unwrap();
+    let whole = png::encode(&gradient(64, 64), None).unwrap();
     for bytes in [&[][..], b"GIF89a", &whole[..20], &whole[..whole.len() / 2]] {
         let message = crate::message(decode(bytes, Path::new("set/broken.png")));
         assert!(
