@@ -11,7 +11,9 @@ use crate::cli::Common;
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
 use crate::train::config::{Prediction, TrainConfig};
+use crate::train::memory;
 use crate::train::trainer::Trainer;
+use crate::train::watcher::{StepReport, Watcher};
 
 /// Train one LoRA expert.
 #[derive(clap::Args)]
@@ -103,6 +105,12 @@ pub struct Train {
     /// Saved states that are kept.
     #[arg(long, alias = "checkpoints-total-limit")]
     keep: Option<usize>,
+    /// Steps between sample pictures, which go to samples/ (default: none).
+    #[arg(long, alias = "sample-every-n-steps")]
+    sample_every: Option<u64>,
+    /// What the sample pictures show; as often as wanted.
+    #[arg(long, alias = "validation-prompt")]
+    sample_prompt: Option<Vec<String>>,
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
     #[arg(long)]
     vocab: Option<PathBuf>,
@@ -115,35 +123,31 @@ impl Train {
         let mut config = self.resolve()?;
         config.seed = common.seed;
         config.precision = dtype.name().into();
-        let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), dtype, resume)?;
+        let mut terminal = Terminal::new(common)?;
+        let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), dtype, resume, &mut terminal)?;
         let (values, modules) = trainer.trained();
-        common.note(format!(
+        terminal.note(&format!(
             "training {values} values in {modules} modules, rank {}, scale {}, on {} pictures; gradients are clipped to {}",
             config.rank,
             config.scale(),
             trainer.samples(),
             config.max_grad_norm
         ));
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
-        let bar = progress(common, config.steps, trainer.step());
         let (begin, first) = (Instant::now(), trainer.step());
-        trainer.run(&stop, |report| {
-            bar.set_message(format!("loss {:.4}", report.loss));
-            bar.set_position(report.step);
-            if common.json {
-                println!(
-                    "{}",
-                    serde_json::json!({"step": report.step, "loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm})
-                );
-            }
-        })?;
-        bar.finish_and_clear();
+        terminal.begin(first, config.steps);
+        trainer.run(&mut terminal)?;
+        terminal.bar.finish_and_clear();
         let samples = (config.steps - first) * (config.batch_size * config.grad_accum) as u64;
         let rate = samples as f64 / begin.elapsed().as_secs_f64();
         common.note(format!("{samples} samples, {rate:.2} a second"));
+        if let Some(usage) = memory::usage() {
+            common.note(format!(
+                "peak memory: {} of {} planned; {} now, without files",
+                memory::human(usage.peak),
+                memory::human(trainer.plan().peak()),
+                memory::human(usage.anonymous)
+            ));
+        }
         if !common.json {
             println!("{}", config.out.join("lora.safetensors").display());
         }
@@ -173,7 +177,16 @@ impl Train {
             weight_decay,
             max_grad_norm
         );
-        take!(eps, noise_offset, caption_dropout, lora_order, save_every, keep);
+        take!(
+            eps,
+            noise_offset,
+            caption_dropout,
+            lora_order,
+            save_every,
+            keep,
+            sample_every,
+            sample_prompt
+        );
         config.vae = self.vae.or(config.vae);
         config.alpha = self.alpha.or(config.alpha);
         config.resolution = self.resolution.or(config.resolution);
@@ -194,21 +207,81 @@ impl Train {
         if let Some(name) = &self.lr_schedule {
             config.lr_schedule = crate::train::lr_schedule::Shape::parse(name)?;
         }
-        if config.sample_every > 0 {
-            return Err(Error::Unavailable("train: sample-every".into()));
-        }
         config.validate()?;
         Ok(config)
     }
 }
 
-fn progress(common: &Common, steps: u64, done: u64) -> ProgressBar {
-    if common.quiet {
-        return ProgressBar::hidden();
+/// Progress and notes on stderr, steps as JSON on stdout where asked for, and Ctrl-C.
+struct Terminal<'a> {
+    common: &'a Common,
+    bar: ProgressBar,
+    /// What the bar counts.
+    what: &'static str,
+    stop: Arc<AtomicBool>,
+}
+
+impl<'a> Terminal<'a> {
+    fn new(common: &'a Common) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || {
+            // The second time there is no waiting for the step to end: what was saved before it is sound.
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        })
+        .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        Ok(Self {
+            common,
+            bar: ProgressBar::hidden(),
+            what: "",
+            stop,
+        })
     }
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {per_sec} {eta} left {msg}");
-    let bar = ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_position(done);
-    bar.reset_eta();
-    bar
+
+    /// Starts the bar of the steps.
+    fn begin(&mut self, done: u64, steps: u64) {
+        self.count("steps", steps);
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+    }
+
+    fn count(&mut self, what: &'static str, total: u64) {
+        self.bar.finish_and_clear();
+        self.what = what;
+        if !self.common.quiet {
+            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {prefix} {per_sec} {eta} left {msg}");
+            self.bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_prefix(what);
+        }
+    }
+}
+
+impl Watcher for Terminal<'_> {
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| self.common.note(text));
+    }
+
+    fn prepared(&mut self, what: &'static str, done: usize, total: usize) {
+        if self.what != what {
+            self.count(what, total as u64);
+        }
+        self.bar.set_position(done as u64);
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.bar.set_message(format!("loss {:.4}", report.loss));
+        self.bar.set_position(report.step);
+        if self.common.json {
+            println!(
+                "{}",
+                serde_json::json!({"step": report.step, "loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm})
+            );
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }

@@ -51,6 +51,25 @@ pub fn check(path: &Path) -> Result<()> {
     probe.map(drop).map_err(|e| Error::io(path, e))
 }
 
+/// Removes what killed processes left unfinished in `folder`, which need not exist and which nobody else may be writing
+/// into.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_leftovers(folder: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let path = entry.map_err(|e| Error::io(folder, e))?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.starts_with(b".selma-") && name.ends_with(b".part") {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+    }
+    Ok(())
+}
+
 /// The folder that `path` is in.
 pub fn folder(path: &Path) -> &Path {
     match path.parent() {

@@ -28,7 +28,28 @@ pub fn read(path: &Path) -> Result<RgbImage> {
 /// # Errors
 /// [`Error::File`] under the name `path` if the picture is damaged, truncated, empty, or too large.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
-    let refuse = |why: String| Error::file(path, format!("not a readable picture: {why}"));
+    let (decoder, orientation) = header(bytes, path)?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+/// (height, width) of what [`decode`] would give, from the header alone.
+///
+/// # Errors
+/// As [`decode`], for what the header shows.
+pub fn size(bytes: &[u8], path: &Path) -> Result<(u32, u32)> {
+    use image::metadata::Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    let (decoder, orientation) = header(bytes, path)?;
+    let (width, height) = decoder.dimensions();
+    Ok(match orientation {
+        Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => (width, height),
+        _ => (height, width),
+    })
+}
+
+fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, image::metadata::Orientation)> {
+    let refuse = |why: String| unreadable(path, why);
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| refuse(e.to_string()))?;
@@ -45,9 +66,11 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     let orientation = decoder
         .orientation()
         .unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| refuse(e.to_string()))?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    Ok((decoder, orientation))
+}
+
+fn unreadable(path: &Path, why: String) -> Error {
+    Error::file(path, format!("not a readable picture: {why}"))
 }
 
 /// `[h, w, 3]` f32 in [-1, 1]: `v / 127.5 - 1`.

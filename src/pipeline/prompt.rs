@@ -17,6 +17,17 @@ pub struct Conditions {
     pub pooled: Option<Tensor>,
 }
 
+impl Conditions {
+    /// The same shapes with nothing in them.
+    pub fn zeros(&self) -> Self {
+        let zeros = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype());
+        Self {
+            context: zeros(&self.context),
+            pooled: self.pooled.as_ref().map(zeros),
+        }
+    }
+}
+
 /// A model's text encoders: one, or two in SDXL.
 pub struct TextEncoders {
     pub encoders: Vec<TextEncoder>,
@@ -136,13 +147,7 @@ impl TextEncoders {
     ) -> Result<Conditions> {
         match negative {
             Some(prompts) => self.encode(prompts, second, 0),
-            None if self.is_xl() && self.force_zeros_for_empty_prompt => {
-                let zeros = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype());
-                Ok(Conditions {
-                    context: zeros(&positive.context),
-                    pooled: positive.pooled.as_ref().map(zeros),
-                })
-            }
+            None if self.is_xl() && self.force_zeros_for_empty_prompt => Ok(positive.zeros()),
             None => self.encode(&vec![String::new(); positive.context.shape()[0]], None, 0),
         }
     }

@@ -10,21 +10,42 @@ use crate::tensor::{DType, Tensor};
 
 const BUFFERS: [&str; 3] = ["master", "first_moment", "second_moment"];
 
-/// Writes the state of `flat` and removes all but the newest `keep` states. `fingerprint` names what the run computes:
-/// a state resumes only the run it belongs to.
-pub fn save(dir: &Path, flat: &FlatParameters, fingerprint: &str, keep: usize) -> Result<PathBuf> {
+/// What a run computes with: a state resumes only the run that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunIdentity {
+    /// The settings that decide numbers, as TOML.
+    pub settings: String,
+    /// The hash of the model's files.
+    pub model: String,
+    /// The hash of pictures and captions.
+    pub data: String,
+}
+
+impl RunIdentity {
+    fn entries(&self) -> [(&'static str, &String); 3] {
+        [
+            ("selma.settings", &self.settings),
+            ("selma.model", &self.model),
+            ("selma.data", &self.data),
+        ]
+    }
+}
+
+/// Writes the state of `flat` and removes all but the newest `keep` states.
+///
+/// # Errors
+/// [`Error::Io`], for example on a full disk; the older states are then still there.
+pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let tensor = |values: &[f32]| Tensor::new(values.to_vec(), &[values.len()]);
     let values = [&flat.master, &flat.first_moment, &flat.second_moment];
     let tensors: Vec<_> = BUFFERS
         .iter()
         .zip(values)
-        .map(|(name, v)| (name.to_string(), tensor(v)))
+        .map(|(name, v)| (name.to_string(), Tensor::new(v.clone(), &[v.len()])))
         .collect();
-    let metadata = BTreeMap::from([
-        ("selma.step".to_string(), flat.step.to_string()),
-        ("selma.run".to_string(), fingerprint.to_string()),
-    ]);
+    let mut metadata = BTreeMap::from([("selma.step".to_string(), flat.step.to_string())]);
+    metadata.extend(run.entries().map(|(key, value)| (key.to_string(), value.clone())));
+    metadata.extend(tensors.iter().map(|(name, t)| (checksum_key(name), checksum(t))));
     let path = dir.join(format!("step-{:08}.safetensors", flat.step));
     safetensors::write(&path, &tensors, &metadata)?;
     let states = list(dir)?;
@@ -48,32 +69,101 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(states)
 }
 
-/// Puts a saved state into `flat`.
-///
-/// # Errors
-/// [`Error::File`] for a state of another run, or one that does not fit the parameters.
-pub fn load(path: &Path, flat: &mut FlatParameters, fingerprint: &str) -> Result<()> {
-    let file = Safetensors::open(path)?;
-    if file.metadata().get("selma.run").map(String::as_str) != Some(fingerprint) {
-        let message = "this state belongs to a run with other settings, data or model; resume with the settings in \
-                       config.toml, or start anew in another folder";
-        return Err(Error::file(path, message));
-    }
-    let step = file.metadata().get("selma.step").and_then(|s| s.parse().ok());
-    flat.step = step.ok_or_else(|| Error::file(path, "no step in the metadata"))?;
-    for (name, into) in BUFFERS
-        .iter()
-        .zip([&mut flat.master, &mut flat.first_moment, &mut flat.second_moment])
-    {
-        let tensor = file.tensor(name)?;
-        if tensor.dtype() != DType::F32 || tensor.len() != into.len() {
-            return Err(Error::file(
-                path,
-                format!("{name} does not fit the {} trained values", into.len()),
-            ));
+/// A saved state, read and checked but not yet used.
+pub struct State {
+    path: PathBuf,
+    pub step: u64,
+    file: Safetensors,
+}
+
+impl State {
+    /// Opens a state of `run`.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a state of another run, which says what differs, and for a damaged one.
+    pub fn open(path: &Path, run: &RunIdentity) -> Result<Self> {
+        let file = Safetensors::open(path).map_err(|e| match e {
+            Error::File { message, .. } => damaged(path, &message),
+            other => other,
+        })?;
+        for (key, value) in run.entries() {
+            match file.metadata().get(key) {
+                Some(saved) if saved == value => {}
+                Some(saved) => return Err(Error::file(path, another_run(key, saved, value))),
+                None => return Err(damaged(path, &format!("no `{key}` in its header"))),
+            }
         }
-        into.copy_from_slice(tensor.data());
+        let step = file.metadata().get("selma.step").and_then(|s| s.parse().ok());
+        Ok(Self {
+            path: path.into(),
+            step: step.ok_or_else(|| damaged(path, "no step in its header"))?,
+            file,
+        })
     }
-    flat.publish();
-    Ok(())
+
+    /// Puts the state into `flat`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is damaged or does not fit.
+    pub fn restore(&self, flat: &mut FlatParameters) -> Result<()> {
+        for (name, into) in BUFFERS
+            .iter()
+            .zip([&mut flat.master, &mut flat.first_moment, &mut flat.second_moment])
+        {
+            let tensor = self.file.tensor(name)?;
+            if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {
+                return Err(damaged(&self.path, &format!("`{name}` has another checksum")));
+            }
+            if tensor.dtype() != DType::F32 || tensor.len() != into.len() {
+                let message = format!("`{name}` does not fit the {} trained values", into.len());
+                return Err(damaged(&self.path, &message));
+            }
+            into.copy_from_slice(tensor.data());
+        }
+        flat.step = self.step;
+        flat.publish();
+        Ok(())
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    let message = format!("{why}; the state is damaged: remove it, and --resume goes on from the one before it");
+    Error::file(path, message)
+}
+
+fn another_run(key: &str, saved: &str, present: &str) -> String {
+    match key {
+        "selma.data" => {
+            "the pictures or captions in --data are not those that this run began with; bring them back, or \
+                         start anew with another --out"
+                .into()
+        }
+        "selma.model" => {
+            "the files of the model, its VAE or its tokenizer are not those that this run began with; bring \
+                          them back, or start anew with another --out"
+                .into()
+        }
+        _ => {
+            let table = |text: &str| text.parse::<toml::Table>().unwrap_or_default();
+            let (saved, present) = (table(saved), table(present));
+            let keys = saved.keys().chain(present.keys());
+            let changed = keys.into_iter().find(|key| saved.get(*key) != present.get(*key));
+            let value = |table: &toml::Table, key: &str| table.get(key).map_or("not set".into(), ToString::to_string);
+            let what = changed.map_or("the settings".into(), |key| {
+                format!("`{key}` is {} and was {}", value(&present, key), value(&saved, key))
+            });
+            format!(
+                "this run began with other settings: {what}; resume with those in config.toml, or start anew with \
+                     another --out"
+            )
+        }
+    }
+}
+
+fn checksum_key(name: &str) -> String {
+    format!("{name}.crc32c")
+}
+
+fn checksum(tensor: &Tensor) -> String {
+    format!("{:08x}", crc32c::crc32c(tensor.bytes()))
 }

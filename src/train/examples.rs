@@ -1,56 +1,75 @@
-//! Training examples: what the frozen encoders say about pictures and captions, computed once and kept on disk.
+//! Training examples: pictures and captions as the frozen encoders see them, and everything that is drawn for them.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::ops::Range;
 
-use crate::autograd::Tape;
 use crate::data::dataset::Dataset;
-use crate::data::latent_cache::{Key, LatentCache, Posterior, TextStates};
+use crate::data::latent_cache::TextStates;
 use crate::data::loader::{Item, Loader};
-use crate::data::preprocess::{Placement, Preprocess};
+use crate::data::preprocess::{Crop, Placement, Preprocess};
 use crate::error::{Error, Result};
-use crate::formats::image;
 use crate::nn::AddedConditions;
-use crate::pipeline::StableDiffusion;
+use crate::pipeline::Conditions;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
+use crate::train::encoders::Encoders;
+use crate::train::pictures::{self, Picture};
 use crate::train::step::MicroBatch;
+use crate::train::watcher::Watcher;
+
+/// Latents that are encoded ahead may take this much of the disk, whatever the crops; beyond it only datasets with at
+/// most two crops a picture are.
+const AHEAD_BYTES: usize = 4 << 30;
 
 /// The dataset of a run behind its cache.
 pub struct Examples {
     dataset: Dataset,
+    pictures: Vec<Picture>,
     preprocess: Preprocess,
-    cache: LatentCache,
     loader: Loader,
     config: TrainConfig,
-    /// What tells these encoders from others, for cache keys.
-    vae_identity: String,
-    text_identity: String,
+    encoders: Encoders,
+    /// What latents are multiplied by for the UNet.
+    scaling_factor: f32,
+    /// Bytes of one picture's posterior.
+    posterior_bytes: usize,
+    dtype: DType,
+    ahead: bool,
 }
 
 impl Examples {
-    /// Opens the dataset and the cache `cache_dir`. `vae` is the VAE's folder, `side` the training resolution in pixels.
+    /// Opens the dataset and reads its pictures once. `side` is the training resolution in pixels, `latent` the shape of
+    /// one picture's latents.
     ///
     /// # Errors
-    /// As [`Dataset::open`].
-    pub fn open(config: &TrainConfig, vae: &Path, side: u32, dtype: DType, cache_dir: &Path) -> Result<Self> {
+    /// As [`Dataset::open`] and [`pictures::survey`].
+    pub fn open(
+        config: &TrainConfig,
+        encoders: Encoders,
+        side: u32,
+        latent: [usize; 3],
+        scaling_factor: f64,
+        dtype: DType,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
         let dataset = Dataset::open(&config.data)?;
-        let loader = Loader::new(dataset.len(), config.batch_size, config.seed)?;
-        let model = Path::new(&config.model);
-        let text = ["text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"].map(|name| model.join(name));
         Ok(Self {
-            loader,
+            pictures: pictures::survey(&dataset, watcher)?,
+            loader: Loader::new(dataset.len(), config.batch_size, config.seed)?,
+            dataset,
             preprocess: Preprocess {
                 width: side,
                 height: side,
                 crop: config.crop,
                 flip: config.flip,
             },
-            cache: LatentCache::open(cache_dir)?,
             config: config.clone(),
-            vae_identity: identity(&[vae.into()], dtype)?,
-            text_identity: identity(&text, dtype)?,
-            dataset,
+            encoders,
+            scaling_factor: scaling_factor as f32,
+            posterior_bytes: 2 * size_of::<f32>() * latent.iter().product::<usize>(),
+            dtype,
+            ahead: false,
         })
     }
 
@@ -62,59 +81,115 @@ impl Examples {
         self.len() == 0
     }
 
-    /// Cache entries that were found damaged and made again.
-    pub fn damaged(&self) -> usize {
-        self.cache.damaged()
+    /// The hash of everything that is learnt from.
+    pub fn identity(&self) -> String {
+        pictures::identity(&self.dataset, &self.pictures)
+    }
+
+    pub fn encoders(&self) -> &Encoders {
+        &self.encoders
+    }
+
+    /// Encodes what the micro-batches `numbers` and the texts `more` need, as far as it is not in the cache, and drops
+    /// the encoders. Pictures are left for the steps, and the VAE is then loaded for them, where random crops would fill
+    /// the disk with latents that are used once.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the watcher says stop; whatever is wrong with a picture or an encoder.
+    pub fn prepare(&mut self, numbers: Range<u64>, more: &[String], watcher: &mut dyn Watcher) -> Result<()> {
+        let mut captions: BTreeSet<String> = self.dataset.samples().iter().map(|s| s.caption.clone()).collect();
+        captions.extend(more.iter().cloned());
+        if self.config.caption_dropout > 0.0 {
+            captions.insert(String::new());
+        }
+        for (i, caption) in captions.iter().enumerate() {
+            go_on(watcher)?;
+            self.encoders.text(caption)?;
+            watcher.prepared("captions encoded", i + 1, captions.len());
+        }
+        self.encoders.forget();
+
+        let crops = self.crops(numbers)?;
+        let few = self.config.crop == Crop::Center || crops.len() <= 2 * self.len();
+        self.ahead = few || crops.len() * self.posterior_bytes <= AHEAD_BYTES;
+        if !self.ahead {
+            watcher.note("the random crops are encoded as they come: there are too many of them to be kept");
+            return Ok(());
+        }
+        for (i, (index, placement)) in crops.iter().enumerate() {
+            go_on(watcher)?;
+            let (sample, picture) = (&self.dataset.samples()[*index], &self.pictures[*index]);
+            self.encoders.posterior(sample, picture, placement, true)?;
+            watcher.prepared("pictures encoded", i + 1, crops.len());
+        }
+        self.encoders.forget();
+        Ok(())
+    }
+
+    /// The different crops in the micro-batches `numbers`, each with its picture's index.
+    fn crops(&mut self, numbers: Range<u64>) -> Result<Vec<(usize, Placement)>> {
+        let batch = self.config.batch_size as u64;
+        let (mut seen, mut crops) = (BTreeSet::new(), Vec::new());
+        for position in numbers.start * batch..numbers.end * batch {
+            let item = self.loader.item(position);
+            let placement = self.placement(&item)?;
+            if seen.insert((item.index, placement.crop, placement.flipped)) {
+                crops.push((item.index, placement));
+            }
+        }
+        Ok(crops)
+    }
+
+    fn placement(&self, item: &Item) -> Result<Placement> {
+        let size = self.pictures[item.index].size;
+        self.preprocess
+            .place(size, self.config.seed, item.index as u64, item.epoch)
+            .map_err(|e| Error::file(&self.dataset.samples()[item.index].image, e.to_string()))
     }
 
     /// Micro-batch `number` of the run with everything drawn: posterior sample, noise and timestep depend on the seed and
     /// the position in the run alone.
-    pub fn batch(&mut self, model: &StableDiffusion, number: u64, train_timesteps: u32) -> Result<MicroBatch> {
+    pub fn batch(&mut self, number: u64, train_timesteps: u32) -> Result<MicroBatch> {
         let items = self.loader.batch(number);
         let (mut latents, mut noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut context, mut pooled, mut time_ids) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut map, mut states) = (Vec::new(), Vec::new());
+        let (mut texts, mut time_ids, mut map) = (Vec::new(), Vec::new(), Vec::new());
         for (offset, item) in items.iter().enumerate() {
             let position = number * items.len() as u64 + offset as u64;
-            let (placement, posterior) = self.posterior(model, item)?;
+            let placement = self.placement(item)?;
+            let (sample, picture) = (&self.dataset.samples()[item.index], &self.pictures[item.index]);
+            let posterior = self.encoders.posterior(sample, picture, &placement, self.ahead)?;
             let len = posterior.mean.len();
             let draw = |stream| random::normals(self.config.seed, stream, position, 0, len);
             let (mean, std) = (posterior.mean.reals::<f32>(), posterior.std.reals::<f32>());
-            let factor = model.vae.config.scaling_factor as f32;
-            let sample = draw(Stream::Posterior);
-            latents.extend(
-                mean.iter()
-                    .zip(std.iter())
-                    .zip(&sample)
-                    .map(|((m, s), n)| factor * (m + s * n)),
-            );
+            let factor = self.scaling_factor;
+            let unit = draw(Stream::Posterior);
+            let values = mean.iter().zip(std.iter()).zip(&unit);
+            latents.extend(values.map(|((m, s), n)| factor * (m + s * n)));
             noise.extend(self.offset_noise(draw(Stream::Noise), posterior.mean.shape(), position));
             timesteps.push(random::below(self.config.seed, Stream::Timestep, position, 0, train_timesteps) as usize);
             let dropped = self.loader.drops_caption(position, self.config.caption_dropout);
-            let caption = if dropped {
-                ""
-            } else {
-                &self.dataset.samples()[item.index].caption
-            };
-            let text = self.text(model, caption)?;
-            context.extend_from_slice(&text.context.reals::<f32>());
-            pooled.extend(text.pooled.iter().flat_map(|p| p.reals::<f32>().into_owned()));
+            texts.push(self.encoders.text(if dropped { "" } else { &sample.caption })?);
             time_ids.extend(placement.time_ids());
-            (map, states) = (posterior.mean.shape().to_vec(), text.context.shape().to_vec());
+            map = posterior.mean.shape().to_vec();
         }
         let n = items.len();
-        let batch = |values: Vec<f32>, shape: &[usize]| Tensor::new(values, &[&[n], shape].concat()).cast(model.dtype);
-        let added = (!pooled.is_empty()).then(|| AddedConditions {
-            text_embeds: batch(pooled.clone(), &[pooled.len() / n]),
-            time_ids: Tensor::new(time_ids, &[n, 6]),
-        });
+        let batch = |values: Vec<f32>| Tensor::new(values, &[&[n], map.as_slice()].concat()).cast(self.dtype);
+        let conditions = conditions(&texts, self.dtype);
         Ok(MicroBatch {
-            latents: batch(latents, &map),
-            noise: batch(noise, &map),
+            latents: batch(latents),
+            noise: batch(noise),
             timesteps,
-            context: batch(context, &states),
-            added,
+            context: conditions.context,
+            added: conditions.pooled.map(|text_embeds| AddedConditions {
+                text_embeds,
+                time_ids: Tensor::new(time_ids, &[n, 6]),
+            }),
         })
+    }
+
+    /// One text as the UNet is told about it, `[1, 77, d]`.
+    pub fn conditions(&mut self, text: &str) -> Result<Conditions> {
+        Ok(conditions(&[self.encoders.text(text)?], self.dtype))
     }
 
     /// Adds one number a channel, `noise_offset` strong (crosslabs.org, "Diffusion With Offset Noise", 2023).
@@ -129,79 +204,26 @@ impl Examples {
         }
         noise
     }
+}
 
-    fn posterior(&self, model: &StableDiffusion, item: &Item) -> Result<(Placement, Posterior)> {
-        let path = &self.dataset.samples()[item.index].image;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let picture = image::decode(&bytes, path)?;
-        let size = (picture.height(), picture.width());
-        let placement = self
-            .preprocess
-            .place(size, self.config.seed, item.index as u64, item.epoch)
-            .map_err(|e| Error::file(path, e.to_string()))?;
-        let key = Key::posterior(&bytes, &placement.identity(), &self.vae_identity);
-        if let Some(posterior) = self.cache.posterior(&key)? {
-            return Ok((placement, posterior));
-        }
-        let pixels = placement.apply(&picture);
-        let shape = [&[1], pixels.shape()].concat();
-        let (mean, logvar) = model
-            .vae
-            .encode(&Tape::off(), &pixels.with_shape(&shape).cast(model.dtype))?;
-        let one = mean.shape()[1..].to_vec();
-        let std = logvar.reals::<f32>().iter().map(|l| (0.5 * l).exp()).collect();
-        let posterior = Posterior {
-            mean: mean.cast(DType::F32).with_shape(&one),
-            std: Tensor::new(std, &one),
-        };
-        self.cache.put_posterior(&key, &posterior)?;
-        Ok((placement, posterior))
-    }
-
-    fn text(&self, model: &StableDiffusion, caption: &str) -> Result<TextStates> {
-        let key = Key::text(caption, &self.text_identity);
-        if let Some(states) = self.cache.text(&key)? {
-            return Ok(states);
-        }
-        let conditions = model.encode(&[caption.to_owned()], None, 0)?;
-        let one = |t: &Tensor| t.cast(DType::F32).with_shape(&t.shape()[1..]);
-        let states = TextStates {
-            context: one(&conditions.context),
-            pooled: conditions.pooled.as_ref().map(one),
-        };
-        self.cache.put_text(&key, &states)?;
-        Ok(states)
+/// Several texts as one batch.
+fn conditions(texts: &[TextStates], dtype: DType) -> Conditions {
+    let stack = |states: Vec<&Tensor>| {
+        let values = states.iter().flat_map(|t| t.reals::<f32>().into_owned()).collect();
+        Tensor::new(values, &[&[states.len()], states[0].shape()].concat()).cast(dtype)
+    };
+    let pooled: Vec<&Tensor> = texts.iter().filter_map(|text| text.pooled.as_ref()).collect();
+    Conditions {
+        context: stack(texts.iter().map(|text| &text.context).collect()),
+        pooled: (!pooled.is_empty()).then(|| stack(pooled)),
     }
 }
 
-/// SHA-256 of the named component folders' files, so that other weights never meet these entries.
-fn identity(folders: &[PathBuf], dtype: DType) -> Result<String> {
-    use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    for folder in folders.iter().filter(|f| f.is_dir()) {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-            .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
-            .map_err(|e| Error::io(folder, e))?;
-        files.sort();
-        for file in files.iter().filter(|f| f.is_file()) {
-            let mut reader = std::fs::File::open(file).map_err(|e| Error::io(file, e))?;
-            hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
-            std::io::copy(&mut reader, &mut HashWriter(&mut hash)).map_err(|e| Error::io(file, e))?;
-        }
-    }
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{digest} {}", dtype.name()))
-}
-
-struct HashWriter<'a>(&'a mut sha2::Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        sha2::Digest::update(self.0, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+fn go_on(watcher: &dyn Watcher) -> Result<()> {
+    match watcher.stopped() {
+        false => Ok(()),
+        true => Err(Error::Interrupted(
+            "stopped before the first step; the same command goes on, and what was encoded is kept".into(),
+        )),
     }
 }

@@ -1,11 +1,21 @@
-//! Training a LoRA expert: its settings, its learning rates, and the records it leaves.
+//! Training a LoRA expert: its settings, what it learns from, the loop, and the records that it leaves.
 
+mod activations;
+pub mod branches;
 pub mod checkpoint;
 pub mod config;
+pub mod encoders;
 pub mod examples;
+pub mod folder;
+pub mod identity;
 pub mod lr_schedule;
+pub mod memory;
 pub mod metrics;
 pub mod parameters;
+pub mod pictures;
+pub mod plan;
+pub mod samples;
 pub mod step;
 pub mod tensorboard;
 pub mod trainer;
+pub mod watcher;

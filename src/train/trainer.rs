@@ -1,101 +1,139 @@
-//! The loop around the step: accumulation, learning rate, records, states, the result.
+//! A run from its settings to the expert: preparation, the loop around the step, records, states, the result.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::checkpoint;
+use serde_json::Value;
+
+use super::branches::Branches;
+use super::checkpoint::{self, RunIdentity, State};
 use super::config::{self, TrainConfig};
+use super::encoders::Encoders;
 use super::examples::Examples;
+use super::folder::OutputFolder;
 use super::metrics::Metrics;
 use super::parameters::FlatParameters;
+use super::plan::Plan;
+use super::samples::Samples;
 use super::step::Objective;
 use super::tensorboard::EventFile;
+use super::watcher::{StepReport, Watcher};
+use super::{identity, memory};
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
-use crate::lora::{Expert, Factors, Targets, attach, save};
-use crate::nn::{AutoencoderKl, Layer, LoraBranch, Param};
+use crate::formats::atomic;
+use crate::formats::model_dir::{Family, ModelDir};
+use crate::lora::save;
+use crate::nn::{Config, UNet, UNetConfig, VaeConfig};
 use crate::ops::optimizer::AdamW;
-use crate::pipeline::StableDiffusion;
-use crate::tensor::random::{self, Stream};
-use crate::tensor::{DType, Tensor};
-
-/// What one optimizer step measured.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Steps done, this one included.
-    pub step: u64,
-    /// Mean over the micro-batches.
-    pub loss: f64,
-    /// Global gradient norm before clipping.
-    pub grad_norm: f64,
-    pub lr: f64,
-}
+use crate::tensor::{DType, release_pool};
 
 /// One LoRA expert in training.
 pub struct Trainer {
     config: TrainConfig,
-    model: StableDiffusion,
+    folder: OutputFolder,
+    plan: Plan,
+    unet: UNet,
     examples: Examples,
     objective: Objective,
     flat: FlatParameters,
-    branches: Vec<(String, LoraBranch)>,
-    fingerprint: String,
+    branches: Branches,
+    run: RunIdentity,
     metrics: Metrics,
     events: EventFile,
+    samples: Option<Samples>,
 }
 
 impl Trainer {
-    /// Loads the model, attaches fresh LoRA branches (A ~ N(0, 1/rank^2), B = 0, as peft's "gaussian"), opens the data,
-    /// and with `resume` goes on from the newest state in the output folder.
+    /// Opens data and model, says what memory the run will take, encodes what it needs, and with `resume` goes on from
+    /// the newest state in the output folder.
     ///
     /// # Errors
-    /// Whatever is wrong with model, data, targets or output folder, before anything is computed.
-    pub fn new(config: TrainConfig, vocab: Option<&Path>, dtype: DType, resume: bool) -> Result<Self> {
+    /// Whatever is wrong with model, data, targets or output folder, or too little memory, before anything is computed;
+    /// [`Error::Interrupted`] where the watcher says stop meanwhile.
+    pub fn new(
+        config: TrainConfig,
+        vocab: Option<&Path>,
+        dtype: DType,
+        resume: bool,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
         config.validate()?;
-        let dir = Path::new(&config.model);
-        std::fs::create_dir_all(&config.out).map_err(|e| Error::io(&config.out, e))?;
-        let states = checkpoint::list(&config.out.join("state"))?;
+        let folder = OutputFolder::open(&config.out)?;
+        let states = checkpoint::list(&folder.states())?;
         if !states.is_empty() && !resume {
             let message = "holds the state of an earlier run; go on with it by --resume, or choose another --out";
             return Err(Error::file(&config.out, message));
         }
-        let mut model = StableDiffusion::load(dir, vocab, dtype)?;
-        let vae = vae_folder(&config);
-        if config.vae.is_some() {
-            model.vae = AutoencoderKl::load(&vae, dtype)?;
+        let files = ModelDir::open(Path::new(&config.model))?;
+        let vae_folder = vae_folder(&config, &files);
+        let scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
+        let objective = objective(&config, &scheduler)?;
+        let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
+        let vae = VaeConfig::parse(&Config::open(&vae_folder.join("config.json"))?)?;
+        fits(&files, &unet, &vae)?;
+        let default = unet.sample_size * vae.downscale();
+        let side = config.resolution.map_or(default, |side| side as usize);
+
+        let plan = Plan::new(&config, &files, &vae_folder, &unet, &vae, side, dtype)?;
+        announce(&plan, &config, watcher)?;
+        let encoders = Encoders::new(&files, &vae_folder, vocab, dtype, &folder.join("cache"))?;
+        let latent = side.div_ceil(vae.downscale());
+        let latent = [latent, latent, vae.latent_channels];
+        let factor = vae.scaling_factor;
+        let mut examples = Examples::open(&config, encoders, side as u32, latent, factor, dtype, watcher)?;
+        let run = identify(&config, &files, &scheduler, &examples, dtype)?;
+        let state = match states.last() {
+            Some(newest) => Some(State::open(newest, &run)?),
+            None => None,
+        };
+        let first = state.as_ref().map_or(0, |state| state.step);
+        let accumulated = config.grad_accum as u64;
+        let texts = if config.sample_every > 0 {
+            [config.sample_prompt.clone(), vec![String::new()]].concat()
+        } else {
+            Vec::new()
+        };
+        examples.prepare(first * accumulated..config.steps * accumulated, &texts, watcher)?;
+        let samples = match config.sample_every {
+            0 => None,
+            _ => Some(samples(
+                &config,
+                &files,
+                scheduler,
+                vae_folder,
+                side,
+                dtype,
+                &mut examples,
+            )?),
+        };
+
+        let mut unet = UNet::load(&files.unet, dtype)?;
+        release_pool();
+        unet.set_checkpointing(config.checkpointing);
+        let branches = Branches::attach(&config, &mut unet, dtype)?;
+        let mut flat = FlatParameters::new(branches.params(), dtype);
+        if let Some(state) = state {
+            state.restore(&mut flat)?;
         }
-        model.unet.set_checkpointing(config.checkpointing);
-        let side = config
-            .resolution
-            .unwrap_or((model.unet.config.sample_size * model.vae.config.downscale()) as u32);
-        let examples = Examples::open(&config, &vae, side, dtype, &config.out.join("cache"))?;
-        let objective = objective(&config, &model)?;
-        let branches = attach_branches(&config, &mut model, dtype)?;
-        let params: Vec<Param> = branches
-            .iter()
-            .flat_map(|(_, b)| [b.down.clone(), b.up.clone()])
-            .collect();
-        let mut flat = FlatParameters::new(params, dtype);
-        let fingerprint = fingerprint(&config, dtype)?;
-        if let Some(newest) = states.last() {
-            checkpoint::load(newest, &mut flat, &fingerprint)?;
-        }
-        crate::formats::atomic::write_bytes(&config.out.join("config.toml"), config.to_toml()?.as_bytes())?;
+        atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let resumed = (flat.step > 0).then_some(flat.step);
-        let metrics = Metrics::resume(&config.out.join("metrics.jsonl"), flat.step)?;
+        let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
         let events = EventFile::create(&config.out, resumed)?;
         Ok(Self {
             config,
-            model,
+            folder,
+            plan,
+            unet,
             examples,
             objective,
             flat,
             branches,
-            fingerprint,
+            run,
             metrics,
             events,
+            samples,
         })
     }
 
@@ -114,34 +152,35 @@ impl Trainer {
         self.examples.len()
     }
 
-    /// Trains to the last step, or until `stop` is set; then saves the state and says how to go on. Each step is
-    /// reported.
+    /// The memory that the run was expected to take.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Trains to the last step, or until the watcher says stop; then saves the state and says how to go on.
     ///
     /// # Errors
     /// [`Error::Failed`] when the loss is no longer a number; [`Error::Interrupted`] after a stop.
-    pub fn run(&mut self, stop: &AtomicBool, mut report: impl FnMut(&StepReport)) -> Result<()> {
+    pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         while self.flat.step < self.config.steps {
             let done = self.one_step()?;
-            self.metrics.append(
-                done.step,
-                &[("loss", done.loss), ("lr", done.lr), ("grad_norm", done.grad_norm)],
-            )?;
-            let scalars = [
-                ("train/loss", done.loss),
-                ("train/lr", done.lr),
-                ("train/grad_norm", done.grad_norm),
-            ];
-            self.events.scalars(done.step, &scalars)?;
-            report(&done);
-            let stopped = stop.load(Ordering::Relaxed);
+            self.record(&done)?;
+            watcher.step(&done);
+            // Before the state is saved: a run that is killed while it draws comes back to this step.
+            if let Some(samples) = &self.samples
+                && done.step.is_multiple_of(self.config.sample_every)
+            {
+                samples.draw(&self.unet, done.step)?;
+            }
+            let stopped = watcher.stopped();
             let last = done.step == self.config.steps;
             if last || stopped || done.step.is_multiple_of(self.config.save_every) {
                 self.save()?;
             }
             if stopped && !last {
                 let message = format!(
-                    "stopped after step {}; the same command with --resume goes on",
-                    done.step
+                    "stopped after step {} of {}, which is saved; the same command with --resume goes on",
+                    done.step, self.config.steps
                 );
                 return Err(Error::Interrupted(message));
             }
@@ -157,10 +196,10 @@ impl Trainer {
         let mut loss = 0.0;
         for i in 0..accumulated {
             let number = self.flat.step * accumulated + i;
-            let batch = self.examples.batch(&self.model, number, train_timesteps)?;
+            let batch = self.examples.batch(number, train_timesteps)?;
             let computed = self
                 .objective
-                .compute(&self.model.unet, &batch, &leaves, 1.0 / accumulated as f64)?;
+                .compute(&self.unet, &batch, &leaves, 1.0 / accumulated as f64)?;
             loss += computed.loss / accumulated as f64;
             self.flat.accumulate(&computed.gradients);
         }
@@ -173,64 +212,79 @@ impl Trainer {
             )));
         }
         let c = &self.config;
-        let betas = (c.betas[0], c.betas[1]);
         let settings = AdamW {
             lr,
-            betas,
+            betas: (c.betas[0], c.betas[1]),
             eps: c.eps,
             weight_decay: c.weight_decay,
         };
         let grad_norm = self.flat.update(settings, c.max_grad_norm);
+        let step = self.flat.step;
         Ok(StepReport {
-            step: self.flat.step,
+            step,
             loss,
             grad_norm,
             lr,
         })
     }
 
+    fn record(&mut self, done: &StepReport) -> Result<()> {
+        let values = [("loss", done.loss), ("lr", done.lr), ("grad_norm", done.grad_norm)];
+        self.metrics.append(done.step, &values)?;
+        let scalars = [
+            ("train/loss", done.loss),
+            ("train/lr", done.lr),
+            ("train/grad_norm", done.grad_norm),
+        ];
+        self.events.scalars(done.step, &scalars)
+    }
+
     fn save(&mut self) -> Result<()> {
         self.metrics.flush()?;
-        checkpoint::save(
-            &self.config.out.join("state"),
-            &self.flat,
-            &self.fingerprint,
-            self.config.keep,
-        )?;
+        checkpoint::save(&self.folder.states(), &self.flat, &self.run, self.config.keep)?;
         self.save_result()
     }
 
     /// Writes `lora.safetensors`, in f32 from the master copy.
     fn save_result(&self) -> Result<()> {
-        let mut expert = Expert::default();
-        let mut offset = 0;
-        let mut next = |param: &Param| {
-            let shape = param.get().shape().to_vec();
-            let len = shape.iter().product::<usize>();
-            offset += len;
-            Tensor::new(self.flat.master[offset - len..offset].to_vec(), &shape)
-        };
-        for (module, branch) in &self.branches {
-            let (down, up) = (next(&branch.down), next(&branch.up));
-            let alpha = branch.scale * down.shape()[0] as f64;
-            expert.insert("unet", module, Factors::new(attach::in_files(&down), up, alpha)?);
-        }
         let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
-        save::diffusers(&self.config.out.join("lora.safetensors"), &expert, &metadata)
+        let expert = self.branches.expert(&self.flat.master)?;
+        save::diffusers(&self.folder.join("lora.safetensors"), &expert, &metadata)
     }
 }
 
 /// The folder of the VAE: the model's, or the one that `--vae` names, itself or as the `vae` of a model.
-fn vae_folder(config: &TrainConfig) -> PathBuf {
+fn vae_folder(config: &TrainConfig, files: &ModelDir) -> PathBuf {
     match &config.vae {
-        None => Path::new(&config.model).join("vae"),
+        None => files.vae.clone(),
         Some(other) if other.join("config.json").is_file() => other.clone(),
         Some(model) => model.join("vae"),
     }
 }
 
-fn objective(config: &TrainConfig, model: &StableDiffusion) -> Result<Objective> {
-    let scheduler = &model.scheduler;
+/// Inpainting and other models see more than latents, and are not trained here.
+fn fits(files: &ModelDir, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
+    if unet.in_channels == vae.latent_channels && unet.out_channels == vae.latent_channels {
+        return Ok(());
+    }
+    let message = format!(
+        "`in_channels` {} and `out_channels` {} do not fit the VAE's {} latent channels; only text-to-image models can be \
+         trained",
+        unet.in_channels, unet.out_channels, vae.latent_channels
+    );
+    Err(Error::file(files.unet.join("config.json"), message))
+}
+
+/// Says what memory the run will take, and refuses one that cannot fit.
+fn announce(plan: &Plan, config: &TrainConfig, watcher: &mut dyn Watcher) -> Result<()> {
+    let available = memory::available();
+    let free = available.map_or(String::new(), |bytes| format!(", {} are free", memory::human(bytes)));
+    watcher.note(&format!("planned memory: {}{free}", memory::human(plan.peak())));
+    plan.lines().iter().for_each(|line| watcher.note(line));
+    available.map_or(Ok(()), |bytes| plan.check(bytes, config))
+}
+
+fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {
     let mut schedule = serde_json::Map::new();
     for key in [
         "num_train_timesteps",
@@ -257,56 +311,61 @@ fn objective(config: &TrainConfig, model: &StableDiffusion) -> Result<Objective>
     })
 }
 
-/// Fresh branches on every targeted module of the UNet, in the order of the network.
-fn attach_branches(
+/// Everything that decides the numbers of a run. Where it lies, how often it saves and what it draws does not.
+fn identify(
     config: &TrainConfig,
-    model: &mut StableDiffusion,
+    files: &ModelDir,
+    scheduler: &Value,
+    examples: &Examples,
     dtype: DType,
-) -> Result<Vec<(String, LoraBranch)>> {
-    let targets = Targets::parse(&config.targets.join(","))?;
-    let mut shapes = BTreeMap::new();
-    model.unet.visit(&mut |layer| {
-        shapes.insert(layer.name().to_owned(), attach::weight_shape(&layer));
-    });
-    let chosen = targets.select(&shapes)?;
-    let (mut branches, mut failure) = (Vec::new(), None);
-    model.unet.visit(&mut |mut layer: Layer<'_>| {
-        let name = layer.name().to_owned();
-        let Some(index) = chosen.iter().position(|module| *module == name) else {
-            return;
-        };
-        let shape = attach::weight_shape(&layer);
-        let mut down = shape.clone();
-        down[0] = config.rank;
-        let len = down.iter().product();
-        let normals = random::normals(config.seed, Stream::Init, index as u64, 0, len);
-        let values = normals.into_iter().map(|x| x / config.rank as f32).collect();
-        let up = Tensor::zeros(&[shape[0], config.rank], DType::F32);
-        let down = attach::in_files(&Tensor::new(values, &down));
-        match attach::branch(&mut layer, &down, &up, config.scale(), dtype) {
-            Ok([down, up]) => branches.push((
-                name,
-                LoraBranch {
-                    down,
-                    up,
-                    scale: config.scale(),
-                },
-            )),
-            Err(e) => failure = Some(e),
-        }
-    });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(branches),
-    }
-}
-
-/// Everything that decides the numbers of a run; how often it saves or where it writes does not.
-fn fingerprint(config: &TrainConfig, dtype: DType) -> Result<String> {
-    let mut c = config.clone();
+) -> Result<RunIdentity> {
     let defaults = TrainConfig::default();
-    (c.out, c.keep, c.save_every) = (defaults.out, defaults.keep, defaults.save_every);
+    let mut c = config.clone();
+    (c.model, c.vae, c.data, c.out) = (defaults.model, defaults.vae, defaults.data, defaults.out);
+    (c.keep, c.save_every) = (defaults.keep, defaults.save_every);
     (c.sample_every, c.sample_prompt) = (defaults.sample_every, defaults.sample_prompt);
     c.precision = dtype.name().into();
-    c.to_toml()
+    let encoders = examples.encoders();
+    let parts = [
+        identity::of_folders(std::slice::from_ref(&files.unet))?,
+        encoders.vae_identity.clone(),
+        encoders.text_identity.clone(),
+        scheduler.to_string(),
+    ];
+    Ok(RunIdentity {
+        settings: c.to_toml()?,
+        model: identity::of_bytes(parts.join("\n").as_bytes()),
+        data: examples.identity(),
+    })
+}
+
+fn samples(
+    config: &TrainConfig,
+    files: &ModelDir,
+    scheduler: Value,
+    vae_folder: PathBuf,
+    side: usize,
+    dtype: DType,
+    examples: &mut Examples,
+) -> Result<Samples> {
+    let is_xl = files.family == Family::StableDiffusionXl;
+    let mut prompts = Vec::new();
+    for prompt in &config.sample_prompt {
+        let positive = examples.conditions(prompt)?;
+        let negative = match is_xl && files.force_zeros_for_empty_prompt {
+            true => positive.zeros(),
+            false => examples.conditions("")?,
+        };
+        prompts.push((positive, negative));
+    }
+    Ok(Samples {
+        dir: config.out.join("samples"),
+        prompts,
+        scheduler,
+        is_xl,
+        vae_folder,
+        dtype,
+        side,
+        seed: config.seed,
+    })
 }

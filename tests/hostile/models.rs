@@ -25,6 +25,10 @@ fn change_weights(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>
 fn nan_among_base_weights_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    image::RgbImage::new(64, 64).save(data.join("a.png")).unwrap();
+    std::fs::write(data.join("a.txt"), "black").unwrap();
     for (file, name) in [
         ("unet/diffusion_pytorch_model.safetensors", "conv_in.weight"),
         ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_out.bias"),
@@ -39,7 +43,7 @@ fn nan_among_base_weights_is_named() {
         });
         refuses(&mut generate(&folder, &out), 1, &[file, name, "NaN"]);
         refuses(
-            &mut train(&folder, Path::new("."), &dir.path().join("t")),
+            &mut train(&folder, &data, &dir.path().join("t")),
             1,
             &[file, name, "NaN"],
         );

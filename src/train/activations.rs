@@ -1,0 +1,192 @@
+//! What the backward pass of a training step needs from the forward pass, in bytes: the sizes of the tensors that the
+//! ops of [`crate::nn`] record, without computing anything.
+
+use std::collections::BTreeSet;
+
+use crate::nn::UNetConfig;
+use crate::tensor::DType;
+
+/// Tokens of a text.
+const TEXT: usize = 77;
+
+/// One micro-batch through a UNet whose modules `adapted` have LoRA branches.
+pub struct Activations<'a> {
+    pub config: &'a UNetConfig,
+    /// Samples.
+    pub batch: usize,
+    /// Pixels of a latent's side.
+    pub side: usize,
+    pub adapted: &'a BTreeSet<String>,
+    pub rank: usize,
+    pub dtype: DType,
+    pub checkpointing: bool,
+}
+
+/// Bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
+    /// Kept until the backward pass has used it.
+    pub kept: u64,
+    /// Needed for a moment by single ops, in either direction. Buffers are held ready for the next op of the same size,
+    /// so every size counts once.
+    pub passing: u64,
+}
+
+/// What tensors hold back of freed memory at most.
+const POOL: u64 = 1 << 30;
+
+/// One layer's values a sample, before they are put together.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Layer {
+    input: usize,
+    kept: usize,
+    passing: usize,
+    /// Copies of operands for the matrix products, of the whole batch.
+    packed: usize,
+}
+
+impl Activations<'_> {
+    pub fn sizes(&self) -> Sizes {
+        let layers = self.layers();
+        let sum = |f: fn(&Layer) -> usize| layers.iter().map(f).sum::<usize>();
+        let largest = |f: fn(&Layer) -> usize| layers.iter().map(f).max().unwrap_or(0);
+        // A recomputed layer keeps its input; while its turn is, also what it would have kept.
+        let kept = match self.checkpointing {
+            false => sum(|l| l.kept),
+            true => sum(|l| l.input) + largest(|l| l.kept),
+        };
+        let different: BTreeSet<&Layer> = layers.iter().collect();
+        // Ops compute in f32 whatever is stored.
+        let passing = |l: &&Layer| (DType::F32.size() * (l.passing * self.batch + l.packed)) as u64;
+        let most = different.iter().map(passing).max().unwrap_or(0);
+        Sizes {
+            kept: (kept * self.batch * self.dtype.size()) as u64,
+            passing: different.iter().map(passing).sum::<u64>().min(most + POOL),
+        }
+    }
+
+    /// Every resnet with its transformer, in the order of the network.
+    fn layers(&self) -> Vec<Layer> {
+        let c = &self.config.block_out_channels;
+        let blocks = c.len();
+        let pixels = |level: usize| self.side.div_ceil(1 << level).pow(2);
+        let mut layers = Vec::new();
+        // Widths of the skips: conv_in, every layer, every downsampler.
+        let mut skips = vec![c[0]];
+        for i in 0..blocks {
+            for j in 0..self.config.layers_per_block[i] {
+                let c_in = if j == 0 { c[i.saturating_sub(1)] } else { c[i] };
+                let name = format!("down_blocks.{i}");
+                layers.push(self.layer(
+                    &name,
+                    j,
+                    [c_in, c[i]],
+                    pixels(i),
+                    self.config.down_attention[i].then_some(i),
+                ));
+                skips.push(c[i]);
+            }
+            if i + 1 < blocks {
+                layers.push(self.resampled(&format!("down_blocks.{i}.downsamplers.0.conv"), c[i], pixels(i)));
+                skips.push(c[i]);
+            }
+        }
+        let (last, deepest) = (c[blocks - 1], pixels(blocks - 1));
+        layers.push(self.layer("mid_block", 0, [last, last], deepest, Some(blocks - 1)));
+        layers.push(self.layer("mid_block", 1, [last, last], deepest, None));
+        let mut hidden = last;
+        for i in 0..blocks {
+            let level = blocks - 1 - i;
+            for j in 0..=self.config.layers_per_block[level] {
+                let c_in = hidden + skips.pop().unwrap_or(0);
+                let name = format!("up_blocks.{i}");
+                let attends = self.config.up_attention[i].then_some(level);
+                layers.push(self.layer(&name, j, [c_in, c[level]], pixels(level), attends));
+                hidden = c[level];
+            }
+            if level > 0 {
+                layers.push(self.resampled(&format!("up_blocks.{i}.upsamplers.0.conv"), hidden, pixels(level - 1)));
+            }
+        }
+        layers
+    }
+
+    /// Resnet `j` of a block and the transformer after it, whose sizes are those of level `attends`.
+    fn layer(&self, block: &str, j: usize, [c_in, c]: [usize; 2], pixels: usize, attends: Option<usize>) -> Layer {
+        let resnet = format!("{block}.resnets.{j}");
+        // The norms keep what they read; an adapted convolution also what it reads, and the low-rank product.
+        let mut kept = c_in + c;
+        kept += self.branch(&format!("{resnet}.conv1"), c_in);
+        kept += self.branch(&format!("{resnet}.conv2"), c);
+        kept += self.branch(&format!("{resnet}.conv_shortcut"), 0);
+        let mut text = 0;
+        if let Some(level) = attends {
+            let attention = format!("{block}.attentions.{j}");
+            kept += c + self.branch(&format!("{attention}.proj_in"), c);
+            kept += self.branch(&format!("{attention}.proj_out"), c);
+            for i in 0..self.config.transformer_depth[level] {
+                let (more, of_text) = self.transformer_block(&format!("{attention}.transformer_blocks.{i}"), c);
+                (kept, text) = (kept + more, text + of_text);
+            }
+        }
+        // Around the gated layer: its input of 8c, the gradients of that and of its output, and two of the state.
+        let widest = if attends.is_some() { 22 * c } else { 3 * (c_in + c) };
+        Layer {
+            input: c_in * pixels,
+            kept: kept * pixels + text * TEXT,
+            passing: widest * pixels,
+            packed: self.packed(c_in, c, pixels) + self.packed(c, c, pixels),
+        }
+    }
+
+    /// The smaller operand of a 3x3 convolution, in both directions.
+    fn packed(&self, c_in: usize, c: usize, pixels: usize) -> usize {
+        let pixels = pixels * self.batch;
+        9 * (c_in * pixels.min(c) + c * pixels.min(c_in))
+    }
+
+    /// Values kept a pixel, and a token of the text.
+    fn transformer_block(&self, name: &str, c: usize) -> (usize, usize) {
+        let branch = |module: &str, c_in: usize| self.branch(&format!("{name}.{module}"), c_in);
+        let any = |modules: &[&str]| {
+            let found = modules.iter().any(|m| self.adapted.contains(&format!("{name}.{m}")));
+            if found { c } else { 0 }
+        };
+        // Three norms' inputs, and the input of the gated layer.
+        let mut kept = 3 * c + 8 * c;
+        // Queries, keys, values and the result; projections share what they read.
+        kept += 4 * c + any(&["attn1.to_q", "attn1.to_k", "attn1.to_v"]);
+        kept += 2 * c + any(&["attn2.to_q"]);
+        for module in [
+            "attn1.to_q",
+            "attn1.to_k",
+            "attn1.to_v",
+            "attn1.to_out.0",
+            "attn2.to_q",
+            "attn2.to_out.0",
+        ] {
+            kept += branch(module, 0);
+        }
+        kept += branch("ff.net.0.proj", c) + branch("ff.net.2", 4 * c);
+        let text = 2 * c + branch("attn2.to_k", 0) + branch("attn2.to_v", 0);
+        (kept, text)
+    }
+
+    /// A convolution between two levels, over `pixels` of the larger one.
+    fn resampled(&self, name: &str, c: usize, pixels: usize) -> Layer {
+        Layer {
+            input: 0,
+            kept: self.branch(name, c) * pixels,
+            passing: 3 * c * pixels,
+            packed: self.packed(c, c, pixels),
+        }
+    }
+
+    /// What an adapted module keeps a pixel: `c_in` values, unless they are kept anyway, and the low-rank product.
+    fn branch(&self, module: &str, c_in: usize) -> usize {
+        match self.adapted.contains(module) {
+            true => c_in + self.rank,
+            false => 0,
+        }
+    }
+}

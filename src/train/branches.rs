@@ -1,0 +1,86 @@
+//! The LoRA branches that a run trains.
+
+use std::collections::BTreeMap;
+
+use crate::error::Result;
+use crate::lora::{Expert, Factors, Targets, attach};
+use crate::nn::{Layer, LoraBranch, Param, UNet};
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::config::TrainConfig;
+
+/// Every targeted module of the UNet with its branch, in the order of the network.
+pub struct Branches(Vec<(String, LoraBranch)>);
+
+impl Branches {
+    /// Attaches fresh branches: A ~ N(0, 1 / rank^2), B = 0, as peft's "gaussian".
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for targets that match nothing.
+    pub fn attach(config: &TrainConfig, unet: &mut UNet, dtype: DType) -> Result<Self> {
+        let targets = Targets::parse(&config.targets.join(","))?;
+        let mut shapes = BTreeMap::new();
+        unet.visit(&mut |layer| {
+            shapes.insert(layer.name().to_owned(), attach::weight_shape(&layer));
+        });
+        let chosen = targets.select(&shapes)?;
+        let (mut branches, mut failure) = (Vec::new(), None);
+        unet.visit(&mut |mut layer: Layer<'_>| {
+            let name = layer.name().to_owned();
+            let Some(index) = chosen.iter().position(|module| *module == name) else {
+                return;
+            };
+            let shape = attach::weight_shape(&layer);
+            let mut down = shape.clone();
+            down[0] = config.rank;
+            let len = down.iter().product();
+            let normals = random::normals(config.seed, Stream::Init, index as u64, 0, len);
+            let values = normals.into_iter().map(|x| x / config.rank as f32).collect();
+            let up = Tensor::zeros(&[shape[0], config.rank], DType::F32);
+            let down = attach::in_files(&Tensor::new(values, &down));
+            let scale = config.scale();
+            match attach::branch(&mut layer, &down, &up, scale, dtype) {
+                Ok([down, up]) => branches.push((name, LoraBranch { down, up, scale })),
+                Err(e) => failure = Some(e),
+            }
+        });
+        failure.map_or(Ok(Self(branches)), Err)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A and B of every module, in order.
+    pub fn params(&self) -> Vec<Param> {
+        self.0
+            .iter()
+            .flat_map(|(_, b)| [b.down.clone(), b.up.clone()])
+            .collect()
+    }
+
+    /// The expert with the f32 values of `master`, which has those of [`Branches::params`] one after the other.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where `master` has another length.
+    pub fn expert(&self, master: &[f32]) -> Result<Expert> {
+        let mut expert = Expert::default();
+        let mut rest = master;
+        let mut next = |param: &Param| {
+            let shape = param.get().shape().to_vec();
+            let (values, after) = rest.split_at(shape.iter().product());
+            rest = after;
+            Tensor::new(values.to_vec(), &shape)
+        };
+        for (module, branch) in &self.0 {
+            let (down, up) = (next(&branch.down), next(&branch.up));
+            let alpha = branch.scale * down.shape()[0] as f64;
+            expert.insert("unet", module, Factors::new(attach::in_files(&down), up, alpha)?);
+        }
+        Ok(expert)
+    }
+}

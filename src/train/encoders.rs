@@ -1,0 +1,139 @@
+//! The frozen encoders behind their cache on disk. Each is loaded when something is missing from the cache, and dropped
+//! once everything that a run needs is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::autograd::Tape;
+use crate::data::dataset::Sample;
+use crate::data::latent_cache::{Key, LatentCache, Posterior, TextStates};
+use crate::data::preprocess::Placement;
+use crate::error::{Error, Result};
+use crate::formats::image;
+use crate::formats::model_dir::ModelDir;
+use crate::nn::AutoencoderKl;
+use crate::pipeline::TextEncoders;
+use crate::tensor::{DType, Tensor, release_pool};
+use crate::train::identity;
+use crate::train::pictures::Picture;
+
+/// The VAE and the text encoders of a run.
+pub struct Encoders {
+    files: ModelDir,
+    vae_folder: PathBuf,
+    vocab: Option<PathBuf>,
+    dtype: DType,
+    cache: LatentCache,
+    /// What tells these encoders from others, for cache keys.
+    pub vae_identity: String,
+    pub text_identity: String,
+    vae: Option<AutoencoderKl>,
+    text: Option<TextEncoders>,
+}
+
+impl Encoders {
+    /// Nothing is loaded yet, but the encoders' files are read once for their identity.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(
+        files: &ModelDir,
+        vae_folder: &Path,
+        vocab: Option<&Path>,
+        dtype: DType,
+        cache_dir: &Path,
+    ) -> Result<Self> {
+        let named = |hash: String| format!("{hash} {}", dtype.name());
+        let mut text = vec![files.text_encoder.clone(), files.tokenizer.clone()];
+        text.extend(files.text_encoder_2.iter().chain(&files.tokenizer_2).cloned());
+        text.extend(vocab.map(PathBuf::from));
+        Ok(Self {
+            files: files.clone(),
+            vae_folder: vae_folder.into(),
+            vocab: vocab.map(PathBuf::from),
+            dtype,
+            cache: LatentCache::open(cache_dir)?,
+            vae_identity: named(identity::of_folders(&[vae_folder.into()])?),
+            text_identity: named(identity::of_folders(&text)?),
+            vae: None,
+            text: None,
+        })
+    }
+
+    /// What the text encoders make of a caption.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the cache or, where it lacks the caption, with the encoders.
+    pub fn text(&mut self, caption: &str) -> Result<TextStates> {
+        let key = Key::text(caption, &self.text_identity);
+        if let Some(states) = self.cache.text(&key)? {
+            return Ok(states);
+        }
+        let encoders = match &self.text {
+            Some(encoders) => encoders,
+            None => {
+                let loaded = TextEncoders::load(&self.files, self.vocab.as_deref(), self.dtype)?;
+                self.text.insert(loaded)
+            }
+        };
+        let conditions = encoders.encode(&[caption.to_owned()], None, 0)?;
+        let one = |t: &Tensor| t.cast(DType::F32).with_shape(&t.shape()[1..]);
+        let states = TextStates {
+            context: one(&conditions.context),
+            pooled: conditions.pooled.as_ref().map(one),
+        };
+        self.cache.put_text(&key, &states)?;
+        Ok(states)
+    }
+
+    /// The VAE's posterior of a picture at `placement`; new ones are added to the cache where `keep` is set.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a picture that is damaged, or not the one that it was when the run began.
+    pub fn posterior(
+        &mut self,
+        sample: &Sample,
+        picture: &Picture,
+        placement: &Placement,
+        keep: bool,
+    ) -> Result<Posterior> {
+        let key = Key::posterior(picture.digest.as_bytes(), &placement.identity(), &self.vae_identity);
+        if let Some(posterior) = self.cache.posterior(&key)? {
+            return Ok(posterior);
+        }
+        let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
+        if identity::of_bytes(&bytes) != picture.digest {
+            return Err(Error::file(
+                &sample.image,
+                "the picture changed while the run was going",
+            ));
+        }
+        let pixels = placement.apply(&image::decode(&bytes, &sample.image)?);
+        let vae = match &self.vae {
+            Some(vae) => vae,
+            None => self.vae.insert(AutoencoderKl::load(&self.vae_folder, self.dtype)?),
+        };
+        let shape = [&[1], pixels.shape()].concat();
+        let (mean, logvar) = vae.encode(&Tape::off(), &pixels.with_shape(&shape).cast(self.dtype))?;
+        let one = &mean.shape()[1..];
+        let std = logvar.reals::<f32>().iter().map(|l| (0.5 * l).exp()).collect();
+        let posterior = Posterior {
+            mean: mean.cast(DType::F32).with_shape(one),
+            std: Tensor::new(std, one),
+        };
+        if keep {
+            self.cache.put_posterior(&key, &posterior)?;
+        }
+        Ok(posterior)
+    }
+
+    /// Drops the encoders from memory. What is missing later loads them again.
+    pub fn forget(&mut self) {
+        (self.vae, self.text) = (None, None);
+        release_pool();
+    }
+
+    /// Cache entries that were found damaged and made again.
+    pub fn damaged(&self) -> usize {
+        self.cache.damaged()
+    }
+}

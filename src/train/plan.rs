@@ -1,0 +1,173 @@
+//! The memory that a run will take, worked out from configurations and file headers before anything is loaded.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::activations::{Activations, Sizes};
+use super::config::TrainConfig;
+use super::memory::human;
+use crate::error::{Error, Result};
+use crate::formats::model_dir::ModelDir;
+use crate::formats::safetensors::Safetensors;
+use crate::lora::{Targets, base};
+use crate::nn::{UNetConfig, VaeConfig};
+use crate::tensor::DType;
+
+/// The program, its threads and a vocabulary.
+const PROGRAM: u64 = 64 << 20;
+/// The VAE's feature maps at full size that are alive at once, in units of its first width.
+const ENCODER_MAPS: u64 = 4;
+const DECODER_MAPS: u64 = 7;
+
+/// What is in memory at once in one part of a run.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    pub name: &'static str,
+    pub parts: Vec<(&'static str, u64)>,
+}
+
+impl Phase {
+    fn bytes(&self) -> u64 {
+        PROGRAM + self.parts.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+}
+
+/// The phases of a run, one after the other.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub phases: Vec<Phase>,
+    /// Of the activations, what one sample more costs.
+    a_sample: u64,
+}
+
+impl Plan {
+    /// Reads headers only. `side` is the training resolution in pixels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for targets that match no module; [`Error::File`] for a component without weights.
+    pub fn new(
+        config: &TrainConfig,
+        files: &ModelDir,
+        vae_folder: &Path,
+        unet: &UNetConfig,
+        vae: &VaeConfig,
+        side: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        let modules = base::modules(&files.root)?.remove("unet").unwrap_or_default();
+        let chosen = Targets::parse(&config.targets.join(","))?.select(&modules)?;
+        let trained: usize = chosen
+            .iter()
+            .map(|name| config.rank * (modules[name][0] + modules[name][1..].iter().product::<usize>()))
+            .sum();
+        let adapted: BTreeSet<String> = chosen.into_iter().collect();
+        let activations = Activations {
+            config: unet,
+            batch: config.batch_size,
+            side: side.div_ceil(vae.downscale()),
+            adapted: &adapted,
+            rank: config.rank,
+            dtype,
+            checkpointing: config.checkpointing,
+        };
+        let Sizes { kept, passing } = activations.sizes();
+        let mut text = weights(&files.text_encoder, dtype)?;
+        if let Some(second) = &files.text_encoder_2 {
+            text += weights(second, dtype)?;
+        }
+        let (unet_weights, vae_weights) = (weights(&files.unet, dtype)?, weights(vae_folder, dtype)?);
+        let map = |pixels: usize| (pixels * pixels * vae.block_out_channels[0] * DType::F32.size()) as u64;
+        // Master copy, gradient, two moments, the network's copy, and the gradient as it comes from the tape.
+        let state = (trained * (5 * DType::F32.size() + dtype.size())) as u64;
+        let mut phases = vec![
+            Phase {
+                name: "encoding captions",
+                parts: vec![("text encoders", text)],
+            },
+            Phase {
+                name: "encoding pictures",
+                parts: vec![("VAE", vae_weights), ("activations", ENCODER_MAPS * map(side))],
+            },
+            Phase {
+                name: "training",
+                parts: vec![
+                    ("UNet", unet_weights),
+                    ("trained values", state),
+                    ("kept for backward", kept),
+                    ("working space", passing),
+                ],
+            },
+        ];
+        if config.sample_every > 0 {
+            phases.push(Phase {
+                name: "drawing samples",
+                parts: vec![
+                    ("UNet", unet_weights),
+                    ("trained values", state),
+                    ("VAE", vae_weights),
+                    ("activations", DECODER_MAPS * map(side)),
+                ],
+            });
+        }
+        Ok(Self {
+            phases,
+            a_sample: (kept + passing) / config.batch_size as u64,
+        })
+    }
+
+    /// The most that is taken at once.
+    pub fn peak(&self) -> u64 {
+        self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
+    }
+
+    /// A line a phase.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |phase: &Phase| {
+            let parts: Vec<String> = phase
+                .parts
+                .iter()
+                .map(|(name, bytes)| format!("{name} {}", human(*bytes)))
+                .collect();
+            format!("  {:<18} {:>9}: {}", phase.name, human(phase.bytes()), parts.join(", "))
+        };
+        self.phases.iter().map(line).collect()
+    }
+
+    /// # Errors
+    /// [`Error::Failed`] where the plan does not fit into `available` bytes, with what would make it smaller.
+    pub fn check(&self, available: u64, config: &TrainConfig) -> Result<()> {
+        if self.peak() <= available {
+            return Ok(());
+        }
+        let mut ways = Vec::new();
+        if config.batch_size > 1 {
+            ways.push(format!(
+                "a smaller --batch-size with a larger --grad-accum (a sample takes {})",
+                human(self.a_sample)
+            ));
+        }
+        if !config.checkpointing {
+            ways.push("--checkpointing".into());
+        }
+        ways.push("a lower --resolution or --rank".into());
+        Err(Error::Failed(format!(
+            "training needs {} of memory and {} are free; what would help: {}",
+            human(self.peak()),
+            human(available),
+            ways.join(", ")
+        )))
+    }
+}
+
+/// Bytes of a component's weights in memory: matrices in `dtype`, vectors in its accumulator.
+fn weights(folder: &Path, dtype: DType) -> Result<u64> {
+    let mut bytes = 0;
+    for path in base::weight_files(folder)? {
+        let file = Safetensors::open(&path)?;
+        for shape in file.names().filter_map(|name| file.shape(name)) {
+            let size = if shape.len() < 2 { dtype.accumulator() } else { dtype }.size();
+            bytes += shape.iter().product::<usize>() * size;
+        }
+    }
+    Ok(bytes as u64)
+}
