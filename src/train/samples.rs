@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::diffusion::sampler;
 use crate::error::{Error, Result};
-use crate::formats::image;
+use crate::formats::{image, png};
 use crate::nn::{AutoencoderKl, UNet};
 use crate::ops;
 use crate::pipeline::{Conditions, Denoising, Guidance, decode, pipeline_config};
@@ -66,7 +66,7 @@ impl Samples {
             let fresh = |step: usize, _: &Tensor| Ok(noise(Stream::Sampler, step as u64));
             let latents = denoising.run(0, latents, fresh, |_, _| Ok(()))?;
             for picture in image::from_tensor(&decode(&vae, &latents)?)? {
-                image::write_png(&self.path(step, i), &picture)?;
+                png::save(&self.path(step, i), &picture, None)?;
             }
         }
         drop(vae);
