@@ -57,7 +57,7 @@ pub(super) fn radius(shape: Shape) -> f32 {
         Shape::Circle => 1.0,
         Shape::Square => 1.28,
         Shape::Triangle => 1.43,
-        Shape::Heart => 1.16,
+        Shape::Heart => 1.23,
         Shape::Cross => 1.12,
         Shape::Star | Shape::Diamond => 1.15,
     }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// Of the first 20 pictures of every skill and split with seed 1. Written down so that no change of the world goes
 /// unnoticed: the shipped model and every recorded score belong to these pixels.
-const PIXELS: &str = "f5ad3118953447d300a8263abaf268e7602387ef16509da1a560bceacb7db4b5";
+const PIXELS: &str = "a8f234434663bbfbba0fa3514f721353360675d6c91b378edf08773d1df6319b";
 
 #[test]
 fn pictures_are_the_recorded_ones() {
