@@ -5,6 +5,7 @@ mod convert;
 mod generate;
 mod inspect;
 pub mod merge;
+mod prompts;
 mod train;
 mod verify;
 
@@ -86,6 +87,7 @@ enum Command {
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
     Merge(Box<merge::Merge>),
+    Prompts(Box<prompts::Prompts>),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
     Completions {
@@ -121,6 +123,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
+        Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());

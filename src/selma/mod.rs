@@ -1,7 +1,13 @@
 //! The SELMA method (arXiv 2403.06952): an LLM writes prompts for a skill, the model draws them, an expert learns the
 //! skill from its own pictures, and the experts are merged.
 
+pub mod llm;
+pub mod prompts;
+pub mod recording;
+pub mod reply;
 pub mod rouge;
 pub mod skill;
+pub mod writer;
 
+pub use recording::Record;
 pub use skill::Skill;

@@ -1,4 +1,8 @@
-//! The method around the engine: skills, prompts and their filter.
+//! The method around the engine: skills, prompts and their filter, and the client that asks for them.
 
+mod llm;
+mod prompts;
+mod reply;
 mod rouge;
+mod server;
 mod skill;
