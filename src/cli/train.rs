@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
 use crate::cli::Common;
 use crate::data::preprocess::Crop;
@@ -137,19 +138,28 @@ impl Train {
         terminal.begin(first, config.steps);
         trainer.run(&mut terminal)?;
         terminal.bar.finish_and_clear();
+        let seconds = begin.elapsed().as_secs_f64();
         let samples = (config.steps - first) * (config.batch_size * config.grad_accum) as u64;
-        let rate = samples as f64 / begin.elapsed().as_secs_f64();
-        common.note(format!("{samples} samples, {rate:.2} a second"));
-        if let Some(usage) = memory::usage() {
+        let planned = trainer.plan().peak();
+        let usage = memory::usage();
+        if common.json {
+            let peak = usage.map(|usage| usage.peak);
+            let summary = json!({
+                "lora": config.out.join("lora.safetensors"), "samples": samples, "seconds": seconds,
+                "peak_bytes": peak, "planned_bytes": planned,
+            });
+            println!("{summary}");
+        } else {
+            println!("{}", config.out.join("lora.safetensors").display());
+        }
+        common.note(format!("{samples} samples, {:.2} a second", samples as f64 / seconds));
+        if let Some(usage) = usage {
             common.note(format!(
                 "peak memory: {} of {} planned; {} now, without files",
                 memory::human(usage.peak),
-                memory::human(trainer.plan().peak()),
+                memory::human(planned),
                 memory::human(usage.anonymous)
             ));
-        }
-        if !common.json {
-            println!("{}", config.out.join("lora.safetensors").display());
         }
         Ok(())
     }
@@ -274,9 +284,10 @@ impl Watcher for Terminal<'_> {
         self.bar.set_message(format!("loss {:.4}", report.loss));
         self.bar.set_position(report.step);
         if self.common.json {
+            let (step, loss, lr, grad_norm) = (report.step, report.loss, report.lr, report.grad_norm);
             println!(
                 "{}",
-                serde_json::json!({"step": report.step, "loss": report.loss, "lr": report.lr, "grad_norm": report.grad_norm})
+                json!({ "step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm })
             );
         }
     }

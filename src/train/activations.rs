@@ -1,7 +1,7 @@
 //! What the backward pass of a training step needs from the forward pass, in bytes: the sizes of the tensors that the
 //! ops of [`crate::nn`] record, without computing anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nn::UNetConfig;
 use crate::tensor::DType;
@@ -28,7 +28,7 @@ pub struct Sizes {
     /// Kept until the backward pass has used it.
     pub kept: u64,
     /// Needed for a moment by single ops, in either direction. Buffers are held ready for the next op of the same size,
-    /// so every size counts once.
+    /// so every size of feature map and of operand counts once.
     pub passing: u64,
 }
 
@@ -36,8 +36,9 @@ pub struct Sizes {
 const POOL: u64 = 1 << 30;
 
 /// One layer's values a sample, before they are put together.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Default)]
 struct Layer {
+    pixels: usize,
     input: usize,
     kept: usize,
     passing: usize,
@@ -55,13 +56,19 @@ impl Activations<'_> {
             false => sum(|l| l.kept),
             true => sum(|l| l.input) + largest(|l| l.kept),
         };
-        let different: BTreeSet<&Layer> = layers.iter().collect();
+        let mut maps = BTreeMap::new();
+        for layer in &layers {
+            let widest: &mut usize = maps.entry(layer.pixels).or_default();
+            *widest = layer.passing.max(*widest);
+        }
+        let operands: BTreeSet<usize> = layers.iter().map(|l| l.packed).collect();
         // Ops compute in f32 whatever is stored.
-        let passing = |l: &&Layer| (DType::F32.size() * (l.passing * self.batch + l.packed)) as u64;
-        let most = different.iter().map(passing).max().unwrap_or(0);
+        let bytes = |values: usize| (values * DType::F32.size()) as u64;
+        let most = bytes(largest(|l| l.passing) * self.batch + largest(|l| l.packed));
+        let all = bytes(maps.values().sum::<usize>() * self.batch + operands.iter().sum::<usize>());
         Sizes {
             kept: (kept * self.batch * self.dtype.size()) as u64,
-            passing: different.iter().map(passing).sum::<u64>().min(most + POOL),
+            passing: all.min(most + POOL),
         }
     }
 
@@ -132,6 +139,7 @@ impl Activations<'_> {
         // Around the gated layer: its input of 8c, the gradients of that and of its output, and two of the state.
         let widest = if attends.is_some() { 22 * c } else { 3 * (c_in + c) };
         Layer {
+            pixels,
             input: c_in * pixels,
             kept: kept * pixels + text * TEXT,
             passing: widest * pixels,
@@ -175,6 +183,7 @@ impl Activations<'_> {
     /// A convolution between two levels, over `pixels` of the larger one.
     fn resampled(&self, name: &str, c: usize, pixels: usize) -> Layer {
         Layer {
+            pixels,
             input: 0,
             kept: self.branch(name, c) * pixels,
             passing: 3 * c * pixels,

@@ -35,6 +35,8 @@ pub struct Examples {
     /// Bytes of one picture's posterior.
     posterior_bytes: usize,
     dtype: DType,
+    /// Bytes of latents that are encoded ahead even if random crops make them many.
+    pub ahead_bytes: usize,
     ahead: bool,
 }
 
@@ -69,6 +71,7 @@ impl Examples {
             scaling_factor: scaling_factor as f32,
             posterior_bytes: 2 * size_of::<f32>() * latent.iter().product::<usize>(),
             dtype,
+            ahead_bytes: AHEAD_BYTES,
             ahead: false,
         })
     }
@@ -111,7 +114,7 @@ impl Examples {
 
         let crops = self.crops(numbers)?;
         let few = self.config.crop == Crop::Center || crops.len() <= 2 * self.len();
-        self.ahead = few || crops.len() * self.posterior_bytes <= AHEAD_BYTES;
+        self.ahead = few || crops.len() * self.posterior_bytes <= self.ahead_bytes;
         if !self.ahead {
             watcher.note("the random crops are encoded as they come: there are too many of them to be kept");
             return Ok(());

@@ -13,8 +13,10 @@ use crate::lora::{Targets, base};
 use crate::nn::{UNetConfig, VaeConfig};
 use crate::tensor::DType;
 
-/// The program, its threads and a vocabulary.
-const PROGRAM: u64 = 64 << 20;
+/// The program and its threads.
+const PROGRAM: u64 = 32 << 20;
+/// A tokenizer.
+const VOCABULARY: u64 = 48 << 20;
 /// The VAE's feature maps at full size that are alive at once, in units of its first width.
 const ENCODER_MAPS: u64 = 4;
 const DECODER_MAPS: u64 = 7;
@@ -82,7 +84,7 @@ impl Plan {
         let mut phases = vec![
             Phase {
                 name: "encoding captions",
-                parts: vec![("text encoders", text)],
+                parts: vec![("text encoders", text), ("vocabulary", VOCABULARY)],
             },
             Phase {
                 name: "encoding pictures",

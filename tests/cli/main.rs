@@ -1,5 +1,8 @@
 //! The commands as a user types them, on the small recorded models and on pictures drawn here.
 
+mod encoding;
+mod memory;
+mod model;
 mod resume;
 mod train;
 

@@ -3,6 +3,7 @@
 mod cache;
 mod config;
 mod dataset;
+mod examples;
 mod loader;
 mod preprocess;
 mod prompts;
