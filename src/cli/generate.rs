@@ -1,8 +1,5 @@
 //! `selma generate`: pictures from prompts.
 
-mod loras;
-mod parameters;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Common;
+use crate::cli::merge::parse_lora;
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
-use crate::formats::{image, jsonl, model_dir, png};
+use crate::formats::{image, model_dir};
+use crate::lora;
 use crate::nn::AutoencoderKl;
 use crate::pipeline::draw::{Drawing, Job, Start};
+use crate::pipeline::loras::{self, Strength};
+use crate::pipeline::parameters::{self, Parameters, Sources};
+use crate::pipeline::pictures::{Artist, PictureFolder, file_name};
 use crate::pipeline::{Guidance, StableDiffusion};
-use loras::Strength;
-use parameters::Parameters;
 
 /// Draw pictures with a model and any number of LoRAs.
 #[derive(clap::Args)]
@@ -90,40 +90,57 @@ pub struct Generate {
     vocab: Option<PathBuf>,
 }
 
-/// Keys of a prompt's record that the rows of `metadata.jsonl` set themselves.
-const OWN_KEYS: [&str; 4] = ["file_name", "text", "seed", "index"];
-
 impl Generate {
     pub fn run(self, common: &Common) -> Result<()> {
         self.check()?;
         let prompts = self.read_prompts()?;
         let picture = self.init_image.as_deref().map(image::read).transpose()?;
         let vae = self.vae.as_deref().map(model_dir::vae_folder).transpose()?;
-        let loras = loras::parse(&self.lora)?;
+        let loras = parse_loras(&self.lora)?;
         let inputs = parameters::inputs_hash(self.input_files(vae.as_deref(), &loras)?);
         let dtype = common.precision()?;
         let mut model = StableDiffusion::load(&self.model, self.vocab.as_deref(), dtype)?;
         if let Some(folder) = &vae {
             model.vae = AutoencoderKl::load(folder, dtype)?;
         }
-        loras::apply(&loras, &self.model, self.allow_unused, &mut model, common)?;
+        let mut note = |text: String| common.note(text);
+        loras::apply(&loras, &self.model, self.allow_unused, &mut model, &mut note)?;
         let mut drawing = self.drawing(&model, common.seed);
         drawing.check()?;
         if let Some(picture) = &picture {
             drawing.start = Some(Start::new(&model, picture, drawing.size, self.strength)?);
             drawing.check()?;
         }
-        let jobs = self.jobs(&prompts, &model, common)?;
         std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
-        let inputs = inputs.join().expect("hashing does not panic")?;
-        let parameters = Parameters::new(&self, &drawing, &loras, inputs)?;
-        let rows: Vec<_> = (jobs.iter()).map(|job| self.row(job, &prompts, common.seed)).collect();
-        let done = |job: &Job| match common.json {
-            true => println!("{}", rows[job.index as usize]),
-            false => println!("{}", self.out.join(file_name(job)).display()),
+        let sources = Sources {
+            model: &self.model,
+            vae: self.vae.as_deref(),
+            loras: &loras,
+            inputs: inputs.join().expect("hashing does not panic")?,
         };
-        self.draw(&drawing, &jobs, &parameters, done, common)?;
-        jsonl::write(&self.out.join("metadata.jsonl"), &rows)
+        let parameters = Parameters::new(&drawing, &sources)?;
+        let folder = PictureFolder {
+            out: &self.out,
+            drawing: &drawing,
+            parameters: &parameters,
+            prompts: &prompts,
+            images_per_prompt: self.images_per_prompt,
+            long_prompts: self.long_prompts,
+            batch_size: self.batch_size,
+        };
+        let (jobs, long) = folder.jobs()?;
+        self.warn(long, prompts.len(), &model, common)?;
+        let mut terminal = Terminal::new(&folder, &jobs, common)?;
+        folder.draw(&jobs, self.resume, &mut terminal)?;
+        terminal.bar.finish_and_clear();
+        if terminal.kept > 0 {
+            common.note(format!(
+                "{} of {} pictures were there already",
+                terminal.kept,
+                jobs.len()
+            ));
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -177,109 +194,81 @@ impl Generate {
         }
     }
 
-    /// A job a picture; says how many prompts are too long.
-    fn jobs(&self, prompts: &[Prompt], model: &StableDiffusion, common: &Common) -> Result<Vec<Job>> {
-        let mut jobs = Vec::new();
-        let mut long = 0;
-        for prompt in prompts {
-            let parts = model.text.parts(&prompt.text)?;
-            long += usize::from(parts > 1);
-            for _ in 0..self.images_per_prompt {
-                jobs.push(Job {
-                    index: jobs.len() as u64,
-                    prompt: prompt.text.clone(),
-                    parts: if self.long_prompts { parts } else { 1 },
-                });
-            }
-        }
+    /// Says how many prompts are too long.
+    fn warn(&self, long: usize, prompts: usize, model: &StableDiffusion, common: &Common) -> Result<()> {
         if long > 0 && !self.long_prompts {
             common.note(format!(
-                "warning: {long} of {} prompts are longer than the 75 tokens that the text encoder reads; the rest of \
-                 their words is left out (--long-prompts reads them whole)",
-                prompts.len()
+                "warning: {long} of {prompts} prompts are longer than the 75 tokens that the text encoder reads; the rest of \
+                 their words is left out (--long-prompts reads them whole)"
             ));
         }
         let negative = self.negative.as_deref().map_or(Ok(1), |text| model.text.parts(text))?;
         if negative > 1 {
             common.note("warning: the negative prompt is longer than 75 tokens; the rest of its words is left out");
         }
-        Ok(jobs)
+        Ok(())
     }
+}
 
-    /// Draws what is not there yet. A batch with a picture missing is drawn whole, so that a resumed run gives the bytes of
-    /// an unbroken one. `done` is told of every picture that is there.
-    fn draw(
-        &self,
-        drawing: &Drawing,
-        jobs: &[Job],
-        parameters: &Parameters,
-        done: impl Fn(&Job),
-        common: &Common,
-    ) -> Result<()> {
+/// Reads `FILE[:SCALE]` arguments; a folder means the LoRA in it.
+fn parse_loras(arguments: &[String]) -> Result<Vec<Strength>> {
+    let resolve = |argument: &String| {
+        let (path, scale) = parse_lora(argument)?;
+        let (path, scale) = (lora::file::resolve(&path)?, scale.unwrap_or(1.0));
+        Ok(Strength { path, scale })
+    };
+    arguments.iter().map(resolve).collect()
+}
+
+/// A bar on stderr, names or rows on stdout, and Ctrl-C.
+struct Terminal<'a> {
+    folder: &'a PictureFolder<'a>,
+    common: &'a Common,
+    bar: ProgressBar,
+    /// Steps of one picture.
+    steps: usize,
+    kept: usize,
+    stop: Arc<AtomicBool>,
+}
+
+impl<'a> Terminal<'a> {
+    fn new(folder: &'a PictureFolder<'a>, jobs: &[Job], common: &'a Common) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
             .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
-        let bar = progress(common, jobs.len() * drawing.calls()?);
-        let mut kept = 0;
-        for batch in batches(jobs, self.batch_size) {
-            let there = |job: &Job| self.is_drawn(job, drawing.size, parameters);
-            if self.resume && batch.iter().all(there) {
-                kept += batch.len();
-                bar.inc((batch.len() * drawing.calls()?) as u64);
-            } else {
-                let pictures = drawing.draw(batch, || {
-                    bar.inc(batch.len() as u64);
-                    match stop.load(Ordering::Relaxed) {
-                        true => Err(interrupted()),
-                        false => Ok(()),
-                    }
-                })?;
-                for (job, picture) in batch.iter().zip(&pictures) {
-                    png::save(&self.out.join(file_name(job)), picture, Some(&parameters.text(job)))?;
-                }
-            }
-            bar.suspend(|| batch.iter().for_each(&done));
+        let steps = folder.drawing.calls()?;
+        Ok(Self {
+            folder,
+            common,
+            bar: progress(common, jobs.len() * steps),
+            steps,
+            kept: 0,
+            stop,
+        })
+    }
+}
+
+impl Artist for Terminal<'_> {
+    fn stepped(&mut self, pictures: usize) -> Result<()> {
+        self.bar.inc(pictures as u64);
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(interrupted()),
+            false => Ok(()),
         }
-        bar.finish_and_clear();
-        if kept > 0 {
-            common.note(format!("{kept} of {} pictures were there already", jobs.len()));
-        }
-        Ok(())
     }
 
-    /// Whether the picture on disk decodes and was made with these very settings.
-    fn is_drawn(&self, job: &Job, size: (usize, usize), parameters: &Parameters) -> bool {
-        let path = self.out.join(file_name(job));
-        let Ok(bytes) = std::fs::read(&path) else {
-            return false;
+    fn finished(&mut self, jobs: &[Job], kept: bool) {
+        if kept {
+            self.kept += jobs.len();
+            self.bar.inc((jobs.len() * self.steps) as u64);
+        }
+        let print = |job: &Job| match self.common.json {
+            true => println!("{}", self.folder.row(job)),
+            false => println!("{}", self.folder.out.join(file_name(job)).display()),
         };
-        let fits = |picture: &::image::RgbImage| (picture.height() as usize, picture.width() as usize) == size;
-        png::parameters(&bytes).is_some_and(|text| text == parameters.text(job))
-            && image::decode(&bytes, &path).is_ok_and(|picture| fits(&picture))
+        self.bar.suspend(|| jobs.iter().for_each(print));
     }
-
-    /// A row of `metadata.jsonl`, with what else the prompt's own record said.
-    fn row(&self, job: &Job, prompts: &[Prompt], seed: u64) -> serde_json::Value {
-        let mut row = serde_json::json!({
-            "file_name": file_name(job), "text": job.prompt, "seed": seed, "index": job.index,
-        });
-        let prompt = &prompts[job.index as usize / self.images_per_prompt];
-        for (key, value) in prompt.rest.iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str())) {
-            row[key] = value.clone();
-        }
-        row
-    }
-}
-
-/// Consecutive jobs, at most `size` and all of as many parts: what belongs together depends on the list alone.
-fn batches(jobs: &[Job], size: usize) -> impl Iterator<Item = &[Job]> {
-    jobs.chunk_by(|a, b| a.parts == b.parts)
-        .flat_map(move |same| same.chunks(size))
-}
-
-fn file_name(job: &Job) -> String {
-    format!("{:05}.png", job.index)
 }
 
 fn interrupted() -> Error {

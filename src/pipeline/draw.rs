@@ -28,7 +28,7 @@ pub struct Start {
     mean: Vec<f32>,
     log_variance: Vec<f32>,
     /// Share of the schedule that runs.
-    strength: f64,
+    pub strength: f64,
 }
 
 /// What decides pictures besides the model and the prompts.

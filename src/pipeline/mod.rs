@@ -2,6 +2,9 @@
 
 mod denoise;
 pub mod draw;
+pub mod loras;
+pub mod parameters;
+pub mod pictures;
 mod prompt;
 
 pub use denoise::{Denoising, Guidance, decode};

@@ -4,12 +4,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Generate, Strength};
+use super::draw::{Drawing, Job};
+use super::loras::Strength;
 use crate::error::Result;
 use crate::formats::digest;
 use crate::formats::model_dir::ModelDir;
 use crate::lora::base::weight_files;
-use crate::pipeline::draw::{Drawing, Job};
+
+/// The files that pictures are drawn with.
+pub struct Sources<'a> {
+    pub model: &'a Path,
+    /// The folder of another VAE.
+    pub vae: Option<&'a Path>,
+    pub loras: &'a [Strength],
+    /// A hash of all that these files hold, such as [`inputs_hash`] finds.
+    pub inputs: String,
+}
 
 /// The settings that all pictures of a run share.
 pub struct Parameters {
@@ -20,52 +30,45 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// `inputs` is what [`inputs_hash`] found.
-    ///
     /// # Errors
     /// [`crate::Error::Io`] where a LoRA cannot be read.
-    pub fn new(generate: &Generate, drawing: &Drawing, loras: &[Strength], inputs: String) -> Result<Self> {
+    pub fn new(drawing: &Drawing, sources: &Sources) -> Result<Self> {
         let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let list = |items: Vec<String>| items.join(", ");
         let own = drawing.model.scheduler["_class_name"].as_str().unwrap_or_default();
-        let hashes = loras.iter().map(|lora| {
+        let hashes = sources.loras.iter().map(|lora| {
             let hash = digest::tensors(&lora.path)?;
             Ok(format!("{}: {}", name(&lora.path), &hash[..12]))
         });
         let hashes = hashes.collect::<Result<Vec<_>>>()?;
-        let strengths = loras.iter().map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
-        let skipped = (generate.clip_skip > 0).then(|| (generate.clip_skip + 1).to_string());
-        let strength = generate.init_image.as_ref().map(|_| generate.strength.to_string());
-        let rescale = (generate.guidance_rescale > 0.0).then(|| generate.guidance_rescale.to_string());
+        let strengths = sources
+            .loras
+            .iter()
+            .map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
+        // webui counts from 1.
+        let skipped = (drawing.clip_skip > 0).then(|| (drawing.clip_skip + 1).to_string());
+        let strength = drawing.start.as_ref().map(|start| start.strength.to_string());
+        let rescale = (drawing.guidance.rescale > 0.0).then(|| drawing.guidance.rescale.to_string());
         let precision = drawing.model.dtype.name();
         let (height, width) = drawing.size;
+        let model = sources.model.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
-            negative: generate.negative.clone(),
+            negative: drawing.negative.map(str::to_owned),
             seed: drawing.seed,
             settings: vec![
-                ("Steps", generate.steps.to_string()),
-                (
-                    "Sampler",
-                    sampler_name(generate.scheduler.as_deref().unwrap_or(own)).into(),
-                ),
+                ("Steps", drawing.steps.to_string()),
+                ("Sampler", sampler_name(drawing.scheduler.unwrap_or(own)).into()),
                 ("CFG scale", drawing.guidance.scale.to_string()),
                 ("CFG rescale", rescale.unwrap_or_default()),
                 ("Size", format!("{width}x{height}")),
-                (
-                    "Model",
-                    generate
-                        .model
-                        .file_name()
-                        .map_or_else(String::new, |n| n.to_string_lossy().into_owned()),
-                ),
-                ("VAE", generate.vae.as_deref().map(name).unwrap_or_default()),
+                ("Model", model.into_owned()),
+                ("VAE", sources.vae.map(name).unwrap_or_default()),
                 ("Denoising strength", strength.unwrap_or_default()),
-                // webui counts from 1.
                 ("Clip skip", skipped.unwrap_or_default()),
                 ("Lora hashes", list(hashes)),
                 ("Lora strengths", list(strengths.collect())),
                 ("Precision", if precision == "f32" { "" } else { precision }.into()),
-                ("Inputs", inputs),
+                ("Inputs", sources.inputs.clone()),
             ],
         })
     }
