@@ -38,6 +38,14 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
     Ok(params)
 }
 
+/// Takes a layer's branch off.
+pub fn detach(layer: Layer<'_>) {
+    match layer {
+        Layer::Linear(linear) => linear.lora = None,
+        Layer::Conv(conv) => conv.lora = None,
+    }
+}
+
 /// Applies several experts at once to the layer: ranks stacked, scales folded into B.
 pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Result<()> {
     let (Some(first), rank) = (experts.first(), experts.iter().map(|f| f.rank()).sum::<usize>()) else {

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod parameters;
 pub mod pictures;
 pub mod plan;
+pub mod preparation;
 pub mod samples;
 pub mod step;
 pub mod tensorboard;

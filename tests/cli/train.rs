@@ -183,3 +183,54 @@ fn options_decide_what_is_trained() {
         assert!((a - b).abs() < 1e-5 * a, "{a} and {b}");
     }
 }
+
+/// Nobody to tell.
+struct Silent;
+
+impl selma::train::watcher::Watcher for Silent {
+    fn note(&mut self, _: &str) {}
+    fn prepared(&mut self, _: &'static str, _: usize, _: usize) {}
+    fn step(&mut self, _: &selma::train::watcher::StepReport) {}
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn runs_that_share_a_unet_give_what_each_gives_alone() {
+    use selma::train::config::TrainConfig;
+    use selma::train::preparation::Preparation;
+    use selma::train::trainer::Trainer;
+
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let prepare = |out: &str, targets: &str| {
+        let config = TrainConfig {
+            model: parity("models/tiny-sd1").to_str().unwrap().into(),
+            data: data.clone(),
+            out: dir.path().join(out),
+            targets: vec![targets.into()],
+            rank: 2,
+            steps: 2,
+            batch_size: 1,
+            grad_accum: 1,
+            ..TrainConfig::default()
+        };
+        let vocab = parity("clip_vocab");
+        Preparation::new(config, Some(&vocab), selma::tensor::DType::F32, false, &mut Silent).unwrap()
+    };
+    let alone = prepare("alone", "to_q");
+    let mut unet = alone.load_unet().unwrap();
+    Trainer::start(alone, unet).unwrap().run(&mut Silent).unwrap();
+
+    // All are prepared before the first begins. The other one has branches where the next has none.
+    let (other, next) = (prepare("other", "to_v"), prepare("next", "to_q"));
+    unet = other.load_unet().unwrap();
+    let mut trainer = Trainer::start(other, unet).unwrap();
+    trainer.run(&mut Silent).unwrap();
+    unet = trainer.into_unet();
+    Trainer::start(next, unet).unwrap().run(&mut Silent).unwrap();
+    let lora = |name: &str| bytes(dir.path().join(name).join("lora.safetensors"));
+    assert!(lora("alone") == lora("next"));
+    assert!(lora("alone") != lora("other"));
+}
