@@ -1,13 +1,12 @@
 //! `selma convert`: a LoRA from one layout to another.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::cli::Common;
 use crate::error::Result;
-use crate::formats::model_dir;
 use crate::lora::save::{self, Layout};
-use crate::lora::{base, load};
+use crate::lora::{base, load, provenance};
 
 /// Write a LoRA in another layout.
 #[derive(clap::Args)]
@@ -37,7 +36,7 @@ impl Convert {
         loaded.warnings().for_each(|w| common.note(format!("warning: {w}")));
         let mut metadata = carried_over(&loaded.metadata);
         if let Some(model) = &self.model {
-            metadata.extend(prediction(model)?);
+            metadata.extend(provenance::prediction(model)?);
         }
         save::write(self.to, &self.out, &loaded.expert, modules.as_ref(), &metadata)?;
         let (modules, rank) = (loaded.expert.len(), loaded.expert.max_rank());
@@ -73,15 +72,4 @@ fn carried_over(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String>
         .filter(|(key, _)| !of_the_file(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
-}
-
-/// ModelSpec's word for what a model predicts, where its scheduler says so.
-pub(super) fn prediction(model: &Path) -> Result<Option<(String, String)>> {
-    let scheduler = model_dir::scheduler_config(model)?;
-    let word = match scheduler["prediction_type"].as_str() {
-        Some("epsilon") => "epsilon",
-        Some("v_prediction") => "v",
-        _ => return Ok(None),
-    };
-    Ok(Some(("modelspec.prediction_type".into(), word.into())))
 }

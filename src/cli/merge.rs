@@ -1,16 +1,13 @@
 //! `selma merge`: several LoRAs become one, or are baked into a model.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Common;
-use crate::cli::convert::prediction;
 use crate::error::{Error, Result};
-use crate::formats::digest;
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
 use crate::lora::save::Layout;
-use crate::lora::{Expert, Loaded, bake, base, load, save};
+use crate::lora::{Expert, bake, base, load, provenance, save};
 
 /// Merge LoRAs into one, or into a model.
 #[derive(clap::Args)]
@@ -85,19 +82,15 @@ impl Merge {
             compat: self.compat,
         };
         let merged = merge(&pairs, &options)?;
-        let mut metadata = self.provenance(&loaded, &given, &options)?;
-        metadata.insert("selma.relative_error".into(), format!("{:.3e}", merged.relative_error));
-        metadata.insert(
-            "selma.distance_to_sum".into(),
-            format!("{:.3e}", merged.distance_to_sum),
-        );
+        let mut metadata = provenance::of_merge(&loaded, &given, &options)?;
+        metadata.extend(provenance::errors(&merged));
         match &self.into {
             Some(model) => {
                 bake::into_model(model, &[(&merged.expert, 1.0)], &self.out)?;
             }
             None => {
                 if let Some(model) = model {
-                    metadata.extend(prediction(model)?);
+                    metadata.extend(provenance::prediction(model)?);
                 }
                 save::write(self.layout, &self.out, &merged.expert, modules.as_ref(), &metadata)?;
             }
@@ -122,39 +115,6 @@ impl Merge {
             );
         }
         Ok(())
-    }
-
-    /// What the result was made of. Only base names of paths, for privacy.
-    fn provenance(&self, loaded: &[Loaded], weights: &[f64], options: &Options) -> Result<BTreeMap<String, String>> {
-        let mut inputs = Vec::new();
-        let mut names = Vec::new();
-        for (lora, weight) in loaded.iter().zip(weights) {
-            let name = lora.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let sha256 = digest::file(&lora.path)?;
-            inputs.push(serde_json::json!({ "file": name, "sha256": sha256, "weight": weight }));
-            names.push(name.trim_end_matches(".safetensors").to_string());
-        }
-        let value_name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
-        let method = clap::ValueEnum::to_possible_value(&options.method).map(|v| v.get_name().to_string());
-        let mut metadata = BTreeMap::from([
-            ("selma.method".to_string(), method.unwrap_or_default()),
-            ("selma.inputs".to_string(), serde_json::Value::from(inputs).to_string()),
-            ("modelspec.merged_from".to_string(), names.join(",")),
-        ]);
-        let mut put = |key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                metadata.insert(format!("selma.{key}"), value);
-            }
-        };
-        put("rank", options.rank.map(|k| k.to_string()));
-        put("max_error", options.max_error.map(|x| x.to_string()));
-        put("density", options.density.map(|d| d.to_string()));
-        put("compat", options.compat.map(|c| value_name(&c)));
-        if options.density.is_some() {
-            put("seed", Some(options.seed.to_string()));
-            put("majority_sign", Some(value_name(&options.majority_sign)));
-        }
-        Ok(metadata)
     }
 }
 

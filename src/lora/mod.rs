@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod keys;
 pub mod merge;
 pub mod metadata;
+pub mod provenance;
 pub mod prune;
 pub mod save;
 pub mod sgm;

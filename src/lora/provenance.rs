@@ -1,0 +1,65 @@
+//! What a written LoRA says of its making, for its header.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::file::Loaded;
+use super::merge::{Merged, Options};
+use crate::error::Result;
+use crate::formats::{digest, model_dir};
+
+/// What a merge was made of. Only base names of paths, for privacy.
+///
+/// # Errors
+/// [`crate::Error::Io`].
+pub fn of_merge(loaded: &[Loaded], weights: &[f64], options: &Options) -> Result<BTreeMap<String, String>> {
+    let mut inputs = Vec::new();
+    let mut names = Vec::new();
+    for (lora, weight) in loaded.iter().zip(weights) {
+        let name = lora.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let sha256 = digest::file(&lora.path)?;
+        inputs.push(serde_json::json!({ "file": name, "sha256": sha256, "weight": weight }));
+        names.push(name.trim_end_matches(".safetensors").to_string());
+    }
+    let value_name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let method = clap::ValueEnum::to_possible_value(&options.method).map(|v| v.get_name().to_string());
+    let mut metadata = BTreeMap::from([
+        ("selma.method".to_string(), method.unwrap_or_default()),
+        ("selma.inputs".to_string(), serde_json::Value::from(inputs).to_string()),
+        ("modelspec.merged_from".to_string(), names.join(",")),
+    ]);
+    let mut put = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            metadata.insert(format!("selma.{key}"), value);
+        }
+    };
+    put("rank", options.rank.map(|k| k.to_string()));
+    put("max_error", options.max_error.map(|x| x.to_string()));
+    put("density", options.density.map(|d| d.to_string()));
+    put("compat", options.compat.map(|c| value_name(&c)));
+    if options.density.is_some() {
+        put("seed", Some(options.seed.to_string()));
+        put("majority_sign", Some(value_name(&options.majority_sign)));
+    }
+    Ok(metadata)
+}
+
+/// How far a merge is from what was wanted.
+pub fn errors(merged: &Merged) -> [(String, String); 2] {
+    let number = |x: f64| format!("{x:.3e}");
+    [
+        ("selma.relative_error".into(), number(merged.relative_error)),
+        ("selma.distance_to_sum".into(), number(merged.distance_to_sum)),
+    ]
+}
+
+/// ModelSpec's word for what a model predicts, where its scheduler says so.
+pub fn prediction(model: &Path) -> Result<Option<(String, String)>> {
+    let scheduler = model_dir::scheduler_config(model)?;
+    let word = match scheduler["prediction_type"].as_str() {
+        Some("epsilon") => "epsilon",
+        Some("v_prediction") => "v",
+        _ => return Ok(None),
+    };
+    Ok(Some(("modelspec.prediction_type".into(), word.into())))
+}
