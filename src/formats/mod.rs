@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod digest;
+pub mod hub;
 pub mod image;
 pub mod jsonl;
 pub mod model_dir;

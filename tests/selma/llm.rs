@@ -135,7 +135,7 @@ fn what_may_pass_is_tried_again() {
             (_, "503") => Answer::With(503, "Retry-After: 0".into(), json!({})),
             (_, "closed") => Answer::Raw(broken.into()),
             (_, "closed in a chunk") => Answer::Raw(chunked.into()),
-            (_, "no answer") => Answer::Raw(String::new()),
+            (_, "no answer") => Answer::Raw(Vec::new()),
             (_, "malformed") => Answer::Raw("HTTP/1.1 200 OK\r\n\r\n{\"choices\": [".into()),
             (_, "other JSON") => Answer::Json(200, json!({"choices": []})),
             _ => Answer::Stall,

@@ -31,7 +31,7 @@ pub enum Answer {
     /// Status, one more header line, body.
     With(u16, String, Value),
     /// These bytes, and the end of the connection.
-    Raw(String),
+    Raw(Vec<u8>),
     /// The connection stays open and silent.
     Stall,
     /// A status line, and then a byte of a header now and then, for ever.
@@ -108,7 +108,7 @@ fn send(mut stream: TcpStream, answer: Answer) {
         Answer::With(status, header, body) => {
             drop(stream.write_all(full(status, &format!("{header}\r\n"), body).as_bytes()));
         }
-        Answer::Raw(text) => drop(stream.write_all(text.as_bytes())),
+        Answer::Raw(bytes) => drop(stream.write_all(&bytes)),
         Answer::Stall => std::thread::sleep(Duration::from_secs(60)),
         Answer::Trickle => {
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nX-Slow: "));
