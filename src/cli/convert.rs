@@ -29,8 +29,11 @@ pub struct Convert {
 }
 
 impl Convert {
-    pub fn run(self, common: &Common) -> Result<()> {
+    pub fn run(mut self, common: &Common) -> Result<()> {
         save::check(self.to, &self.out)?;
+        if let Some(model) = &mut self.model {
+            *model = common.model(model)?;
+        }
         let modules = self.model.as_deref().map(base::modules).transpose()?;
         let loaded = load(&self.file, modules.as_ref(), self.allow_unused)?;
         loaded.warnings().for_each(|w| common.note(format!("warning: {w}")));

@@ -22,7 +22,7 @@ use crate::pipeline::{Guidance, StableDiffusion};
 /// Draw pictures with a model and any number of LoRAs.
 #[derive(clap::Args)]
 pub struct Generate {
-    /// Folder of a model in the layout of diffusers.
+    /// A folder in the layout of diffusers, or an id of the Hugging Face hub (org/name).
     #[arg(long, alias = "pretrained-model-name-or-path")]
     model: PathBuf,
     /// A LoRA file, and its strength (1 if left out). Repeatable.
@@ -40,6 +40,7 @@ pub struct Generate {
     /// Folder for the pictures and `metadata.jsonl`.
     #[arg(long, alias = "output-dir")]
     out: PathBuf,
+    /// Steps of the sampler.
     #[arg(long, alias = "num-inference-steps", default_value_t = 50)]
     steps: usize,
     /// Guidance scale (default 7.5; SDXL 5.0).
@@ -56,15 +57,19 @@ pub struct Generate {
     /// ddim, pndm, euler, euler-a, dpmpp-2m, dpmpp-2m-karras, unipc, lcm or ddpm (default: the model's).
     #[arg(long)]
     scheduler: Option<String>,
+    /// Pixels (default: the model's).
     #[arg(long)]
     width: Option<usize>,
+    /// Pixels (default: the model's).
     #[arg(long)]
     height: Option<usize>,
     /// What the picture should not show.
     #[arg(long, alias = "negative-prompt")]
     negative: Option<String>,
+    /// Pictures drawn at once.
     #[arg(long, default_value_t = 1)]
     batch_size: usize,
+    /// Pictures for each prompt.
     #[arg(long, default_value_t = 1)]
     images_per_prompt: usize,
     /// Start from this picture instead of noise.
@@ -91,9 +96,10 @@ pub struct Generate {
 }
 
 impl Generate {
-    pub fn run(self, common: &Common) -> Result<()> {
+    pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
         let prompts = self.read_prompts()?;
+        self.model = common.model(&self.model)?;
         let picture = self.init_image.as_deref().map(image::read).transpose()?;
         let vae = self.vae.as_deref().map(model_dir::vae_folder).transpose()?;
         let loras = parse_loras(&self.lora)?;
@@ -105,7 +111,7 @@ impl Generate {
         }
         let mut note = |text: String| common.note(text);
         loras::apply(&loras, &self.model, self.allow_unused, &mut model, &mut note)?;
-        let mut drawing = self.drawing(&model, common.seed);
+        let mut drawing = self.drawing(&model, common.seed());
         drawing.check()?;
         if let Some(picture) = &picture {
             drawing.start = Some(Start::new(&model, picture, drawing.size, self.strength)?);

@@ -49,7 +49,7 @@ pub struct Merge {
 }
 
 impl Merge {
-    pub fn run(self, common: &Common) -> Result<()> {
+    pub fn run(mut self, common: &Common) -> Result<()> {
         let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
         if self.method == Method::Average && inputs.iter().any(|(_, w)| w.is_some()) {
             return Err(Error::Usage(
@@ -58,6 +58,9 @@ impl Merge {
         }
         if self.into.is_none() {
             save::check(self.layout, &self.out)?;
+        }
+        for model in self.into.iter_mut().chain(&mut self.model) {
+            *model = common.model(model)?;
         }
         let model = self.into.as_ref().or(self.model.as_ref());
         let modules = model.map(|m| base::modules(m)).transpose()?;
@@ -78,7 +81,7 @@ impl Merge {
             max_error: self.max_error,
             density: self.density,
             majority_sign: self.majority_sign,
-            seed: common.seed,
+            seed: common.seed(),
             compat: self.compat,
         };
         let merged = merge(&pairs, &options)?;

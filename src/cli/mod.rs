@@ -5,6 +5,7 @@ mod convert;
 mod generate;
 mod inspect;
 pub mod merge;
+mod model;
 mod prompts;
 mod train;
 mod verify;
@@ -35,14 +36,17 @@ pub struct Common {
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// auto, f32, bf16 or f16; on the CPU the 16-bit ones round every op's output to that format.
-    #[arg(long, global = true, default_value = "auto")]
+    #[arg(long, global = true, alias = "mixed-precision", default_value = "auto")]
     precision: String,
-    /// Seed of everything that is drawn.
-    #[arg(long, global = true, default_value_t = 42)]
-    pub seed: u64,
+    /// Seed of everything that is drawn (default: 42).
+    #[arg(long = "seed", value_name = "SEED", global = true)]
+    given_seed: Option<u64>,
     /// Threads on the CPU (default: all cores). The results do not depend on it.
     #[arg(long, global = true)]
     threads: Option<usize>,
+    /// No network access at all; models come from folders and caches.
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// One JSON document (or one object a line where results stream) on stdout.
     #[arg(long, global = true)]
     pub json: bool,
@@ -59,16 +63,14 @@ impl Common {
         Device::parse(&self.device)
     }
 
+    /// The seed of everything that is drawn.
+    pub fn seed(&self) -> u64 {
+        self.given_seed.unwrap_or(42)
+    }
+
     /// The storage type of activations and weights.
     pub fn precision(&self) -> Result<DType> {
-        match self.precision.as_str() {
-            "auto" | "f32" | "no" => Ok(DType::F32),
-            "bf16" => Ok(DType::Bf16),
-            "f16" | "fp16" => Ok(DType::F16),
-            other => Err(Error::Usage(format!(
-                "--precision {other}: expected auto, f32, bf16 or f16"
-            ))),
-        }
+        parse_precision(&self.precision)
     }
 
     /// A note for the person at the terminal.
@@ -76,6 +78,18 @@ impl Common {
         if !self.quiet {
             eprintln!("{text}");
         }
+    }
+}
+
+/// `auto` is f32 on the CPU; `no` and `fp16` are accelerate's words.
+fn parse_precision(name: &str) -> Result<DType> {
+    match name {
+        "auto" | "f32" | "no" => Ok(DType::F32),
+        "bf16" => Ok(DType::Bf16),
+        "f16" | "fp16" => Ok(DType::F16),
+        other => Err(Error::Usage(format!(
+            "--precision {other}: expected auto, f32, bf16 or f16"
+        ))),
     }
 }
 

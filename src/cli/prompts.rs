@@ -88,7 +88,7 @@ impl Prompts {
         let skill = Skill::resolve(&self.skill)?;
         let options = Options {
             count: self.count,
-            seed: common.seed,
+            seed: common.seed(),
             max_similarity: self.max_similarity,
             requests_per_round: self.parallel,
             max_stalled: self.max_stalled,

@@ -1,6 +1,6 @@
 //! `selma train`: one LoRA expert from a folder of captioned pictures.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::cli::Common;
+use crate::cli::{Common, parse_precision};
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
 use crate::train::config::{Prediction, TrainConfig};
@@ -25,7 +25,7 @@ pub struct Train {
     /// selma-sd or selma-sdxl: the settings of the SELMA paper, with other options on top.
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
-    /// Folder of a model in the layout of diffusers.
+    /// A folder in the layout of diffusers, or an id of the Hugging Face hub (org/name).
     #[arg(long, alias = "pretrained-model-name-or-path")]
     model: Option<String>,
     /// Folder of another VAE for the model.
@@ -40,55 +40,61 @@ pub struct Train {
     /// Go on from the newest state in --out.
     #[arg(long, alias = "resume-from-checkpoint")]
     resume: bool,
+    /// Rank of every pair of factors (default: 128).
     #[arg(long, alias = "network-dim")]
     rank: Option<usize>,
     /// The update is scaled by alpha / rank (default: the rank).
     #[arg(long, alias = "network-alpha")]
     alpha: Option<f64>,
-    /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv.
+    /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv (default: to_q,to_k,to_v,to_out.0).
     #[arg(long, value_delimiter = ',')]
     targets: Option<Vec<String>>,
-    /// Optimizer steps.
+    /// Optimizer steps (default: 5000).
     #[arg(long, alias = "max-train-steps")]
     steps: Option<u64>,
-    /// Samples of a micro-batch.
+    /// Samples of a micro-batch (default: 16).
     #[arg(long, alias = "train-batch-size")]
     batch_size: Option<usize>,
-    /// Micro-batches of a step.
+    /// Micro-batches of a step (default: 4).
     #[arg(long, alias = "gradient-accumulation-steps")]
     grad_accum: Option<usize>,
+    /// Learning rate (default: 3e-4).
     #[arg(long, alias = "learning-rate")]
     lr: Option<f64>,
-    /// constant, linear, cosine, cosine-restarts or polynomial.
+    /// constant, linear, cosine, cosine-restarts or polynomial (default: constant).
     #[arg(long, alias = "lr-scheduler")]
     lr_schedule: Option<String>,
+    /// Steps over which the learning rate rises from 0 (default: 0).
     #[arg(long, alias = "lr-warmup-steps")]
     warmup: Option<u64>,
+    /// AdamW's, decoupled (default: 1e-2).
     #[arg(long, alias = "adam-weight-decay")]
     weight_decay: Option<f64>,
     /// AdamW's two, with a comma between them (default 0.9,0.999).
     #[arg(long, value_delimiter = ',')]
     betas: Option<Vec<f64>>,
+    /// AdamW's (default: 1e-8).
     #[arg(long, alias = "adam-epsilon")]
     eps: Option<f64>,
-    /// 0 turns clipping off.
+    /// Largest norm of the gradient; 0 turns clipping off (default: 1).
     #[arg(long)]
     max_grad_norm: Option<f64>,
     /// Pixels of a side (default: the model's).
     #[arg(long)]
     resolution: Option<u32>,
-    /// random or center.
+    /// random or center (default: random).
     #[arg(long)]
     crop: Option<String>,
     /// auto (what the model's scheduler says), epsilon or v_prediction.
     #[arg(long, alias = "prediction-type")]
     prediction: Option<String>,
-    /// Min-SNR weighting.
+    /// Min-SNR weighting with this gamma (default: off).
     #[arg(long, alias = "min-snr-gamma")]
     snr_gamma: Option<f64>,
+    /// A shift of the noise, one a channel and picture, of this deviation (default: 0).
     #[arg(long)]
     noise_offset: Option<f64>,
-    /// Share of captions replaced by the empty one.
+    /// Share of captions replaced by the empty one (default: 0).
     #[arg(long)]
     caption_dropout: Option<f64>,
     /// Do not mirror pictures.
@@ -97,13 +103,13 @@ pub struct Train {
     /// Recompute whole blocks in the backward pass: a third more work for less memory.
     #[arg(long, alias = "gradient-checkpointing")]
     checkpointing: bool,
-    /// How the products of the LoRA are ordered: auto or factored.
+    /// How the products of the LoRA are ordered: auto or factored (default: auto).
     #[arg(long)]
     lora_order: Option<String>,
-    /// Steps between saved states.
+    /// Steps between saved states (default: 500).
     #[arg(long, alias = "checkpointing-steps")]
     save_every: Option<u64>,
-    /// Saved states that are kept.
+    /// Saved states that are kept (default: 20).
     #[arg(long, alias = "checkpoints-total-limit")]
     keep: Option<usize>,
     /// Steps between sample pictures, which go to samples/ (default: none).
@@ -119,10 +125,14 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, common: &Common) -> Result<()> {
-        let dtype = common.precision()?;
         let (vocab, resume) = (self.vocab.clone(), self.resume);
         let mut config = self.resolve()?;
-        config.seed = common.seed;
+        config.model = common.model(Path::new(&config.model))?.display().to_string();
+        config.seed = common.given_seed.unwrap_or(config.seed);
+        if common.precision != "auto" {
+            config.precision.clone_from(&common.precision);
+        }
+        let dtype = parse_precision(&config.precision)?;
         config.precision = dtype.name().into();
         let mut terminal = Terminal::new(common)?;
         let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), dtype, resume, &mut terminal)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use selma::formats::png;
 
-use crate::{bytes, parity, selma};
+use crate::{bytes, parity, says, selma};
 
 /// A command that draws in two steps with tiny-sd1.
 fn generate(out: &Path) -> Command {
@@ -384,4 +384,38 @@ fn options_out_of_range_are_named() {
         refuses(command.arg("--out").arg(&out), 2, &[options[0]]);
         assert!(!out.exists(), "{options:?}");
     }
+}
+
+#[test]
+fn a_model_of_the_hub_is_found_in_the_shared_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("hub/models--org--tiny");
+    std::fs::create_dir_all(root.join("snapshots")).unwrap();
+    std::fs::create_dir_all(root.join("refs")).unwrap();
+    std::fs::write(root.join("refs/main"), "c0ffee").unwrap();
+    std::os::unix::fs::symlink(parity("models/tiny-sd1"), root.join("snapshots/c0ffee")).unwrap();
+    let generate = |id: &str, out: &str| {
+        let mut command = selma();
+        command
+            .env("HF_HOME", dir.path())
+            .env_remove("HF_HUB_CACHE")
+            .current_dir(dir.path());
+        command.args([
+            "generate",
+            "--model",
+            id,
+            "--prompt",
+            "a cat",
+            "--steps",
+            "1",
+            "--offline",
+            "--out",
+            out,
+        ]);
+        command.arg("--vocab").arg(parity("clip_vocab"));
+        command
+    };
+    generate("org/tiny", "pictures").assert().success();
+    assert!(dir.path().join("pictures/00000.png").is_file());
+    says(generate("org/other", "pictures"), 1, &["org/other", "--offline"]);
 }

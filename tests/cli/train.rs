@@ -234,3 +234,69 @@ fn runs_that_share_a_unet_give_what_each_gives_alone() {
     assert!(lora("alone") == lora("next"));
     assert!(lora("alone") != lora("other"));
 }
+
+#[test]
+fn a_configuration_keeps_its_seed_and_precision_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let first = dir.path().join("first");
+    let steps = ["--steps", "2"];
+    train("tiny-sd1", &data, &first)
+        .args(steps)
+        .args(["--seed", "7", "--precision", "bf16"])
+        .assert()
+        .success();
+    let again = |out: &str, more: &[&str]| {
+        let out = dir.path().join(out);
+        let mut command = selma();
+        command
+            .arg("train")
+            .arg("--config")
+            .arg(first.join("config.toml"))
+            .arg("--out")
+            .arg(&out);
+        command
+            .arg("--vocab")
+            .arg(parity("clip_vocab"))
+            .arg("--quiet")
+            .args(more)
+            .assert()
+            .success();
+        bytes(out.join("lora.safetensors"))
+    };
+    let expected = bytes(first.join("lora.safetensors"));
+    assert_eq!(again("same", &[]), expected);
+    assert_ne!(again("seed", &["--seed", "8"]), expected);
+    assert_ne!(again("precision", &["--precision", "f32"]), expected);
+}
+
+#[test]
+fn the_help_tells_the_defaults() {
+    let d = selma::train::config::TrainConfig::default();
+    let output = selma().args(["train", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout)
+        .unwrap()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let told = |option: &str, value: String| {
+        let (_, rest) = help.split_once(&format!("--{option} <")).unwrap();
+        let text = rest.split(" --").next().unwrap();
+        assert!(text.contains(&format!("default: {value})")), "--{option}: {text}");
+    };
+    told("rank", d.rank.to_string());
+    told("steps", d.steps.to_string());
+    told("batch-size", d.batch_size.to_string());
+    told("grad-accum", d.grad_accum.to_string());
+    told("lr", format!("{:e}", d.lr));
+    told("warmup", d.warmup.to_string());
+    told("weight-decay", format!("{:e}", d.weight_decay));
+    told("eps", format!("{:e}", d.eps));
+    told("max-grad-norm", d.max_grad_norm.to_string());
+    told("noise-offset", d.noise_offset.to_string());
+    told("caption-dropout", d.caption_dropout.to_string());
+    told("lora-order", d.lora_order.clone());
+    told("save-every", d.save_every.to_string());
+    told("keep", d.keep.to_string());
+    told("targets", d.targets.join(","));
+}
