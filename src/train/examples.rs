@@ -14,6 +14,7 @@ use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
 use crate::train::encoders::Encoders;
+use crate::train::manifest::Manifest;
 use crate::train::pictures::{self, Picture};
 use crate::train::step::MicroBatch;
 use crate::train::watcher::Watcher;
@@ -87,6 +88,11 @@ impl Examples {
     /// The hash of everything that is learnt from.
     pub fn identity(&self) -> String {
         pictures::identity(&self.dataset, &self.pictures)
+    }
+
+    /// The list of everything that is learnt from.
+    pub fn manifest(&self) -> Manifest {
+        Manifest::new(&self.config.data, &self.dataset, &self.pictures)
     }
 
     pub fn encoders(&self) -> &Encoders {

@@ -9,6 +9,7 @@ pub mod examples;
 pub mod folder;
 pub mod identity;
 pub mod lr_schedule;
+pub mod manifest;
 pub mod memory;
 pub mod metrics;
 pub mod parameters;

@@ -74,6 +74,11 @@ impl Preparation {
         let latent = [latent, latent, vae.latent_channels];
         let factor = vae.scaling_factor;
         let mut examples = Examples::open(&config, encoders, side as u32, latent, factor, dtype, watcher)?;
+        let list = folder.states().join("data.jsonl");
+        match states.is_empty() {
+            true => examples.manifest().write(&list)?,
+            false => examples.manifest().check(&list)?,
+        }
         let run = identify(&config, &files, &scheduler, &examples, dtype)?;
         let state = match states.last() {
             Some(newest) => Some(State::open(newest, &run)?),

@@ -148,17 +148,30 @@ fn a_state_resumes_its_own_run_only() {
         &["--vae", crate::parity("models/tiny-sd2").to_str().unwrap()],
         &["model", "VAE"],
     );
-    let caption = data.join("0.txt");
-    let text = bytes(caption.clone());
+    // Each change of the data is named, and undone before the next one.
+    let (picture, caption) = (data.join("0.png"), data.join("0.txt"));
+    let sound = [bytes(picture.clone()), bytes(caption.clone())];
+    std::fs::write(&caption, "something else").unwrap();
+    refused(&[], &["pictures", "0.png has another caption", "--out"]);
+    std::fs::write(&caption, &sound[1]).unwrap();
+    std::fs::copy(data.join("1.png"), &picture).unwrap();
+    refused(&[], &["0.png is another picture"]);
+    std::fs::write(&picture, &sound[0]).unwrap();
+    for name in ["9.png", "9.txt"] {
+        std::fs::rename(data.join(name.replace('9', "4")), data.join(name)).unwrap();
+    }
+    refused(&[], &["4.png is gone, 9.png is new"]);
+    for name in ["9.png", "9.txt"] {
+        std::fs::rename(data.join(name), data.join(name.replace('9', "4"))).unwrap();
+    }
+    // Without the list it can only be said that something is different.
+    let list = out.join("state/data.jsonl");
+    let listed = bytes(list.clone());
+    std::fs::remove_file(&list).unwrap();
     std::fs::write(&caption, "something else").unwrap();
     refused(&[], &["captions", "--data"]);
-    std::fs::write(&caption, text).unwrap();
-    std::fs::copy(data.join("0.png"), data.join("9.png")).unwrap();
-    std::fs::write(data.join("9.txt"), "one more").unwrap();
-    refused(&[], &["pictures"]);
-    for name in ["9.png", "9.txt"] {
-        std::fs::remove_file(data.join(name)).unwrap();
-    }
+    std::fs::write(&caption, &sound[1]).unwrap();
+    std::fs::write(&list, listed).unwrap();
     // Where model and data lie does not matter, nor how often is saved.
     let moved = dir.path().join("moved");
     std::fs::rename(&data, &moved).unwrap();
