@@ -122,14 +122,22 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if let Some(threads) = cli.common.threads {
-        if threads == 0 {
-            return Err(Error::Usage("--threads 0: expected at least 1".into()));
-        }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        pool.map_err(|e| Error::Failed(format!("--threads {threads}: {e}")))?;
+    const STACK_BYTES: usize = 8 << 20;
+    if cli.common.threads == Some(0) {
+        return Err(Error::Usage("--threads 0: expected at least 1".into()));
     }
+    let threads = cli.common.threads.unwrap_or(0); // 0: all cores
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .stack_size(STACK_BYTES)
+        .build_global();
+    pool.map_err(|e| Error::Failed(format!("--threads {threads}: {e}")))?;
     cli.common.device()?;
+    // On a thread of the pool: from outside, every parallel loop would put this thread to sleep and wake it again.
+    rayon::scope(|_| dispatch(cli))
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),

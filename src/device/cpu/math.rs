@@ -11,10 +11,34 @@ use crate::tensor::Real;
 /// Values that a reduction adds side by side, whatever the width of the machine's vectors.
 pub const LANES: usize = 16;
 
-/// Runs `f` compiled for the best instruction set of this processor.
+/// Runs `f` compiled for the best instruction set of this processor. Mark `f`, and closures in it, `#[inline(always)]`:
+/// what is not inlined is compiled for the oldest processor.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+    #[cfg(target_arch = "x86_64")]
+    {
+        /// Runs `f` with the vectors that servers have had since 2017.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        macro_rules! has {
+            ($($feature:tt)*) => { $(is_x86_feature_detected!($feature))&&* };
+        }
+        if has!("avx512f" "avx512bw" "avx512dq" "avx512vl" "avx2" "fma") {
+            // SAFETY: the processor has these instructions.
+            return unsafe { avx512(f) };
+        }
+        if has!("avx2" "fma") {
+            // SAFETY: the processor has these instructions.
+            return unsafe { avx2(f) };
+        }
+    }
+    f()
 }
 
 /// Elementary functions of the types that the CPU computes in.
@@ -25,7 +49,10 @@ pub trait Elementary: Real {
     /// erfc(z) e^(z^2) for z >= 0, to the precision of the type.
     fn scaled_erfc(self) -> Self;
 
-    fn ln(self) -> Self;
+    /// 2^x for x below 128; 0 below the normal numbers of f32, NaN for NaN.
+    fn exp2(self) -> Self;
+
+    fn log2(self) -> Self;
 
     fn mul_add(self, a: Self, b: Self) -> Self;
 
@@ -110,12 +137,35 @@ impl Elementary for f32 {
         for c in ERFC_CHEBYSHEV[1..14].iter().rev() {
             (d, dd) = (ty.mul_add(d, *c as f32 - dd), d);
         }
-        t * (0.5 * ty.mul_add(d, ERFC_CHEBYSHEV[0] as f32) - dd).exp()
+        // The standard library's `exp` of f32 would be a call.
+        t * Elementary::exp(0.5 * ty.mul_add(d, ERFC_CHEBYSHEV[0] as f32) - dd)
+    }
+
+    /// Polynomial of Cephes' `exp2f` (Moshier).
+    #[inline(always)]
+    fn exp2(self) -> f32 {
+        // n = round(x) by adding 1.5 * 2^23; with 127 more, the low bits of the sum are the exponent field of 2^n.
+        const ROUND: f32 = 12_582_912.0 + 127.0;
+        let x = if self < -127.0 { -127.0 } else { self };
+        let shifted = x + ROUND;
+        let r = x - (shifted - ROUND);
+        let mut p = 1.535_336_188_319_500e-4_f32;
+        for c in [
+            1.339_887_440_266_574e-3,
+            9.618_437_357_674_640e-3,
+            5.550_332_471_162_809e-2,
+            2.402_264_791_363_012e-1,
+            6.931_472_028_550_421e-1,
+            1.0,
+        ] {
+            p = p.mul_add(r, c);
+        }
+        p * f32::from_bits(shifted.to_bits() << 23)
     }
 
     #[inline(always)]
-    fn ln(self) -> f32 {
-        f32::ln(self)
+    fn log2(self) -> f32 {
+        f32::log2(self)
     }
 
     #[inline(always)]
@@ -148,8 +198,13 @@ impl Elementary for f64 {
     }
 
     #[inline(always)]
-    fn ln(self) -> f64 {
-        f64::ln(self)
+    fn exp2(self) -> f64 {
+        f64::exp2(self)
+    }
+
+    #[inline(always)]
+    fn log2(self) -> f64 {
+        f64::log2(self)
     }
 
     #[inline(always)]
