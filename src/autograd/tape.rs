@@ -172,7 +172,7 @@ impl Gradients {
     pub(super) fn add(&mut self, id: u64, gradient: Tensor) {
         let sum = match self.0.remove(&id) {
             None => gradient,
-            Some(old) => ops::accumulate(old, &gradient),
+            Some(old) => ops::accumulate(old, gradient),
         };
         self.0.insert(id, sum);
     }

@@ -211,19 +211,32 @@ fn geglu_backward<T: Elementary>(x: &Tensor, dy: &Tensor, c: usize) -> Tensor {
     Tensor::from_reals(dx, x.shape(), x.dtype())
 }
 
-/// `into + gradient`, in place where nobody else holds `into`. For the tape and for gradient accumulation; records
-/// nothing.
+/// The sum of two gradients of one tensor, in place where nobody else holds one of them. For the tape and for gradient
+/// accumulation; records nothing.
 ///
 /// # Panics
-/// If the shapes differ: both are gradients of one tensor.
-pub fn accumulate(into: Tensor, gradient: &Tensor) -> Tensor {
-    assert_eq!(into.shape(), gradient.shape(), "two gradients of one tensor");
-    let (shape, dtype) = (into.shape().to_vec(), into.dtype());
+/// If the shapes differ.
+pub fn accumulate(a: Tensor, b: Tensor) -> Tensor {
+    assert_eq!(a.shape(), b.shape(), "two gradients of one tensor");
+    let (shape, dtype) = (a.shape().to_vec(), a.dtype());
     dispatch!(dtype, T => {
-        let mut sum = into.into_reals::<T>();
-        let gradient = gradient.reals::<T>();
-        sum.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(|(sum, gradient)| {
-            vectorized(#[inline(always)] || sum.iter_mut().zip(gradient).for_each(|(s, &g)| *s += g));
+        let (mut sum, other) = match (a.try_into_vec::<T>(), b) {
+            (Ok(a), b) => (a, b),
+            (Err(a), b) => match b.try_into_vec::<T>() {
+                Ok(b) => (b, a),
+                Err(b) => return zip::<T>(&a, &b, #[inline(always)] |a, b| a + b),
+            },
+        };
+        let values = other.reals::<T>();
+        sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (sum, &value) in sum.iter_mut().zip(values) {
+                        *sum += value;
+                    }
+                },
+            );
         });
         Tensor::from_reals(sum, &shape, dtype)
     })

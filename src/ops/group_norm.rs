@@ -9,8 +9,10 @@ use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, buffer};
 
-/// Pixels that one partial sum covers and one task works on.
-const PIXELS: usize = 64;
+/// Values that one partial sum covers and one task works on: they fit into the first cache.
+const BLOCK: usize = 1 << 13;
+/// Values that the innermost loops run over at least, if there are as many: several pixels where these have few channels.
+const RUN: usize = 256;
 
 /// Normalises each of `groups` channel groups of `x` `[n, h, w, c]`, scales and shifts each channel by `weight` and
 /// `bias` `[c]` (f32, or f64 for an f64 `x`), then applies SiLU where `silu` is set. The backward pass computes what
@@ -26,7 +28,7 @@ pub fn group_norm(
 ) -> Result<Tensor> {
     const OP: &str = "group_norm";
     float(OP, x)?;
-    let [n, h, w, c] = x.dims(OP)?;
+    let [_, h, w, c] = x.dims(OP)?;
     if x.is_empty() || groups == 0 || c % groups != 0 || weight.shape() != [c] || bias.shape() != [c] {
         return Err(Error::shape(
             OP,
@@ -34,7 +36,6 @@ pub fn group_norm(
         ));
     }
     let norm = Norm {
-        n,
         pixels: h * w,
         c,
         groups,
@@ -45,7 +46,7 @@ pub fn group_norm(
         let (out, statistics) = norm.forward::<T>(x, weight, bias, eps);
         let (x_saved, w_saved, b_saved) = (x.clone(), weight.clone(), bias.clone());
         tape.record(OP, &[x, weight, bias], &out, move |dy| {
-            Ok(norm.backward::<T>(&x_saved, &w_saved, &b_saved, &statistics, dy, wants))
+            Ok(norm.backward(&x_saved, &w_saved, &b_saved, &statistics, dy, wants))
         });
         Ok(out)
     })
@@ -53,130 +54,128 @@ pub fn group_norm(
 
 #[derive(Clone, Copy)]
 struct Norm {
-    n: usize,
     pixels: usize,
     c: usize,
     groups: usize,
     silu: bool,
 }
 
-/// Mean and 1 / sqrt(variance + eps) of each sample's channels, `[n, c]`: those of a group are equal.
+/// Mean and 1 / sqrt(variance + eps) of each channel of a sample: those of a group are equal.
 struct Statistics<T> {
     mean: Vec<T>,
     inverse: Vec<T>,
 }
 
 impl Norm {
-    fn forward<T: Elementary>(self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> (Tensor, Statistics<T>) {
-        let Norm { c, silu, .. } = self;
+    fn forward<T: Elementary>(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        eps: f64,
+    ) -> (Tensor, Vec<Statistics<T>>) {
         let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
-        let statistics = self.statistics(&xs, eps);
+        let (w, b) = (self.run_of(&w), self.run_of(&b));
         let mut out = buffer::<T>(xs.len());
-        out.par_chunks_mut(self.pixels * c)
-            .zip(xs.par_chunks(self.pixels * c))
-            .enumerate()
-            .for_each(|(i, (out, x))| {
-                let (mean, inverse) = statistics.sample(i, c);
-                out.par_chunks_mut(PIXELS * c)
-                    .zip(x.par_chunks(PIXELS * c))
-                    .for_each(|(out, x)| {
-                        vectorized(
-                            #[inline(always)]
-                            || {
-                                for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                                    for (j, (y, &x)) in out.iter_mut().zip(x).enumerate() {
-                                        let z = ((x - mean[j]) * inverse[j]).mul_add(w[j], b[j]);
-                                        *y = if silu { z.silu() } else { z };
-                                    }
-                                }
-                            },
-                        );
-                    });
-            });
-        (Tensor::from_reals(out, x.shape(), x.dtype()), statistics)
-    }
-
-    /// Two passes: the variance is that of differences to the mean.
-    fn statistics<T: Elementary>(self, xs: &[T], eps: f64) -> Statistics<T> {
-        let Norm { n, c, groups, .. } = self;
-        let values = (self.pixels * c / groups) as f64;
-        let mut statistics = Statistics {
-            mean: vec![T::default(); n * c],
-            inverse: vec![T::default(); n * c],
-        };
-        for (i, x) in xs.chunks_exact(self.pixels * c).enumerate() {
-            let mean = &mut statistics.mean[i * c..][..c];
-            let sums = self.channel_sums(
-                x,
-                #[inline(always)]
-                |sums, at| {
-                    for (sum, &x) in sums[0].iter_mut().zip(&x[at..]) {
-                        *sum += x;
-                    }
-                },
-            );
-            self.spread(&sums[0], mean, |sum| sum / values);
-            let mean = &*mean;
-            let sums = self.channel_sums(
-                x,
-                #[inline(always)]
-                |sums, at| {
-                    for ((sum, &x), &mean) in sums[0].iter_mut().zip(&x[at..]).zip(mean) {
-                        *sum += (x - mean) * (x - mean);
-                    }
-                },
-            );
-            let inverse = &mut statistics.inverse[i * c..][..c];
-            self.spread(&sums[0], inverse, |sum| 1.0 / (sum / values + eps).sqrt());
-        }
-        statistics
-    }
-
-    /// Adds up two sums a channel over one sample `x`: `add(sums, at)` takes in the pixel whose channels start at `at`.
-    /// Partial sums over [`PIXELS`] pixels are added in f64 in their order.
-    fn channel_sums<T: Elementary>(self, x: &[T], add: impl Fn(&mut [Vec<T>; 2], usize) + Sync) -> [Vec<f64>; 2] {
-        let c = self.c;
-        let partial: Vec<[Vec<T>; 2]> = x
-            .par_chunks(PIXELS * c)
-            .enumerate()
-            .map(|(i, block)| {
-                let mut sums = [vec![T::default(); c], vec![T::default(); c]];
+        let samples = out
+            .par_chunks_mut(self.pixels * self.c)
+            .zip(xs.par_chunks(self.pixels * self.c));
+        let statistics = samples.map(|(out, x)| {
+            let statistics = self.statistics(x, eps);
+            let (mean, inverse) = (self.run_of(&statistics.mean), self.run_of(&statistics.inverse));
+            let blocks = out.par_chunks_mut(self.block()).zip(x.par_chunks(self.block()));
+            blocks.for_each(|(out, x)| {
                 vectorized(
                     #[inline(always)]
                     || {
-                        for pixel in 0..block.len() / c {
-                            add(&mut sums, (i * PIXELS + pixel) * c);
+                        for (out, x) in out.chunks_mut(self.run()).zip(x.chunks(self.run())) {
+                            let channels = mean.iter().zip(&inverse).zip(w.iter().zip(&b));
+                            for ((y, &x), ((&mean, &inverse), (&w, &b))) in out.iter_mut().zip(x).zip(channels) {
+                                let z = ((x - mean) * inverse).mul_add(w, b);
+                                *y = if self.silu { z.silu() } else { z };
+                            }
                         }
                     },
                 );
-                sums
-            })
-            .collect();
-        let mut sums = [vec![0.0; c], vec![0.0; c]];
-        for partial in partial {
-            for (sums, partial) in sums.iter_mut().zip(partial) {
-                sums.iter_mut().zip(partial).for_each(|(sum, p)| *sum += p.to_f64());
-            }
-        }
+            });
+            statistics
+        });
+        let statistics = statistics.collect();
+        (Tensor::from_reals(out, x.shape(), x.dtype()), statistics)
+    }
+
+    /// Values of the innermost loops: a whole number of pixels.
+    fn run(self) -> usize {
+        self.c * (RUN / self.c).max(1)
+    }
+
+    /// Values of a task: a whole number of runs.
+    fn block(self) -> usize {
+        self.run() * (BLOCK / self.run()).max(1)
+    }
+
+    /// Values of the channels, repeated for the pixels of a run.
+    fn run_of<T: Elementary>(self, channels: &[T]) -> Vec<T> {
+        channels.repeat(self.run() / self.c)
+    }
+
+    /// Of one sample, in two passes: the variance is that of differences to the mean.
+    fn statistics<T: Elementary>(self, x: &[T], eps: f64) -> Statistics<T> {
+        let sums = self.sums(
+            x,
+            #[inline(always)]
+            |_, x| x,
+            &vec![T::default(); self.run()],
+        );
+        let mean: Vec<T> = self.of_groups(&sums, |mean| mean);
+        let sums = self.sums(
+            x,
+            #[inline(always)]
+            |mean, x| (x - mean) * (x - mean),
+            &self.run_of(&mean),
+        );
+        let inverse = self.of_groups(&sums, |variance| 1.0 / (variance + eps).sqrt());
+        Statistics { mean, inverse }
+    }
+
+    /// The sum of `f` over the pixels of one sample `x`, a channel; `f` is told the channel's value in `run` too.
+    fn sums<T: Elementary>(self, x: &[T], f: impl Fn(T, T) -> T + Sync, run: &[T]) -> Vec<f64> {
+        let partial = x.par_chunks(self.block()).map(|x| {
+            let mut sums = vec![T::default(); self.run()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    for x in x.chunks(self.run()) {
+                        for ((sum, &x), &channel) in sums.iter_mut().zip(x).zip(run) {
+                            *sum += f(channel, x);
+                        }
+                    }
+                },
+            );
+            sums
+        });
+        let mut sums = vec![0.0; self.c];
+        self.add_up(&mut sums, partial.collect::<Vec<_>>().concat());
         sums
     }
 
-    /// Adds channel values up over each group and writes `f` of the sum to all of its channels.
-    fn spread<T: Elementary>(self, channels: &[f64], to: &mut [T], f: impl Fn(f64) -> f64) {
-        let width = self.c / self.groups;
-        for (to, channels) in to.chunks_exact_mut(width).zip(channels.chunks_exact(width)) {
-            to.fill(T::from_f64(f(channels.iter().sum())));
+    /// Adds `values` of whole pixels to the sums of their channels, in f64 and in their order.
+    fn add_up<T: Elementary>(self, sums: &mut [f64], values: Vec<T>) {
+        for pixel in values.chunks_exact(self.c) {
+            sums.iter_mut()
+                .zip(pixel)
+                .for_each(|(sum, value)| *sum += value.to_f64());
         }
     }
 
-    /// The gradient before SiLU, from the one after it.
-    #[inline(always)]
-    fn before_silu<T: Elementary>(self, dy: T, normal: T, w: T, b: T) -> T {
-        if self.silu {
-            dy * normal.mul_add(w, b).silu_slope()
-        } else {
-            dy
-        }
+    /// `f` of the mean over each group, for all of its channels, from the sums of the channels.
+    fn of_groups<T: Elementary>(self, sums: &[f64], f: impl Fn(f64) -> f64) -> Vec<T> {
+        let width = self.c / self.groups;
+        let values = (self.pixels * width) as f64;
+        let groups = sums
+            .chunks_exact(width)
+            .map(|group| T::from_f64(f(group.iter().sum::<f64>() / values)));
+        groups.flat_map(|value| std::iter::repeat_n(value, width)).collect()
     }
 
     /// Gradients of x, weight and bias where wanted. With g the gradient before SiLU, w the weight and n the normalised
@@ -186,74 +185,123 @@ impl Norm {
         x: &Tensor,
         weight: &Tensor,
         bias: &Tensor,
-        statistics: &Statistics<T>,
+        statistics: &[Statistics<T>],
         dy: &Tensor,
         wants: [bool; 3],
     ) -> Vec<Option<Tensor>> {
-        let Norm { n, c, groups, .. } = self;
+        let sample = self.pixels * self.c;
         let (xs, w, b, dys) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>(), dy.reals::<T>());
-        let values = (self.pixels * c / groups) as f64;
-        let mut dweight = vec![0.0; c];
-        let mut dbias = vec![0.0; c];
-        let mut dx = buffer::<T>(if wants[0] { xs.len() } else { 0 });
-        for i in 0..n {
-            let sample = i * self.pixels * c..(i + 1) * self.pixels * c;
-            let (x, dy) = (&xs[sample.clone()], &dys[sample.clone()]);
-            let (mean, inverse) = statistics.sample(i, c);
-            let [along, plain] = self.channel_sums(
-                x,
+        let mut dx = buffer::<T>(xs.len());
+        let tasks = dx
+            .par_chunks_mut(sample)
+            .zip(xs.par_chunks(sample))
+            .zip(dys.par_chunks(sample));
+        let sums = tasks.zip(statistics).map(|(((dx, x), dy), statistics)| {
+            let [along, plain] = self.before_silu(dx, x, dy, statistics, &w, &b);
+            if wants[0] {
+                self.input_gradient(dx, x, statistics, &w, [&along, &plain]);
+            }
+            [along, plain]
+        });
+        let sums: Vec<_> = sums.collect();
+        let parameter = |which: usize, dtype: DType| {
+            let mut total = vec![0.0; self.c];
+            for sums in &sums {
+                total
+                    .iter_mut()
+                    .zip(&sums[which])
+                    .for_each(|(total, sum)| *total += sum);
+            }
+            Tensor::from_reals(total, &[self.c], dtype.accumulator())
+        };
+        vec![
+            wants[0].then(|| Tensor::from_reals(dx, x.shape(), x.dtype())),
+            wants[1].then(|| parameter(0, weight.dtype())),
+            wants[2].then(|| parameter(1, bias.dtype())),
+        ]
+    }
+
+    /// Writes g, and adds up g n and g over the pixels.
+    fn before_silu<T: Elementary>(
+        self,
+        g: &mut [T],
+        x: &[T],
+        dy: &[T],
+        statistics: &Statistics<T>,
+        w: &[T],
+        b: &[T],
+    ) -> [Vec<f64>; 2] {
+        let [mean, inverse] = [&statistics.mean, &statistics.inverse].map(|channels| self.run_of(channels));
+        let (w, b) = (self.run_of(w), self.run_of(b));
+        let (block, run) = (self.block(), self.run());
+        let tasks = g
+            .par_chunks_mut(block)
+            .zip(x.par_chunks(block))
+            .zip(dy.par_chunks(block));
+        let partial = tasks.map(|((g, x), dy)| {
+            let (mut along, mut plain) = (vec![T::default(); run], vec![T::default(); run]);
+            vectorized(
                 #[inline(always)]
-                |sums, at| {
-                    let [along, plain] = sums;
-                    let values = x[at..][..c].iter().zip(&dy[at..][..c]).zip(along).zip(plain);
-                    for (j, (((&x, &dy), along), plain)) in values.enumerate() {
-                        let normal = (x - mean[j]) * inverse[j];
-                        let g = self.before_silu(dy, normal, w[j], b[j]);
-                        *along += g * normal;
-                        *plain += g;
+                || {
+                    for ((g, x), dy) in g.chunks_mut(run).zip(x.chunks(run)).zip(dy.chunks(run)) {
+                        let channels = mean.iter().zip(&inverse).zip(w.iter().zip(&b));
+                        let sums = along.iter_mut().zip(&mut plain);
+                        let values = g.iter_mut().zip(x).zip(dy).zip(channels).zip(sums);
+                        for ((((g, &x), &dy), ((&mean, &inverse), (&w, &b))), (along, plain)) in values {
+                            let normal = (x - mean) * inverse;
+                            *g = if self.silu {
+                                dy * normal.mul_add(w, b).silu_slope()
+                            } else {
+                                dy
+                            };
+                            *along += *g * normal;
+                            *plain += *g;
+                        }
                     }
                 },
             );
-            dweight.iter_mut().zip(&along).for_each(|(sum, a)| *sum += a);
-            dbias.iter_mut().zip(&plain).for_each(|(sum, p)| *sum += p);
-            if !wants[0] {
-                continue;
+            [along, plain]
+        });
+        let mut sums = [vec![0.0; self.c], vec![0.0; self.c]];
+        for partial in partial.collect::<Vec<_>>() {
+            for (sums, partial) in sums.iter_mut().zip(partial) {
+                self.add_up(sums, partial);
             }
-            let weighted = |sums: &[f64]| -> Vec<T> {
-                let products: Vec<f64> = sums.iter().zip(&*w).map(|(s, w)| s * w.to_f64()).collect();
-                let mut means = vec![T::default(); c];
-                self.spread(&products, &mut means, |sum| sum / values);
-                means
-            };
-            let (along, plain) = (weighted(&along), weighted(&plain));
-            let tasks = dx[sample].par_chunks_mut(PIXELS * c).zip(x.par_chunks(PIXELS * c));
-            tasks.zip(dy.par_chunks(PIXELS * c)).for_each(|((dx, x), dy)| {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        let pixels = dx.chunks_exact_mut(c).zip(x.chunks_exact(c));
-                        for ((dx, x), dy) in pixels.zip(dy.chunks_exact(c)) {
-                            for (j, ((dx, &x), &dy)) in dx.iter_mut().zip(x).zip(dy).enumerate() {
-                                let normal = (x - mean[j]) * inverse[j];
-                                let g = self.before_silu(dy, normal, w[j], b[j]);
-                                *dx = inverse[j] * (w[j] * g - plain[j] - normal * along[j]);
-                            }
-                        }
-                    },
-                );
-            });
         }
-        let parameter = |sums: Vec<f64>, dtype: DType| Tensor::from_reals(sums, &[c], dtype.accumulator());
-        vec![
-            wants[0].then(|| Tensor::from_reals(dx, x.shape(), x.dtype())),
-            wants[1].then(|| parameter(dweight, weight.dtype())),
-            wants[2].then(|| parameter(dbias, bias.dtype())),
-        ]
+        sums
     }
-}
 
-impl<T> Statistics<T> {
-    fn sample(&self, i: usize, c: usize) -> (&[T], &[T]) {
-        (&self.mean[i * c..][..c], &self.inverse[i * c..][..c])
+    /// Turns g into dx, given the sums of g n and g.
+    fn input_gradient<T: Elementary>(
+        self,
+        dx: &mut [T],
+        x: &[T],
+        statistics: &Statistics<T>,
+        w: &[T],
+        sums: [&[f64]; 2],
+    ) {
+        let [along, plain] = sums.map(|sums| {
+            let weighted: Vec<f64> = sums.iter().zip(w).map(|(sum, w)| sum * w.to_f64()).collect();
+            self.run_of(&self.of_groups::<T>(&weighted, |mean| mean))
+        });
+        let [mean, inverse] = [&statistics.mean, &statistics.inverse].map(|channels| self.run_of(channels));
+        let w = self.run_of(w);
+        let tasks = dx.par_chunks_mut(self.block()).zip(x.par_chunks(self.block()));
+        tasks.for_each(|(dx, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (dx, x) in dx.chunks_mut(self.run()).zip(x.chunks(self.run())) {
+                        let channels = mean.iter().zip(&inverse).zip(&w).zip(along.iter().zip(&plain));
+                        for ((dx, &x), (((&mean, &inverse), &w), (&along, &plain))) in
+                            dx.iter_mut().zip(x).zip(channels)
+                        {
+                            let normal = (x - mean) * inverse;
+                            *dx = inverse * (w * *dx - plain - normal * along);
+                        }
+                    }
+                },
+            );
+        });
     }
 }

@@ -9,8 +9,13 @@ use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, buffer};
 
-/// Rows of one task; the gradients of weight and bias are partial sums over as many.
-const ROWS: usize = 64;
+/// Values of one task; the gradients of weight and bias are partial sums over as many.
+const CHUNK: usize = 1 << 13;
+
+/// The values of a task's rows of `c`.
+fn chunk(c: usize) -> usize {
+    (CHUNK / c).max(1) * c
+}
 
 /// `x` `[.., c]`; `weight` and `bias` `[c]` (f32, or f64 for an f64 `x`).
 pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
@@ -23,14 +28,16 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: 
             format!("weight {weight:?} and bias {bias:?} do not fit {x:?}"),
         ));
     }
-    let out = dispatch!(x.dtype(), T => forward::<T>(x, weight, bias, eps));
-    let (saved, saved_weight) = (x.clone(), weight.clone());
     let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
     let parameter = bias.dtype().accumulator();
-    tape.record(OP, &[x, weight, bias], &out, move |dy| {
-        Ok(dispatch!(dy.dtype(), T => backward::<T>(&saved, &saved_weight, dy, eps, wants, parameter)))
-    });
-    Ok(out)
+    let (saved, saved_weight) = (x.clone(), weight.clone());
+    dispatch!(x.dtype(), T => {
+        let (out, statistics) = forward::<T>(x, weight, bias, eps);
+        tape.record(OP, &[x, weight, bias], &out, move |dy| {
+            Ok(backward(&saved, &saved_weight, &statistics, dy, wants, parameter))
+        });
+        Ok(out)
+    })
 }
 
 /// Mean and 1 / sqrt(variance + eps) of a row, the variance from differences to the mean.
@@ -50,34 +57,38 @@ fn statistics<T: Elementary>(row: &[T], eps: f64) -> (T, T) {
     (mean, T::from_f64(1.0) / (variance + T::from_f64(eps)).sqrt())
 }
 
-fn forward<T: Elementary>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
+/// The result, and the statistics of each row.
+fn forward<T: Elementary>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> (Tensor, Vec<(T, T)>) {
     let c = weight.len();
     let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
     let mut out = buffer::<T>(xs.len());
-    out.par_chunks_mut(ROWS * c)
-        .zip(xs.par_chunks(ROWS * c))
-        .for_each(|(out, x)| {
+    let mut rows = vec![(T::default(), T::default()); xs.len() / c];
+    out.par_chunks_mut(chunk(c))
+        .zip(xs.par_chunks(chunk(c)))
+        .zip(rows.par_chunks_mut(chunk(c) / c))
+        .for_each(|((out, x), rows)| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                    for ((out, x), row) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(rows) {
                         let (mean, inverse) = statistics(x, eps);
                         for (((y, &x), &w), &b) in out.iter_mut().zip(x).zip(&*w).zip(&*b) {
                             *y = ((x - mean) * inverse).mul_add(w, b);
                         }
+                        *row = (mean, inverse);
                     }
                 },
             );
         });
-    Tensor::from_reals(out, x.shape(), x.dtype())
+    (Tensor::from_reals(out, x.shape(), x.dtype()), rows)
 }
 
 /// Gradients of x, weight and bias where wanted.
 fn backward<T: Elementary>(
     x: &Tensor,
     weight: &Tensor,
+    statistics: &[(T, T)],
     dy: &Tensor,
-    eps: f64,
     wants: [bool; 3],
     parameter: DType,
 ) -> Vec<Option<Tensor>> {
@@ -86,14 +97,17 @@ fn backward<T: Elementary>(
     let [wants_x, wants_weight, wants_bias] = wants;
     let dx = wants_x.then(|| {
         let mut dx = buffer::<T>(xs.len());
-        let tasks = dx.par_chunks_mut(ROWS * c).zip(xs.par_chunks(ROWS * c));
-        tasks.zip(dys.par_chunks(ROWS * c)).for_each(|((dx, x), dy)| {
+        let tasks = dx.par_chunks_mut(chunk(c)).zip(xs.par_chunks(chunk(c)));
+        let tasks = tasks
+            .zip(dys.par_chunks(chunk(c)))
+            .zip(statistics.par_chunks(chunk(c) / c));
+        tasks.for_each(|(((dx, x), dy), statistics)| {
             vectorized(
                 #[inline(always)]
                 || {
-                    let rows = dx.chunks_exact_mut(c).zip(x.chunks_exact(c));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
-                        input_gradient(dx, x, &w, dy, eps);
+                    let rows = dx.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dy.chunks_exact(c));
+                    for (((dx, x), dy), &statistics) in rows.zip(statistics) {
+                        input_gradient(dx, x, &w, dy, statistics);
                     }
                 },
             );
@@ -103,12 +117,13 @@ fn backward<T: Elementary>(
     let mut sums = vec![T::default(); 2 * c];
     if wants_weight || wants_bias {
         let partial: Vec<Vec<T>> = xs
-            .par_chunks(ROWS * c)
-            .zip(dys.par_chunks(ROWS * c))
-            .map(|(x, dy)| {
+            .par_chunks(chunk(c))
+            .zip(dys.par_chunks(chunk(c)))
+            .zip(statistics.par_chunks(chunk(c) / c))
+            .map(|((x, dy), statistics)| {
                 vectorized(
                     #[inline(always)]
-                    || parameter_sums(x, dy, c, eps),
+                    || parameter_sums(x, dy, c, statistics),
                 )
             })
             .collect();
@@ -124,9 +139,8 @@ fn backward<T: Elementary>(
 
 /// With g = w dy and the normalised row n: dx = (g - mean g - n mean(g n)) / deviation.
 #[inline(always)]
-fn input_gradient<T: Elementary>(dx: &mut [T], x: &[T], w: &[T], dy: &[T], eps: f64) {
+fn input_gradient<T: Elementary>(dx: &mut [T], x: &[T], w: &[T], dy: &[T], (mean, inverse): (T, T)) {
     let c = T::from_f64(x.len() as f64);
-    let (mean, inverse) = statistics(x, eps);
     for ((g, &dy), &w) in dx.iter_mut().zip(dy).zip(w) {
         *g = dy * w;
     }
@@ -149,11 +163,10 @@ fn input_gradient<T: Elementary>(dx: &mut [T], x: &[T], w: &[T], dy: &[T], eps: 
 
 /// `[2, c]`: sums over the rows of dy times the normalised row, and of dy.
 #[inline(always)]
-fn parameter_sums<T: Elementary>(x: &[T], dy: &[T], c: usize, eps: f64) -> Vec<T> {
+fn parameter_sums<T: Elementary>(x: &[T], dy: &[T], c: usize, statistics: &[(T, T)]) -> Vec<T> {
     let mut sums = vec![T::default(); 2 * c];
     let (d_weight, d_bias) = sums.split_at_mut(c);
-    for (x, dy) in x.chunks_exact(c).zip(dy.chunks_exact(c)) {
-        let (mean, inverse) = statistics(x, eps);
+    for ((x, dy), &(mean, inverse)) in x.chunks_exact(c).zip(dy.chunks_exact(c)).zip(statistics) {
         for (((dw, db), &x), &dy) in d_weight.iter_mut().zip(d_bias.iter_mut()).zip(x).zip(dy) {
             *dw += dy * ((x - mean) * inverse);
             *db += dy;

@@ -156,17 +156,19 @@ impl Tensor {
         }
     }
 
-    /// The vector behind this tensor if nobody else holds it, else a copy. For in-place updates.
-    pub fn into_reals<T: Real>(mut self) -> Vec<T> {
-        let len = self.len();
-        if self.offset == 0
-            && let Some(storage) = Arc::get_mut(&mut self.storage)
-            && storage.bytes().len() == len * size_of::<T>()
-            && let Some(data) = storage.take()
+    /// The vector behind this tensor, if that holds nothing else and nobody else holds it; for in-place updates.
+    ///
+    /// # Errors
+    /// The tensor itself.
+    pub fn try_into_vec<T: Real>(mut self) -> std::result::Result<Vec<T>, Self> {
+        let whole = self.offset == 0 && self.storage.bytes().len() == self.byte_len();
+        match Arc::get_mut(&mut self.storage)
+            .filter(|_| whole)
+            .and_then(Storage::take)
         {
-            return data;
+            Some(data) => Ok(data),
+            None => Err(self),
         }
-        self.reals().into_owned()
     }
 
     /// The same values in another type, rounded to nearest even; the tensor itself where nothing changes.

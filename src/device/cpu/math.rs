@@ -251,7 +251,7 @@ const ERFC_CHEBYSHEV: [f64; 28] = [
     -2.8e-17,
 ];
 
-/// Sum of `f` over `xs` in [`LANES`] running sums, added in order at the end.
+/// Sum of `f` over `xs` in [`LANES`] running sums, added to each other at the end.
 #[inline(always)]
 pub fn sum_of<T: Real>(xs: &[T], f: impl Fn(T) -> T) -> T {
     let mut lanes = [T::default(); LANES];
@@ -283,13 +283,17 @@ pub fn sum_of_pairs<T: Real>(xs: &[T], ys: &[T], f: impl Fn(T, T) -> T) -> T {
     total(lanes)
 }
 
+/// Halves added to each other until one is left.
 #[inline(always)]
-fn total<T: Real>(lanes: [T; LANES]) -> T {
-    let mut sum = T::default();
-    for lane in lanes {
-        sum += lane;
+fn total<T: Real>(mut lanes: [T; LANES]) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
     }
-    sum
+    lanes[0]
 }
 
 /// The largest value; the lowest of the type for an empty slice. NaNs are passed over.
