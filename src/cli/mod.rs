@@ -122,22 +122,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    const STACK_BYTES: usize = 8 << 20;
     if cli.common.threads == Some(0) {
         return Err(Error::Usage("--threads 0: expected at least 1".into()));
     }
-    let threads = cli.common.threads.unwrap_or(0); // 0: all cores
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .stack_size(STACK_BYTES)
-        .build_global();
-    pool.map_err(|e| Error::Failed(format!("--threads {threads}: {e}")))?;
+    use_threads(cli.common.threads)?;
     cli.common.device()?;
-    // On a thread of the pool: from outside, every parallel loop would put this thread to sleep and wake it again.
-    rayon::scope(|_| dispatch(cli))
-}
-
-fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
@@ -152,6 +141,17 @@ fn dispatch(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Makes this thread one of the pool's (all cores, or `threads` of them): from outside, every parallel loop would put it
+/// to sleep and wake it again. A thread that is not of the pool must not run parallel loops while this one waits for it.
+///
+/// # Errors
+/// [`Error::Failed`] where the system gives no more threads, or the pool exists already.
+pub fn use_threads(threads: Option<usize>) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)); // 0: all cores
+    let pool = pool.use_current_thread().build_global();
+    pool.map_err(|e| Error::Failed(format!("cannot start threads: {e}")))
 }
 
 /// `--max_train_steps` is `--max-train-steps`: both spellings are typed out of habit. Values are left alone.

@@ -56,18 +56,22 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
 fn add_channels<T: Real>(x: &Tensor, t: &Tensor, pixels: usize, c: usize) -> Tensor {
     let (xs, ts) = (x.reals::<T>(), t.reals::<T>());
     let mut out = buffer::<T>(xs.len());
-    let row = c.max(1);
-    out.par_chunks_mut(row)
-        .with_min_len((CHUNK / row).max(1))
-        .zip(xs.par_chunks(row))
-        .enumerate()
-        .for_each(|(i, (out, x))| {
-            let t = &ts[i / pixels * c..][..c];
+    let samples = out
+        .par_chunks_mut((pixels * c).max(1))
+        .zip(xs.par_chunks((pixels * c).max(1)));
+    samples.zip(ts.par_chunks(c.max(1))).for_each(|((out, x), t)| {
+        let rows = (CHUNK / c).max(1) * c;
+        out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
             vectorized(
                 #[inline(always)]
-                || out.iter_mut().zip(x).zip(t).for_each(|((y, &x), &t)| *y = x + t),
+                || {
+                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+                        out.iter_mut().zip(x).zip(t).for_each(|((y, &x), &t)| *y = x + t);
+                    }
+                },
             );
         });
+    });
     Tensor::from_reals(out, x.shape(), x.dtype())
 }
 
@@ -139,76 +143,6 @@ pub fn quick_gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
         Ok(vec![Some(dx)])
     });
     Ok(out)
-}
-
-/// `x` `[.., 2c]` -> `[.., c]`: first half times gelu of the second half.
-pub fn geglu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
-    float("geglu", x)?;
-    let (_, width) = x.rows("geglu")?;
-    if width % 2 != 0 {
-        return Err(Error::shape("geglu", format!("the last dimension of {x:?} is odd")));
-    }
-    let c = width / 2;
-    let out = dispatch!(x.dtype(), T => geglu_forward::<T>(x, c));
-    let saved = x.clone();
-    tape.record("geglu", &[x], &out, move |dy| {
-        let x = &saved;
-        Ok(vec![Some(dispatch!(x.dtype(), T => geglu_backward::<T>(x, dy, c)))])
-    });
-    Ok(out)
-}
-
-fn geglu_forward<T: Elementary>(x: &Tensor, c: usize) -> Tensor {
-    let xs = x.reals::<T>();
-    let mut out = buffer::<T>(xs.len() / 2);
-    let rows = (CHUNK / c.max(1)).max(1);
-    out.par_chunks_mut((rows * c).max(1))
-        .zip(xs.par_chunks((rows * 2 * c).max(1)))
-        .for_each(|(out, x)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(2 * c)) {
-                        let (value, gate) = x.split_at(c);
-                        for ((y, &v), &g) in out.iter_mut().zip(value).zip(gate) {
-                            *y = v * g.gelu();
-                        }
-                    }
-                },
-            );
-        });
-    let mut shape = x.shape().to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = c;
-    }
-    Tensor::from_reals(out, &shape, x.dtype())
-}
-
-fn geglu_backward<T: Elementary>(x: &Tensor, dy: &Tensor, c: usize) -> Tensor {
-    let (xs, dys) = (x.reals::<T>(), dy.reals::<T>());
-    let mut dx = buffer::<T>(xs.len());
-    let rows = (CHUNK / c.max(1)).max(1);
-    dx.par_chunks_mut((rows * 2 * c).max(1))
-        .zip(xs.par_chunks((rows * 2 * c).max(1)))
-        .zip(dys.par_chunks((rows * c).max(1)))
-        .for_each(|((dx, x), dy)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let rows = dx.chunks_exact_mut(2 * c).zip(x.chunks_exact(2 * c));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
-                        let (value, gate) = x.split_at(c);
-                        let (d_value, d_gate) = dx.split_at_mut(c);
-                        for i in 0..c {
-                            let (gelu, slope) = gate[i].gelu_and_slope();
-                            d_value[i] = dy[i] * gelu;
-                            d_gate[i] = dy[i] * value[i] * slope;
-                        }
-                    }
-                },
-            );
-        });
-    Tensor::from_reals(dx, x.shape(), x.dtype())
 }
 
 /// The sum of two gradients of one tensor, in place where nobody else holds one of them. For the tape and for gradient

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::elementwise::float;
 use crate::autograd::Tape;
-use crate::device::cpu::math::{Elementary, sum_of, sum_of_pairs, vectorized};
+use crate::device::cpu::math::{Elementary, vectorized};
+use crate::device::cpu::sums::{sum_of, sum_of_pairs};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, buffer};

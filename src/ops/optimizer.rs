@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::device::cpu::math::{sum_of, vectorized};
+use crate::device::cpu::math::vectorized;
+use crate::device::cpu::sums::sum_of;
 
 /// Elements that one partial sum covers and one task updates.
 const CHUNK: usize = 1 << 13;

@@ -2,6 +2,8 @@
 
 pub mod attention;
 pub mod gemm;
+pub mod group_norm;
 pub mod heads;
 pub mod math;
 pub mod patches;
+pub mod sums;

@@ -5,7 +5,11 @@
 //! added across lanes, every sum has the order of the keys whatever the width of the vectors, and head sizes that fill no
 //! vector waste none. Scores count in powers of two: the scale of the queries holds log2 e.
 
-use super::gemm::{Gemm, Tile, VECTORS};
+mod products;
+
+use products::{Left, QuerySum, multiply, pack};
+
+use super::gemm::{Gemm, VECTORS};
 use super::heads::{Head, HeadMut};
 use super::math::{Elementary, vectorized};
 
@@ -115,7 +119,9 @@ fn forward_panels<T: Gemm + Elementary, const W: usize>(
                     let rescale = softmax.next(scores);
                     if from > 0 {
                         for sums in &mut sums {
-                            sums.iter_mut().zip(rescale).for_each(|(sum, factor)| *sum *= factor);
+                            for (sum, &factor) in sums.iter_mut().zip(&rescale) {
+                                *sum *= factor;
+                            }
                         }
                     }
                 },
@@ -156,15 +162,15 @@ impl<T: Elementary, const W: usize> Softmax<T, W> {
             }
         }
         let mut rescale = self.highest;
-        for (factor, highest) in rescale.iter_mut().zip(highest) {
+        for (factor, &highest) in rescale.iter_mut().zip(&highest) {
             *factor = (*factor - highest).exp2();
         }
         let mut sums = self.sums;
-        for (sum, factor) in sums.iter_mut().zip(rescale) {
+        for (sum, &factor) in sums.iter_mut().zip(&rescale) {
             *sum *= factor;
         }
         for scores in scores {
-            for ((score, highest), sum) in scores.iter_mut().zip(highest).zip(&mut sums) {
+            for ((score, &highest), sum) in scores.iter_mut().zip(&highest).zip(&mut sums) {
                 *score = (*score - highest).exp2();
                 *sum += *score;
             }
@@ -234,142 +240,4 @@ fn backward_panels<T: Gemm + Elementary, const W: usize>(
         }
     }
     dk.into_iter().chain(dv).for_each(QuerySum::write);
-}
-
-/// `lanes` rows from `first` on, times `factor`, as the columns of `to`; zeros in the columns after them.
-fn pack<T: Elementary, const W: usize>(head: Head<'_, T>, first: usize, lanes: usize, factor: T, to: &mut [[T; W]]) {
-    if lanes < W {
-        to.fill([T::default(); W]);
-    }
-    for j in 0..lanes {
-        for (to, &x) in to.iter_mut().zip(head.row(first + j)) {
-            to[j] = x * factor;
-        }
-    }
-}
-
-/// The left operand of a product: element (i, k) is at `i * row + k * step`.
-#[derive(Clone, Copy)]
-struct Left<'a, T> {
-    data: &'a [T],
-    row: usize,
-    step: usize,
-}
-
-impl<'a, T> Left<'a, T> {
-    /// The rows of a head from `from` on.
-    fn rows(head: Head<'a, T>, from: usize) -> Self {
-        let data = head.from_row(from);
-        let (row, step) = (head.stride, 1);
-        Self { data, row, step }
-    }
-
-    /// The transpose of [`Left::rows`].
-    fn columns(head: Head<'a, T>, from: usize) -> Self {
-        let data = head.from_row(from);
-        let (row, step) = (1, head.stride);
-        Self { data, row, step }
-    }
-}
-
-/// `c = a b`, or `c += a b`, with a panel on the right.
-fn multiply<T: Gemm, const W: usize>(a: Left<'_, T>, b: &[[T; W]], c: &mut [[T; W]], add: bool) {
-    tiles(a, c.len(), b.as_flattened(), W, c.as_flattened_mut(), W, add);
-}
-
-/// `rows` rows of `c` (`c_row` apart), each `width` columns: those of `b`, which has one or two vectors of them.
-fn tiles<T: Gemm>(a: Left<'_, T>, rows: usize, b: &[T], width: usize, c: &mut [T], c_row: usize, add: bool) {
-    let kernel = T::kernel();
-    let (depth, vectors) = (b.len() / width, width / kernel.lanes);
-    assert!(rows > 0 && depth > 0 && width == vectors * kernel.lanes && b.len() == depth * width);
-    assert!(
-        (rows - 1) * a.row + (depth - 1) * a.step < a.data.len(),
-        "a head leaves its tensor"
-    );
-    assert!((rows - 1) * c_row + width <= c.len(), "a product leaves its buffer");
-    // Tiles of about equal height.
-    let height = rows.div_ceil(rows.div_ceil(kernel.rows));
-    for top in (0..rows).step_by(height) {
-        // SAFETY: the assertions above bound all that is read and written.
-        unsafe {
-            kernel.run(&Tile {
-                rows: height.min(rows - top),
-                vectors,
-                depth,
-                a: a.data.as_ptr().add(top * a.row),
-                a_row: a.row,
-                a_step: a.step,
-                b: b.as_ptr(),
-                c: c.as_mut_ptr().add(top * c_row),
-                c_row,
-                add,
-            });
-        }
-    }
-}
-
-/// A gradient that is a sum over queries, `[keys, size]`: here channels are lanes, and so padded to whole vectors.
-struct QuerySum<'a, T> {
-    to: HeadMut<'a, T>,
-    sums: Vec<T>,
-    padded: usize,
-    /// The other operand of a panel of queries: strips of one or two vectors of channels, each `[queries, channels]`.
-    operand: Vec<T>,
-    queries: usize,
-}
-
-impl<'a, T: Gemm> QuerySum<'a, T> {
-    fn new(to: HeadMut<'a, T>, queries: usize) -> Self {
-        let padded = to.size.next_multiple_of(T::kernel().lanes);
-        Self {
-            sums: vec![T::default(); to.rows * padded],
-            operand: vec![T::default(); queries * padded],
-            to,
-            padded,
-            queries,
-        }
-    }
-
-    /// (first channel, channels) of each strip.
-    fn strips(&self) -> impl Iterator<Item = (usize, usize)> + use<T> {
-        let (padded, width) = (self.padded, VECTORS * T::kernel().lanes);
-        (0..padded)
-            .step_by(width)
-            .map(move |left| (left, width.min(padded - left)))
-    }
-
-    /// Takes in `lanes` rows from `first` on, times `factor`, as the operand.
-    fn pack(&mut self, head: Head<'_, T>, first: usize, lanes: usize, factor: T) {
-        if lanes < self.queries {
-            self.operand.fill(T::default());
-        }
-        for (left, width) in self.strips() {
-            let strip = &mut self.operand[left * self.queries..][..width * self.queries];
-            for (j, to) in strip.chunks_exact_mut(width).take(lanes).enumerate() {
-                let channels = &head.row(first + j)[left..];
-                to.iter_mut().zip(channels).for_each(|(to, &x)| *to = x * factor);
-            }
-        }
-    }
-
-    /// Adds `panel` `[keys, queries]` times the operand to the sums of keys from `from` on.
-    fn add<const W: usize>(&mut self, from: usize, panel: &[[T; W]]) {
-        let left_operand = Left {
-            data: panel.as_flattened(),
-            row: W,
-            step: 1,
-        };
-        for (left, width) in self.strips() {
-            let strip = &self.operand[left * W..][..width * W];
-            let sums = &mut self.sums[from * self.padded + left..];
-            tiles(left_operand, panel.len(), strip, width, sums, self.padded, true);
-        }
-    }
-
-    fn write(mut self) {
-        for (i, sums) in self.sums.chunks_exact(self.padded).enumerate() {
-            let to = self.to.row(i);
-            to.copy_from_slice(&sums[..to.len()]);
-        }
-    }
 }

@@ -1,0 +1,28 @@
+//! Whole LoRA training steps, the ones of `selma bench`: `cargo bench --bench train_step`.
+//! `benches/peers/cpu_step.py` times the same steps in PyTorch.
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use selma::bench::{CASES, TrainStep};
+
+fn steps(c: &mut Criterion) {
+    let mut group = c.benchmark_group("train_step");
+    group.sample_size(10).measurement_time(Duration::from_secs(10));
+    for case in CASES {
+        // Made when it is first run: a case that the filter leaves out costs nothing.
+        let mut step = None;
+        group.bench_function(case, |b| {
+            let step = step.get_or_insert_with(|| TrainStep::new(case).expect("a case of this name"));
+            b.iter(|| step.run().expect("a step that fits"));
+        });
+    }
+    group.finish();
+}
+
+fn threads(_: &mut Criterion) {
+    selma::cli::use_threads(None).expect("the first use of the pool");
+}
+
+criterion_group!(benches, threads, steps);
+criterion_main!(benches);
