@@ -7,6 +7,7 @@
 pub mod caption;
 pub mod description;
 pub mod draw;
+pub mod judge;
 mod outline;
 mod render;
 pub mod scene;

@@ -47,10 +47,7 @@ pub struct Scene {
 const GAP: f32 = 4.0;
 /// Free pixels between an object and the edge of the picture.
 const MARGIN: f32 = 1.5;
-/// Objects of at most this size are small, and from [`LARGE`] on they are large. Half widths in pixels.
-pub const SMALL: f32 = 7.8;
-pub const LARGE: f32 = 14.2;
-/// The range of each named size, well inside the limits.
+/// The range of each named size: half widths in pixels.
 const SMALL_SIZES: [f32; 2] = [6.4, 7.3];
 const LARGE_SIZES: [f32; 2] = [15.0, 17.5];
 /// A shape that has another one inside.

@@ -1,5 +1,8 @@
 //! The built-in world, from the outside.
 
+mod accuracy;
 mod captions;
+mod degraded;
+mod judge;
 mod vocabulary;
 mod world;

@@ -1,0 +1,21 @@
+//! Looks at a picture and says what is in it.
+//!
+//! [`View::of`] fits the background, splits the rest into regions by colour, and names each region's shape by its
+//! moments; it knows nothing of how the picture was made. [`questions()`] asks what a caption claims; [`judge()`] answers.
+//!
+//! A shape is known by how far its area reaches, how round, wide and symmetric it is, and how strongly it repeats three,
+//! four and five times around its centre. Upright shapes only: this world turns none, and a triangle on its tip is none.
+#![doc = include_str!("accuracy.md")]
+
+mod answer;
+mod canvas;
+mod classify;
+mod colour;
+mod features;
+mod questions;
+mod segment;
+mod view;
+
+pub use answer::{Verdict, answer, gate, judge};
+pub use questions::{Ask, Noun, Question, questions};
+pub use view::{Found, View};
