@@ -14,7 +14,7 @@
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`pipeline`] is text to image. A module uses only modules before it in the
 //! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
-//! `train`, `selma`, `verify`, `cli`.
+//! `train`, `selma`, `evaluate`, `verify`, `cli`.
 
 pub mod autograd;
 pub mod bench;
@@ -23,6 +23,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod error;
+pub mod evaluate;
 #[macro_use]
 pub mod tensor;
 pub mod formats;

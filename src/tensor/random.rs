@@ -26,6 +26,8 @@ pub enum Stream {
     Dropout = 7,
     /// Which experts or skills a prompt is drawn from.
     Choice = 8,
+    /// Which prompts a resample is made of.
+    Bootstrap = 9,
     /// The captions and pictures of the built-in world.
     Shapes = 32,
 }

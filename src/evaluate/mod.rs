@@ -1,0 +1,3 @@
+//! How well pictures show what their prompts say.
+
+pub mod statistics;

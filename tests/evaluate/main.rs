@@ -1,0 +1,3 @@
+//! Scores and what can be said of them.
+
+mod statistics;
