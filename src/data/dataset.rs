@@ -71,29 +71,35 @@ fn from_metadata(dir: &Path, metadata: &Path) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     for (line, row) in jsonl::read::<Row>(metadata)? {
         let refuse = |why: &str| Error::file(metadata, format!("line {line}: file_name `{}` {why}", row.file_name));
-        let name = Path::new(&row.file_name);
-        // The file may come from anyone: nothing outside the folder is read.
-        let inside = |c| matches!(c, Component::Normal(_) | Component::CurDir);
-        if row.file_name.is_empty() || !name.components().all(inside) {
-            return Err(refuse("leaves the folder; names must be relative and without `..`"));
-        }
-        let image = dir.join(name);
-        match image.canonicalize() {
-            Ok(real) => {
-                let root = dir.canonicalize().map_err(|e| Error::io(dir, e))?;
-                if !real.starts_with(root) {
-                    return Err(refuse("is a link that leaves the folder"));
-                }
-                if !real.is_file() {
-                    return Err(refuse("is not a file"));
-                }
-            }
-            Err(_) => return Err(refuse("does not exist")),
-        }
+        let image = within(dir, &row.file_name).map_err(refuse)?;
+        let image = image.ok_or_else(|| refuse("does not exist"))?;
         let caption = row.text.trim().to_string();
         samples.push(Sample { image, caption });
     }
     Ok(samples)
+}
+
+/// The path of a file that a record of `dir` names; `None` if it does not exist. The record may come from anyone: nothing
+/// outside the folder is read.
+///
+/// # Errors
+/// What is wrong with the name.
+pub(crate) fn within(dir: &Path, name: &str) -> Result<Option<PathBuf>, &'static str> {
+    let inside = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+    if name.is_empty() || !Path::new(name).components().all(inside) {
+        return Err("leaves the folder; names must be relative and without `..`");
+    }
+    let path = dir.join(name);
+    let (Ok(real), Ok(root)) = (path.canonicalize(), dir.canonicalize()) else {
+        return Ok(None);
+    };
+    if !real.starts_with(root) {
+        return Err("is a link that leaves the folder");
+    }
+    if !real.is_file() {
+        return Err("is not a file");
+    }
+    Ok(Some(path))
 }
 
 fn from_captions(dir: &Path) -> Result<Vec<Sample>> {

@@ -1,3 +1,4 @@
 //! Scores and what can be said of them.
 
+mod scores;
 mod statistics;

@@ -1,0 +1,56 @@
+//! The benchmark `shapes`: the built-in judge on pictures of the built-in world.
+
+use ::image::RgbImage;
+use rayon::prelude::*;
+
+use super::folder::Entry;
+use super::scores::{Answered, Picture, Scores};
+use crate::error::{Error, Result};
+use crate::formats::image;
+use crate::shapes::caption::parse;
+use crate::shapes::judge::{View, judge, questions};
+
+/// How well a picture shows what its caption claims: the score in [0, 1], and what was asked.
+///
+/// # Errors
+/// [`Error::Failed`] if the caption names no shape.
+pub fn score(picture: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> {
+    let questions = questions(&parse(caption)?);
+    let verdict = judge(&View::of(picture), &questions);
+    let score = verdict.score();
+    let answers = verdict.answers.into_iter().zip(verdict.gated);
+    let answered = questions.iter().zip(answers).map(|(question, (yes, counts))| Answered {
+        id: question.id,
+        parents: question.parents.clone(),
+        category: match question.category() {
+            (broad, "-") => broad.into(),
+            (broad, detailed) => format!("{broad} - {detailed}"),
+        },
+        question: question.text(),
+        yes,
+        counts,
+    });
+    Ok((score, answered.collect()))
+}
+
+/// Scores pictures; `seed` is that of the intervals.
+///
+/// # Errors
+/// As [`score`], naming the picture; as [`Scores::of`]; [`Error::Io`] and [`Error::File`] for a picture that cannot be read.
+pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
+    let one = |entry: &Entry| -> Result<Picture> {
+        let (score, questions) = score(&image::read(&entry.path)?, &entry.prompt)
+            .map_err(|why| Error::Failed(format!("{}: {why}", entry.path.display())))?;
+        Ok(Picture {
+            file_name: entry.file_name.clone(),
+            prompt: entry.prompt.clone(),
+            skill: entry.skill.clone(),
+            seed: entry.seed,
+            index: entry.index,
+            score,
+            questions,
+        })
+    };
+    let pictures = entries.par_iter().map(one).collect::<Result<_>>()?;
+    Scores::of("shapes", "builtin", pictures, seed)
+}
