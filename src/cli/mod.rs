@@ -2,11 +2,13 @@
 
 mod bench;
 mod convert;
+mod eval;
 mod generate;
 mod inspect;
 pub mod merge;
 mod model;
 mod prompts;
+mod select;
 mod train;
 mod verify;
 
@@ -97,11 +99,13 @@ fn parse_precision(name: &str) -> Result<DType> {
 enum Command {
     Bench(bench::Bench),
     Convert(convert::Convert),
+    Eval(eval::Eval),
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
     Merge(Box<merge::Merge>),
     Prompts(Box<prompts::Prompts>),
+    Select(select::Select),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
     Completions {
@@ -130,11 +134,13 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
+        Command::Eval(eval) => eval.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
+        Command::Select(select) => select.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());

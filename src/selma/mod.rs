@@ -6,6 +6,7 @@ pub mod prompts;
 pub mod recording;
 pub mod reply;
 pub mod rouge;
+pub mod select;
 pub mod skill;
 pub mod writer;
 

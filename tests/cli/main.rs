@@ -1,6 +1,7 @@
 //! The commands as a user types them, on the small recorded models and on pictures drawn here.
 
 mod encoding;
+mod eval;
 mod memory;
 mod model;
 mod resume;

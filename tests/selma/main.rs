@@ -5,5 +5,6 @@ mod llm;
 mod prompts;
 mod reply;
 mod rouge;
+mod select;
 mod server;
 mod skill;

@@ -1,0 +1,93 @@
+//! `selma select`: the best of what a model drew, as a training folder.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::evaluate::folder;
+use crate::evaluate::scores::Scores;
+use crate::selma::select::{self, Candidate, Rule};
+
+/// Choose pictures to train on by their scores, at most one a prompt.
+#[derive(clap::Args)]
+pub struct Select {
+    /// Pictures with metadata.jsonl. More than once: candidates in this order.
+    #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// What `selma eval` wrote: a file for each folder of --images, in the same order.
+    #[arg(long, value_name = "SCORES", required = true, num_args = 1..)]
+    by: Vec<PathBuf>,
+    /// best-of:K: the best of the first K pictures of every prompt; threshold:X: the best one, if it has this score;
+    /// top:Q: the best one, for this share of the prompts.
+    #[arg(long)]
+    rule: String,
+    /// The training folder to make.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Select {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let rule = Rule::parse(&self.rule)?;
+        if self.images.len() != self.by.len() {
+            return Err(Error::Usage(format!(
+                "--by: expected {} score files, one for each folder of --images, got {}",
+                self.images.len(),
+                self.by.len()
+            )));
+        }
+        let mut candidates = Vec::new();
+        for (dir, by) in self.images.iter().zip(&self.by) {
+            candidates.extend(list(dir, by)?);
+        }
+        let chosen = select::select(&candidates, rule);
+        select::write(&self.out, &chosen)?;
+        let mean = |of: &mut dyn Iterator<Item = f64>| {
+            let (sum, count) = of.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
+            sum / f64::from(count)
+        };
+        let before = mean(&mut candidates.iter().map(|candidate| candidate.score));
+        let after = mean(&mut chosen.iter().map(|candidate| candidate.score));
+        if common.json {
+            let (of, selected) = (candidates.len(), chosen.len());
+            let report = json!({"out": self.out, "candidates": of, "selected": selected,
+                                "mean_before": before, "mean_after": after});
+            println!("{report}");
+        } else {
+            let (out, selected, of) = (self.out.display(), chosen.len(), candidates.len());
+            println!("{out}: {selected} of {of} pictures, mean score {after:.3} instead of {before:.3}");
+        }
+        Ok(())
+    }
+}
+
+/// The pictures of a folder with their scores.
+fn list(dir: &Path, by: &Path) -> Result<Vec<Candidate>> {
+    let scores = Scores::read(by)?;
+    let known: HashMap<(&str, &str), f64> = scores
+        .pictures
+        .iter()
+        .map(|picture| ((picture.file_name.as_str(), picture.prompt.as_str()), picture.score))
+        .collect();
+    let (entries, _) = folder::list(dir)?;
+    let candidate = |entry: folder::Entry| {
+        let score = known.get(&(entry.file_name.as_str(), entry.prompt.as_str()));
+        let score = *score.ok_or_else(|| {
+            let message = format!(
+                "no score of {} for its prompt; score the folder anew",
+                entry.path.display()
+            );
+            Error::file(by, message)
+        })?;
+        Ok(Candidate {
+            image: entry.path,
+            prompt: entry.prompt,
+            skill: entry.skill,
+            score,
+        })
+    };
+    entries.into_iter().map(candidate).collect()
+}
