@@ -9,6 +9,7 @@ pub mod merge;
 mod model;
 mod prompts;
 mod select;
+mod terminal;
 mod train;
 mod verify;
 

@@ -1,0 +1,91 @@
+//! What a training run shows, and how Ctrl-C stops it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::train::watcher::{StepReport, Watcher};
+
+/// Progress and notes on stderr, steps as JSON on stdout where asked for, and Ctrl-C.
+pub(super) struct Terminal<'a> {
+    common: &'a Common,
+    bar: ProgressBar,
+    /// What the bar counts.
+    what: &'static str,
+    stop: Arc<AtomicBool>,
+}
+
+impl<'a> Terminal<'a> {
+    pub fn new(common: &'a Common) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = stop.clone();
+        ctrlc::set_handler(move || {
+            // The second time there is no waiting for the step to end: what was saved before it is sound.
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        })
+        .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        Ok(Self {
+            common,
+            bar: ProgressBar::hidden(),
+            what: "",
+            stop,
+        })
+    }
+
+    /// Starts the bar of the steps.
+    pub fn begin(&mut self, done: u64, steps: u64) {
+        self.count("steps", steps);
+        self.bar.set_position(done);
+        self.bar.reset_eta();
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn count(&mut self, what: &'static str, total: u64) {
+        self.bar.finish_and_clear();
+        self.what = what;
+        if !self.common.quiet {
+            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {prefix} {per_sec} {eta} left {msg}");
+            self.bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.bar.set_prefix(what);
+        }
+    }
+}
+
+impl Watcher for Terminal<'_> {
+    fn note(&mut self, text: &str) {
+        self.bar.suspend(|| self.common.note(text));
+    }
+
+    fn prepared(&mut self, what: &'static str, done: usize, total: usize) {
+        if self.what != what {
+            self.count(what, total as u64);
+        }
+        self.bar.set_position(done as u64);
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.bar.set_message(format!("loss {:.4}", report.loss));
+        self.bar.set_position(report.step);
+        if self.common.json {
+            let (step, loss, lr, grad_norm) = (report.step, report.loss, report.lr, report.grad_norm);
+            println!(
+                "{}",
+                json!({ "step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm })
+            );
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
