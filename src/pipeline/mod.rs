@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
-use crate::lora::attach::attach_all;
+use crate::lora::attach::{self, attach_all};
 use crate::lora::{Expert, Factors};
 use crate::nn::{AutoencoderKl, Config, UNet};
 use crate::tensor::{DType, release_pool};
@@ -67,6 +67,14 @@ impl StableDiffusion {
 
     pub fn is_xl(&self) -> bool {
         self.text.is_xl()
+    }
+
+    /// Takes every LoRA off again.
+    pub fn take_off(&mut self) {
+        self.unet.visit(&mut attach::detach);
+        for encoder in &mut self.text.encoders {
+            encoder.model.visit(&mut attach::detach);
+        }
     }
 
     /// Adds LoRA experts to the UNet and the text encoders; each keeps its own strength.

@@ -174,7 +174,17 @@ impl TrainConfig {
     /// value of the wrong type.
     pub fn from_toml(text: &str) -> Result<Self> {
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Usage(e.to_string()))?;
-        keys::canonical(table)?
+        Self::default().with(table)
+    }
+
+    /// These settings with others on top, given as for [`TrainConfig::from_toml`].
+    ///
+    /// # Errors
+    /// As [`TrainConfig::from_toml`].
+    pub fn with(&self, others: toml::Table) -> Result<Self> {
+        let mut table: toml::Table = self.to_toml()?.parse().expect("it was just written");
+        table.extend(keys::canonical(others)?);
+        table
             .try_into()
             .map_err(|e: toml::de::Error| Error::Usage(e.to_string().trim_end().to_string()))
     }
