@@ -8,6 +8,7 @@ mod inspect;
 pub mod merge;
 mod model;
 mod prompts;
+mod run;
 mod select;
 mod terminal;
 mod train;
@@ -106,6 +107,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Merge(Box<merge::Merge>),
     Prompts(Box<prompts::Prompts>),
+    Run(run::Run),
     Select(select::Select),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
@@ -141,6 +143,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
+        Command::Run(run) => run.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {

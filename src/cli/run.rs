@@ -1,0 +1,163 @@
+//! `selma run`: the whole method on models of the user's.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::cli::terminal::Terminal;
+use crate::error::{Error, Result};
+use crate::run::{self, Estimate, Pipeline, Selection, Stage, Summary};
+use crate::train::memory::{self, human};
+
+/// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
+///
+/// What is finished is skipped, and what was interrupted goes on, when the same command is given again.
+#[derive(clap::Args)]
+pub struct Run {
+    /// What to do, as in examples/pipeline.toml.
+    #[arg(value_name = "PIPELINE.toml")]
+    pipeline: PathBuf,
+    /// Folder of the run (default: the file's name without its ending).
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Only this stage. What it is made from must be there.
+    #[arg(long, value_enum, value_name = "STAGE")]
+    only: Option<Stage>,
+    /// Only this skill, or all-in-one: with --only, one task of an array job.
+    #[arg(long, value_name = "NAME", requires = "only")]
+    skill: Option<String>,
+    /// Say what would be done, and about how long it would take, and stop.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Run {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let mut pipeline = Pipeline::read(&self.pipeline)?;
+        pipeline.seed = common.given_seed.unwrap_or(pipeline.seed);
+        pipeline.merge.seed = pipeline.seed;
+        for model in [&mut pipeline.images.model, &mut pipeline.experts.model] {
+            *model = common.model(Path::new(model))?.to_string_lossy().into_owned();
+        }
+        let out = self.out.unwrap_or_else(|| self.pipeline.with_extension(""));
+        let selection = Selection {
+            stage: self.only,
+            skill: self.skill,
+        };
+        conduct(&pipeline, &out, &selection, self.dry_run, common)
+    }
+}
+
+/// Runs a pipeline and says what came out.
+///
+/// # Errors
+/// As [`run::Run::go`].
+pub(super) fn conduct(
+    pipeline: &Pipeline,
+    out: &Path,
+    selection: &Selection,
+    dry_run: bool,
+    common: &Common,
+) -> Result<()> {
+    if out.is_file() {
+        return Err(Error::Usage(format!(
+            "--out {}: is a file, expected a folder",
+            out.display()
+        )));
+    }
+    let command = command_line();
+    let run = run::Run::new(pipeline, out, common.precision()?, &command);
+    let mut terminal = Terminal::new(common)?;
+    if dry_run {
+        let estimates = run.estimates(&mut terminal)?;
+        terminal.finish();
+        return show_plan(&estimates, common);
+    }
+    let done = run.go(selection, &mut terminal)?;
+    terminal.finish();
+    if let Some(usage) = memory::usage() {
+        common.note(format!("peak memory: {}", human(usage.peak)));
+    }
+    let report = run.folder.path(run::report::NAME);
+    let summary = run.summary();
+    if common.json {
+        let done: Vec<String> = done.iter().map(ToString::to_string).collect();
+        println!(
+            "{}",
+            json!({"out": out, "done": done, "report": report, "summary": summary})
+        );
+        return Ok(());
+    }
+    if done.is_empty() {
+        println!("everything is there already");
+    }
+    if selection.stage.is_none() {
+        summary.iter().for_each(show);
+        println!("{}", report.display());
+    }
+    Ok(())
+}
+
+fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
+    let seconds: f64 = estimates.iter().map(|e| e.seconds).sum();
+    let bytes: u64 = estimates.iter().map(|e| e.bytes).sum();
+    if common.json {
+        println!("{}", json!({"pieces": estimates, "bytes": bytes, "seconds": seconds}));
+        return Ok(());
+    }
+    let line = |piece: &str, standing: &str, work: &str, bytes: u64, seconds: f64| {
+        println!(
+            "{piece:32} {standing:9} {work:28} {:>10} {:>10}",
+            human(bytes),
+            duration(seconds)
+        );
+    };
+    for e in estimates {
+        line(&e.piece, e.standing, &e.work, e.bytes, e.seconds);
+    }
+    line("all", "", "", bytes, seconds);
+    common.note("times are rough, from two small pictures drawn now; replies of an endpoint are not counted");
+    Ok(())
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => "-".into(),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+fn show(summary: &Summary) {
+    let points = |x: f64| format!("{:.1}", 100.0 * x);
+    for arm in &summary.arms {
+        let interval = arm.overall.interval.map_or(String::new(), |[low, high]| {
+            format!("  ({} to {})", points(low), points(high))
+        });
+        println!("{:24} {:>6}{interval}", arm.name, points(arm.overall.mean));
+    }
+    for pair in &summary.comparisons {
+        let overall = &pair.comparison.overall;
+        let p = overall.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
+        let name = format!("{} less {}", pair.ours, pair.theirs);
+        println!("{name:32} {:+6.1}{p}", 100.0 * overall.estimate.mean);
+    }
+}
+
+/// The command as it could be typed again.
+fn command_line() -> String {
+    let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_./=:,@+".contains(c));
+    let quote = |text: String| match plain(&text) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    };
+    let arguments = std::env::args_os()
+        .skip(1)
+        .map(|a| quote(a.to_string_lossy().into_owned()));
+    std::iter::once("selma".to_owned())
+        .chain(arguments)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,151 @@
+//! What each piece is made from, what it needs before it, and what it leaves.
+
+use serde_json::json;
+
+use super::folder::{Inputs, Paths};
+use super::settings::{ALL_IN_ONE, DrawSettings};
+use super::{Piece, Run, Stage, evaluate, experts};
+use crate::error::Result;
+use crate::formats::digest;
+use crate::train::identity;
+
+/// A piece's inputs and outputs.
+pub(super) struct Plan {
+    pub inputs: Inputs,
+    pub paths: Paths,
+}
+
+/// The experts that learn from selected pictures, and their merge, carry this ending.
+pub(super) const SELECTED: &str = "-selected";
+
+impl Run<'_> {
+    pub(super) fn pieces_of(&self, stage: Stage) -> Vec<Piece> {
+        let skills = || self.pipeline.skills.iter().map(|skill| skill.id.as_str());
+        let each = |stage| skills().map(|skill| Piece::new(stage, skill)).collect();
+        let selects = self.pipeline.select.is_some();
+        match stage {
+            Stage::Select if !selects => Vec::new(),
+            Stage::Evaluate if !self.pipeline.evaluates() => Vec::new(),
+            Stage::Prompts | Stage::Images | Stage::Select => each(stage),
+            Stage::Experts => {
+                let mut parts = self.pipeline.trained();
+                if selects {
+                    parts.extend(skills().map(|skill| format!("{skill}{SELECTED}")));
+                }
+                parts.iter().map(|part| Piece::new(stage, part)).collect()
+            }
+            Stage::Merge if selects => vec![Piece::whole(stage), Piece::new(stage, &SELECTED[1..])],
+            _ => vec![Piece::whole(stage)],
+        }
+    }
+
+    /// What must be complete before `piece`.
+    pub(super) fn needs(&self, piece: &Piece) -> Vec<Piece> {
+        let part = piece.part.as_deref().unwrap_or_default();
+        let skills = || self.pipeline.skills.iter().map(|skill| skill.id.as_str());
+        match piece.stage {
+            Stage::Prompts => Vec::new(),
+            Stage::Images => vec![Piece::new(Stage::Prompts, part)],
+            Stage::Select => vec![Piece::new(Stage::Images, part)],
+            Stage::Experts if part == ALL_IN_ONE => self.pieces_of(Stage::Images),
+            Stage::Experts => match part.strip_suffix(SELECTED) {
+                Some(skill) => vec![Piece::new(Stage::Select, skill)],
+                None => vec![Piece::new(Stage::Images, part)],
+            },
+            Stage::Merge => {
+                let ending = if part.is_empty() { "" } else { SELECTED };
+                let expert = |skill| Piece::new(Stage::Experts, &format!("{skill}{ending}"));
+                skills().map(expert).collect()
+            }
+            Stage::Evaluate => [self.pieces_of(Stage::Experts), self.pieces_of(Stage::Merge)].concat(),
+            Stage::Report => {
+                let mut all = self.pieces();
+                all.retain(|piece| piece.stage != Stage::Report);
+                all
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`crate::Error::Failed`] where what `piece` needs is not complete; those of the models and files that it reads.
+    pub(super) fn plan(&self, piece: &Piece) -> Result<Plan> {
+        let part = piece.part.as_deref().unwrap_or_default();
+        let p = self.pipeline;
+        let mut inputs = Inputs::from([
+            ("selma".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+            ("seed".into(), p.seed.to_string()),
+        ]);
+        for needed in self.needs(piece) {
+            inputs.insert(needed.name(), self.made(&needed)?);
+        }
+        let mut put = |key: &str, value: String| inputs.insert(key.into(), value);
+        let paths = match piece.stage {
+            Stage::Prompts => {
+                let skill = p.skills.iter().find(|skill| skill.id == part);
+                put("skill", identity::of_bytes(format!("{skill:?}").as_bytes()));
+                let s = &p.prompts;
+                let decides = json!([s.count, s.writer, s.llm_model, s.max_similarity, s.strict_words]);
+                put("settings", decides.to_string());
+                if let Some(folder) = &s.replay {
+                    put("replay", digest::file(&folder.join(format!("{part}.replies.jsonl")))?);
+                }
+                // The recording of an endpoint's replies is no output: it was paid for, and is never removed.
+                let path = format!("prompts/{part}.json").into();
+                Paths {
+                    outputs: vec![path],
+                    own: vec![format!("prompts/{part}.json").into()],
+                }
+            }
+            Stage::Images => {
+                put("model", self.model(&p.images.model, p.images.vae.as_deref())?);
+                put("settings", self.draws(&p.images.draw));
+                let path = format!("images/{part}");
+                same(&path)
+            }
+            Stage::Select => {
+                put("model", self.model(&p.images.model, p.images.vae.as_deref())?);
+                put("settings", self.draws(&p.images.draw));
+                put("rule", p.select.as_ref().map(|s| s.rule.clone()).unwrap_or_default());
+                same(&format!("select/{part}"))
+            }
+            Stage::Experts => {
+                put("model", self.model(&p.experts.model, p.experts.vae.as_deref())?);
+                let config = experts::config(self, part);
+                put("settings", experts::decides(&config)?);
+                let own = format!("experts/{part}");
+                Paths {
+                    outputs: ["lora.safetensors", "metrics.jsonl"]
+                        .map(|f| format!("{own}/{f}").into())
+                        .into(),
+                    own: vec![own.into()],
+                }
+            }
+            Stage::Merge => {
+                put("settings", format!("{:?}", p.merge));
+                same(&super::merge::folder(part))
+            }
+            Stage::Evaluate => {
+                put("model", self.model(&p.experts.model, None)?);
+                put("settings", evaluate::decides(self)?);
+                same("evaluate")
+            }
+            Stage::Report => Paths {
+                outputs: vec![super::report::NAME.into()],
+                own: vec![super::report::NAME.into()],
+            },
+        };
+        Ok(Plan { inputs, paths })
+    }
+
+    pub(super) fn draws(&self, draw: &DrawSettings) -> String {
+        format!("{} {}", serde_json::json!(draw), self.dtype.name())
+    }
+}
+
+/// One folder that is all of a piece.
+fn same(path: &str) -> Paths {
+    Paths {
+        outputs: vec![path.into()],
+        own: vec![path.into()],
+    }
+}

@@ -1,0 +1,126 @@
+//! Stage `prompts`: as many captions as asked for each skill, none too similar to another.
+
+use std::time::Duration;
+
+use super::Run;
+use crate::error::{Error, Result};
+use crate::selma::llm::{Client, Limits, Settings};
+use crate::selma::prompts::{self, Ask, Collector, Options};
+use crate::selma::rouge::Pool;
+use crate::selma::writer::{Endpoint, Replay, Writer, collect};
+use crate::selma::{Record, Skill};
+use crate::shapes::{self, Split};
+use crate::train::watcher::Watcher;
+
+/// Writes `prompts/SKILL.json`.
+///
+/// # Errors
+/// Those of the writer; [`Error::Interrupted`].
+pub(super) fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()> {
+    let settings = &run.pipeline.prompts;
+    let skill = run.pipeline.skills.iter().find(|skill| skill.id == id);
+    let skill = skill.expect("a piece belongs to a skill of the pipeline");
+    let path = run.folder.path(format!("prompts/{id}.json"));
+    let folder = run.folder.path("prompts");
+    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    let kept = match (&settings.replay, &settings.llm) {
+        (Some(folder), _) => {
+            let replay = Replay::open(&folder.join(format!("{id}.replies.jsonl")))?;
+            ask(run, skill, replay, watcher)?
+        }
+        (None, Some(url)) => {
+            let client = Client::from_environment(endpoint(run, url), limits(run))?;
+            if client.exposes_key() {
+                watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
+            }
+            let endpoint = Endpoint::open(client, &path.with_extension("replies.jsonl"))?;
+            ask(run, skill, endpoint, watcher)?
+        }
+        (None, None) => built_in(run, skill)?,
+    };
+    prompts::write(&path, &kept)
+}
+
+fn endpoint(run: &Run, url: &str) -> Settings {
+    let s = &run.pipeline.prompts;
+    Settings {
+        url: url.into(),
+        model: s.llm_model.clone().unwrap_or_default(),
+        temperature: s.temperature,
+        max_tokens: s.max_tokens,
+        timeout: Duration::from_secs_f64(s.timeout),
+        retries: s.retries,
+        ..Settings::default()
+    }
+}
+
+fn limits(run: &Run) -> Limits {
+    Limits {
+        requests: run.pipeline.prompts.max_requests,
+        ..Limits::default()
+    }
+}
+
+fn ask(run: &Run, skill: &Skill, writer: impl Writer, watcher: &mut dyn Watcher) -> Result<Vec<String>> {
+    let s = &run.pipeline.prompts;
+    let options = Options {
+        count: s.count,
+        seed: run.pipeline.seed,
+        max_similarity: s.max_similarity,
+        requests_per_round: s.parallel,
+        max_stalled: s.max_stalled,
+        strict_words: s.strict_words,
+    };
+    let mut collector = Collector::new(skill, &options);
+    let mut writer = Stoppable { writer, watcher };
+    collect(&mut collector, &mut writer, &mut |_| ())?;
+    writer.watcher.prepared("prompts", s.count, s.count);
+    let counts = collector.counts();
+    writer.watcher.note(&format!(
+        "{}: {} prompts from {} replies; {} captions were too similar",
+        skill.id, counts.kept, counts.requests, counts.too_similar
+    ));
+    Ok(collector.prompts().to_vec())
+}
+
+/// A writer that can be stopped between rounds.
+struct Stoppable<'a, W> {
+    writer: W,
+    watcher: &'a mut dyn Watcher,
+}
+
+impl<W: Writer> Writer for Stoppable<'_, W> {
+    fn answer(&mut self, asks: &[Ask]) -> Result<Vec<Record>> {
+        if self.watcher.stopped() {
+            let message = "stopped; every reply so far is recorded, and the same command goes on";
+            return Err(Error::Interrupted(message.into()));
+        }
+        self.writer.answer(asks)
+    }
+}
+
+/// Captions of the built-in world that are not too similar to each other.
+fn built_in(run: &Run, skill: &Skill) -> Result<Vec<String>> {
+    /// Captions that are looked at for one that is kept.
+    const TRIES: u64 = 200;
+    let s = &run.pipeline.prompts;
+    let world = shapes::Skill::from_name(&skill.id)?;
+    let (mut pool, mut kept) = (Pool::default(), Vec::new());
+    for index in 0..TRIES * s.count as u64 {
+        let caption = world.prompt(Split::Train, run.pipeline.seed, index).caption;
+        if pool.nearest_above(&caption, s.max_similarity).is_none() {
+            pool.insert(&caption);
+            kept.push(caption);
+        }
+        if kept.len() == s.count {
+            return Ok(kept);
+        }
+    }
+    Err(Error::Failed(format!(
+        "the built-in world has {} captions of {} that are not too similar, and [prompts] count is {}; lower it, or raise \
+         max-similarity",
+        kept.len(),
+        skill.id,
+        s.count
+    )))
+}

@@ -1,0 +1,83 @@
+//! Stage `report`: one page that needs nothing but itself, `report.html`.
+
+mod chart;
+mod examples;
+mod page;
+mod picture;
+
+use std::collections::BTreeMap;
+
+use super::evaluate::Summary;
+use super::{Run, Stage};
+use crate::data::prompts;
+use crate::error::Result;
+use crate::evaluate::scores::Scores;
+use crate::formats::{atomic, jsonl};
+
+/// The file in the folder of the run.
+pub const NAME: &str = "report.html";
+
+/// All that the page tells of, as read from the folder.
+struct Contents<'a> {
+    run: &'a Run<'a>,
+    /// None where nothing was evaluated.
+    summary: Option<Summary>,
+    /// By arm.
+    scores: BTreeMap<String, Scores>,
+    /// The loss at each step, by expert.
+    losses: Vec<(String, Vec<(u64, f64)>)>,
+    /// By skill.
+    prompts: BTreeMap<String, Vec<String>>,
+    /// What was done, and the seconds that it took.
+    times: Vec<(String, f64)>,
+}
+
+/// Writes the page from what the other stages left.
+///
+/// # Errors
+/// [`crate::Error::Io`] and [`crate::Error::File`] for what cannot be read.
+pub(super) fn write(run: &Run) -> Result<()> {
+    let contents = Contents::read(run)?;
+    let page = page::page(&contents)?.into_string();
+    atomic::write_bytes(&run.folder.path(NAME), page.as_bytes())
+}
+
+impl<'a> Contents<'a> {
+    fn read(run: &'a Run<'a>) -> Result<Self> {
+        let summary = match run.pipeline.evaluates() {
+            true => Some(Summary::read(&run.folder.path("evaluate/summary.json"))?),
+            false => None,
+        };
+        let mut scores = BTreeMap::new();
+        for arm in summary.iter().flat_map(|summary| &summary.arms) {
+            let path = run.folder.path(format!("evaluate/{}/scores.json", arm.name));
+            scores.insert(arm.name.clone(), Scores::read(&path)?);
+        }
+        let mut losses = Vec::new();
+        for piece in run.pieces_of(Stage::Experts) {
+            let part = piece.part.unwrap_or_default();
+            let path = run.folder.path(format!("experts/{part}/metrics.jsonl"));
+            let point = |(_, row): (usize, serde_json::Value)| Some((row["step"].as_u64()?, row["loss"].as_f64()?));
+            let points = jsonl::read(&path)?.into_iter().filter_map(point).collect();
+            losses.push((part, points));
+        }
+        let mut written = BTreeMap::new();
+        for skill in &run.pipeline.skills {
+            let read = prompts::read(&run.folder.path(format!("prompts/{}.json", skill.id)))?;
+            written.insert(skill.id.clone(), read.into_iter().map(|prompt| prompt.text).collect());
+        }
+        let times = run.pieces().into_iter().filter(|piece| piece.stage != Stage::Report);
+        let times = times.map(|piece| {
+            let record = run.folder.record(&piece);
+            (piece.to_string(), record.map_or(0.0, |record| record.seconds))
+        });
+        Ok(Self {
+            summary,
+            scores,
+            losses,
+            prompts: written,
+            times: times.collect(),
+            run,
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! The page. Every text goes through the template's escaping: prompts come from strangers.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::examples::{Pair, extremes};
+use super::picture::data_uri;
+use super::{Contents, chart};
+use crate::error::Result;
+use crate::evaluate::comparison::Comparison;
+use crate::evaluate::statistics::{Difference, Estimate};
+use crate::run::evaluate::{BASE, MERGED, Summary, expert, pictures};
+use crate::run::plan::SELECTED;
+use crate::run::settings::ALL_IN_ONE;
+
+const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
+/// Prompts of each skill whose pictures are shown.
+const GRID: usize = 3;
+/// Pairs that got better, and as many that got worse.
+const EXTREMES: usize = 4;
+/// Prompts of each skill that are listed.
+const LISTED: usize = 5;
+
+pub(super) fn page(c: &Contents) -> Result<Markup> {
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "selma: report" }
+                style { (STYLE) }
+            }
+            body {
+                h1 { "One LoRA of many experts: what it changed" }
+                @if let Some(summary) = &c.summary { (in_short(summary)) }
+                (asked(c))
+                @if let Some(summary) = &c.summary {
+                    (scores(c, summary))
+                    (grids(c)?)
+                    (changed(c)?)
+                }
+                (losses(c))
+                (how(c))
+            }
+        }
+    })
+}
+
+fn points(value: f64) -> String {
+    format!("{:.1}", 100.0 * value)
+}
+
+fn signed(value: f64) -> String {
+    format!("{:+.1}", 100.0 * value)
+}
+
+fn verdict(difference: &Difference) -> (&'static str, &'static str) {
+    match difference.estimate.interval {
+        Some([low, _]) if low > 0.0 => ("better", "good"),
+        Some([_, high]) if high < 0.0 => ("worse", "bad"),
+        _ => ("no different, as far as this evaluation can tell", "soft"),
+    }
+}
+
+fn title(arm: &str) -> String {
+    match arm {
+        BASE => "base model".into(),
+        ALL_IN_ONE => "one LoRA on all data".into(),
+        MERGED => "merged experts".into(),
+        _ if arm == format!("{MERGED}{SELECTED}") => "merged, from selected pictures".into(),
+        other => other.replacen("expert-", "expert: ", 1),
+    }
+}
+
+fn in_short(summary: &Summary) -> Markup {
+    let mean = |arm: &str| {
+        summary
+            .arms
+            .iter()
+            .find(|a| a.name == arm)
+            .map(|a| points(a.overall.mean))
+    };
+    let sentence = |ours: &str, theirs: &str| {
+        let comparison = summary.compared(ours, theirs)?;
+        let (word, class) = verdict(&comparison.overall);
+        Some(html! {
+            p.lead {
+                (capital(&title(ours))) ": " (mean(ours)?) " points; " (title(theirs)) ": " (mean(theirs)?)
+                ". The first is " strong class=(class) { (word) } " (" (interval(&comparison.overall)) ")."
+            }
+        })
+    };
+    let selected = format!("{MERGED}{SELECTED}");
+    let pairs = [(MERGED, BASE), (MERGED, ALL_IN_ONE), (selected.as_str(), MERGED)];
+    html! {
+        @for (ours, theirs) in pairs { @if let Some(text) = sentence(ours, theirs) { (text) } }
+        p.soft {
+            "A picture's score is the share of the questions about its prompt that the judge answers with yes, 100 points at
+            most. Prompts were not seen in training; every model drew them from the same noise."
+        }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters
+        .next()
+        .map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn interval(difference: &Difference) -> String {
+    let mut text = format!("difference {}", signed(difference.estimate.mean));
+    if let Some([low, high]) = difference.estimate.interval {
+        text += &format!(", 95 % interval {} to {}", signed(low), signed(high));
+    }
+    if let Some(p) = difference.p_value {
+        text += &format!(", p = {p:.4}");
+    }
+    text
+}
+
+fn asked(c: &Contents) -> Markup {
+    let p = c.run.pipeline;
+    html! {
+        h2 { "What was asked" }
+        p {
+            (p.prompts.count) " prompts for each of " (p.skills.len()) " skills; a picture of each; an expert of rank "
+            (p.experts.rank) " for each skill, " (p.experts.steps) " steps."
+            @if p.all_in_one { " For comparison one LoRA on all pictures, with as many steps as all experts together." }
+        }
+        @for skill in &p.skills {
+            h3 { (if skill.title.is_empty() { &skill.id } else { &skill.title }) }
+            @if let Some(prompts) = c.prompts.get(&skill.id) {
+                ul { @for prompt in prompts.iter().take(LISTED) { li { (prompt) } } }
+                @if prompts.len() > LISTED { p.soft { "and " (prompts.len() - LISTED) " more" } }
+            }
+        }
+    }
+}
+
+fn cell(estimate: Option<&Estimate>) -> Markup {
+    html! {
+        td {
+            @if let Some(estimate) = estimate {
+                (points(estimate.mean))
+                @if let Some([low, high]) = estimate.interval { small { (points(low)) "–" (points(high)) } }
+            } @else { "–" }
+        }
+    }
+}
+
+fn scores(c: &Contents, summary: &Summary) -> Markup {
+    let arms: Vec<_> = summary
+        .arms
+        .iter()
+        .filter(|arm| !arm.name.starts_with("expert-"))
+        .collect();
+    let own = |skill: &str| summary.arms.iter().find(|arm| arm.name == expert(skill));
+    html! {
+        h2 { "Scores" }
+        table {
+            thead { tr {
+                th { "skill" }
+                @for arm in &arms { th { (title(&arm.name)) } }
+                th { "its own expert" }
+            } }
+            tbody {
+                @for skill in &c.run.pipeline.skills { tr {
+                    td { (skill.id) }
+                    @for arm in &arms { (cell(arm.skills.get(&skill.id))) }
+                    (cell(own(&skill.id).map(|arm| &arm.overall)))
+                } }
+                tr.all {
+                    td { "all" }
+                    @for arm in &arms { (cell(Some(&arm.overall))) }
+                    (cell(None))
+                }
+            }
+        }
+        p.soft {
+            "Means, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
+            (summary.judge) ", " (summary.prompts) " prompts a skill, " (summary.seeds) " pictures a prompt."
+        }
+        h3 { "Differences" }
+        table {
+            thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
+            tbody { @for pair in &summary.comparisons {
+                (difference(&title(&pair.ours), &title(&pair.theirs), &pair.comparison))
+            } }
+        }
+    }
+}
+
+fn difference(ours: &str, theirs: &str, comparison: &Comparison) -> Markup {
+    let overall = &comparison.overall;
+    html! { tr {
+        td { (ours) " less " (theirs) }
+        td class=(verdict(overall).1) { (signed(overall.estimate.mean)) }
+        td { @if let Some([low, high]) = overall.estimate.interval { (signed(low)) " to " (signed(high)) } }
+        td { @if let Some(p) = overall.p_value { (format!("{p:.4}")) } }
+    } }
+}
+
+fn grids(c: &Contents) -> Result<Markup> {
+    let p = c.run.pipeline;
+    let mut shown = Vec::new();
+    for skill in &p.skills {
+        let mut arms = vec![BASE.to_string(), expert(&skill.id)];
+        arms.extend(p.all_in_one.then(|| ALL_IN_ONE.into()));
+        arms.push(MERGED.into());
+        let mut rows = Vec::new();
+        let first = |arm: &str| format!("{}/seed-{}/", arm, p.seed);
+        let from_seed = |file: &str| file.starts_with(&first(&skill.id));
+        let base = &c.scores[BASE].pictures;
+        for picture in base.iter().filter(|picture| from_seed(&picture.file_name)).take(GRID) {
+            rows.push((picture.prompt.clone(), row(c, &arms, &skill.id, &picture.file_name)?));
+        }
+        shown.push((&skill.id, rows));
+    }
+    Ok(html! {
+        h2 { "Pictures" }
+        p.soft { "The first held-out prompts of each skill; the pictures of a row begin with the same noise." }
+        @for (skill, rows) in &shown {
+            h3 { (skill) }
+            @for (prompt, pictures) in rows { p { (prompt) } (pictures) }
+        }
+    })
+}
+
+fn row(c: &Contents, arms: &[String], skill: &str, file: &str) -> Result<Markup> {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    let mut cells = Vec::new();
+    for arm in arms {
+        let path = c.run.folder.path(pictures(arm, skill, c.run.pipeline.seed)).join(name);
+        let scored = c.scores[arm].pictures.iter().find(|picture| picture.file_name == file);
+        let score = scored.map_or(String::new(), |picture| points(picture.score));
+        let label = if *arm == expert(skill) {
+            "expert".into()
+        } else {
+            title(arm)
+        };
+        cells.push((data_uri(&path)?, label, score));
+    }
+    Ok(html! {
+        div class="row small" style=(format!("--columns: {}", arms.len())) {
+            @for (uri, label, score) in &cells {
+                figure { img src=(uri) alt=(label); figcaption { (label) ": " (score) } }
+            }
+        }
+    })
+}
+
+fn changed(c: &Contents) -> Result<Markup> {
+    let [better, worse] = extremes(c, EXTREMES);
+    Ok(html! {
+        h2 { "What got better, and what got worse" }
+        p.soft { "Merged experts against the base model, from the same noise; the largest changes." }
+        h3 { "Better" }
+        (pairs(c, &better)?)
+        h3 { "Worse" }
+        (pairs(c, &worse)?)
+    })
+}
+
+fn pairs(c: &Contents, pairs: &[Pair]) -> Result<Markup> {
+    let uri = |arm: &str, file: &str| data_uri(&c.run.folder.path(format!("evaluate/{arm}/{file}")));
+    let mut shown = Vec::new();
+    for pair in pairs {
+        let file = &pair.after.file_name;
+        shown.push((pair, uri(BASE, file)?, uri(MERGED, file)?));
+    }
+    Ok(html! {
+        @if shown.is_empty() { p { "None." } }
+        div.pairs { @for (pair, before, after) in &shown {
+            div.pair {
+                div class="row small" style="--columns: 2" {
+                    figure { img src=(before) alt="base model"; figcaption { "base model: " (points(pair.before.score)) } }
+                    figure { img src=(after) alt="merged experts"; figcaption { "merged: " (points(pair.after.score)) } }
+                }
+                p { (pair.after.prompt) }
+                ul { @for (question, yes) in pair.changed() {
+                    li { (question) " " @if yes { span.good { "yes now" } } @else { span.bad { "no longer" } } }
+                } }
+            }
+        } }
+    })
+}
+
+fn losses(c: &Contents) -> Markup {
+    html! {
+        h2 { "Training" }
+        div.curves { @for (part, points) in &c.losses { (chart::curve(part, points)) } }
+    }
+}
+
+fn how(c: &Contents) -> Markup {
+    let p = c.run.pipeline;
+    let total: f64 = c.times.iter().map(|(_, seconds)| seconds).sum();
+    html! {
+        h2 { "How to do it again" }
+        pre { (c.run.command) }
+        ul {
+            li { "selma " (env!("CARGO_PKG_VERSION")) ", seed " (p.seed) ", " (c.run.dtype.name()) }
+            li { "drawn by " (name(&p.images.model)) ", learnt by " (name(&p.experts.model)) }
+            li { "drawn for training: " (settings(&p.images.draw)) }
+            li { "evaluated: " (settings(&p.evaluate.draw)) }
+            li { "learning rate " (p.experts.lr) ", batch " (p.experts.batch_size * p.experts.grad_accum) ", alpha "
+                (p.experts.alpha()) ", modules " (p.experts.targets.join(", ")) }
+        }
+        h3 { "Time" }
+        table {
+            thead { tr { th { "piece" } th { "seconds" } } }
+            tbody {
+                @for (piece, seconds) in &c.times { tr { td { (piece) } td { (format!("{seconds:.1}")) } } }
+                tr.all { td { "all" } td { (format!("{total:.1}")) } }
+            }
+        }
+    }
+}
+
+/// The last part of a model's path.
+fn name(model: &str) -> String {
+    let path = std::path::Path::new(model);
+    path.file_name()
+        .map_or_else(|| model.into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn settings(draw: &crate::run::settings::DrawSettings) -> String {
+    let guidance = draw
+        .guidance
+        .map_or("the model's guidance".into(), |g| format!("guidance {g}"));
+    let scheduler = draw.scheduler.as_deref().unwrap_or("the model's scheduler");
+    format!("{} steps, {guidance}, {scheduler}", draw.steps)
+}

@@ -1,0 +1,146 @@
+//! A run as a whole, and the same run piece by piece.
+
+use std::path::Path;
+
+use crate::{differences, json, pipeline, results, run, says};
+
+#[test]
+fn a_whole_run_and_its_pieces_give_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let (whole, pieces) = (dir.path().join("whole"), dir.path().join("pieces"));
+    let outcome = json(run(&file, &whole));
+    assert_eq!(outcome["done"].as_array().unwrap().len(), 10, "{outcome}");
+    let arms = outcome["summary"]["arms"].as_array().unwrap();
+    let names: Vec<&str> = arms.iter().map(|arm| arm["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["base", "all-in-one", "merged", "expert-counting", "expert-spatial"]
+    );
+    assert_eq!(arms[0]["overall"]["values"], 8);
+    assert_eq!(arms[3]["overall"]["values"], 4);
+    let bytes = results(&whole);
+    for made in [
+        "prompts/counting.json",
+        "images/spatial/00002.png",
+        "merge/plain/lora.safetensors",
+    ] {
+        assert!(bytes.contains_key(Path::new(made)), "{made}");
+    }
+
+    // What is finished is left alone.
+    assert_eq!(json(run(&file, &whole))["done"], serde_json::json!([]));
+
+    let only = |stage: &str, skill: Option<&str>| {
+        let mut command = run(&file, &pieces);
+        command.args(["--only", stage]);
+        skill.iter().for_each(|skill| {
+            command.args(["--skill", skill]);
+        });
+        command
+    };
+    says(
+        only("experts", Some("counting")),
+        1,
+        &["prompts of counting", "--only prompts --skill counting"],
+    );
+    only("prompts", None).assert().success();
+    for skill in ["spatial", "counting"] {
+        only("images", Some(skill)).assert().success();
+        only("experts", Some(skill)).assert().success();
+    }
+    says(only("evaluate", None), 1, &["experts of all-in-one"]);
+    only("experts", Some("all-in-one")).assert().success();
+    for stage in ["merge", "evaluate", "report"] {
+        only(stage, None).assert().success();
+    }
+    assert_eq!(differences(&bytes, &results(&pieces)), Vec::<std::path::PathBuf>::new());
+    says(
+        only("experts", Some("cooking")),
+        2,
+        &["cooking", "counting, spatial, all-in-one"],
+    );
+}
+
+#[test]
+fn the_report_is_one_page_that_needs_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let out = dir.path().join("out");
+    run(&file, &out).assert().success();
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    // A caption of a stranger is text.
+    assert!(page.contains("three blue &lt;script&gt;alert(1)&lt;/script&gt; stars"));
+    assert!(!page.contains("<script") && !page.contains("http:") && !page.contains("https:") && !page.contains("url("));
+    assert_eq!(
+        page.matches("<img src=\"data:image/png;base64,").count(),
+        page.matches("<img").count()
+    );
+    // Two prompts of each of two skills by four models.
+    assert!(page.matches("<img").count() >= 16);
+    assert_eq!(page.matches("<polyline").count(), 3);
+    for text in ["selma run", "95 % interval", "two red circles", "seed 42"] {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn selected_pictures_teach_experts_beside_the_plain_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    let file = pipeline(dir.path(), "");
+    // The replies are captions of the world that its judge understands.
+    for (skill, captions) in [
+        (
+            "counting",
+            "4. two red circles\n5. three blue stars\n6. four green squares",
+        ),
+        (
+            "spatial",
+            "4. a red circle left of a blue star\n5. a green square above a pink heart\n6. a blue star",
+        ),
+    ] {
+        let record = serde_json::json!({ "reply": captions });
+        let path = dir.path().join(format!("replies/{skill}.replies.jsonl"));
+        std::fs::write(path, format!("{record}\n")).unwrap();
+    }
+    run(&file, &plain).assert().success();
+    let before = results(&plain);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[select]\nrule = \"best-of:3\"\n")).unwrap();
+    let outcome = json(run(&file, &plain));
+    let done: Vec<&str> = outcome["done"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d.as_str().unwrap())
+        .collect();
+    assert_eq!(
+        done,
+        [
+            "select of counting",
+            "select of spatial",
+            "experts of counting-selected",
+            "experts of spatial-selected",
+            "merge of selected",
+            "evaluate",
+            "report"
+        ]
+    );
+    let after = results(&plain);
+    for kept in ["experts/counting/lora.safetensors", "merge/plain/lora.safetensors"] {
+        assert!(before[Path::new(kept)] == after[Path::new(kept)], "{kept}");
+    }
+    let summary = &outcome["summary"];
+    assert!(
+        summary["arms"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|arm| arm["name"] == "merged-selected")
+    );
+    assert_eq!(
+        std::fs::read_dir(plain.join("select/counting/draw-2")).unwrap().count(),
+        4
+    );
+}

@@ -1,0 +1,135 @@
+//! Runs that are killed, shared, or changed.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use selma::run::folder::{Inputs, Paths, RunFolder};
+use selma::run::{Piece, Stage};
+
+use crate::{differences, json, pipeline, results, run, says};
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_in_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let begin = Instant::now();
+    run(&file, &whole).assert().success();
+    let whole_run = begin.elapsed();
+    let mut killed = 0;
+    for i in 0..12u32 {
+        let command = run(&file, &broken);
+        let mut child = Command::new(command.get_program())
+            .args(command.get_args())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole_run * (i * 7 % 12) / 40 + Duration::from_millis(20));
+        child.kill().unwrap();
+        killed += u32::from(!child.wait().unwrap().success());
+    }
+    assert!(
+        killed >= 3,
+        "only {killed} of 12 runs were still going when they were killed"
+    );
+    run(&file, &broken).assert().success();
+    assert_eq!(
+        differences(&results(&whole), &results(&broken)),
+        Vec::<std::path::PathBuf>::new()
+    );
+}
+
+#[test]
+fn what_depends_on_a_change_is_done_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let out = dir.path().join("out");
+    let done = || -> Vec<String> {
+        let outcome = json(run(&file, &out));
+        outcome["done"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|d| d.as_str().unwrap().to_string())
+            .collect()
+    };
+    assert_eq!(done().len(), 10);
+    // A picture that is damaged is drawn again, and nothing that was made from it has changed.
+    let picture = out.join("images/counting/00001.png");
+    let sound = std::fs::read(&picture).unwrap();
+    std::fs::write(&picture, &sound[..sound.len() / 2]).unwrap();
+    assert_eq!(done(), ["images of counting"]);
+    assert!(std::fs::read(&picture).unwrap() == sound);
+    // Where it is kept and how often it saves decides nothing.
+    pipeline(dir.path(), "keep = 2\n");
+    assert_eq!(done(), Vec::<String>::new());
+    let fewer = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("steps = 3", "steps = 2");
+    std::fs::write(&file, fewer).unwrap();
+    let experts = ["experts of counting", "experts of spatial", "experts of all-in-one"];
+    assert_eq!(done(), [&experts[..], &["merge", "evaluate", "report"]].concat());
+}
+
+#[test]
+fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = RunFolder::new(dir.path());
+    let piece = Piece::new(Stage::Images, "counting");
+    let inputs = |value: &str| Inputs::from([("settings".to_string(), value.to_string())]);
+    let paths = Paths {
+        outputs: vec!["images/counting".into()],
+        own: vec!["images/counting".into()],
+    };
+    let file = dir.path().join("images/counting/a.png");
+    assert!(!folder.begin(&piece, &inputs("1"), &paths).unwrap());
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "half").unwrap();
+    std::fs::write(file.with_file_name(".selma-x.part"), "leftover").unwrap();
+    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
+    // The same piece goes on; leftovers are gone.
+    assert!(folder.begin(&piece, &inputs("1"), &paths).unwrap());
+    assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    std::fs::write(&file, "whole").unwrap();
+    let hash = folder.finish(&piece, &inputs("1"), &paths, 1.0).unwrap();
+    assert_eq!(folder.complete(&piece, &inputs("1"), &paths).unwrap(), Some(hash));
+    assert!(folder.complete(&piece, &inputs("2"), &paths).unwrap().is_none());
+    std::fs::write(&file, "other").unwrap();
+    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
+    std::fs::remove_file(&file).unwrap();
+    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
+    // Another piece starts from nothing.
+    std::fs::write(&file, "whole").unwrap();
+    assert!(!folder.begin(&piece, &inputs("2"), &paths).unwrap());
+    assert!(!file.exists());
+    assert!(folder.finish(&piece, &inputs("2"), &paths, 1.0).is_err());
+
+    // One works, or several read.
+    let other = RunFolder::new(dir.path());
+    let held = folder.hold(&piece).unwrap();
+    let message = other.share(&piece).err().unwrap().to_string();
+    assert!(
+        message.contains("another selma is at work on the images of counting"),
+        "{message}"
+    );
+    drop(held);
+    let (_one, _two) = (folder.share(&piece).unwrap(), other.share(&piece).unwrap());
+    assert!(other.hold(&piece).is_err());
+}
+
+#[test]
+fn two_processes_do_not_do_the_same_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let out = dir.path().join("out");
+    let _held = RunFolder::new(&out)
+        .hold(&Piece::new(Stage::Prompts, "spatial"))
+        .unwrap();
+    says(
+        run(&file, &out),
+        1,
+        &["another selma is at work on the prompts of spatial"],
+    );
+    assert!(out.join("prompts/counting.json").exists() || !out.join("prompts").exists());
+}

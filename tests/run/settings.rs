@@ -1,0 +1,121 @@
+//! What a pipeline file may say.
+
+use std::path::Path;
+
+use selma::run::Pipeline;
+use selma::train::config::TrainConfig;
+
+use crate::{json, pipeline, run, says};
+
+#[test]
+fn the_annotated_example_is_the_papers_setting() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pipeline.toml");
+    let example = Pipeline::read(&path).unwrap();
+    let ids: Vec<&str> = example.skills.iter().map(|skill| skill.id.as_str()).collect();
+    assert_eq!(ids, ["paragraph", "counting", "real-user", "defying", "everyday"]);
+    let paper = TrainConfig {
+        model: example.experts.model.clone(),
+        ..TrainConfig::preset("selma-sd").unwrap()
+    };
+    assert_eq!(example.experts, paper);
+    assert_eq!((example.steps("counting"), example.steps("all-in-one")), (5000, 25000));
+    // Keys that are there only as comments are keys too.
+    let text = std::fs::read_to_string(&path).unwrap();
+    let shown = text
+        .replace("# vae", "vae")
+        .replace("# negative", "negative")
+        .replace("# vocab", "vocab");
+    let shown = shown.replace("# [select]", "[select]").replace("# rule", "rule");
+    let shown = shown
+        .replace("# rank", "rank")
+        .replace("# density", "density")
+        .replace("# majority", "majority");
+    let all = Pipeline::parse(&shown, Path::new("")).unwrap();
+    assert_eq!(all.select.unwrap().rule, "best-of:4");
+    assert_eq!(all.images.draw.negative.as_deref(), Some("blurry"));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let sound = std::fs::read_to_string(&file).unwrap();
+    let out = dir.path().join("out");
+    for (from, to, words) in [
+        (
+            "count = 3",
+            "counts = 3",
+            &["pipeline.toml", "[prompts]: unknown key `counts`", "`count`"][..],
+        ),
+        (
+            "seeds = 2",
+            "sedes = 2",
+            &["[evaluate]: unknown key `sedes`", "`seeds`"],
+        ),
+        ("rank = 2", "rnk = 2", &["[experts]", "unknown key `rnk`", "`rank`"]),
+        ("rank = 2", "data = \"x\"", &["[experts]: `data` is decided by the run"]),
+        ("skills =", "skill =", &["unknown key `skill`", "`skills`"]),
+        (
+            "[evaluate]",
+            "[evaluation]",
+            &["unknown key `evaluation`", "`evaluate`"],
+        ),
+        ("\"counting\", ", "\"cooking\", ", &["no such skill"]),
+        ("\"counting\", ", "\"spatial\", ", &["`spatial` is there twice"]),
+        ("replay = \"replies\"", "", &["expected one of llm", "replay", "writer"]),
+        (
+            "replay = \"replies\"",
+            "llm = \"http://localhost\"",
+            &["llm-model is missing"],
+        ),
+        ("count = 3", "count = \"3\"", &["prompts", "invalid type"]),
+        ("seeds = 2", "seeds = 0", &["[evaluate]: seeds = 0"]),
+        (
+            "seeds = 2",
+            "benchmark = \"dsg\"",
+            &["dsg", "not available in this version"],
+        ),
+        (
+            "[evaluate]",
+            "[merge]\nmethod = \"mean\"\n[evaluate]",
+            &["[merge]: method = \"mean\"", "average"],
+        ),
+        ("steps = 3", "preset = \"selma\"", &["[experts]: preset selma"]),
+    ] {
+        std::fs::write(&file, sound.replacen(from, to, 1)).unwrap();
+        says(run(&file, &out), 2, words);
+    }
+    assert!(!out.exists(), "a run with a wrong file left something behind");
+    let mut skill = run(&file, &out);
+    skill.args(["--skill", "counting"]);
+    says(skill, 2, &["--only"]);
+}
+
+#[test]
+fn a_plan_says_what_is_left_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let out = dir.path().join("out");
+    let planned = || {
+        let mut command = run(&file, &out);
+        command.arg("--dry-run");
+        json(command)
+    };
+    let before = planned();
+    assert!(!out.exists());
+    let standings = |plan: &serde_json::Value| -> Vec<String> {
+        let pieces = plan["pieces"].as_array().unwrap();
+        pieces
+            .iter()
+            .map(|p| p["standing"].as_str().unwrap().to_string())
+            .collect()
+    };
+    assert!(standings(&before).iter().all(|s| s == "to do") && standings(&before).len() == 10);
+    assert!(before["seconds"].as_f64().unwrap() > 0.0 && before["bytes"].as_u64().unwrap() > 100_000);
+    let mut images = run(&file, &out);
+    images.args(["--only", "prompts"]).assert().success();
+    assert_eq!(standings(&planned())[..3], ["done", "done", "to do"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("seeds = 2", "seeds = 2\nbenchmark = \"none\"")).unwrap();
+    assert_eq!(standings(&planned()).len(), 9);
+}
