@@ -10,7 +10,8 @@ use crate::cli::Common;
 use crate::cli::merge::parse_lora;
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
-use crate::formats::{image, model_dir};
+use crate::formats::image;
+use crate::formats::model_dir::{self, ModelDir};
 use crate::lora;
 use crate::nn::AutoencoderKl;
 use crate::pipeline::draw::{Drawing, Job, Start};
@@ -18,11 +19,12 @@ use crate::pipeline::loras::{self, Strength};
 use crate::pipeline::parameters::{self, Parameters, Sources};
 use crate::pipeline::pictures::{Artist, PictureFolder, file_name};
 use crate::pipeline::{Guidance, StableDiffusion};
+use crate::train::config::Prediction;
 
 /// Draw pictures with a model and any number of LoRAs.
 #[derive(clap::Args)]
 pub struct Generate {
-    /// A folder in the layout of diffusers, or an id of the Hugging Face hub (org/name).
+    /// A folder in the layout of diffusers, a single-file checkpoint, or an id of the Hugging Face hub (org/name).
     #[arg(long, alias = "pretrained-model-name-or-path")]
     model: PathBuf,
     /// A LoRA file, and its strength (1 if left out). Repeatable.
@@ -57,6 +59,9 @@ pub struct Generate {
     /// ddim, pndm, euler, euler-a, dpmpp-2m, dpmpp-2m-karras, unipc, lcm or ddpm (default: the model's).
     #[arg(long)]
     scheduler: Option<String>,
+    /// What the UNet predicts: auto (what the model's scheduler says), epsilon or v_prediction.
+    #[arg(long, alias = "prediction-type", default_value = "auto", value_parser = Prediction::parse)]
+    prediction: Prediction,
     /// Pixels (default: the model's).
     #[arg(long)]
     width: Option<usize>,
@@ -84,7 +89,7 @@ pub struct Generate {
     /// Read prompts of more than 75 tokens whole, in parts of 75, instead of cutting them.
     #[arg(long)]
     long_prompts: bool,
-    /// Another VAE: its folder, or that of a model with it.
+    /// Another VAE: its folder or file, or a model that has it.
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
     /// Keep the pictures in --out that this command would draw again.
@@ -103,11 +108,16 @@ impl Generate {
         let picture = self.init_image.as_deref().map(image::read).transpose()?;
         let vae = self.vae.as_deref().map(model_dir::vae_folder).transpose()?;
         let loras = parse_loras(&self.lora)?;
+        let files = ModelDir::open(&self.model)?;
+        files.notes.iter().for_each(|note| common.note(note));
         let inputs = parameters::inputs_hash(self.input_files(vae.as_deref(), &loras)?);
         let dtype = common.precision()?;
         let mut model = StableDiffusion::load(&self.model, self.vocab.as_deref(), dtype)?;
-        if let Some(folder) = &vae {
-            model.vae = AutoencoderKl::load(folder, dtype)?;
+        if let Some(place) = &vae {
+            model.vae = AutoencoderKl::load_standing_in(place, &files.vae, dtype)?;
+        }
+        if let Some(name) = self.prediction.name() {
+            model.scheduler["prediction_type"] = name.into();
         }
         let mut note = |text: String| common.note(text);
         loras::apply(&loras, &self.model, self.allow_unused, &mut model, &mut note)?;

@@ -20,7 +20,7 @@ pub struct Merge {
     /// Where the merged LoRA goes; with --into, a new folder for the baked model.
     #[arg(long)]
     out: PathBuf,
-    /// Bake the merge into this model (a diffusers folder).
+    /// Bake the merge into this model (a diffusers folder or a single-file checkpoint).
     #[arg(long, value_name = "MODEL")]
     into: Option<PathBuf>,
     /// The model that the LoRAs belong to: names and shapes are checked against it.

@@ -1,6 +1,7 @@
 //! From a folder of pictures and captions to batches: captions become token ids, pictures become `[h, w, 3]` values,
 //! and what the frozen encoders make of both is kept on disk.
 
+pub mod clip_vocabulary;
 pub mod dataset;
 mod draw;
 pub mod latent_cache;

@@ -16,7 +16,9 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+use super::clip_vocabulary;
 use crate::error::{Error, Result};
+use crate::formats::component::{self, in_checkpoint};
 use crate::tensor::Tensor;
 
 const START: &str = "<|startoftext|>";
@@ -67,9 +69,11 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::load`].
     pub fn load_with_vocab(dir: &Path, vocab_dir: &Path) -> Result<Self> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config: Value = serde_json::from_str(&text_of(&config_path)?)
-            .map_err(|e| Error::file(&config_path, format!("not JSON: {e}")))?;
+        let config = component::json(&dir.join("tokenizer_config.json"))?;
+        if in_checkpoint(vocab_dir).is_some() {
+            // Checkpoints come without their vocabulary, which is CLIP's.
+            return Self::new(clip_vocabulary::ids(), clip_vocabulary::MERGES, &config, vocab_dir);
+        }
         let vocab = text_of(&vocab_dir.join("vocab.json"))?;
         let merges = text_of(&vocab_dir.join("merges.txt"))?;
         Self::from_texts(&vocab, &merges, &config, vocab_dir)
@@ -83,11 +87,16 @@ impl Tokenizer {
     /// token is missing from the vocabulary.
     pub fn from_texts(vocab: &str, merges: &str, config: &Value, from: &Path) -> Result<Self> {
         let vocab_path = from.join("vocab.json");
-        let merges_path = from.join("merges.txt");
-        let config_path = from.join("tokenizer_config.json");
         // Sorted, so that nothing depends on the order of a hash table.
         let vocab: BTreeMap<String, u32> = serde_json::from_str(vocab)
             .map_err(|e| Error::file(&vocab_path, format!("expected an object of token: id: {e}")))?;
+        Self::new(vocab, merges, config, from)
+    }
+
+    fn new(vocab: BTreeMap<String, u32>, merges: &str, config: &Value, from: &Path) -> Result<Self> {
+        let vocab_path = from.join("vocab.json");
+        let merges_path = from.join("merges.txt");
+        let config_path = from.join("tokenizer_config.json");
         let id_of = |token: &str| match vocab.get(token) {
             Some(&id) => Ok(i64::from(id)),
             None => Err(Error::file(

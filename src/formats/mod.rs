@@ -1,6 +1,8 @@
 //! Files: containers, configurations, images. Every writer goes through [`atomic::write`].
 
 pub mod atomic;
+pub mod checkpoint;
+pub mod component;
 pub mod digest;
 pub mod hub;
 pub mod image;

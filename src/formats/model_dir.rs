@@ -1,10 +1,13 @@
-//! A model in diffusers' folder layout: `model_index.json` and one folder a component.
+//! A model in diffusers' folder layout, `model_index.json` and one folder a component; or a single-file checkpoint, whose
+//! components go by the same names inside of the file.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::formats::checkpoint::{Checkpoint, Kind};
+use crate::formats::component;
 
 /// Which pipeline a model belongs to. SD 1.x and 2.x are one family: their configurations say all that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,14 +34,19 @@ pub struct ModelDir {
     pub scheduler_class: String,
     /// SDXL: a missing negative prompt is all zeros rather than the encoding of "".
     pub force_zeros_for_empty_prompt: bool,
+    /// What a user of a checkpoint should know: tensors that are not used, and what was guessed.
+    pub notes: Vec<String>,
 }
 
 impl ModelDir {
-    /// Reads `root/model_index.json`.
+    /// Reads `root/model_index.json`, or the header of the checkpoint `root`.
     ///
     /// # Errors
-    /// [`Error::File`] naming the index and the class or component that does not fit.
+    /// [`Error::File`] naming the index and the class or component that does not fit; as [`Checkpoint::open`].
     pub fn open(root: &Path) -> Result<Self> {
+        if root.is_file() {
+            return Self::of_checkpoint(root);
+        }
         let path = root.join("model_index.json");
         if !path.is_file() {
             let message = "not a model folder: it has no model_index.json (expected diffusers' layout)";
@@ -74,15 +82,43 @@ impl ModelDir {
             scheduler_class: index["scheduler"][1].as_str().unwrap_or_default().into(),
             force_zeros_for_empty_prompt: index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
             root: root.into(),
+            notes: Vec::new(),
+        })
+    }
+
+    fn of_checkpoint(root: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(root)?;
+        let xl = checkpoint.kind == Kind::Sdxl;
+        let scheduler = checkpoint.config("scheduler")?;
+        Ok(Self {
+            family: if xl {
+                Family::StableDiffusionXl
+            } else {
+                Family::StableDiffusion
+            },
+            unet: root.join("unet"),
+            vae: root.join("vae"),
+            text_encoder: root.join("text_encoder"),
+            tokenizer: root.join("tokenizer"),
+            text_encoder_2: xl.then(|| root.join("text_encoder_2")),
+            tokenizer_2: xl.then(|| root.join("tokenizer_2")),
+            scheduler: root.join("scheduler"),
+            scheduler_class: scheduler["_class_name"].as_str().unwrap_or_default().into(),
+            force_zeros_for_empty_prompt: true,
+            root: root.into(),
+            notes: checkpoint.notes()?,
         })
     }
 }
 
-/// The folder that `--vae` means: itself, or the `vae` folder of a model.
+/// The place of the VAE that `--vae` means: a folder itself, or the VAE of a model or checkpoint.
 ///
 /// # Errors
-/// [`Error::File`] where there is no `config.json` in either.
+/// [`Error::File`] where there is none.
 pub fn vae_folder(path: &Path) -> Result<PathBuf> {
+    if path.is_file() {
+        return Ok(path.join("vae"));
+    }
     [path.to_path_buf(), path.join("vae")]
         .into_iter()
         .find(|folder| folder.join("config.json").is_file())
@@ -97,14 +133,13 @@ pub fn vae_folder(path: &Path) -> Result<PathBuf> {
 /// A model's `scheduler/scheduler_config.json`; null where the model is a UNet alone.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] where it is not JSON.
+/// As [`component::json`].
 pub fn scheduler_config(root: &Path) -> Result<Value> {
     let path = root.join("scheduler").join("scheduler_config.json");
-    if !path.is_file() {
-        return Ok(Value::Null);
+    match root.is_file() || path.is_file() {
+        true => component::json(&path),
+        false => Ok(Value::Null),
     }
-    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))
 }
 
 /// The folder of a component that the index lists with one of `classes` (any, where there are none to choose from).

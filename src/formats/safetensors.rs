@@ -78,6 +78,13 @@ impl Safetensors {
         self.tensors.get(name).map(|info| info.shape.as_slice())
     }
 
+    /// The type that one tensor is stored in, such as `F16`; empty where there is no such tensor.
+    pub fn type_name(&self, name: &str) -> String {
+        self.tensors
+            .get(name)
+            .map_or(String::new(), |info| info.dtype.to_string())
+    }
+
     /// The strings of the header's `__metadata__`.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata

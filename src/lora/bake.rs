@@ -8,6 +8,8 @@ use super::base;
 use super::dense;
 use super::expert::{Expert, Factors};
 use crate::error::{Error, Result};
+use crate::formats::checkpoint::Checkpoint;
+use crate::formats::component::weight_files;
 use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::Tensor;
 
@@ -53,8 +55,8 @@ pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str
         .collect()
 }
 
-/// Copies the model folder to `out` with the experts added to its weights, in the dtype that they are stored in.
-/// Nothing is left under `out` if it fails. Returns how many parameters changed.
+/// Copies the model to `out` with the experts added to its weights, in the dtype that they are stored in: a folder to a
+/// new folder, a checkpoint to a new file. Nothing is left under `out` if it fails. Returns how many parameters changed.
 ///
 /// # Errors
 /// [`Error::File`] if `out` exists already or the model lacks a module that an expert changes.
@@ -62,7 +64,7 @@ pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resul
     if out.exists() {
         return Err(Error::file(
             out,
-            "exists already; --out names a new folder for the baked model",
+            "exists already; --out names a new folder or file for the baked model",
         ));
     }
     let modules = base::modules(model)?;
@@ -74,6 +76,50 @@ pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resul
             ));
         }
     }
+    match model.is_file() {
+        true => into_checkpoint(model, experts, out),
+        false => into_folder(model, experts, out),
+    }
+}
+
+/// The same tensors under the same keys; a key can hold several parameters.
+fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+    let checkpoint = Checkpoint::open(model)?;
+    let (file, places) = (checkpoint.file(), checkpoint.by_key());
+    let names: Vec<&str> = file.names().collect();
+    let baked: Vec<Result<(String, Tensor, usize)>> = names
+        .par_iter()
+        .map(|key| {
+            let mut stored = file.tensor(key)?;
+            let mut changed = 0;
+            for (component, name, source) in places.get(key).into_iter().flatten() {
+                let terms = terms(experts, component, name);
+                if terms.is_empty() {
+                    continue;
+                }
+                let part = source.take(&file.weight(key)?, model)?;
+                let sum = bake(&part, &terms).map_err(|e| Error::file(model, format!("{key}: {e}")))?;
+                stored = source.put(&sum, &stored, model)?;
+                changed += 1;
+            }
+            Ok((key.to_string(), stored, changed))
+        })
+        .collect();
+    let mut tensors = Vec::new();
+    let mut changed = 0;
+    for item in baked {
+        let (key, tensor, parts) = item?;
+        changed += parts;
+        tensors.push((key, tensor));
+    }
+    let mut metadata = file.metadata().clone();
+    // Hashes of the tensors as they were.
+    metadata.retain(|key, _| key != "modelspec.hash_sha256" && !key.starts_with("sshs_"));
+    safetensors::write(out, &tensors, &metadata)?;
+    Ok(changed)
+}
+
+fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
     let parent = out
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -86,7 +132,7 @@ pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resul
     let mut changed = 0;
     for component in base::COMPONENTS {
         if experts.iter().any(|(e, _)| e.components.contains_key(component)) {
-            for file in base::weight_files(&model.join(component))? {
+            for file in weight_files(&model.join(component))? {
                 let name = file.file_name().unwrap_or_default();
                 changed += bake_file(&file, component, experts, &staging.join(component).join(name))?;
             }

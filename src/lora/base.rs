@@ -2,10 +2,11 @@
 //! Only the headers of the model's files are read.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::formats::safetensors::Safetensors;
+use crate::formats::checkpoint::{Checkpoint, Kind};
+use crate::formats::component::Component;
 
 /// component -> module -> shape of its weight as in files: `[out, in]` or `[out, in, kh, kw]`.
 pub type BaseModules = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
@@ -13,27 +14,27 @@ pub type BaseModules = BTreeMap<String, BTreeMap<String, Vec<usize>>>;
 /// The parts of a model that a LoRA can change.
 pub const COMPONENTS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
-/// Reads the module names and weight shapes of a diffusers folder.
+/// Reads the module names and weight shapes of a diffusers folder or a checkpoint.
 ///
 /// # Errors
 /// [`Error::File`] if the folder has no UNet, or a header cannot be read.
 pub fn modules(model: &Path) -> Result<BaseModules> {
     let mut all = BaseModules::new();
     for component in COMPONENTS {
-        let folder = model.join(component);
-        if !folder.is_dir() {
+        let place = model.join(component);
+        let second = component == "text_encoder_2";
+        let in_checkpoint = model.is_file() && (!second || Checkpoint::open(model)?.kind == Kind::Sdxl);
+        if !place.is_dir() && !in_checkpoint {
             continue;
         }
+        let weights = Component::open(&place)?;
         let mut found = BTreeMap::new();
-        for file in weight_files(&folder)? {
-            let weights = Safetensors::open(&file)?;
-            for name in weights.names() {
-                let shape = weights.shape(name).unwrap_or_default();
-                if let Some(module) = name.strip_suffix(".weight")
-                    && matches!(shape.len(), 2 | 4)
-                {
-                    found.insert(canonical(component, module), shape.to_vec());
-                }
+        for name in weights.names() {
+            let shape = weights.shape(name).unwrap_or_default();
+            if let Some(module) = name.strip_suffix(".weight")
+                && matches!(shape.len(), 2 | 4)
+            {
+                found.insert(canonical(component, module), shape);
             }
         }
         all.insert(component.to_string(), found);
@@ -41,7 +42,7 @@ pub fn modules(model: &Path) -> Result<BaseModules> {
     if !all.contains_key("unet") {
         return Err(Error::file(
             model,
-            "there is no unet/ folder in it: a model in the diffusers layout is needed",
+            "there is no unet/ folder in it: a model in the diffusers layout, or a checkpoint, is needed",
         ));
     }
     Ok(all)
@@ -54,41 +55,4 @@ pub fn canonical(component: &str, module: &str) -> String {
         return format!("text_model.{module}");
     }
     module.to_string()
-}
-
-/// The weight files of one component: the full-precision file or its shards, else the `.fp16` variant.
-pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    for stem in ["diffusion_pytorch_model", "model"] {
-        for variant in ["", ".fp16"] {
-            let single = folder.join(format!("{stem}{variant}.safetensors"));
-            if single.is_file() {
-                return Ok(vec![single]);
-            }
-            let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
-            if index.is_file() {
-                return shards(folder, &index);
-            }
-        }
-    }
-    Err(Error::file(
-        folder,
-        "no diffusion_pytorch_model.safetensors or model.safetensors in it (pickle files are not read: save the model \
-         with safe_serialization=True)",
-    ))
-}
-
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, e))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::file(index, e.to_string()))?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| Error::file(index, "has no weight_map"))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    if let Some(name) = names.iter().find(|n| n.contains(['/', '\\'])) {
-        let message = format!("weight_map names {name}, which is not a file of this folder");
-        return Err(Error::file(index, message));
-    }
-    Ok(names.into_iter().map(|n| folder.join(n)).collect())
 }

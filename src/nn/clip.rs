@@ -163,7 +163,7 @@ impl ClipText {
     /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
         let config = ClipConfig::parse(&Config::open(&dir.join("config.json"))?)?;
-        let root = Weights::open(dir, "model", dtype)?;
+        let root = Weights::open(dir, dtype)?;
         let prefixed = root.contains("text_model.embeddings.token_embedding.weight");
         let projected = root.contains("text_projection.weight");
         Self::build(config, root, if prefixed { "text_model" } else { "" }, projected)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::formats::component;
 
 pub struct Config {
     path: PathBuf,
@@ -16,14 +17,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a JSON object.
+    /// Reads a JSON object; one inside of a checkpoint by [`component::json`].
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] where it is not a JSON object.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let value = serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
-        Self::from_value(path, value)
+        Self::from_value(path, component::json(path)?)
     }
 
     /// A configuration that is not in a file; errors call it `path`.

@@ -43,7 +43,7 @@ impl UNet {
     /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
         let config = UNetConfig::parse(&Config::open(&dir.join("config.json"))?)?;
-        Self::build(config, Weights::open(dir, "diffusion_pytorch_model", dtype)?)
+        Self::build(config, Weights::open(dir, dtype)?)
     }
 
     /// A network with fresh weights, for the keys of a `config.json`.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
+use crate::formats::checkpoint::is_vae_alone;
+use crate::formats::component::in_checkpoint;
 use crate::nn::vae_blocks::{Decoder, Encoder};
 use crate::nn::{Config, Conv2d, Param, Weights, input};
 use crate::ops;
@@ -75,6 +77,22 @@ impl VaeConfig {
         Ok(config)
     }
 
+    /// The configuration of the VAE in `place` where it stands in for a model's own, in `own`: a file that holds nothing
+    /// but a VAE does not say how its latents are scaled, which is as the model's are.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key and the value that is not supported.
+    pub fn standing_in(place: &Path, own: &Path) -> Result<Self> {
+        let open = |place: &Path| Self::parse(&Config::open(&place.join("config.json"))?);
+        let mut config = open(place)?;
+        if let Some((file, _)) = in_checkpoint(place)
+            && is_vae_alone(file)?
+        {
+            config.scaling_factor = open(own)?.scaling_factor;
+        }
+        Ok(config)
+    }
+
     /// Pixels of an image's edge for each latent's.
     pub fn downscale(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
@@ -99,7 +117,15 @@ impl AutoencoderKl {
     /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, dtype: DType) -> Result<Self> {
         let config = VaeConfig::parse(&Config::open(&dir.join("config.json"))?)?;
-        Self::build(config, Weights::open(dir, "diffusion_pytorch_model", dtype)?)
+        Self::build(config, Weights::open(dir, dtype)?)
+    }
+
+    /// As [`AutoencoderKl::load`], with the configuration of [`VaeConfig::standing_in`].
+    ///
+    /// # Errors
+    /// As [`AutoencoderKl::load`].
+    pub fn load_standing_in(place: &Path, own: &Path, dtype: DType) -> Result<Self> {
+        Self::build(VaeConfig::standing_in(place, own)?, Weights::open(place, dtype)?)
     }
 
     /// A network with fresh weights, for the keys of a `config.json`.

@@ -2,12 +2,12 @@
 //! reported by [`Weights::finish`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::formats::safetensors::Safetensors;
+use crate::formats::component::Component;
 use crate::nn::layout::channels_last;
 use crate::nn::param::Param;
 use crate::tensor::random::{self, Stream};
@@ -24,10 +24,7 @@ pub struct Weights {
 }
 
 struct Store {
-    folder: PathBuf,
-    files: Vec<Safetensors>,
-    /// Which of `files` holds a tensor.
-    index: BTreeMap<String, usize>,
+    files: Component,
     /// Weights are drawn from this seed instead of read.
     seed: Option<u64>,
     dtype: DType,
@@ -36,51 +33,30 @@ struct Store {
 }
 
 impl Weights {
-    /// Opens `<stem>.safetensors` in `folder`, its shards, or their fp16 variant, whichever is there first. Matrices are
-    /// handed out in `dtype`, vectors in its accumulator type.
+    /// Opens the weights of a component by [`Component::open`]. Matrices are handed out in `dtype`, vectors in its
+    /// accumulator type.
     ///
     /// # Errors
-    /// [`Error::File`] naming the folder or file: nothing readable there, a shard missing, a tensor in two shards.
-    pub fn open(folder: &Path, stem: &str, dtype: DType) -> Result<Self> {
-        let mut index = BTreeMap::new();
-        let mut files = Vec::new();
-        for path in find(folder, stem)? {
-            let file = Safetensors::open(&path)?;
-            for name in file.names() {
-                if index.insert(name.to_string(), files.len()).is_some() {
-                    return Err(Error::file(&path, format!("tensor {name} is in another shard too")));
-                }
-            }
-            files.push(file);
-        }
-        Ok(Self::over(Store {
-            folder: folder.into(),
-            files,
-            index,
-            seed: None,
-            dtype,
-            read: RefCell::default(),
-            params: RefCell::default(),
-        }))
+    /// As [`Component::open`].
+    pub fn open(place: &Path, dtype: DType) -> Result<Self> {
+        Ok(Self::over(Component::open(place)?, None, dtype))
     }
 
     /// Fresh weights for whatever is asked for: matrices and kernels uniform within 1 / sqrt(fan in), as PyTorch's layers
     /// begin, norm weights 1, biases 0. The n-th parameter asked for depends on `seed` and n alone.
     pub fn initial(seed: u64, dtype: DType) -> Self {
-        Self::over(Store {
-            folder: PathBuf::new(),
-            files: Vec::new(),
-            index: BTreeMap::new(),
-            seed: Some(seed),
-            dtype,
-            read: RefCell::default(),
-            params: RefCell::default(),
-        })
+        Self::over(Component::default(), Some(seed), dtype)
     }
 
-    fn over(store: Store) -> Self {
+    fn over(files: Component, seed: Option<u64>, dtype: DType) -> Self {
         Self {
-            store: Rc::new(store),
+            store: Rc::new(Store {
+                files,
+                seed,
+                dtype,
+                read: RefCell::default(),
+                params: RefCell::default(),
+            }),
             prefix: String::new(),
             name: String::new(),
         }
@@ -113,7 +89,7 @@ impl Weights {
 
     /// Whether the file has this tensor.
     pub fn contains(&self, key: &str) -> bool {
-        self.store.index.contains_key(&format!("{}{key}", self.prefix))
+        self.store.files.contains(&format!("{}{key}", self.prefix))
     }
 
     /// A bias or norm weight `[len]`, in the accumulator type.
@@ -126,13 +102,14 @@ impl Weights {
         Ok(self.param(key, value.cast(self.store.dtype.accumulator())))
     }
 
-    /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]`.
+    /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]` or
+    /// `[rows, columns, 1]`.
     pub fn matrix(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
         let mut value = match self.store.seed {
             Some(seed) => self.draw(seed, &[rows, columns]),
             None => self.read(key)?,
         };
-        if value.shape() == [rows, columns, 1, 1] {
+        if value.shape() == [rows, columns, 1, 1] || value.shape() == [rows, columns, 1] {
             value = value.with_shape(&[rows, columns]);
         }
         self.check(key, &value, &[rows, columns])?;
@@ -160,9 +137,8 @@ impl Weights {
     pub fn finish(self) -> Result<Vec<Param>> {
         let read = self.store.read.borrow();
         // Old transformers saved this constant buffer; it carries no information.
-        let unread: Vec<&str> = (self.store.index.keys())
+        let unread: Vec<&str> = (self.store.files.names())
             .filter(|name| !read.contains(*name) && !name.ends_with("position_ids"))
-            .map(String::as_str)
             .collect();
         if unread.is_empty() {
             return Ok(self.store.params.borrow().clone());
@@ -170,7 +146,7 @@ impl Weights {
         let first = &unread[..unread.len().min(4)];
         let more = if unread.len() > first.len() { ", ..." } else { "" };
         Err(Error::file(
-            &self.store.folder,
+            self.store.files.place(),
             format!(
                 "{} tensors have no place in the model that config.json describes: {}{more}; the configuration and the \
                  weights belong to different models",
@@ -182,10 +158,10 @@ impl Weights {
 
     fn read(&self, key: &str) -> Result<Tensor> {
         let name = format!("{}{key}", self.prefix);
-        let Some(&file) = self.store.index.get(&name) else {
+        if !self.store.files.contains(&name) {
             return Err(self.missing(&name));
-        };
-        let value = self.store.files[file].weight(&name)?;
+        }
+        let value = self.store.files.weight(&name)?;
         self.store.read.borrow_mut().insert(name);
         Ok(value)
     }
@@ -200,12 +176,12 @@ impl Weights {
 
     fn missing(&self, name: &str) -> Error {
         let similarity = |other: &str| strsim::jaro(name, other);
-        let closest = (self.store.index.keys())
+        let closest = (self.store.files.names())
             .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
             .map(|other| format!("; the closest is {other}"))
             .unwrap_or_default();
         Error::file(
-            &self.store.folder,
+            self.store.files.place(),
             format!("no tensor {name}, which config.json calls for{closest}"),
         )
     }
@@ -216,7 +192,7 @@ impl Weights {
         }
         let name = format!("{}{key}", self.prefix);
         Err(Error::file(
-            self.store.files[self.store.index[&name]].path(),
+            self.store.files.file_of(&name),
             format!(
                 "tensor {name} has shape {:?}; config.json calls for {expected:?}",
                 value.shape()
@@ -237,53 +213,4 @@ fn join(scope: &str, name: &str) -> String {
         (scope, "") => scope.into(),
         _ => format!("{scope}.{name}"),
     }
-}
-
-/// The weight files of a component: one file or the shards that an index lists; full precision before fp16.
-fn find(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
-    let single = |name: String| Some(vec![folder.join(name)]).filter(|paths| paths[0].is_file());
-    for variant in ["", ".fp16"] {
-        if let Some(paths) = single(format!("{stem}{variant}.safetensors")) {
-            return Ok(paths);
-        }
-        for index in [
-            format!("{stem}.safetensors.index{variant}.json"),
-            format!("{stem}{variant}.safetensors.index.json"),
-        ] {
-            let index = folder.join(index);
-            if index.is_file() {
-                return shards(folder, &index);
-            }
-        }
-    }
-    let pickle = ["bin", "ckpt", "pt"].map(|end| format!("{stem}.{end}"));
-    let message = match pickle.iter().find(|name| folder.join(name).is_file()) {
-        Some(name) => format!(
-            "there is only {name}, a pickle file, which can run code when it is loaded; convert the model with \
-             diffusers' save_pretrained(..., safe_serialization=True)"
-        ),
-        None => format!("no {stem}.safetensors, .fp16.safetensors or .safetensors.index.json here"),
-    };
-    Err(Error::file(folder, message))
-}
-
-fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    let text = std::fs::read(index).map_err(|e| Error::io(index, e))?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| Error::file(index, "no `weight_map` object"))?;
-    let mut names = BTreeSet::new();
-    for value in map.values() {
-        // A name with a folder in it could lead out of the model.
-        match value.as_str().filter(|name| !name.contains(['/', '\\'])) {
-            Some(name) => names.insert(name),
-            None => {
-                let message = format!("`weight_map` names {value}, which is not a file of this folder");
-                return Err(Error::file(index, message));
-            }
-        };
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }

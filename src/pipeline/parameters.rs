@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use super::draw::{Drawing, Job};
 use super::loras::Strength;
 use crate::error::Result;
+use crate::formats::component::{in_checkpoint, weight_files};
 use crate::formats::digest;
 use crate::formats::model_dir::ModelDir;
-use crate::lora::base::weight_files;
 
 /// The files that pictures are drawn with.
 pub struct Sources<'a> {
@@ -51,6 +51,7 @@ impl Parameters {
         let rescale = (drawing.guidance.rescale > 0.0).then(|| drawing.guidance.rescale.to_string());
         let precision = drawing.model.dtype.name();
         let (height, width) = drawing.size;
+        let prediction = drawing.model.scheduler["prediction_type"].as_str();
         let model = sources.model.file_name().unwrap_or_default().to_string_lossy();
         Ok(Self {
             negative: drawing.negative.map(str::to_owned),
@@ -64,6 +65,10 @@ impl Parameters {
                 ("Model", model.into_owned()),
                 ("VAE", sources.vae.map(name).unwrap_or_default()),
                 ("Denoising strength", strength.unwrap_or_default()),
+                (
+                    "Prediction",
+                    prediction.filter(|name| *name != "epsilon").unwrap_or_default().into(),
+                ),
                 ("Clip skip", skipped.unwrap_or_default()),
                 ("Lora hashes", list(hashes)),
                 ("Lora strengths", list(strengths.collect())),
@@ -128,18 +133,25 @@ pub fn model_files(model: &Path, vae: Option<&Path>, vocab: Option<&Path>) -> Re
         model.join("model_index.json"),
         dir.scheduler.join("scheduler_config.json"),
     ];
-    let vae = vae.unwrap_or(&dir.vae);
     let encoders = [Some(&dir.text_encoder), dir.text_encoder_2.as_ref()];
-    let networks = [dir.unet.as_path(), vae].into_iter();
-    for folder in networks.chain(encoders.into_iter().flatten().map(PathBuf::as_path)) {
-        files.push(folder.join("config.json"));
-        files.extend(weight_files(folder)?);
+    let networks = [dir.unet.as_path(), vae.unwrap_or(&dir.vae)].into_iter();
+    for place in networks.chain(encoders.into_iter().flatten().map(PathBuf::as_path)) {
+        match in_checkpoint(place) {
+            Some((file, _)) => files.push(file.into()),
+            None => {
+                files.push(place.join("config.json"));
+                files.extend(weight_files(place)?);
+            }
+        }
     }
     for folder in [Some(&dir.tokenizer), dir.tokenizer_2.as_ref()].into_iter().flatten() {
         let words = vocab.unwrap_or(folder);
         files.push(folder.join("tokenizer_config.json"));
         files.extend(["vocab.json", "merges.txt"].map(|name| words.join(name)));
     }
+    // What a checkpoint has inside is hashed with it.
+    files.retain(|file| file.exists());
+    files.dedup();
     Ok(files)
 }
 

@@ -34,6 +34,15 @@ impl Prediction {
             ))),
         }
     }
+
+    /// The name in scheduler configurations; none for what they say themselves.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Prediction::Auto => None,
+            Prediction::Epsilon => Some("epsilon"),
+            Prediction::VPrediction => Some("v_prediction"),
+        }
+    }
 }
 
 /// Every setting of `selma train`, under its option's name.

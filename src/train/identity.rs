@@ -8,18 +8,30 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::formats::component::in_checkpoint;
 
 /// Bytes that are hashed apart, so that all processors share the work on a large file.
 const BLOCK: u64 = 4 << 20;
 
 /// The hash of the weights and configurations in `folders` (those that exist): names, lengths, and the SHA-256 of every
-/// block. Where a folder lies does not matter.
+/// block. Where a folder lies does not matter. For components of a checkpoint the whole file is hashed, once.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn of_folders(folders: &[PathBuf]) -> Result<String> {
     let mut hash = Sha256::new();
-    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+    let mut seen = Vec::new();
+    for folder in folders {
+        if let Some((file, component)) = in_checkpoint(folder) {
+            hash.update(component);
+            if !seen.contains(&file) {
+                of_file(&mut hash, file).map_err(|e| Error::io(file, e))?;
+                seen.push(file);
+            }
+        }
+        if !folder.is_dir() {
+            continue;
+        }
         let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
             .and_then(|entries| entries.map(|entry| entry.map(|e| e.path())).collect())
             .map_err(|e| Error::io(folder, e))?;

@@ -7,8 +7,8 @@ use super::activations::{Activations, Sizes};
 use super::config::TrainConfig;
 use super::memory::human;
 use crate::error::{Error, Result};
+use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
-use crate::formats::safetensors::Safetensors;
 use crate::lora::{Targets, base};
 use crate::nn::{UNetConfig, VaeConfig};
 use crate::tensor::DType;
@@ -164,12 +164,10 @@ impl Plan {
 /// Bytes of a component's weights in memory: matrices in `dtype`, vectors in its accumulator.
 fn weights(folder: &Path, dtype: DType) -> Result<u64> {
     let mut bytes = 0;
-    for path in base::weight_files(folder)? {
-        let file = Safetensors::open(&path)?;
-        for shape in file.names().filter_map(|name| file.shape(name)) {
-            let size = if shape.len() < 2 { dtype.accumulator() } else { dtype }.size();
-            bytes += shape.iter().product::<usize>() * size;
-        }
+    let tensors = Component::open(folder)?;
+    for shape in tensors.names().filter_map(|name| tensors.shape(name)) {
+        let size = if shape.len() < 2 { dtype.accumulator() } else { dtype }.size();
+        bytes += shape.iter().product::<usize>() * size;
     }
     Ok(bytes as u64)
 }

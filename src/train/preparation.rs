@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::checkpoint::{self, RunIdentity, State};
-use super::config::{self, TrainConfig};
+use super::config::TrainConfig;
 use super::encoders::Encoders;
 use super::examples::Examples;
 use super::folder::OutputFolder;
@@ -18,7 +18,7 @@ use super::{identity, memory};
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
-use crate::formats::model_dir::{Family, ModelDir};
+use crate::formats::model_dir::{self, Family, ModelDir};
 use crate::nn::{Config, UNet, UNetConfig, VaeConfig};
 use crate::tensor::{DType, release_pool};
 
@@ -58,11 +58,15 @@ impl Preparation {
             return Err(Error::file(&config.out, message));
         }
         let files = ModelDir::open(Path::new(&config.model))?;
-        let vae_folder = vae_folder(&config, &files);
-        let scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
+        files.notes.iter().for_each(|note| watcher.note(note));
+        let vae_folder = vae_folder(&config, &files)?;
+        let mut scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
+        if let Some(name) = config.prediction.name() {
+            scheduler["prediction_type"] = name.into();
+        }
         let objective = objective(&config, &scheduler)?;
         let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
-        let vae = VaeConfig::parse(&Config::open(&vae_folder.join("config.json"))?)?;
+        let vae = VaeConfig::standing_in(&vae_folder, &files.vae)?;
         fits(&files, &unet, &vae)?;
         let default = unet.sample_size * vae.downscale();
         let side = config.resolution.map_or(default, |side| side as usize);
@@ -131,12 +135,11 @@ impl Preparation {
 }
 
 /// The folder of the VAE: the model's, or the one that `--vae` names, itself or as the `vae` of a model.
-fn vae_folder(config: &TrainConfig, files: &ModelDir) -> PathBuf {
-    match &config.vae {
+fn vae_folder(config: &TrainConfig, files: &ModelDir) -> Result<PathBuf> {
+    Ok(match &config.vae {
         None => files.vae.clone(),
-        Some(other) if other.join("config.json").is_file() => other.clone(),
-        Some(model) => model.join("vae"),
-    }
+        Some(other) => model_dir::vae_folder(other)?,
+    })
 }
 
 /// Inpainting and other models see more than latents, and are not trained here.
@@ -176,11 +179,7 @@ fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {
         }
     }
     let schedule = NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule.into())?)?;
-    let prediction = match config.prediction {
-        config::Prediction::Auto => Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or("epsilon"))?,
-        config::Prediction::Epsilon => Prediction::Epsilon,
-        config::Prediction::VPrediction => Prediction::V,
-    };
+    let prediction = Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or("epsilon"))?;
     Ok(Objective {
         schedule,
         prediction,
@@ -241,6 +240,7 @@ fn samples(
         scheduler,
         is_xl,
         vae_folder,
+        own_vae: files.vae.clone(),
         dtype,
         side,
         seed: config.seed,

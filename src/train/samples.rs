@@ -27,6 +27,8 @@ pub struct Samples {
     pub is_xl: bool,
     /// Loaded for the pictures and dropped again.
     pub vae_folder: PathBuf,
+    /// The model's own VAE, where `vae_folder` is another.
+    pub own_vae: PathBuf,
     pub dtype: DType,
     /// Pixels of a side.
     pub side: usize,
@@ -42,7 +44,7 @@ impl Samples {
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
         let config = pipeline_config(&self.scheduler, self.is_xl);
         let class = self.scheduler["_class_name"].as_str().unwrap_or_default();
-        let vae = AutoencoderKl::load(&self.vae_folder, self.dtype)?;
+        let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;
         let side = self.side / vae.config.downscale();
         let shape = [1, side, side, vae.config.latent_channels];
         for (i, (positive, negative)) in self.prompts.iter().enumerate() {

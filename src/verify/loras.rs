@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::case::{Case, Checks, relative_error};
 use crate::error::Result;
+use crate::formats::component::weight_files;
 use crate::formats::safetensors::Safetensors;
 use crate::lora::merge::{Compat, Method, Options, merge as merge_experts};
 use crate::lora::prune::MajoritySign;
@@ -123,7 +124,7 @@ pub fn bake(case: &Case) -> Result<Checks> {
     let mut checks = Checks::default();
     let (mut unexpected, mut baked) = (0, 0);
     for component in base::COMPONENTS.iter().filter(|c| model.join(c).is_dir()) {
-        for file in base::weight_files(&model.join(component))? {
+        for file in weight_files(&model.join(component))? {
             let weights = Safetensors::open(&file)?;
             for name in weights.names() {
                 let terms = lora::bake::terms(&experts, component, name);

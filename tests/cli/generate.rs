@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use selma::formats::png;
 
-use crate::{bytes, parity, says, selma};
+use crate::{bytes, drawn, parity, says, selma};
 
 /// A command that draws in two steps with tiny-sd1.
 fn generate(out: &Path) -> Command {
@@ -18,16 +18,6 @@ fn draw_with(model: &str, steps: &str, out: &Path) -> Command {
     command.arg("--model").arg(parity(&format!("models/{model}")));
     command.arg("--vocab").arg(parity("clip_vocab")).arg("--out").arg(out);
     command
-}
-
-fn pictures(dir: &Path) -> Vec<Vec<u8>> {
-    let mut names: Vec<PathBuf> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "png"))
-        .collect();
-    names.sort();
-    names.into_iter().map(bytes).collect()
 }
 
 fn pixels(png: &[u8]) -> Vec<u8> {
@@ -75,7 +65,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     };
     run(&whole).assert().success();
     run(&broken).assert().success();
-    assert_eq!(pictures(&whole), pictures(&broken));
+    assert_eq!(drawn(&whole), drawn(&broken));
     let at = |i: usize| broken.join(format!("{i:05}.png"));
     // One gone and one of another seed, in the second batch; the first one is left alone.
     std::fs::remove_file(at(4)).unwrap();
@@ -87,7 +77,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     let before = [0, 1, 2, 3].map(written);
     let output = run(&broken).arg("--resume").assert().success();
     assert_eq!(before, [0, 1, 2, 3].map(written));
-    assert_eq!(pictures(&whole), pictures(&broken));
+    assert_eq!(drawn(&whole), drawn(&broken));
     assert_eq!(
         bytes(whole.join("metadata.jsonl")),
         bytes(broken.join("metadata.jsonl"))
@@ -98,7 +88,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     let cut = bytes(at(1));
     std::fs::write(at(1), &cut[..cut.len() - 30]).unwrap();
     run(&broken).arg("--resume").assert().success();
-    assert_eq!(pictures(&whole), pictures(&broken));
+    assert_eq!(drawn(&whole), drawn(&broken));
     assert!(written(0) > before[0]);
 }
 
@@ -137,16 +127,16 @@ fn prompt_files_in_every_form_draw_the_same() {
     let (json, jsonl) = (dir.path().join("p.json"), dir.path().join("p.jsonl"));
     std::fs::write(&json, serde_json::Value::from(rows.clone()).to_string()).unwrap();
     std::fs::write(&jsonl, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
-    let drawn = [prompt_file(dir.path()), json, jsonl].map(|file| {
+    let results = [prompt_file(dir.path()), json, jsonl].map(|file| {
         let out = file.with_extension("out");
         generate(&out).arg("--prompts").arg(&file).assert().success();
         let metadata = String::from_utf8(bytes(out.join("metadata.jsonl"))).unwrap();
-        (pictures(&out), metadata)
+        (drawn(&out), metadata)
     });
-    assert_eq!(drawn[0].0.len(), 3);
-    assert!(drawn[0].0 == drawn[1].0 && drawn[0].0 == drawn[2].0);
-    assert_eq!(drawn[1].1, drawn[2].1);
-    let row: serde_json::Value = serde_json::from_str(drawn[1].1.lines().nth(1).unwrap()).unwrap();
+    assert_eq!(results[0].0.len(), 3);
+    assert!(results[0].0 == results[1].0 && results[0].0 == results[2].0);
+    assert_eq!(results[1].1, results[2].1);
+    let row: serde_json::Value = serde_json::from_str(results[1].1.lines().nth(1).unwrap()).unwrap();
     // What the record says besides is kept; what the run decides is the run's.
     assert_eq!(
         row,
@@ -156,7 +146,7 @@ fn prompt_files_in_every_form_draw_the_same() {
     let again = dir.path().join("again");
     let metadata = dir.path().join("p.out/metadata.jsonl");
     generate(&again).arg("--prompts").arg(metadata).assert().success();
-    assert_eq!(pictures(&again), drawn[0].0);
+    assert_eq!(drawn(&again), results[0].0);
 }
 
 #[test]
@@ -211,19 +201,19 @@ fn a_picture_does_not_depend_on_its_batch() {
     let dir = tempfile::tempdir().unwrap();
     let file = prompt_file(dir.path());
     for model in ["tiny-sd1", "tiny-sdxl"] {
-        let drawn = ["1", "2", "3"].map(|size| {
+        let results = ["1", "2", "3"].map(|size| {
             let out = dir.path().join(format!("{model}-{size}"));
             let mut command = draw_with(model, "4", &out);
             command.args(["--batch-size", size, "--scheduler", "euler-a"]);
             command.arg("--prompts").arg(&file).assert().success();
-            pictures(&out).iter().map(|png| pixels(png)).collect::<Vec<_>>()
+            drawn(&out).iter().map(|png| pixels(png)).collect::<Vec<_>>()
         });
-        for other in &drawn[1..] {
-            for (a, b) in drawn[0].iter().flatten().zip(other.iter().flatten()) {
+        for other in &results[1..] {
+            for (a, b) in results[0].iter().flatten().zip(other.iter().flatten()) {
                 assert!(a.abs_diff(*b) <= 1, "{model}: {a} and {b}");
             }
         }
-        assert!(drawn[0][0] != drawn[0][1]);
+        assert!(results[0][0] != results[0][1]);
     }
 }
 
@@ -247,10 +237,7 @@ fn long_prompts_are_counted_and_read_whole_on_demand() {
                 .arg(at("p.txt"));
             let output = command.arg("--out").arg(at(name)).output().unwrap();
             assert!(output.status.success());
-            (
-                pictures(&at(name)),
-                String::from_utf8_lossy(&output.stderr).into_owned(),
-            )
+            (drawn(&at(name)), String::from_utf8_lossy(&output.stderr).into_owned())
         };
         let (cut, warning) = draw("cut", &[]);
         assert!(

@@ -1,13 +1,13 @@
 //! The commands as a user types them, on the small recorded models and on pictures drawn here.
 
+mod checkpoint;
 mod encoding;
 mod eval;
+mod generate;
 mod memory;
 mod model;
 mod resume;
 mod train;
-
-mod generate;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,17 @@ fn pictures(dir: &Path) -> PathBuf {
         std::fs::write(data.join(format!("{i}.txt")), format!("picture number {i}")).unwrap();
     }
     data
+}
+
+/// The PNG files of a folder, by name.
+fn drawn(dir: &Path) -> Vec<Vec<u8>> {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "png"))
+        .collect();
+    names.sort();
+    names.into_iter().map(bytes).collect()
 }
 
 fn bytes(path: PathBuf) -> Vec<u8> {

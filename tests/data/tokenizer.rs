@@ -97,3 +97,15 @@ fn wrong_vocabularies_are_named() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn the_vocabulary_inside_is_the_published_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/clip_vocab");
+    let published: std::collections::BTreeMap<String, u32> =
+        serde_json::from_slice(&std::fs::read(path.join("vocab.json")).unwrap()).unwrap();
+    let inside = selma::data::clip_vocabulary::ids();
+    assert_eq!(inside.len(), 49_408);
+    assert!(inside == published);
+    let merges = std::fs::read_to_string(path.join("merges.txt")).unwrap();
+    assert!(selma::data::clip_vocabulary::MERGES == merges);
+}

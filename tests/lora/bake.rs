@@ -1,5 +1,6 @@
 //! Baked weights as diffusers' `fuse_lora` makes them.
 
+use selma::formats::component::weight_files;
 use selma::formats::safetensors::Safetensors;
 use selma::lora::{self, Expert, bake, base};
 use selma::tensor::DType;
@@ -23,7 +24,7 @@ fn baked_weights_are_as_recorded() {
             if !folder.is_dir() {
                 continue;
             }
-            for file in base::weight_files(&folder).unwrap() {
+            for file in weight_files(&folder).unwrap() {
                 let weights = Safetensors::open(&file).unwrap();
                 for name in weights.names() {
                     let terms = bake::terms(&experts, component, name);

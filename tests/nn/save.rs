@@ -59,8 +59,10 @@ fn what_is_saved_loads_as_the_same_network() {
         "intermediate_size": 32, "projection_dim": 8, "eos_token_id": 19,
     });
     let text = ClipText::initial(config.clone(), true, 5, DType::F32).unwrap();
-    write(dir, "model.safetensors", &config, text.parameters());
-    let again = ClipText::load(dir, DType::F32).unwrap();
+    let dir = dir.join("text_encoder");
+    std::fs::create_dir(&dir).unwrap();
+    write(&dir, "model.safetensors", &config, text.parameters());
+    let again = ClipText::load(&dir, DType::F32).unwrap();
     let ids = Tensor::new(vec![1i64, 4, 7, 19], &[1, 4]);
     let embeds = |text: &ClipText| text.forward(&tape, &ids).unwrap().text_embeds.unwrap();
     same("text encoder", &embeds(&text), &embeds(&again));
