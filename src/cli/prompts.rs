@@ -8,10 +8,10 @@ use serde_json::json;
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
-use crate::selma::Skill;
 use crate::selma::llm::{Api, Client, Limits, Settings, Spent};
 use crate::selma::prompts::{self, Collector, Options};
 use crate::selma::writer::{Endpoint, Replay, collect};
+use crate::selma::{Skill, builtin};
 
 /// Write prompts for a skill with an LLM. The key is read from OPENAI_API_KEY.
 ///
@@ -86,6 +86,9 @@ impl Prompts {
     pub fn run(self, common: &Common) -> Result<()> {
         self.check()?;
         let skill = Skill::resolve(&self.skill)?;
+        if self.writer.as_deref() == Some("builtin") {
+            return self.write_captions(&skill, common);
+        }
         let options = Options {
             count: self.count,
             seed: common.seed(),
@@ -108,6 +111,19 @@ impl Prompts {
         bar.finish_and_clear();
         prompts::write(&self.out, collector.prompts())?;
         self.report(common, &skill, &collector, spent)
+    }
+
+    fn write_captions(&self, skill: &Skill, common: &Common) -> Result<()> {
+        let captions = builtin::captions(&skill.id, self.count, self.max_similarity, common.seed())?;
+        prompts::write(&self.out, &captions)?;
+        match common.json {
+            true => println!(
+                "{}",
+                json!({"skill": skill.id, "out": self.out, "counts": {"kept": captions.len()}})
+            ),
+            false => println!("{}: {} prompts for {}", self.out.display(), captions.len(), skill.id),
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {
@@ -150,9 +166,10 @@ impl Prompts {
 
     fn no_writer(&self) -> Error {
         match &self.writer {
-            Some(name) if name == "builtin" => Error::Unavailable("--writer builtin".into()),
             Some(name) => Error::Usage(format!("--writer {name}: expected builtin")),
-            None => Error::Usage("who writes? Give --llm URL --llm-model NAME, or --replay FILE".into()),
+            None => {
+                Error::Usage("who writes? Give --llm URL --llm-model NAME, --replay FILE or --writer builtin".into())
+            }
         }
     }
 

@@ -237,10 +237,7 @@ fn what_is_wrong_on_the_command_line_is_named() {
     let out = dir.path().join("out.json");
     for (arguments, words) in [
         (&[][..], "--llm URL"),
-        (
-            &["--writer", "builtin"],
-            "--writer builtin: not available in this version",
-        ),
+        (&["--writer", "poet"], "--writer poet: expected builtin"),
         (&["--llm", "http://x"], "--llm-model"),
         (&["--llm", "x", "--llm-model", "m"], "begins with http"),
         (
@@ -258,4 +255,32 @@ fn what_is_wrong_on_the_command_line_is_named() {
         assert!(message.contains(words), "{arguments:?}: {message}");
     }
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn the_built_in_writer_draws_different_captions_of_its_world() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = |name: &str, seed: &str, count: &str| {
+        let out = dir.path().join(name);
+        selma(&out)
+            .args(["--writer", "builtin", "--count", count, "--seed", seed])
+            .assert()
+            .success();
+        prompts(&out)
+    };
+    let captions = written("a.json", "1", "30");
+    assert_eq!(captions.len(), 30);
+    assert_eq!(captions, written("b.json", "1", "30"));
+    assert_eq!(captions[..10], written("c.json", "1", "10"));
+    assert_ne!(captions, written("d.json", "2", "30"));
+    for (i, caption) in captions.iter().enumerate() {
+        selma::shapes::caption::parse(caption).unwrap();
+        let similar = |other: &String| selma::selma::rouge::rouge_l(caption, other) > 0.8;
+        assert!(!captions[..i].iter().any(similar), "{caption}");
+    }
+    let message = stderr(
+        selma(&dir.path().join("e.json")).args(["--writer", "builtin", "--count", "100", "--max-similarity", "0.1"]),
+        1,
+    );
+    assert!(message.contains("too similar"), "{message}");
 }
