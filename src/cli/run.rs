@@ -24,8 +24,8 @@ pub struct Run {
     /// Only this stage. What it is made from must be there.
     #[arg(long, value_enum, value_name = "STAGE")]
     only: Option<Stage>,
-    /// Only this skill, or all-in-one: with --only, one task of an array job.
-    #[arg(long, value_name = "NAME", requires = "only")]
+    /// Only what belongs to this skill, or to all-in-one: with --only, one task of an array job.
+    #[arg(long, value_name = "NAME")]
     skill: Option<String>,
     /// Say what would be done, and about how long it would take, and stop.
     #[arg(long)]
@@ -92,7 +92,7 @@ pub(super) fn conduct(
     if done.is_empty() {
         println!("everything is there already");
     }
-    if selection.stage.is_none() {
+    if selection.stage.is_none() && selection.skill.is_none() {
         summary.iter().for_each(show);
         println!("{}", report.display());
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
 use super::images::Painter;
+use super::pipeline::ALL_IN_ONE;
 use super::plan::SELECTED;
-use super::settings::ALL_IN_ONE;
 use super::{Run, merge};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::pipeline::ALL_IN_ONE;
 use super::plan::SELECTED;
-use super::settings::ALL_IN_ONE;
 use super::{Run, Task};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
@@ -71,7 +71,14 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
         let mut trainer = Trainer::start(preparation, unet)?;
         watcher.note(&format!("{} from step {} of {steps}", task.piece, trainer.step()));
         watcher.prepared("steps", trainer.step() as usize, steps);
-        trainer.run(watcher)?;
+        match trainer.run(watcher) {
+            Err(Error::Interrupted(_)) => {
+                let step = trainer.step();
+                let message = format!("stopped after step {step} of {steps}, which is saved; the same command goes on");
+                return Err(Error::Interrupted(message));
+            }
+            other => other?,
+        }
         shared = Some(trainer.into_unet());
         run.finish(task)?;
     }

@@ -118,7 +118,8 @@ pub(super) fn experts(table: &mut toml::Table) -> Result<(TrainConfig, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::{EvaluateSettings, ImageSettings, MergeSettings, PromptSettings, SelectSettings};
+    use super::super::pipeline::MergeSettings;
+    use super::super::settings::{EvaluateSettings, ImageSettings, PromptSettings, SelectSettings};
     use super::*;
 
     /// Every key is a field: a list of lists is no value of any field.

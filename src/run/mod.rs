@@ -15,6 +15,7 @@ pub mod folder;
 mod images;
 mod keys;
 mod merge;
+pub mod pipeline;
 mod plan;
 mod prompts;
 pub mod report;
@@ -30,7 +31,7 @@ use std::time::Instant;
 pub use estimate::Estimate;
 pub use evaluate::Summary;
 pub use folder::RunFolder;
-pub use settings::Pipeline;
+pub use pipeline::Pipeline;
 pub use stage::{Piece, Stage};
 
 use crate::error::{Error, Result};

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::folder::{Inputs, Paths};
-use super::settings::{ALL_IN_ONE, DrawSettings};
+use super::pipeline::ALL_IN_ONE;
+use super::settings::DrawSettings;
 use super::{Piece, Run, Stage, evaluate, experts};
 use crate::error::Result;
 use crate::formats::digest;
@@ -71,10 +72,7 @@ impl Run<'_> {
     pub(super) fn plan(&self, piece: &Piece) -> Result<Plan> {
         let part = piece.part.as_deref().unwrap_or_default();
         let p = self.pipeline;
-        let mut inputs = Inputs::from([
-            ("selma".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-            ("seed".into(), p.seed.to_string()),
-        ]);
+        let mut inputs = Inputs::from([("seed".to_string(), p.seed.to_string())]);
         for needed in self.needs(piece) {
             inputs.insert(needed.name(), self.made(&needed)?);
         }

@@ -6,10 +6,8 @@ use super::Run;
 use crate::error::{Error, Result};
 use crate::selma::llm::{Client, Limits, Settings};
 use crate::selma::prompts::{self, Ask, Collector, Options};
-use crate::selma::rouge::Pool;
 use crate::selma::writer::{Endpoint, Replay, Writer, collect};
-use crate::selma::{Record, Skill};
-use crate::shapes::{self, Split};
+use crate::selma::{Record, Skill, builtin};
 use crate::train::watcher::Watcher;
 
 /// Writes `prompts/SKILL.json`.
@@ -36,7 +34,7 @@ pub(super) fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()
             let endpoint = Endpoint::open(client, &path.with_extension("replies.jsonl"))?;
             ask(run, skill, endpoint, watcher)?
         }
-        (None, None) => built_in(run, skill)?,
+        (None, None) => builtin::captions(id, settings.count, settings.max_similarity, run.pipeline.seed)?,
     };
     prompts::write(&path, &kept)
 }
@@ -97,30 +95,4 @@ impl<W: Writer> Writer for Stoppable<'_, W> {
         }
         self.writer.answer(asks)
     }
-}
-
-/// Captions of the built-in world that are not too similar to each other.
-fn built_in(run: &Run, skill: &Skill) -> Result<Vec<String>> {
-    /// Captions that are looked at for one that is kept.
-    const TRIES: u64 = 200;
-    let s = &run.pipeline.prompts;
-    let world = shapes::Skill::from_name(&skill.id)?;
-    let (mut pool, mut kept) = (Pool::default(), Vec::new());
-    for index in 0..TRIES * s.count as u64 {
-        let caption = world.prompt(Split::Train, run.pipeline.seed, index).caption;
-        if pool.nearest_above(&caption, s.max_similarity).is_none() {
-            pool.insert(&caption);
-            kept.push(caption);
-        }
-        if kept.len() == s.count {
-            return Ok(kept);
-        }
-    }
-    Err(Error::Failed(format!(
-        "the built-in world has {} captions of {} that are not too similar, and [prompts] count is {}; lower it, or raise \
-         max-similarity",
-        kept.len(),
-        skill.id,
-        s.count
-    )))
 }

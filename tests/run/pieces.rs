@@ -45,6 +45,8 @@ fn a_whole_run_and_its_pieces_give_the_same_bytes() {
         &["prompts of counting", "--only prompts --skill counting"],
     );
     only("prompts", None).assert().success();
+    run(&file, &pieces).args(["--skill", "spatial"]).assert().success();
+    assert!(pieces.join("experts/spatial/lora.safetensors").exists() && !pieces.join("images/counting").exists());
     for skill in ["spatial", "counting"] {
         only("images", Some(skill)).assert().success();
         only("experts", Some(skill)).assert().success();

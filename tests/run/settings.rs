@@ -86,9 +86,6 @@ fn what_is_wrong_is_named() {
         says(run(&file, &out), 2, words);
     }
     assert!(!out.exists(), "a run with a wrong file left something behind");
-    let mut skill = run(&file, &out);
-    skill.args(["--skill", "counting"]);
-    says(skill, 2, &["--only"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod chart;
 mod examples;
 mod page;
 mod picture;
+mod scores;
 
 use std::collections::BTreeMap;
 

@@ -4,13 +4,11 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::examples::{Pair, extremes};
 use super::picture::data_uri;
-use super::{Contents, chart};
+use super::scores::{points, title};
+use super::{Contents, chart, scores};
 use crate::error::Result;
-use crate::evaluate::comparison::Comparison;
-use crate::evaluate::statistics::{Difference, Estimate};
-use crate::run::evaluate::{BASE, MERGED, Summary, expert, pictures};
-use crate::run::plan::SELECTED;
-use crate::run::settings::ALL_IN_ONE;
+use crate::run::evaluate::{BASE, MERGED, expert, pictures};
+use crate::run::pipeline::ALL_IN_ONE;
 
 const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
 /// Prompts of each skill whose pictures are shown.
@@ -18,7 +16,7 @@ const GRID: usize = 3;
 /// Pairs that got better, and as many that got worse.
 const EXTREMES: usize = 4;
 /// Prompts of each skill that are listed.
-const LISTED: usize = 5;
+const LISTED: usize = 3;
 
 pub(super) fn page(c: &Contents) -> Result<Markup> {
     Ok(html! {
@@ -32,10 +30,10 @@ pub(super) fn page(c: &Contents) -> Result<Markup> {
             }
             body {
                 h1 { "One LoRA of many experts: what it changed" }
-                @if let Some(summary) = &c.summary { (in_short(summary)) }
+                @if let Some(summary) = &c.summary { (scores::in_short(summary)) }
                 (asked(c))
                 @if let Some(summary) = &c.summary {
-                    (scores(c, summary))
+                    (scores::tables(c, summary))
                     (grids(c)?)
                     (changed(c)?)
                 }
@@ -44,79 +42,6 @@ pub(super) fn page(c: &Contents) -> Result<Markup> {
             }
         }
     })
-}
-
-fn points(value: f64) -> String {
-    format!("{:.1}", 100.0 * value)
-}
-
-fn signed(value: f64) -> String {
-    format!("{:+.1}", 100.0 * value)
-}
-
-fn verdict(difference: &Difference) -> (&'static str, &'static str) {
-    match difference.estimate.interval {
-        Some([low, _]) if low > 0.0 => ("better", "good"),
-        Some([_, high]) if high < 0.0 => ("worse", "bad"),
-        _ => ("no different, as far as this evaluation can tell", "soft"),
-    }
-}
-
-fn title(arm: &str) -> String {
-    match arm {
-        BASE => "base model".into(),
-        ALL_IN_ONE => "one LoRA on all data".into(),
-        MERGED => "merged experts".into(),
-        _ if arm == format!("{MERGED}{SELECTED}") => "merged, from selected pictures".into(),
-        other => other.replacen("expert-", "expert: ", 1),
-    }
-}
-
-fn in_short(summary: &Summary) -> Markup {
-    let mean = |arm: &str| {
-        summary
-            .arms
-            .iter()
-            .find(|a| a.name == arm)
-            .map(|a| points(a.overall.mean))
-    };
-    let sentence = |ours: &str, theirs: &str| {
-        let comparison = summary.compared(ours, theirs)?;
-        let (word, class) = verdict(&comparison.overall);
-        Some(html! {
-            p.lead {
-                (capital(&title(ours))) ": " (mean(ours)?) " points; " (title(theirs)) ": " (mean(theirs)?)
-                ". The first is " strong class=(class) { (word) } " (" (interval(&comparison.overall)) ")."
-            }
-        })
-    };
-    let selected = format!("{MERGED}{SELECTED}");
-    let pairs = [(MERGED, BASE), (MERGED, ALL_IN_ONE), (selected.as_str(), MERGED)];
-    html! {
-        @for (ours, theirs) in pairs { @if let Some(text) = sentence(ours, theirs) { (text) } }
-        p.soft {
-            "A picture's score is the share of the questions about its prompt that the judge answers with yes, 100 points at
-            most. Prompts were not seen in training; every model drew them from the same noise."
-        }
-    }
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters
-        .next()
-        .map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
-}
-
-fn interval(difference: &Difference) -> String {
-    let mut text = format!("difference {}", signed(difference.estimate.mean));
-    if let Some([low, high]) = difference.estimate.interval {
-        text += &format!(", 95 % interval {} to {}", signed(low), signed(high));
-    }
-    if let Some(p) = difference.p_value {
-        text += &format!(", p = {p:.4}");
-    }
-    text
 }
 
 fn asked(c: &Contents) -> Markup {
@@ -136,69 +61,6 @@ fn asked(c: &Contents) -> Markup {
             }
         }
     }
-}
-
-fn cell(estimate: Option<&Estimate>) -> Markup {
-    html! {
-        td {
-            @if let Some(estimate) = estimate {
-                (points(estimate.mean))
-                @if let Some([low, high]) = estimate.interval { small { (points(low)) "–" (points(high)) } }
-            } @else { "–" }
-        }
-    }
-}
-
-fn scores(c: &Contents, summary: &Summary) -> Markup {
-    let arms: Vec<_> = summary
-        .arms
-        .iter()
-        .filter(|arm| !arm.name.starts_with("expert-"))
-        .collect();
-    let own = |skill: &str| summary.arms.iter().find(|arm| arm.name == expert(skill));
-    html! {
-        h2 { "Scores" }
-        table {
-            thead { tr {
-                th { "skill" }
-                @for arm in &arms { th { (title(&arm.name)) } }
-                th { "its own expert" }
-            } }
-            tbody {
-                @for skill in &c.run.pipeline.skills { tr {
-                    td { (skill.id) }
-                    @for arm in &arms { (cell(arm.skills.get(&skill.id))) }
-                    (cell(own(&skill.id).map(|arm| &arm.overall)))
-                } }
-                tr.all {
-                    td { "all" }
-                    @for arm in &arms { (cell(Some(&arm.overall))) }
-                    (cell(None))
-                }
-            }
-        }
-        p.soft {
-            "Means, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
-            (summary.judge) ", " (summary.prompts) " prompts a skill, " (summary.seeds) " pictures a prompt."
-        }
-        h3 { "Differences" }
-        table {
-            thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
-            tbody { @for pair in &summary.comparisons {
-                (difference(&title(&pair.ours), &title(&pair.theirs), &pair.comparison))
-            } }
-        }
-    }
-}
-
-fn difference(ours: &str, theirs: &str, comparison: &Comparison) -> Markup {
-    let overall = &comparison.overall;
-    html! { tr {
-        td { (ours) " less " (theirs) }
-        td class=(verdict(overall).1) { (signed(overall.estimate.mean)) }
-        td { @if let Some([low, high]) = overall.estimate.interval { (signed(low)) " to " (signed(high)) } }
-        td { @if let Some(p) = overall.p_value { (format!("{p:.4}")) } }
-    } }
 }
 
 fn grids(c: &Contents) -> Result<Markup> {

@@ -1,0 +1,207 @@
+//! What a run is to do, and the file that says it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::keys;
+use super::settings::{EvaluateSettings, ImageSettings, PromptSettings, SelectSettings};
+use crate::error::{Error, Result};
+use crate::lora::merge::{Method, Options};
+use crate::lora::prune::MajoritySign;
+use crate::selma::Skill;
+use crate::train::config::TrainConfig;
+
+/// All settings of a run.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub skills: Vec<Skill>,
+    pub prompts: PromptSettings,
+    pub images: ImageSettings,
+    pub select: Option<SelectSettings>,
+    /// Model, rank, steps and so on of every expert; data and output folder are the run's.
+    pub experts: TrainConfig,
+    /// Train one LoRA on the data of all skills too, with as many steps as all experts have together: what the paper
+    /// compares with.
+    pub all_in_one: bool,
+    pub merge: Options,
+    pub evaluate: EvaluateSettings,
+    /// Folder with `vocab.json` and `merges.txt`, for model folders without their own.
+    pub vocab: Option<PathBuf>,
+    pub seed: u64,
+}
+
+/// What stands beside the skills among the experts.
+pub const ALL_IN_ONE: &str = "all-in-one";
+
+impl Pipeline {
+    /// Reads a pipeline file; `examples/pipeline.toml` explains every key. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Usage`] naming the file and the key that is unknown, missing or wrong.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(|e| match e {
+            Error::Usage(message) => Error::Usage(format!("{}: {message}", path.display())),
+            other => other,
+        })
+    }
+
+    /// As [`Pipeline::read`], of a text whose paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`]; those of [`Skill::resolve`] for a skill that is a file.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self> {
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| Error::Usage(e.to_string()))?;
+        keys::check(&table)?;
+        let within = |path: PathBuf| folder.join(path);
+        let model = |name: String| match folder.join(&name) {
+            path if path.exists() => path.to_string_lossy().into_owned(),
+            _ => name,
+        };
+        let skills: Vec<String> = keys::take(&mut table, "skills")?.unwrap_or_default();
+        let resolve = |name: &String| match folder.join(name) {
+            path if name.contains(['/', '.']) => Skill::load(&path),
+            _ => Skill::resolve(name),
+        };
+        let skills = skills.iter().map(resolve).collect::<Result<Vec<_>>>()?;
+        let mut prompts: PromptSettings = keys::take(&mut table, "prompts")?.unwrap_or_default();
+        prompts.replay = prompts.replay.map(within);
+        let (mut experts, all_in_one) = keys::experts(&mut table)?;
+        (experts.model, experts.vae) = (model(experts.model), experts.vae.map(within));
+        let mut images: ImageSettings = keys::take(&mut table, "images")?.unwrap_or_default();
+        images.vae = images.vae.map(within);
+        images.model = match images.model.is_empty() {
+            true => experts.model.clone(),
+            false => model(images.model),
+        };
+        let pipeline = Self {
+            skills,
+            prompts,
+            images,
+            select: keys::take(&mut table, "select")?,
+            experts,
+            all_in_one,
+            merge: keys::take::<MergeSettings>(&mut table, "merge")?
+                .unwrap_or_default()
+                .options()?,
+            evaluate: keys::take(&mut table, "evaluate")?.unwrap_or_default(),
+            vocab: keys::take::<PathBuf>(&mut table, "vocab")?.map(within),
+            seed: keys::take(&mut table, "seed")?.unwrap_or(TrainConfig::default().seed),
+        };
+        pipeline.check()?;
+        Ok(pipeline)
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |text: &str| Err(Error::Usage(text.into()));
+        if self.skills.is_empty() {
+            return wrong("skills: expected at least one name or file, such as skills = [\"counting\"]");
+        }
+        for (i, skill) in self.skills.iter().enumerate() {
+            if skill.id == ALL_IN_ONE || self.skills[..i].iter().any(|other| other.id == skill.id) {
+                return Err(Error::Usage(format!(
+                    "skills: `{}` is there twice, or reserved",
+                    skill.id
+                )));
+            }
+        }
+        if self.experts.model.is_empty() {
+            return wrong("[experts]: model is missing");
+        }
+        let p = &self.prompts;
+        let writers = [p.writer.is_some(), p.llm.is_some(), p.replay.is_some()];
+        if writers.iter().filter(|&&given| given).count() != 1 {
+            return wrong("[prompts]: expected one of llm = \"URL\", replay = \"FOLDER\" and writer = \"builtin\"");
+        }
+        if p.writer.as_ref().is_some_and(|writer| writer != "builtin") {
+            return wrong("[prompts]: writer: expected \"builtin\"");
+        }
+        if p.llm.is_some() && p.llm_model.is_none() {
+            return wrong("[prompts]: llm-model is missing");
+        }
+        let counts = [
+            ("[prompts]: count", p.count),
+            ("[prompts]: parallel", p.parallel),
+            ("[prompts]: max-stalled", p.max_stalled),
+            ("[images]: batch-size", self.images.draw.batch_size),
+            ("[evaluate]: batch-size", self.evaluate.draw.batch_size),
+            ("[evaluate]: prompts", self.evaluate.prompts),
+            ("[evaluate]: seeds", self.evaluate.seeds as usize),
+        ];
+        if let Some((key, value)) = counts.iter().find(|(_, value)| !(1..=1_000_000).contains(value)) {
+            return Err(Error::Usage(format!("{key} = {value}: expected 1 to 1000000")));
+        }
+        if !(p.max_similarity > 0.0 && p.max_similarity <= 1.0) {
+            return wrong("[prompts]: max-similarity: expected a number above 0, at most 1");
+        }
+        if !(p.timeout > 0.0 && p.timeout <= 86400.0 && (0.0..=2.0).contains(&p.temperature)) {
+            return wrong("[prompts]: expected a timeout above 0 and a temperature from 0 to 2");
+        }
+        match self.evaluate.benchmark.as_str() {
+            "shapes" | "none" => Ok(()),
+            name @ ("dsg" | "tifa") => Err(Error::Unavailable(format!("[evaluate]: benchmark = {name:?}"))),
+            name => Err(Error::Usage(format!(
+                "[evaluate]: benchmark = {name:?}: expected \"shapes\" or \"none\""
+            ))),
+        }
+    }
+
+    /// The parts of the stage `experts`.
+    pub fn trained(&self) -> Vec<String> {
+        let skills = self.skills.iter().map(|skill| skill.id.clone());
+        skills.chain(self.all_in_one.then(|| ALL_IN_ONE.into())).collect()
+    }
+
+    /// Whether there is an evaluation.
+    pub fn evaluates(&self) -> bool {
+        self.evaluate.benchmark != "none"
+    }
+
+    /// Optimizer steps of an expert.
+    pub fn steps(&self, part: &str) -> u64 {
+        match part == ALL_IN_ONE {
+            true => self.experts.steps * self.skills.len() as u64,
+            false => self.experts.steps,
+        }
+    }
+}
+
+/// `[merge]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub(super) struct MergeSettings {
+    method: Option<String>,
+    rank: Option<usize>,
+    max_error: Option<f64>,
+    density: Option<f64>,
+    majority_sign: Option<String>,
+}
+
+impl MergeSettings {
+    fn options(self) -> Result<Options> {
+        fn named<T: clap::ValueEnum>(key: &str, name: &str) -> Result<T> {
+            T::from_str(name, false).map_err(|_| {
+                let all: Vec<_> = T::value_variants()
+                    .iter()
+                    .filter_map(|v| v.to_possible_value())
+                    .collect();
+                let names: Vec<&str> = all.iter().map(|v| v.get_name()).collect();
+                Error::Usage(format!(
+                    "[merge]: {key} = {name:?}: expected one of {}",
+                    names.join(", ")
+                ))
+            })
+        }
+        let method = named::<Method>("method", self.method.as_deref().unwrap_or("average"))?;
+        let sign = self.majority_sign.as_deref().unwrap_or("total");
+        Ok(Options {
+            rank: self.rank,
+            max_error: self.max_error,
+            density: self.density,
+            majority_sign: named::<MajoritySign>("majority-sign", sign)?,
+            ..Options::new(method)
+        })
+    }
+}
