@@ -5,6 +5,7 @@ mod convert;
 mod eval;
 mod generate;
 mod inspect;
+mod kernels;
 pub mod merge;
 mod model;
 mod prompts;
@@ -105,6 +106,7 @@ enum Command {
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
     Inspect(inspect::Inspect),
+    Kernels(kernels::Kernels),
     Merge(Box<merge::Merge>),
     Prompts(Box<prompts::Prompts>),
     Run(run::Run),
@@ -141,6 +143,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
         Command::Inspect(inspect) => inspect.run(&cli.common),
+        Command::Kernels(kernels) => kernels.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Run(run) => run.run(&cli.common),

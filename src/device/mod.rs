@@ -2,6 +2,7 @@
 //! same kernels on the host) is one more variant behind the same ops.
 
 pub mod cpu;
+pub mod gpu;
 
 use crate::error::{Error, Result};
 

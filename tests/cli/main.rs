@@ -4,6 +4,7 @@ mod checkpoint;
 mod encoding;
 mod eval;
 mod generate;
+mod kernels;
 mod memory;
 mod model;
 mod resume;

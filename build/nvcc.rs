@@ -1,0 +1,194 @@
+//! Finds nvcc and compiles each kernel file into one fat binary a storage type.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use crate::SCALARS;
+use crate::scan::Source;
+use crate::work::{self, Job};
+
+/// Machine code for 8.0 (which runs on 8.6 and 8.9 too), 9.0 with its own instructions, and 12.0; with intermediate code
+/// of 8.0 for what lies between.
+const TARGETS: &str = "80+ptx,90a,120+ptx";
+
+/// What nvcc's assembler said of one kernel.
+pub struct Resources {
+    pub kernel: String,
+    pub scalar: &'static str,
+    pub target: String,
+    pub registers: u32,
+    pub spill_stores: u32,
+    pub spill_loads: u32,
+    pub static_shared: u32,
+    pub stack: u32,
+}
+
+/// What nvcc made.
+pub struct Compiled {
+    /// nvcc's version.
+    pub toolkit: (i32, i32),
+    pub resources: Vec<Resources>,
+    /// The fat binaries of each file, in the order of [`SCALARS`].
+    pub images: Vec<(String, Vec<PathBuf>)>,
+}
+
+/// # Errors
+/// A sentence on what is missing.
+///
+/// # Panics
+/// Where a kernel does not compile, or a variable that was set is wrong.
+pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled, String> {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "SELMA_CUDA_ARCH"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
+    let targets = env::var("SELMA_CUDA_ARCH").unwrap_or_else(|_| TARGETS.into());
+    if targets == "none" {
+        return Err("this build of selma is without CUDA kernels: SELMA_CUDA_ARCH was `none`".into());
+    }
+    let nvcc = find()?;
+    let mut jobs = Vec::new();
+    let mut scalars = Vec::new();
+    let mut images = Vec::new();
+    for file in files {
+        let mut fatbins = Vec::new();
+        for (scalar, scalar_t) in SCALARS {
+            let output = out.join(format!("{scalar}_{}.fatbin", file.stem));
+            let mut command = Command::new(&nvcc);
+            command.args(["-std=c++17", "-O3", "--fatbin", "--compress-mode=size", "-Xptxas", "-v"]);
+            command.args(targets.split(',').map(gencode));
+            command.arg(format!("-Dscalar_t={scalar_t}")).arg("-I").arg(kernels);
+            command.arg("-o").arg(&output).arg(&file.path);
+            fatbins.push(output.clone());
+            jobs.push(Job { command, output });
+            scalars.push(scalar);
+        }
+        images.push((file.stem.clone(), fatbins));
+    }
+    let read_by_nvcc: Vec<PathBuf> = work::files_below(kernels)
+        .into_iter()
+        .filter(|path| path.parent() == Some(kernels))
+        .collect();
+    let said = work::run(jobs, &read_by_nvcc).unwrap_or_else(|e| panic!("nvcc: {e}"));
+    let resources = scalars
+        .into_iter()
+        .zip(&said)
+        .flat_map(|(scalar, said)| resources(scalar, said));
+    Ok(Compiled {
+        toolkit: version(&nvcc),
+        resources: resources.collect(),
+        images,
+    })
+}
+
+/// From "release 13.0, V13.0.88".
+fn version(nvcc: &Path) -> (i32, i32) {
+    let said = Command::new(nvcc).arg("--version").output();
+    let said = said.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
+    let said = String::from_utf8_lossy(&said);
+    let release = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    let numbers = release.and_then(|release| release.split_once('.'));
+    let version = numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    version.unwrap_or_else(|| panic!("{}: no version in {said:?}", nvcc.display()))
+}
+
+/// `90a` or `80+ptx` as an option of nvcc.
+fn gencode(target: &str) -> String {
+    let (number, ptx) = match target.trim().strip_suffix("+ptx") {
+        Some(number) => (number, true),
+        None => (target.trim(), false),
+    };
+    assert!(
+        number.trim_end_matches('a').parse::<u32>().is_ok_and(|n| n >= 80),
+        "SELMA_CUDA_ARCH: `{target}` is no target; expected `none` or a list like {TARGETS}, 80 and later"
+    );
+    if ptx {
+        format!("-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]")
+    } else {
+        format!("-gencode=arch=compute_{number},code=sm_{number}")
+    }
+}
+
+/// The first nvcc of: `NVCC`, the toolkit that `CUDA_HOME` or `CUDA_PATH` name, `PATH`, the active Python environment
+/// (package nvidia-cuda-nvcc), the usual folder.
+fn find() -> Result<PathBuf, String> {
+    if let Some(nvcc) = env::var_os("NVCC") {
+        assert!(Path::new(&nvcc).is_file(), "NVCC is {nvcc:?}, which is no file");
+        return Ok(nvcc.into());
+    }
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(env::var_os);
+    let mut places: Vec<PathBuf> = toolkits.map(|toolkit| Path::new(&toolkit).join("bin")).collect();
+    places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    if let Some(environment) = env::var_os("VIRTUAL_ENV") {
+        let pythons = subfolders(&Path::new(&environment).join("lib"), "python");
+        let packages = pythons.iter().map(|python| python.join("site-packages/nvidia"));
+        let toolkits = packages.flat_map(|nvidia| subfolders(&nvidia, "cu"));
+        places.extend(toolkits.map(|toolkit| toolkit.join("bin")));
+    }
+    places.push("/usr/local/cuda/bin".into());
+    let nvcc = places
+        .into_iter()
+        .map(|place| place.join("nvcc"))
+        .find(|nvcc| nvcc.is_file());
+    nvcc.ok_or_else(|| {
+        "this build of selma is without CUDA kernels: nvcc was found neither through NVCC, CUDA_HOME or CUDA_PATH nor in \
+         PATH or the active Python environment"
+            .into()
+    })
+}
+
+/// Folders in `folder` whose name begins with `prefix`, by name.
+fn subfolders(folder: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let matching = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    let mut folders: Vec<PathBuf> = matching
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// Reads `ptxas -v`: for each kernel and target, its name, its frame and spills, and its registers and shared memory.
+fn resources(scalar: &'static str, said: &str) -> Vec<Resources> {
+    let mut all: Vec<Resources> = Vec::new();
+    let mut of_kernel = false;
+    for line in said.lines() {
+        let quoted: Vec<&str> = line.split('\'').collect();
+        if line.contains("Compiling entry function")
+            && let [_, kernel, _, target, _] = quoted[..]
+        {
+            all.push(Resources {
+                kernel: kernel.into(),
+                scalar,
+                target: target.into(),
+                registers: 0,
+                spill_stores: 0,
+                spill_loads: 0,
+                static_shared: 0,
+                stack: 0,
+            });
+        } else if let Some(function) = line.split("Function properties for ").nth(1) {
+            // Functions that were not inlined have properties of their own.
+            of_kernel = all.last().is_some_and(|last| last.kernel == function.trim());
+        } else if let Some(last) = all.last_mut() {
+            if line.contains("bytes stack frame") && of_kernel {
+                last.stack = before(line, " bytes stack frame");
+                last.spill_stores = before(line, " bytes spill stores");
+                last.spill_loads = before(line, " bytes spill loads");
+            } else if line.contains("Used ") {
+                last.registers = before(line, " registers");
+                last.static_shared = before(line, " bytes smem");
+            }
+        }
+    }
+    all
+}
+
+/// The number that stands before `words`; 0 where they do not occur.
+fn before(line: &str, words: &str) -> u32 {
+    let number = line.split(words).next().filter(|_| line.contains(words));
+    number
+        .and_then(|text| text.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0)
+}

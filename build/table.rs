@@ -1,0 +1,140 @@
+//! Writes the kernel table as Rust: `src/device/gpu/table.rs` includes it and has the types.
+
+use std::fmt::Write as _;
+
+use crate::SCALARS;
+use crate::nvcc::Compiled;
+use crate::scan::{Element, Kernel, Kind, Source};
+use crate::simulator::{VARIANTS, symbol};
+
+/// How to run the kernels on the host, or why that cannot be.
+pub fn runtime(simulator: &Result<(), String>) -> String {
+    let (value, import) = match simulator {
+        Ok(()) => (
+            "Ok(sim_run_blocks)".to_owned(),
+            "unsafe extern \"C\" { fn sim_run_blocks(launch: *const std::ffi::c_void, first: usize, end: usize, \
+             message: *mut std::ffi::c_char, capacity: usize) -> bool; }\n",
+        ),
+        Err(why) => (format!("Err({why:?})"), ""),
+    };
+    format!(
+        "/// The simulator's runtime, or what the build lacked.\npub const SIMULATOR: Result<RunBlocks, &str> = {value};\n{import}"
+    )
+}
+
+/// The kernels of `files`.
+pub fn kernels(files: &[Source], simulator: &Result<(), String>) -> String {
+    let mut text = String::new();
+    for file in files {
+        for (name, value) in &file.constants {
+            let _ = writeln!(text, "/// From `{}`.\npub const {name}: usize = {value};", file.name);
+        }
+        for kernel in &file.kernels {
+            let _ = writeln!(
+                text,
+                "/// From `{}`.\npub static {}: Kernel = Kernel {{ name: {:?}, file: {:?}, most_threads: {}, \
+                 parameters: &[{}], simulated: {} }};",
+                file.name,
+                kernel.name.to_uppercase(),
+                kernel.name,
+                file.stem,
+                kernel.most_threads,
+                parameters(kernel),
+                if simulator.is_ok() {
+                    simulated(kernel)
+                } else {
+                    "None".into()
+                },
+            );
+        }
+    }
+    let mut kernels = files.iter().flat_map(|file| &file.kernels).peekable();
+    if simulator.is_ok() && kernels.peek().is_some() {
+        text.push_str("unsafe extern \"C\" {\n");
+        for kernel in kernels {
+            for name in symbols(kernel) {
+                let _ = writeln!(text, "    fn {name}(arguments: *const *mut std::ffi::c_void);");
+            }
+        }
+        text.push_str("}\n");
+    }
+    text
+}
+
+/// The list of them.
+pub fn all(files: &[Source]) -> String {
+    let kernels = files.iter().flat_map(|file| &file.kernels);
+    let names: Vec<String> = kernels.map(|k| format!("&{}", k.name.to_uppercase())).collect();
+    format!(
+        "/// Every kernel, by file.\npub static ALL: &[&Kernel] = &[{}];\n",
+        names.join(", ")
+    )
+}
+
+/// What nvcc made: its version, fat binaries, and what each kernel takes on each target; or why there is nothing.
+pub fn cuda(cuda: &Result<Compiled, String>) -> String {
+    let (toolkit, resources, images) = match cuda {
+        Err(why) => ((0, 0), format!("Err({why:?})"), format!("Err({why:?})")),
+        Ok(compiled) => {
+            let rows = compiled.resources.iter().map(|r| {
+                format!(
+                    "Resources {{ kernel: {:?}, dtype: {:?}, target: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
+                     static_shared: {}, stack: {} }},\n",
+                    r.kernel, r.scalar, r.target, r.registers, r.spill_stores, r.spill_loads, r.static_shared, r.stack
+                )
+            });
+            let images = compiled.images.iter().map(|(file, fatbins)| {
+                let fatbins: Vec<String> = fatbins.iter().map(|path| format!("include_bytes!({path:?})")).collect();
+                format!("Image {{ file: {file:?}, fatbins: [{}] }},\n", fatbins.join(", "))
+            });
+            (
+                compiled.toolkit,
+                format!("Ok(&[\n{}])", rows.collect::<String>()),
+                format!("Ok(&[\n{}])", images.collect::<String>()),
+            )
+        }
+    };
+    format!(
+        "/// The version of the nvcc that compiled the kernels.\npub const TOOLKIT: (i32, i32) = {toolkit:?};\n\
+         /// What its assembler said, or what the build lacked.\n\
+         pub static RESOURCES: Result<&[Resources], &str> = {resources};\n\
+         /// What it made, or what the build lacked.\npub static IMAGES: Result<&[Image], &str> = {images};\n"
+    )
+}
+
+fn parameters(kernel: &Kernel) -> String {
+    let element = |element| match element {
+        Element::Scalar => "Element::Scalar",
+        Element::F32 => "Element::F32",
+        Element::I64 => "Element::I64",
+    };
+    let parameters = kernel.parameters.iter().map(|parameter| {
+        let kind = match parameter.kind {
+            Kind::Mutable(e) => format!("Mutable({})", element(e)),
+            Kind::Const(e) => format!("Const({})", element(e)),
+            Kind::Int => "Int".into(),
+            Kind::Unsigned => "Unsigned".into(),
+            Kind::Long => "Long".into(),
+            Kind::Float => "Float".into(),
+        };
+        format!("Parameter {{ name: {:?}, kind: Kind::{kind} }}", parameter.name)
+    });
+    parameters.collect::<Vec<_>>().join(", ")
+}
+
+/// The compilations of a kernel in the order of [`SCALARS`], those of a variant together.
+fn symbols(kernel: &Kernel) -> impl Iterator<Item = String> {
+    VARIANTS
+        .iter()
+        .flat_map(move |variant| SCALARS.map(|(scalar, _)| symbol(variant, scalar, &kernel.name)))
+}
+
+fn simulated(kernel: &Kernel) -> String {
+    let names: Vec<String> = symbols(kernel).collect();
+    let (plain, checked) = names.split_at(SCALARS.len());
+    format!(
+        "Some(Simulated {{ plain: [{}], checked: [{}] }})",
+        plain.join(", "),
+        checked.join(", ")
+    )
+}

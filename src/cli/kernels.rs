@@ -1,0 +1,71 @@
+//! `selma kernels`: the kernels in the binary.
+
+use crate::cli::Common;
+use crate::device::gpu::table::{Kernel, Resources, kernels};
+use crate::error::{Error, Result};
+
+/// List the GPU kernels in this binary.
+#[derive(clap::Args)]
+pub struct Kernels {
+    /// What nvcc's assembler said of each on each target: registers, spills, shared memory.
+    #[arg(long)]
+    resources: bool,
+}
+
+impl Kernels {
+    pub fn run(self, common: &Common) -> Result<()> {
+        if self.resources {
+            let resources = kernels::RESOURCES.map_err(|why| Error::Usage(why.into()))?;
+            return if common.json { json(resources) } else { table(resources) };
+        }
+        if common.json {
+            return json(&kernels::ALL.iter().map(|k| listed(k)).collect::<Vec<_>>());
+        }
+        for kernel in kernels::ALL {
+            println!("{}.cu  {}", kernel.file, kernel.name);
+        }
+        let built = |name: &str, missing: Option<&str>| match missing {
+            None => common.note(format!("{name}: compiled")),
+            Some(why) => common.note(format!("{name}: {why}")),
+        };
+        built("CUDA", kernels::RESOURCES.err());
+        built("simulator", kernels::SIMULATOR.err());
+        Ok(())
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Listed {
+    kernel: &'static str,
+    file: String,
+    parameters: Vec<&'static str>,
+}
+
+fn listed(kernel: &Kernel) -> Listed {
+    Listed {
+        kernel: kernel.name,
+        file: format!("{}.cu", kernel.file),
+        parameters: kernel.parameters.iter().map(|p| p.name).collect(),
+    }
+}
+
+fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::Failed(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}
+
+fn table(resources: &[Resources]) -> Result<()> {
+    let width = resources.iter().map(|r| r.kernel.len()).max().unwrap_or(0);
+    println!(
+        "{:width$}  dtype  target   registers  spill_stores  spill_loads  static_shared  stack",
+        "kernel"
+    );
+    for r in resources {
+        println!(
+            "{:width$}  {:5}  {:7}  {:9}  {:12}  {:11}  {:13}  {:5}",
+            r.kernel, r.dtype, r.target, r.registers, r.spill_stores, r.spill_loads, r.static_shared, r.stack
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! A launch as a backend receives it.
+
+use super::table::Kernel;
+use crate::tensor::DType;
+
+/// What a block may use of shared memory, static and dynamic together, on every target: `SHARED_LIMIT` of
+/// `kernels/sim/runtime.h`.
+pub const MOST_SHARED_BYTES: usize = 99 << 10;
+
+/// A launch as a backend receives it: checked, and not empty.
+pub struct Launch<'a> {
+    pub kernel: &'static Kernel,
+    /// The storage type that the kernel is compiled for.
+    pub scalar: DType,
+    pub grid: [u32; 3],
+    pub block: u32,
+    pub dynamic_bytes: usize,
+    pub arguments: &'a [Argument],
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    Memory {
+        address: u64,
+        bytes: usize,
+        role: Role,
+    },
+    /// A pointer to nothing, for an input that is missing.
+    Null,
+    Int(i32),
+    Unsigned(u32),
+    Long(i64),
+    Float(f32),
+}
+
+/// What a kernel does with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Role {
+    Input = 0,
+    /// Every byte is written, and none is read before.
+    Output = 1,
+    /// Read and written, or written in part.
+    Update = 2,
+}
+
+impl Argument {
+    /// The bytes that the kernel is passed, in the first four or all eight.
+    pub fn bits(&self) -> u64 {
+        match *self {
+            Argument::Memory { address, .. } => address,
+            Argument::Null => 0,
+            Argument::Int(x) => u64::from(x.cast_unsigned()),
+            Argument::Unsigned(x) => x.into(),
+            Argument::Long(x) => x.cast_unsigned(),
+            Argument::Float(x) => x.to_bits().into(),
+        }
+    }
+
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Argument::Memory { role: Role::Input, .. } => "an input",
+            Argument::Memory { .. } => "an output",
+            Argument::Null => "no buffer",
+            Argument::Int(_) => "an int",
+            Argument::Unsigned(_) => "an unsigned",
+            Argument::Long(_) => "a long long",
+            Argument::Float(_) => "a float",
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Memory of a GPU.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::Gpu;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+
+/// Typed elements in a GPU's memory. A clone or a [`Buffer::view`] shares them.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    allocation: Arc<Allocation>,
+    dtype: DType,
+    /// In elements.
+    offset: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Allocation {
+    gpu: Gpu,
+    address: u64,
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        self.gpu.0.free(self.address);
+    }
+}
+
+impl Buffer {
+    pub(super) fn allocate(gpu: &Gpu, dtype: DType, len: usize) -> Result<Self> {
+        // An empty buffer has an address of its own too.
+        let address = gpu.0.allocate((len * dtype.size()).max(1))?;
+        let allocation = Arc::new(Allocation {
+            gpu: gpu.clone(),
+            address,
+        });
+        Ok(Self {
+            allocation,
+            dtype,
+            offset: 0,
+            len,
+        })
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.allocation.gpu
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// In elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn byte_len(&self) -> usize {
+        self.len * self.dtype.size()
+    }
+
+    /// Elements that kernels move at once: `PACK` of `kernels/scalar.h`, 16 bytes.
+    pub(super) fn pack(&self) -> usize {
+        16 / self.dtype.size()
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.allocation.address + (self.offset * self.dtype.size()) as u64
+    }
+
+    /// `len` elements from `offset` on.
+    ///
+    /// # Panics
+    /// If the range leaves the buffer.
+    pub fn view(&self, offset: usize, len: usize) -> Self {
+        assert!(offset + len <= self.len, "a view leaves its buffer");
+        Self {
+            offset: self.offset + offset,
+            len,
+            ..self.clone()
+        }
+    }
+
+    /// The elements as a tensor on the CPU, after everything that was launched before.
+    ///
+    /// # Panics
+    /// If `shape` has another number of elements.
+    pub fn download(&self, shape: &[usize]) -> Result<Tensor> {
+        macro_rules! read {
+            ($t:ty) => {{
+                let mut data = vec![<$t>::default(); self.len];
+                if !data.is_empty() {
+                    let bytes = bytemuck::cast_slice_mut(&mut data);
+                    self.gpu().0.download(self.address(), bytes)?;
+                }
+                Tensor::new(data, shape)
+            }};
+        }
+        Ok(match self.dtype {
+            DType::F32 => read!(f32),
+            DType::Bf16 => read!(bf16),
+            DType::F16 => read!(f16),
+            DType::F64 => read!(f64),
+            DType::I64 => read!(i64),
+        })
+    }
+}
+
+/// Checks that buffers have the lengths that a kernel will take for granted.
+///
+/// # Errors
+/// [`Error::Shape`] naming the first that has not.
+pub(super) fn expect(op: &'static str, lengths: &[(&str, &Buffer, usize)]) -> Result<()> {
+    match lengths.iter().find(|(_, buffer, len)| buffer.len() != *len) {
+        Some((name, buffer, len)) => {
+            let got = buffer.len();
+            Err(Error::shape(op, format!("`{name}` has {got} elements; expected {len}")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,196 @@
+//! NVIDIA GPUs through the driver's API. The driver is loaded when first asked for, so the same binary runs where there
+//! is none. Everything goes through one stream, in the order of the calls.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{DriverError, result, sys};
+
+use super::Backend;
+use super::argument::{Argument, Launch};
+use super::table::kernels::{IMAGES, TOOLKIT};
+use super::table::scalar_index;
+use crate::error::{Error, Result};
+
+/// The oldest that the kernels are compiled for.
+const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+/// Dynamic shared memory that a kernel may have without asking.
+const USUAL_SHARED_BYTES: usize = 48 << 10;
+
+pub(super) struct Cuda {
+    name: String,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+    loaded: Mutex<Loaded>,
+}
+
+/// What was used so far: modules by file and storage type, functions by kernel and storage type.
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<(&'static str, usize), sys::CUmodule>,
+    functions: HashMap<(&'static str, usize), sys::CUfunction>,
+}
+
+// SAFETY: the driver's handles may be used from any thread on which the context is current; every call makes it so.
+unsafe impl Send for Cuda {}
+// SAFETY: as above; the driver locks what it must.
+unsafe impl Sync for Cuda {}
+
+impl Cuda {
+    /// Device number `ordinal`, as the driver counts.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let unavailable = |why: String| Error::Usage(format!("--device cuda: {why}"));
+        if let Err(why) = IMAGES {
+            return Err(unavailable(why.into()));
+        }
+        // SAFETY: looks for a library, whose initialisers are the driver's.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(unavailable(
+                "no NVIDIA driver is installed (libcuda.so was not found)".into(),
+            ));
+        }
+        let refused = |e: DriverError| unavailable(format!("the NVIDIA driver says {e:?}"));
+        result::init().map_err(refused)?;
+        let mut version = 0;
+        // SAFETY: writes one int.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(refused)?;
+        let (built, runs) = (TOOLKIT, (version / 1000, version % 1000 / 10));
+        if runs.0 < built.0 {
+            let driver = if built.0 >= 13 { "580" } else { "525" };
+            return Err(unavailable(format!(
+                "the kernels were compiled by CUDA {}.{}, which needs NVIDIA driver {driver} or newer; this one knows \
+                 CUDA {}.{}",
+                built.0, built.1, runs.0, runs.1
+            )));
+        }
+        let count = result::device::get_count().map_err(refused)?;
+        let number = i32::try_from(ordinal).ok().filter(|&n| n < count);
+        let number =
+            number.ok_or_else(|| unavailable(format!("there is no device {ordinal}; the driver has {count}")))?;
+        let device = result::device::get(number).map_err(refused)?;
+        let name = result::device::get_name(device).map_err(refused)?;
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        };
+        // SAFETY: the device is the driver's.
+        let attribute = |which| unsafe { result::device::get_attribute(device, which) }.map_err(refused);
+        let capability = (attribute(MAJOR)?, attribute(MINOR)?);
+        if capability < LEAST_CAPABILITY {
+            let (major, minor) = capability;
+            let needs = "kernels need 8.0 (Ampere) or later";
+            return Err(unavailable(format!(
+                "{name} has compute capability {major}.{minor}; {needs}"
+            )));
+        }
+        // SAFETY: the device is the driver's; the context is released never, as the process's one.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(refused)?;
+        // SAFETY: retained.
+        unsafe { result::ctx::set_current(context) }.map_err(refused)?;
+        // Copies that wait go through the null stream; a stream of this kind keeps its order with it.
+        let stream = result::stream::create(result::stream::StreamKind::Default).map_err(refused)?;
+        Ok(Self {
+            name,
+            context,
+            stream,
+            loaded: Mutex::default(),
+        })
+    }
+
+    /// Calls the driver with this device's context.
+    fn call<T>(&self, what: &str, f: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+        // SAFETY: the context is retained for the life of the process.
+        let done = unsafe { result::ctx::set_current(self.context) }.and_then(|()| f());
+        done.map_err(|e| Error::Failed(format!("{}: {what}: the driver says {e:?}", self.name)))
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        // The maps are whole whenever the lock is free.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The function of a launch, loaded with its module where it is not yet.
+    fn function(&self, launch: &Launch<'_>) -> Result<sys::CUfunction> {
+        let (kernel, scalar) = (launch.kernel, scalar_index(launch.scalar));
+        let mut loaded = self.loaded();
+        if let Some(&function) = loaded.functions.get(&(kernel.name, scalar)) {
+            return Ok(function);
+        }
+        let module = match loaded.modules.get(&(kernel.file, scalar)) {
+            Some(&module) => module,
+            None => {
+                let images = IMAGES.expect("no device could be opened without them");
+                let image = images.iter().find(|image| image.file == kernel.file);
+                let bytes = image.expect("every kernel file has an image").fatbins[scalar];
+                // The driver reads words.
+                let mut words = vec![0_u128; bytes.len().div_ceil(size_of::<u128>())];
+                bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+                // SAFETY: a fat binary that nvcc wrote, whole, and aligned as it asks for.
+                let load = || unsafe { result::module::load_data(words.as_ptr().cast::<c_void>()) };
+                let module = self.call(&format!("loading {}.cu", kernel.file), load)?;
+                loaded.modules.insert((kernel.file, scalar), module);
+                module
+            }
+        };
+        let name = CString::new(kernel.name).expect("an identifier");
+        // SAFETY: modules are never unloaded.
+        let function = self.call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
+        loaded.functions.insert((kernel.name, scalar), function);
+        Ok(function)
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        // SAFETY: the address is given back once, by `free`.
+        self.call(&format!("allocating {bytes} bytes"), || unsafe {
+            result::malloc_sync(bytes)
+        })
+    }
+
+    fn free(&self, address: u64) {
+        // SAFETY: from `allocate`, and no buffer refers to it any more. The driver waits for kernels that do. A failure
+        // here is one of an earlier call, which the next call that can tell will tell.
+        let _ = self.call("freeing memory", || unsafe { result::free_sync(address) });
+    }
+
+    fn upload(&self, data: &[u8], to: u64) -> Result<()> {
+        // SAFETY: the buffer has checked that the bytes lie inside its allocation.
+        self.call("copying to the device", || unsafe {
+            result::memcpy_htod_sync(to, data)
+        })
+    }
+
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as in `upload`.
+        self.call("copying from the device", || unsafe {
+            result::memcpy_dtoh_sync(to, from)
+        })
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let function = self.function(launch)?;
+        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let [x, y, z] = launch.grid;
+        self.call(launch.kernel.name, || {
+            if launch.dynamic_bytes > USUAL_SHARED_BYTES {
+                let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                // SAFETY: the function is loaded.
+                unsafe { result::function::set_function_attribute(function, what, launch.dynamic_bytes as i32) }?;
+            }
+            let (grid, block) = ((x, y, z), (launch.block, 1, 1));
+            let shared = launch.dynamic_bytes as u32;
+            // SAFETY: the builder has checked number, kinds and memory of the arguments against the kernel's source,
+            // and each has at least as many bytes as its parameter.
+            unsafe { result::launch_kernel(function, grid, block, shared, self.stream, &mut pointers) }
+        })
+    }
+}

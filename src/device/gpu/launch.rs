@@ -1,0 +1,240 @@
+//! The launch builder: arguments in the kernel's order, each checked against the kernel's own text.
+
+use super::argument::{Argument, Launch, MOST_SHARED_BYTES, Role};
+use super::table::{Element, Kernel, Kind};
+use super::{Buffer, Gpu};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// Collects a launch, and borrows its buffers until then; the first mistake is told by [`Builder::launch`].
+pub struct Builder<'a> {
+    gpu: &'a Gpu,
+    kernel: &'static Kernel,
+    scalar: DType,
+    grid: [usize; 3],
+    block: usize,
+    dynamic_bytes: usize,
+    arguments: Vec<Argument>,
+    mistake: Option<String>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(gpu: &'a Gpu, kernel: &'static Kernel, scalar: DType) -> Self {
+        let builder = Self {
+            gpu,
+            kernel,
+            scalar,
+            grid: [1; 3],
+            block: 0,
+            dynamic_bytes: 0,
+            arguments: Vec::new(),
+            mistake: None,
+        };
+        match scalar {
+            DType::F32 | DType::Bf16 | DType::F16 => builder,
+            other => builder.wrong(format!("is not compiled for {}", other.name())),
+        }
+    }
+
+    /// Blocks along x, y and z. With none along one of them nothing is launched.
+    pub fn grid(mut self, grid: [usize; 3]) -> Self {
+        self.grid = grid;
+        self
+    }
+
+    /// Threads of a block.
+    pub fn block(mut self, threads: usize) -> Self {
+        self.block = threads;
+        self
+    }
+
+    /// Bytes of dynamic shared memory.
+    pub fn dynamic_shared(mut self, bytes: usize) -> Self {
+        self.dynamic_bytes = bytes;
+        self
+    }
+
+    /// A buffer that the kernel writes completely.
+    pub fn output(self, buffer: &'a Buffer) -> Self {
+        self.memory(buffer, Role::Output)
+    }
+
+    /// A buffer that the kernel reads and writes, or writes in part.
+    pub fn update(self, buffer: &'a Buffer) -> Self {
+        self.memory(buffer, Role::Update)
+    }
+
+    pub fn input(self, buffer: &'a Buffer) -> Self {
+        self.memory(buffer, Role::Input)
+    }
+
+    /// An input that may be missing.
+    pub fn input_if(self, buffer: Option<&'a Buffer>) -> Self {
+        match (buffer, self.expected()) {
+            (Some(buffer), _) => self.input(buffer),
+            (None, Some(Kind::Const(_))) => self.push(Argument::Null),
+            (None, _) => self.unexpected(Argument::Null),
+        }
+    }
+
+    pub fn int(self, x: usize) -> Self {
+        match i32::try_from(x) {
+            Ok(x) => self.number(Argument::Int(x), Kind::Int),
+            Err(_) => {
+                let name = self.parameter_name();
+                self.wrong(format!("argument `{name}` is {x}, more than an int holds"))
+            }
+        }
+    }
+
+    pub fn unsigned(self, x: u32) -> Self {
+        self.number(Argument::Unsigned(x), Kind::Unsigned)
+    }
+
+    /// A size or a count.
+    pub fn long(self, x: usize) -> Self {
+        self.number(Argument::Long(x as i64), Kind::Long)
+    }
+
+    /// 64 bits as they are.
+    pub fn bits(self, x: u64) -> Self {
+        self.number(Argument::Long(x.cast_signed()), Kind::Long)
+    }
+
+    pub fn float(self, x: f32) -> Self {
+        self.number(Argument::Float(x), Kind::Float)
+    }
+
+    /// Queues the launch.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] naming kernel and parameter where an argument does not fit; what the device says.
+    pub fn launch(self) -> Result<()> {
+        let misfit = self.misfit();
+        let Self {
+            gpu, kernel, arguments, ..
+        } = self;
+        if let Some(sentence) = self.mistake.or(misfit) {
+            return Err(Error::Failed(format!("kernel {}: {sentence}", kernel.name)));
+        }
+        if self.grid.contains(&0) {
+            return Ok(());
+        }
+        gpu.0.launch(&Launch {
+            kernel,
+            scalar: self.scalar,
+            grid: self.grid.map(|blocks| blocks as u32),
+            block: self.block as u32,
+            dynamic_bytes: self.dynamic_bytes,
+            arguments: &arguments,
+        })
+    }
+
+    /// What is wrong with the launch as a whole.
+    fn misfit(&self) -> Option<String> {
+        let (threads, most) = (self.block, self.kernel.most_threads);
+        let [x, y, z] = self.grid;
+        if self.arguments.len() < self.kernel.parameters.len() {
+            let name = self.parameter_name();
+            Some(format!("argument `{name}` and what follows are missing"))
+        } else if threads == 0 || threads > most as usize || !threads.is_multiple_of(32) {
+            Some(format!(
+                "blocks of {threads} threads; expected a multiple of 32 up to {most}"
+            ))
+        } else if x >= 1 << 31 || y >= 1 << 16 || z >= 1 << 16 {
+            Some(format!("a grid of {x} x {y} x {z} blocks is too large"))
+        } else if self.dynamic_bytes > MOST_SHARED_BYTES || !self.dynamic_bytes.is_multiple_of(16) {
+            let bytes = self.dynamic_bytes;
+            Some(format!(
+                "{bytes} bytes of dynamic shared memory; expected a multiple of 16 up to {MOST_SHARED_BYTES}"
+            ))
+        } else {
+            self.overlap()
+        }
+    }
+
+    fn memory(self, buffer: &Buffer, role: Role) -> Self {
+        let expected = match self.expected() {
+            Some(Kind::Const(element)) if role == Role::Input => element,
+            Some(Kind::Mutable(element)) if role != Role::Input => element,
+            _ => {
+                let memory = Argument::Memory {
+                    address: 0,
+                    bytes: 0,
+                    role,
+                };
+                return self.unexpected(memory);
+            }
+        };
+        let expected: DType = Element::dtype(expected, self.scalar);
+        if buffer.dtype() != expected {
+            let (name, got) = (self.parameter_name(), buffer.dtype().name());
+            return self.wrong(format!("argument `{name}` holds {got}; expected {}", expected.name()));
+        }
+        self.push(Argument::Memory {
+            address: buffer.address(),
+            bytes: buffer.byte_len(),
+            role,
+        })
+    }
+
+    fn number(self, argument: Argument, kind: Kind) -> Self {
+        if self.expected() == Some(kind) {
+            self.push(argument)
+        } else {
+            self.unexpected(argument)
+        }
+    }
+
+    fn push(mut self, argument: Argument) -> Self {
+        self.arguments.push(argument);
+        self
+    }
+
+    /// What the next argument must be.
+    fn expected(&self) -> Option<Kind> {
+        self.kernel.parameters.get(self.arguments.len()).map(|p| p.kind)
+    }
+
+    fn parameter_name(&self) -> &'static str {
+        let parameter = self.kernel.parameters.get(self.arguments.len());
+        parameter.map_or("(one too many)", |p| p.name)
+    }
+
+    fn unexpected(self, argument: Argument) -> Self {
+        let (name, got) = (self.parameter_name(), argument.describe());
+        match self.expected() {
+            Some(kind) => self.wrong(format!("argument `{name}` is {got}; expected {kind:?}")),
+            None => self.wrong("has fewer parameters than arguments were given".into()),
+        }
+    }
+
+    /// Remembers the first mistake. Arguments after it are taken as they come.
+    fn wrong(mut self, sentence: String) -> Self {
+        self.mistake.get_or_insert(sentence);
+        self
+    }
+
+    /// Two arguments that share memory of which one is written.
+    fn overlap(&self) -> Option<String> {
+        let memory = |argument: &Argument| match *argument {
+            Argument::Memory { address, bytes, role } => Some((address, address + bytes as u64, role)),
+            _ => None,
+        };
+        let names = || self.kernel.parameters.iter().map(|p| p.name);
+        for (i, (a, a_name)) in self.arguments.iter().zip(names()).enumerate() {
+            for (b, b_name) in self.arguments.iter().zip(names()).skip(i + 1) {
+                if let (Some((a, a_end, a_role)), Some((b, b_end, b_role))) = (memory(a), memory(b))
+                    && (a_role != Role::Input || b_role != Role::Input)
+                    && a < b_end
+                    && b < a_end
+                {
+                    return Some(format!(
+                        "arguments `{a_name}` and `{b_name}` share memory that is written"
+                    ));
+                }
+            }
+        }
+        None
+    }
+}

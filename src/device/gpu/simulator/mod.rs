@@ -1,0 +1,243 @@
+//! Runs kernels on the host (`kernels/sim/`): the same source, one coroutine for each CUDA thread.
+
+mod ffi;
+mod memory;
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rayon::prelude::*;
+
+use super::Backend;
+use super::argument::{Argument, Launch, Role};
+use super::table::kernels::SIMULATOR;
+use super::table::scalar_index;
+use crate::error::{Error, Result};
+use ffi::Shared;
+use memory::{Memory, Pages, around};
+
+/// Whether each access to memory is checked: several times slower, and what tests want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    Off,
+    On,
+}
+
+/// The order in which threads run where the kernel leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Forwards,
+    Backwards,
+}
+
+pub(super) struct Simulator {
+    checks: Checks,
+    order: Order,
+    /// Allocations by address.
+    memory: Mutex<BTreeMap<u64, Memory>>,
+}
+
+impl Simulator {
+    pub(super) fn open(checks: Checks, order: Order) -> Result<Self> {
+        if let Err(why) = SIMULATOR {
+            return Err(Error::Usage(format!("--device sim: {why}")));
+        }
+        if !(std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c"))
+        {
+            let needs = "the simulator needs a processor with AVX2, FMA and F16C";
+            return Err(Error::Usage(format!("--device sim: {needs}")));
+        }
+        Ok(Self {
+            checks,
+            order,
+            memory: Mutex::default(),
+        })
+    }
+
+    fn memory(&self) -> MutexGuard<'_, BTreeMap<u64, Memory>> {
+        // The map is whole whenever the lock is free.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for Simulator {
+    fn name(&self) -> String {
+        format!("simulator (checks {:?}, threads {:?})", self.checks, self.order)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        // 0xff everywhere is NaN in every float format and -1 in integers.
+        let (data, written) = (Pages::filled(bytes, 0xff), Pages::filled(bytes, 0));
+        let address = data.start as u64;
+        self.memory().insert(address, Memory { data, written });
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        self.memory().remove(&address);
+    }
+
+    fn upload(&self, data: &[u8], to: u64) -> Result<()> {
+        let memory = self.memory();
+        let (memory, at) = around(&memory, to, data.len());
+        // SAFETY: `around` says that the bytes lie inside the allocation, which `Pages` keeps alive; no kernel runs in
+        // the meantime, since launches end before they return.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.data.start.add(at), data.len()) };
+        memory.written.fill(at, data.len(), 1);
+        Ok(())
+    }
+
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        let memory = self.memory();
+        let (memory, at) = around(&memory, from, to.len());
+        // SAFETY: as in `upload`.
+        unsafe { std::ptr::copy_nonoverlapping(memory.data.start.add(at), to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let ranges = self.ranges(launch);
+        let checked = self.checks == Checks::On;
+        if checked {
+            for range in ranges.iter().filter(|range| range.role == Role::Output) {
+                // SAFETY: `ranges` took pointer and length from an allocation, which the builder's buffers keep alive.
+                unsafe { std::ptr::write_bytes(range.written, 0, range.bytes) };
+            }
+        }
+        self.run(launch, &ranges)?;
+        let unwritten = ranges
+            .iter()
+            .filter(|range| checked && range.role == Role::Output)
+            .find_map(|range| {
+                // SAFETY: as above; the kernel has ended.
+                let written = unsafe { std::slice::from_raw_parts(range.written, range.bytes) };
+                Some((written.iter().position(|&w| w == 0)?, range.parameter))
+            });
+        match unwritten {
+            Some((byte, parameter)) => {
+                let (kernel, name) = (launch.kernel.name, launch.kernel.parameters[parameter].name);
+                Err(Error::Failed(format!(
+                    "{kernel}: leaves byte {byte} of the output `{name}` unwritten"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Simulator {
+    /// What the pointer arguments stand for.
+    fn ranges(&self, launch: &Launch<'_>) -> Vec<Range> {
+        let memory = self.memory();
+        let pointers = launch
+            .arguments
+            .iter()
+            .enumerate()
+            .filter_map(|(parameter, argument)| match *argument {
+                Argument::Memory { address, bytes, role } => Some((parameter, address, bytes, role)),
+                _ => None,
+            });
+        pointers
+            .map(|(parameter, address, bytes, role)| {
+                let (memory, at) = around(&memory, address, bytes);
+                Range {
+                    parameter,
+                    start: address as *mut u8,
+                    bytes,
+                    // SAFETY: inside the allocation.
+                    written: unsafe { memory.written.start.add(at) },
+                    role,
+                }
+            })
+            .collect()
+    }
+
+    /// Runs all blocks, spread over the threads of rayon's pool; the first failing run of blocks is what is told.
+    fn run(&self, launch: &Launch<'_>, ranges: &[Range]) -> Result<()> {
+        let run = SIMULATOR.expect("no simulator could be opened without it");
+        let simulated = launch
+            .kernel
+            .simulated
+            .as_ref()
+            .expect("compiled together with the runtime");
+        let functions = match self.checks {
+            Checks::Off => &simulated.plain,
+            Checks::On => &simulated.checked,
+        };
+        let function = functions[scalar_index(launch.scalar)];
+        // The kernel's parameters, and a pointer to each.
+        let values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
+        let pointers: Vec<Shared<u64>> = values.iter().map(|value| Shared(value)).collect();
+        let parameters = launch.kernel.parameters;
+        let names: Vec<CString> = parameters
+            .iter()
+            .map(|p| CString::new(p.name).expect("an identifier"))
+            .collect();
+        let ranges: Vec<ffi::Range> = ranges.iter().map(|range| range.ffi(&names)).collect();
+        let name = CString::new(launch.kernel.name).expect("an identifier");
+        let call = ffi::Launch {
+            kernel: Shared(name.as_ptr()),
+            function,
+            arguments: Shared(pointers.as_ptr()),
+            ranges: Shared(ranges.as_ptr()),
+            range_count: ranges.len(),
+            grid: launch.grid,
+            block: [launch.block, 1, 1],
+            dynamic_bytes: launch.dynamic_bytes,
+            checked: self.checks == Checks::On,
+            backwards: self.order == Order::Backwards,
+        };
+        let blocks: usize = launch.grid.iter().map(|&n| n as usize).product();
+        let portion = blocks.div_ceil(4 * rayon::current_num_threads());
+        let portions = (0..blocks.div_ceil(portion)).into_par_iter().map(|i| {
+            let mut message = [0; 512];
+            let (first, end) = (i * portion, ((i + 1) * portion).min(blocks));
+            // SAFETY: `call` is laid out as runtime.h's Launch and all it points to outlives the run. The builder has
+            // checked number and kinds of the arguments against the kernel's source. Blocks write to disjoint bytes, or
+            // the kernel would race on a GPU as well.
+            let done = unsafe {
+                run(
+                    (&raw const call).cast(),
+                    first,
+                    end,
+                    message.as_mut_ptr(),
+                    message.len(),
+                )
+            };
+            if done {
+                return Ok(());
+            }
+            let text: Vec<u8> = message
+                .iter()
+                .take_while(|&&c| c != 0)
+                .map(|&c| c.cast_unsigned())
+                .collect();
+            Err(Error::Failed(String::from_utf8_lossy(&text).into_owned()))
+        });
+        portions.collect::<Vec<Result<()>>>().into_iter().collect()
+    }
+}
+
+struct Range {
+    /// Which parameter stands for it.
+    parameter: usize,
+    start: *mut u8,
+    bytes: usize,
+    written: *mut u8,
+    role: Role,
+}
+
+impl Range {
+    fn ffi(&self, names: &[CString]) -> ffi::Range {
+        ffi::Range {
+            name: Shared(names[self.parameter].as_ptr()),
+            start: Shared(self.start),
+            bytes: self.bytes,
+            written: Shared(self.written),
+            role: self.role,
+        }
+    }
+}

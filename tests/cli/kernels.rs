@@ -1,0 +1,43 @@
+//! `selma kernels`.
+
+use serde_json::Value;
+
+use crate::selma;
+
+fn json(arguments: &[&str]) -> Option<Value> {
+    let output = selma().arg("kernels").args(arguments).arg("--json").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(2) && text.contains("this build of selma is without") {
+        return None;
+    }
+    assert!(output.status.success(), "{text}");
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn every_kernel_is_listed_with_its_parameters() {
+    let listed = json(&[]).unwrap();
+    let kernels = listed.as_array().unwrap();
+    let found = kernels.iter().find(|k| k["kernel"] == "geglu_forward").unwrap();
+    assert_eq!(found["file"], "elementwise.cu");
+    assert_eq!(found["parameters"], serde_json::json!(["y", "x", "rows", "width"]));
+}
+
+/// A build without nvcc says so; one with it knows every kernel in three storage types, and none of them spills.
+#[test]
+fn resources_are_known_and_nothing_spills() {
+    let Some(resources) = json(&["--resources"]) else {
+        return;
+    };
+    let kernels = json(&[]).unwrap().as_array().unwrap().len();
+    let rows = resources.as_array().unwrap();
+    assert!(
+        !rows.is_empty() && rows.len() % (3 * kernels) == 0,
+        "{} rows",
+        rows.len()
+    );
+    for row in rows {
+        assert!(row["registers"].as_u64().unwrap() > 0, "{row}");
+        assert!(row["spill_stores"] == 0 && row["spill_loads"] == 0, "{row}");
+    }
+}
