@@ -9,8 +9,15 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod elementwise;
+pub mod embedding;
+pub mod group_norm;
 mod launch;
+pub mod layer_norm;
+pub mod loss;
+pub mod noise;
+pub mod optimizer;
 mod simulator;
+pub mod sums;
 pub mod table;
 
 use std::sync::Arc;

@@ -1,0 +1,62 @@
+// Passes over the flat buffers of all trained parameters: the norm of the gradients, clipping, AdamW, EMA. What changes
+// from step to step is in device memory, so that a whole step can be replayed without the host.
+//
+//   AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2, as torch.optim.AdamW computes it)
+//     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   g the gradient times `clip`
+//     p = p (1 - lr decay) - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+//   Clipping, as torch.nn.utils.clip_grad_norm_: clip = min(1, most / (|g| + 1e-6)).
+//
+// AdamW reads 16 and writes 12 bytes a parameter, and sizeof(scalar_t) for its copy in compute precision; the norm reads
+// 4, EMA moves 12. 12 FLOPs a parameter: all bound by memory. A thread has four neighbouring values.
+#include "kernel.h"
+#include "reduce.h"
+
+CONSTANT(OPTIMIZER_THREADS, 256);
+// Values whose squares one block of squared_norm_parts adds up.
+CONSTANT(NORM_VALUES, 16384);
+
+KERNEL_BOUNDS(squared_norm_parts, OPTIMIZER_THREADS, 4)(float* parts, const float* g, long long n) {
+    const long long first = (long long)blockIdx.x * NORM_VALUES, end = min(first + NORM_VALUES, n);
+    float sum = 0.f;
+    for (long long i = first + threadIdx.x; i < end; i += blockDim.x) sum += g[i] * g[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// norm[0] = |g| / scale, where g carries the loss scale; clip[0] = what brings g to a norm of at most `most` and takes
+// the loss scale out. One block.
+KERNEL_BOUNDS(clip_factor, OPTIMIZER_THREADS, 1)
+(float* norm, float* clip, const float* parts, const float* scale, int count, float most) {
+    float sum = 0.f;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) {
+        const float length = sqrtf(sum) / scale[0];
+        norm[0] = length;
+        clip[0] = fminf(1.f, most / (length + 1e-6f)) / scale[0];
+    }
+}
+
+// `rates` [3]: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t). `copy` takes p in compute precision.
+KERNEL_BOUNDS(adamw, OPTIMIZER_THREADS, 4)
+(float* p, float* m, float* v, scalar_t* copy, const float* g, const float* rates, const float* clip, long long n,
+ float keep_first, float take_first, float keep_second, float take_second, float eps) {
+    const float decay = rates[0], rate = rates[1], root = rates[2], factor = clip[0];
+    const long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 4;
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const long long i = first + j;
+        if (i >= n) return;
+        const float gradient = g[i] * factor;
+        m[i] = keep_first * m[i] + take_first * gradient;
+        v[i] = keep_second * v[i] + take_second * (gradient * gradient);
+        p[i] = p[i] * decay - rate * (m[i] / (sqrtf(v[i]) / root + eps));
+        store(copy, i, p[i]);
+    }
+}
+
+// average = keep average + (1 - keep) p
+KERNEL_BOUNDS(moving_average, OPTIMIZER_THREADS, 4)(float* average, const float* p, long long n, float keep) {
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) average[i] = average[i] + (1.f - keep) * (p[i] - average[i]);
+}

@@ -1,0 +1,105 @@
+//! Launches of `optimizer.cu`: passes over the flat f32 buffers of all trained parameters, without the host in between.
+
+use super::Buffer;
+use super::buffer::expect;
+use super::table::kernels;
+use crate::error::Result;
+use crate::ops::optimizer::AdamW;
+use crate::tensor::DType;
+
+const THREADS: usize = kernels::OPTIMIZER_THREADS;
+
+/// Norm of the gradients without their loss scale, and the factor that takes the scale out and brings the norm to at most
+/// `max_norm`: both f32 `[1]`. `scale` is f32 `[1]`.
+pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<[Buffer; 2]> {
+    expect("clip_factor", &[("scale", scale, 1)])?;
+    let gpu = gradients.gpu();
+    let blocks = gradients.len().div_ceil(kernels::NORM_VALUES);
+    let parts = gpu.buffer(DType::F32, blocks)?;
+    let launch = gpu
+        .kernel(&kernels::SQUARED_NORM_PARTS, DType::F32)
+        .grid([blocks, 1, 1])
+        .block(THREADS);
+    launch.output(&parts).input(gradients).long(gradients.len()).launch()?;
+    let (norm, clip) = (gpu.buffer(DType::F32, 1)?, gpu.buffer(DType::F32, 1)?);
+    let launch = gpu
+        .kernel(&kernels::CLIP_FACTOR, DType::F32)
+        .block(THREADS)
+        .output(&norm)
+        .output(&clip);
+    launch.input(&parts).input(scale).int(blocks).float(max_norm).launch()?;
+    Ok([norm, clip])
+}
+
+/// What [`adamw`] reads as `rates`: all that changes from step to step, the first being 1.
+pub fn adamw_rates(settings: AdamW, step: u64) -> [f32; 3] {
+    let AdamW {
+        lr,
+        betas,
+        weight_decay,
+        ..
+    } = settings;
+    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+    [
+        (1.0 - lr * weight_decay) as f32,
+        (lr / correction(betas.0)) as f32,
+        correction(betas.1).sqrt() as f32,
+    ]
+}
+
+/// The buffers of [`adamw`], all of one length, f32 except the copy.
+#[derive(Clone, Copy)]
+pub struct Parameters<'a> {
+    pub values: &'a Buffer,
+    pub first: &'a Buffer,
+    pub second: &'a Buffer,
+    /// Takes the new values in compute precision.
+    pub copy: &'a Buffer,
+}
+
+/// One step of AdamW in place. `rates` is f32 `[3]` ([`adamw_rates`]), `clip` f32 `[1]` ([`clip_factor`]).
+pub fn adamw(
+    parameters: Parameters<'_>,
+    gradients: &Buffer,
+    settings: AdamW,
+    rates: &Buffer,
+    clip: &Buffer,
+) -> Result<()> {
+    let Parameters {
+        values,
+        first,
+        second,
+        copy,
+    } = parameters;
+    let n = values.len();
+    expect(
+        "adamw",
+        &[("first", first, n), ("second", second, n), ("copy", copy, n)],
+    )?;
+    expect(
+        "adamw",
+        &[("gradients", gradients, n), ("rates", rates, 3), ("clip", clip, 1)],
+    )?;
+    let launch = values.gpu().kernel(&kernels::ADAMW, copy.dtype());
+    let launch = launch.grid([n.div_ceil(4 * THREADS), 1, 1]).block(THREADS);
+    let launch = launch
+        .update(values)
+        .update(first)
+        .update(second)
+        .output(copy)
+        .input(gradients);
+    let launch = launch.input(rates).input(clip).long(n);
+    let (beta1, beta2) = settings.betas;
+    let launch = launch.float(beta1 as f32).float((1.0 - beta1) as f32);
+    let launch = launch.float(beta2 as f32).float((1.0 - beta2) as f32);
+    launch.float(settings.eps as f32).launch()
+}
+
+/// `average = keep average + (1 - keep) values`, in place.
+pub fn moving_average(average: &Buffer, values: &Buffer, keep: f32) -> Result<()> {
+    expect("moving_average", &[("values", values, average.len())])?;
+    let n = average.len();
+    let launch = average.gpu().kernel(&kernels::MOVING_AVERAGE, DType::F32);
+    let launch = launch.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
+    launch.update(average).input(values).long(n).float(keep).launch()
+}
