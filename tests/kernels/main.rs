@@ -1,7 +1,9 @@
 //! The GPU kernels, run by the simulator with every access checked, against the CPU ops: at awkward sizes, in each
 //! storage type, with the threads in both orders.
 
+mod conv2d;
 mod diffusion;
+mod matmul;
 mod norms;
 mod optimizer;
 mod pointwise;

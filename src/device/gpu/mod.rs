@@ -6,6 +6,7 @@
 
 mod argument;
 mod buffer;
+pub mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod elementwise;
@@ -14,11 +15,13 @@ pub mod group_norm;
 mod launch;
 pub mod layer_norm;
 pub mod loss;
+pub mod matmul;
 pub mod noise;
 pub mod optimizer;
 mod simulator;
 pub mod sums;
 pub mod table;
+mod tile;
 
 use std::sync::Arc;
 

@@ -1,0 +1,99 @@
+// Matrix products, with what follows them and a second pair of operands:
+//   y [m, n] = f(alpha (a b + a2 b2) + bias) + residual,   f = SiLU or nothing
+// over k values of the first pair and k2 of the second. The second pair is LoRA's (Hu et al. 2021, arXiv:2106.09685):
+// x W^T + h B^T with h = x A^T goes through one loop over k + rank values and writes y once. In the names, n and t say
+// of both operands whether they are stored as they enter the product or transposed:
+//   nt   a [m, k], b [n, k]   a linear layer             y = x W^T
+//   nn   a [m, k], b [k, n]   the gradient of its input  dx = dy W
+//   tn   a [k, m], b [k, n]   that of its weight         dW = dy^T x, in slices of k that sum_rows adds up in order
+//
+// A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. Operands whose rows do not begin at multiples
+// of 16 bytes are copied value by value: every shape is legal, widths that are multiples of 8 are fast.
+//
+// 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the large tile does
+// 64 FLOPs for each byte that it reads.
+#include "kernel.h"
+#include "tile.h"
+
+// Field by field: a choice between two structs in memory would put them there.
+DEV Operand choose(bool second, const Operand& a, const Operand& b) {
+    return {second ? b.x : a.x, a.lines, second ? b.k : a.k, second ? b.stride : a.stride};
+}
+
+template <bool B_LINES, int SIZE, int THREADS>
+DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
+                const scalar_t* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    const long long first_m = (long long)blockIdx.y * SIZE;
+    const int first_n = blockIdx.x * SIZE;
+    Sums<SIZE, THREADS, scalar_t> sums;
+    const Operand a_first = {a, m, k, k}, a_second = {a2, m, k2, k2};
+    const Operand b_first = {b, n, k, B_LINES ? k : n}, b_second = {b2, n, k2, B_LINES ? k2 : n};
+    const int steps = (k + STEP - 1) / STEP;
+    product<true, B_LINES>(
+        sums, steps + (k2 + STEP - 1) / STEP,
+        [&](scalar_t* tile, int i) {
+            const Operand from = choose(i >= steps, a_first, a_second);
+            fetch_tile<true, SIZE, THREADS>(tile, from, first_m, (i >= steps ? i - steps : i) * STEP);
+        },
+        [&](scalar_t* tile, int i) {
+            const Operand from = choose(i >= steps, b_first, b_second);
+            fetch_tile<B_LINES, SIZE, THREADS>(tile, from, first_n, (i >= steps ? i - steps : i) * STEP);
+        });
+    each(sums, [&](int row, int column, float sum) {
+        if (first_m + row >= m || first_n + column >= n) return;
+        const long long at = (first_m + row) * n + first_n + column;
+        float value = alpha * sum;
+        if (bias) value += load(bias, first_n + column);
+        if (silu) value /= 1.f + expf(-value);
+        if (residual) value += load(residual, at);
+        store(y, at, value);
+    });
+}
+
+// y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
+template <int SIZE, int THREADS>
+DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
+    const int first_m = blockIdx.y * SIZE, first_n = blockIdx.x * SIZE;
+    const long long start = (long long)blockIdx.z * k_slice;
+    const int values = (int)min(k - start, (long long)k_slice);
+    Sums<SIZE, THREADS, scalar_t> sums;
+    const Operand from_a = {a + start * m, m, values, m}, from_b = {b + start * n, n, values, n};
+    product<false, false>(
+        sums, (values + STEP - 1) / STEP,
+        [&](scalar_t* tile, int i) { fetch_tile<false, SIZE, THREADS>(tile, from_a, first_m, i * STEP); },
+        [&](scalar_t* tile, int i) { fetch_tile<false, SIZE, THREADS>(tile, from_b, first_n, i * STEP); });
+    each(sums, [&](int row, int column, float sum) {
+        if (first_m + row < m && first_n + column < n)
+            y[((long long)blockIdx.z * m + first_m + row) * n + first_n + column] = sum;
+    });
+}
+
+// a2 and b2 may be missing with k2 = 0, and so may bias and residual.
+KERNEL_BOUNDS(matmul_nt_large, TILE_LARGE_THREADS, 2)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul<false, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul<false, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+KERNEL_BOUNDS(matmul_tn_large, TILE_LARGE_THREADS, 2)
+(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
+    matmul_transposed<TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, m, n, k, k_slice);
+}
+KERNEL_BOUNDS(matmul_tn_small, TILE_SMALL_THREADS, 4)
+(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
+    matmul_transposed<TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, m, n, k, k_slice);
+}

@@ -1,0 +1,195 @@
+//! `matmul.cu`.
+
+use selma::autograd::Tape;
+use selma::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_transposed};
+use selma::ops;
+use selma::tensor::{DType, Tensor};
+
+use crate::support::{close, everywhere, tensor};
+
+/// Sizes below, at and across the tiles' edges; widths whose rows do not begin at multiples of 16 bytes; a rank.
+const SIZES: [[usize; 4]; 6] = [
+    [1, 1, 1, 1],
+    [64, 64, 32, 4],
+    [77, 70, 33, 8],
+    [130, 40, 320, 16],
+    [65, 129, 24, 5],
+    [3, 200, 72, 128],
+];
+
+/// `x W^T + b + h B^T`, SiLU of it, and a residual: against the CPU's own linear layers.
+#[test]
+fn linear_layers_with_a_second_pair() {
+    everywhere(|gpu, dtype| {
+        for [m, n, k, rank] in SIZES {
+            let what = format!("{m}x{n} over {k} and {rank}");
+            let x = tensor(1, &[m, k], dtype);
+            let w = tensor(2, &[n, k], dtype);
+            let (h, b) = (tensor(3, &[m, rank], dtype), tensor(4, &[n, rank], dtype));
+            let (bias, residual) = (tensor(5, &[n], dtype), tensor(6, &[m, n], dtype));
+            let [x_gpu, w_gpu, h_gpu, b_gpu] = [&x, &w, &h, &b].map(|t| gpu.upload(t).unwrap());
+            let [bias_gpu, residual_gpu] = [&bias, &residual].map(|t| gpu.upload(t).unwrap());
+
+            let first = Pair {
+                a: &x_gpu,
+                b: &w_gpu,
+                k,
+            };
+            let second = Pair {
+                a: &h_gpu,
+                b: &b_gpu,
+                k: rank,
+            };
+            let y = matmul([m, n], Layout::Transposed, first, None, Epilogue::default()).unwrap();
+            close(&what, &y, &ops::linear(&Tape::off(), &x, &w, None).unwrap(), k);
+
+            // In f32, since the kernel rounds only the result.
+            let wide = |t: &Tensor| t.cast(DType::F32);
+            let tape = Tape::off();
+            let base = ops::linear(&tape, &wide(&x), &wide(&w), None).unwrap();
+            let branch = ops::linear(&tape, &wide(&h), &wide(&b), None).unwrap();
+            let both = ops::scale(&tape, &ops::add(&tape, &base, &branch).unwrap(), 0.25).unwrap();
+            let both = ops::reshape(&tape, &both, &[1, 1, m, n]).unwrap();
+            let with_bias = ops::add_channel_bias(&tape, &both, &wide(&bias).with_shape(&[1, n])).unwrap();
+            let active = ops::silu(&tape, &with_bias).unwrap().with_shape(&[m, n]);
+            let expected = ops::add(&tape, &active, &wide(&residual)).unwrap();
+            let epilogue = Epilogue {
+                alpha: 0.25,
+                bias: Some(&bias_gpu),
+                silu: true,
+                residual: Some(&residual_gpu),
+            };
+            let y = matmul([m, n], Layout::Transposed, first, Some(second), epilogue).unwrap();
+            close(
+                &format!("{what}, all at once"),
+                &y,
+                &expected.cast(dtype),
+                2 * (k + rank),
+            );
+        }
+    });
+}
+
+/// `dx = dy W + dh A`.
+#[test]
+fn gradients_of_inputs() {
+    everywhere(|gpu, dtype| {
+        for [m, n, k, rank] in SIZES {
+            let (dy, w) = (tensor(1, &[m, k], dtype), tensor(2, &[k, n], dtype));
+            let (dh, a) = (tensor(3, &[m, rank], dtype), tensor(4, &[rank, n], dtype));
+            let [dy_gpu, w_gpu, dh_gpu, a_gpu] = [&dy, &w, &dh, &a].map(|t| gpu.upload(t).unwrap());
+            let first = Pair {
+                a: &dy_gpu,
+                b: &w_gpu,
+                k,
+            };
+            let second = Pair {
+                a: &dh_gpu,
+                b: &a_gpu,
+                k: rank,
+            };
+            let sums = add(&product(&dy, &w), &product(&dh, &a));
+            let dx = matmul([m, n], Layout::Plain, first, Some(second), Epilogue::default()).unwrap();
+            close(
+                &format!("{m}x{n} over {k} and {rank}"),
+                &dx,
+                &stored(&sums, [m, n], dtype),
+                k + rank,
+            );
+        }
+    });
+}
+
+/// `dW = dy^T x`, in one slice and in several.
+#[test]
+fn gradients_of_weights() {
+    everywhere(|gpu, dtype| {
+        for [m, n, k, _] in SIZES.into_iter().chain([[8, 40, 1500, 0], [130, 65, 515, 0]]) {
+            let (dy, x) = (tensor(1, &[k, m], dtype), tensor(2, &[k, n], dtype));
+            let dw = matmul_transposed(&gpu.upload(&dy).unwrap(), &gpu.upload(&x).unwrap(), [m, n, k]).unwrap();
+            let sums = product(&transposed(&dy), &x);
+            close(&format!("{m}x{n} over {k}"), &dw, &stored(&sums, [m, n], DType::F32), k);
+        }
+    });
+}
+
+/// The large tile, which only large products take.
+#[test]
+fn large_tiles() {
+    let [m, n, k] = [128 * 12 - 40, 128 * 11 - 8, 40];
+    everywhere(|gpu, dtype| {
+        let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[n, k], dtype));
+        let (x_gpu, w_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&w).unwrap());
+        let first = Pair {
+            a: &x_gpu,
+            b: &w_gpu,
+            k,
+        };
+        let y = matmul([m, n], Layout::Transposed, first, None, Epilogue::default()).unwrap();
+        let expected = ops::linear(&Tape::off(), &x, &w, None).unwrap();
+        close("nt", &y, &expected, k);
+
+        let w = transposed(&w);
+        let w_gpu = gpu.upload(&w).unwrap();
+        let first = Pair {
+            a: &x_gpu,
+            b: &w_gpu,
+            k,
+        };
+        let y = matmul([m, n], Layout::Plain, first, None, Epilogue::default()).unwrap();
+        close("nn", &y, &expected, k);
+
+        let x_gpu = gpu.upload(&transposed(&x)).unwrap();
+        let y = matmul_transposed(&x_gpu, &w_gpu, [m, n, k]).unwrap();
+        let wide = |t: &Tensor| t.cast(DType::F32);
+        let expected = ops::linear(&Tape::off(), &wide(&x), &transposed(&wide(&w)), None).unwrap();
+        close("tn", &y, &expected, k);
+    });
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    everywhere(|gpu, dtype| {
+        let (a, b) = (gpu.buffer(dtype, 12).unwrap(), gpu.buffer(dtype, 10).unwrap());
+        let pair = Pair { a: &a, b: &b, k: 3 };
+        let error = matmul([4, 5], Layout::Plain, pair, None, Epilogue::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("operands of 12 and 10 values do not make [4, 5] over k = 3"),
+            "{error}"
+        );
+    });
+}
+
+/// `a` `[m, k]` times `b` `[k, n]` in f64.
+fn product(a: &Tensor, b: &Tensor) -> Vec<f64> {
+    let &[k, n] = b.shape() else { unreachable!("a matrix") };
+    let (a, b) = (a.reals::<f64>(), b.reals::<f64>());
+    let mut sums = vec![0.0; a.len() / k * n];
+    for (sums, a) in sums.chunks_exact_mut(n).zip(a.chunks_exact(k)) {
+        for (&a, b) in a.iter().zip(b.chunks_exact(n)) {
+            sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+        }
+    }
+    sums
+}
+
+fn add(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+fn stored(values: &[f64], shape: [usize; 2], dtype: DType) -> Tensor {
+    Tensor::new(values.to_vec(), &shape).cast(dtype)
+}
+
+fn transposed(x: &Tensor) -> Tensor {
+    let &[rows, columns] = x.shape() else {
+        unreachable!("a matrix")
+    };
+    let values = x.reals::<f32>();
+    let turned = (0..rows * columns)
+        .map(|i| values[i % rows * columns + i / rows])
+        .collect();
+    Tensor::new::<f32>(turned, &[columns, rows]).cast(x.dtype())
+}
