@@ -5,6 +5,7 @@
 //! ways to execute; then a file for each kernel file, with its launches.
 
 mod argument;
+pub mod attention;
 mod buffer;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
