@@ -1,17 +1,16 @@
 //! `selma generate`: pictures from prompts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Common;
+use crate::cli::interrupt::Interrupt;
 use crate::cli::merge::parse_lora;
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
-use crate::formats::image;
 use crate::formats::model_dir::{self, ModelDir};
+use crate::formats::{atomic, image};
 use crate::lora;
 use crate::nn::AutoencoderKl;
 use crate::pipeline::draw::{Drawing, Job, Start};
@@ -127,7 +126,7 @@ impl Generate {
             drawing.start = Some(Start::new(&model, picture, drawing.size, self.strength)?);
             drawing.check()?;
         }
-        std::fs::create_dir_all(&self.out).map_err(|e| Error::io(&self.out, e))?;
+        atomic::create_folder(&self.out)?;
         let sources = Sources {
             model: &self.model,
             vae: self.vae.as_deref(),
@@ -244,15 +243,11 @@ struct Terminal<'a> {
     /// Steps of one picture.
     steps: usize,
     kept: usize,
-    stop: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 impl<'a> Terminal<'a> {
     fn new(folder: &'a PictureFolder<'a>, jobs: &[Job], common: &'a Common) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
         let steps = folder.drawing.calls()?;
         Ok(Self {
             folder,
@@ -260,7 +255,7 @@ impl<'a> Terminal<'a> {
             bar: progress(common, jobs.len() * steps),
             steps,
             kept: 0,
-            stop,
+            interrupt: Interrupt::listen(common)?,
         })
     }
 }
@@ -268,7 +263,7 @@ impl<'a> Terminal<'a> {
 impl Artist for Terminal<'_> {
     fn stepped(&mut self, pictures: usize) -> Result<()> {
         self.bar.inc(pictures as u64);
-        match self.stop.load(Ordering::Relaxed) {
+        match self.interrupt.asked() {
             true => Err(interrupted()),
             false => Ok(()),
         }

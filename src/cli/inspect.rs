@@ -14,6 +14,7 @@ use crate::lora::inspect::{self, inspect};
 /// metadata and unused keys.
 #[derive(clap::Args)]
 pub struct Inspect {
+    /// A LoRA in any layout.
     file: PathBuf,
     /// Also the norm of every module of a LoRA.
     #[arg(long)]

@@ -5,6 +5,7 @@ mod convert;
 mod eval;
 mod generate;
 mod inspect;
+mod interrupt;
 mod kernels;
 pub mod merge;
 mod model;
@@ -36,6 +37,7 @@ struct Cli {
 
 /// Options of every command.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Common {
     /// auto, cpu, cuda[:N] or sim.
     #[arg(long, global = true, default_value = "auto")]
@@ -44,7 +46,7 @@ pub struct Common {
     #[arg(long, global = true, alias = "mixed-precision", default_value = "auto")]
     precision: String,
     /// Seed of everything that is drawn (default: 42).
-    #[arg(long = "seed", value_name = "SEED", global = true)]
+    #[arg(long = "seed", value_name = "SEED", global = true, allow_negative_numbers = true)]
     given_seed: Option<u64>,
     /// Threads on the CPU (default: all cores). The results do not depend on it.
     #[arg(long, global = true)]

@@ -28,6 +28,7 @@ pub struct Prompts {
     /// An OpenAI-compatible endpoint, such as http://localhost:8000 or https://host/v1.
     #[arg(long, value_name = "URL", requires = "llm_model", conflicts_with_all = ["replay", "writer"])]
     llm: Option<String>,
+    /// The model that the endpoint is asked for.
     #[arg(long, value_name = "NAME")]
     llm_model: Option<String>,
     /// `builtin` writes captions for the model `shapes`.
@@ -51,6 +52,7 @@ pub struct Prompts {
     /// The protocol (default: what the address ends in, else chat).
     #[arg(long, value_enum)]
     api: Option<Api>,
+    /// Of the LLM's choice of words, 0 to 2.
     #[arg(long, default_value_t = 1.0)]
     temperature: f64,
     /// Longest reply.

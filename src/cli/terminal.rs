@@ -1,13 +1,11 @@
 //! What a training run shows, and how Ctrl-C stops it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::Common;
-use crate::error::{Error, Result};
+use crate::cli::interrupt::Interrupt;
+use crate::error::Result;
 use crate::train::watcher::{StepReport, Watcher};
 
 /// Progress and notes on stderr, steps as JSON on stdout where asked for, and Ctrl-C.
@@ -16,25 +14,16 @@ pub(super) struct Terminal<'a> {
     bar: ProgressBar,
     /// What the bar counts.
     what: &'static str,
-    stop: Arc<AtomicBool>,
+    interrupt: Interrupt,
 }
 
 impl<'a> Terminal<'a> {
     pub fn new(common: &'a Common) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        ctrlc::set_handler(move || {
-            // The second time there is no waiting for the step to end: what was saved before it is sound.
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        })
-        .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
         Ok(Self {
             common,
             bar: ProgressBar::hidden(),
             what: "",
-            stop,
+            interrupt: Interrupt::listen(common)?,
         })
     }
 
@@ -86,6 +75,6 @@ impl Watcher for Terminal<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.interrupt.asked()
     }
 }

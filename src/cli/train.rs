@@ -42,7 +42,7 @@ pub struct Train {
     #[arg(long, alias = "network-dim")]
     rank: Option<usize>,
     /// The update is scaled by alpha / rank (default: the rank).
-    #[arg(long, alias = "network-alpha")]
+    #[arg(long, alias = "network-alpha", allow_negative_numbers = true)]
     alpha: Option<f64>,
     /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv (default: to_q,to_k,to_v,to_out.0).
     #[arg(long, value_delimiter = ',')]
@@ -57,7 +57,7 @@ pub struct Train {
     #[arg(long, alias = "gradient-accumulation-steps")]
     grad_accum: Option<usize>,
     /// Learning rate (default: 3e-4).
-    #[arg(long, alias = "learning-rate")]
+    #[arg(long, alias = "learning-rate", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// constant, linear, cosine, cosine-restarts or polynomial (default: constant).
     #[arg(long, alias = "lr-scheduler")]
@@ -66,16 +66,16 @@ pub struct Train {
     #[arg(long, alias = "lr-warmup-steps")]
     warmup: Option<u64>,
     /// AdamW's, decoupled (default: 1e-2).
-    #[arg(long, alias = "adam-weight-decay")]
+    #[arg(long, alias = "adam-weight-decay", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// AdamW's two, with a comma between them (default 0.9,0.999).
     #[arg(long, value_delimiter = ',')]
     betas: Option<Vec<f64>>,
     /// AdamW's (default: 1e-8).
-    #[arg(long, alias = "adam-epsilon")]
+    #[arg(long, alias = "adam-epsilon", allow_negative_numbers = true)]
     eps: Option<f64>,
     /// Largest norm of the gradient; 0 turns clipping off (default: 1).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     max_grad_norm: Option<f64>,
     /// Pixels of a side (default: the model's).
     #[arg(long)]
@@ -87,13 +87,13 @@ pub struct Train {
     #[arg(long, alias = "prediction-type")]
     prediction: Option<String>,
     /// Min-SNR weighting with this gamma (default: off).
-    #[arg(long, alias = "min-snr-gamma")]
+    #[arg(long, alias = "min-snr-gamma", allow_negative_numbers = true)]
     snr_gamma: Option<f64>,
     /// A shift of the noise, one a channel and picture, of this deviation (default: 0).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     noise_offset: Option<f64>,
     /// Share of captions replaced by the empty one (default: 0).
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     caption_dropout: Option<f64>,
     /// Do not mirror pictures.
     #[arg(long)]

@@ -39,6 +39,11 @@ impl Dataset {
     /// [`Error::Io`]; [`Error::File`] naming the line or file that is wrong: a bad record, a name that leaves the
     /// folder, a picture or caption that is missing, an empty or non-UTF-8 caption file, no picture at all.
     pub fn open(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            let why = if dir.exists() { "is a file" } else { "does not exist" };
+            let message = format!("{why}; expected a folder of pictures with their captions");
+            return Err(Error::file(dir, message));
+        }
         let metadata = dir.join("metadata.jsonl");
         let samples = if metadata.is_file() {
             from_metadata(dir, &metadata)?

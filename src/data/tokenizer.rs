@@ -206,7 +206,14 @@ impl Tokenizer {
 }
 
 fn text_of(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
+    std::fs::read_to_string(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(
+            path,
+            "no such file; for a model folder without the vocabulary of its tokenizer, give a folder with vocab.json and \
+             merges.txt by --vocab",
+        ),
+        _ => Error::io(path, e),
+    })
 }
 
 /// A special token of the configuration: a string, or an object with `content` in older files.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// [`Error::Io`] with the final path's name; the final path is then as it was before.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let folder = folder(path);
-    let io = |source| Error::io(path, source);
+    let io = |source| refused(path, source);
     let file = tempfile::Builder::new()
         .prefix(".selma-")
         .suffix(".part")
@@ -48,7 +48,32 @@ pub fn check(path: &Path) -> Result<()> {
         .prefix(".selma-")
         .suffix(".part")
         .tempfile_in(folder);
-    probe.map(drop).map_err(|e| Error::io(path, e))
+    probe.map(drop).map_err(|e| refused(path, e))
+}
+
+/// What the system said, under the name that the file was to have instead of its temporary one.
+fn refused(path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            let message = "the disk is full; what was written before is whole: make room, and run the command again, \
+                           with --resume where it has that";
+            Error::file(path, message)
+        }
+        io::ErrorKind::Other => Error::io(path, source),
+        kind => Error::io(path, kind.into()),
+    }
+}
+
+/// Creates the folder that a command writes into, and those above it.
+///
+/// # Errors
+/// [`Error::File`] where there is a file of this name; [`Error::Io`] if it cannot be created, or not be written into.
+pub fn create_folder(path: &Path) -> Result<()> {
+    if path.is_file() {
+        return Err(Error::file(path, "is a file; --out names a folder to write into"));
+    }
+    std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))?;
+    check(&path.join("probe"))
 }
 
 /// Removes what killed processes left unfinished in `folder`, which need not exist and which nobody else may be writing

@@ -118,7 +118,10 @@ fn no_such_target(suffix: &str, modules: &BTreeMap<String, Vec<usize>>) -> Strin
         .map(|m| tail(m))
         .max_by(|a, b| strsim::jaro_winkler(a, suffix).total_cmp(&strsim::jaro_winkler(b, suffix)));
     match nearest {
-        Some(near) => format!("target {suffix:?} matches no module of this model; the nearest is {near:?}"),
+        Some(near) => format!(
+            "target {suffix:?} matches no module of this model; the nearest is {near:?}, and all of a kind are attention, \
+             attention+ff, all-linear and conv"
+        ),
         None => format!("target {suffix:?} matches nothing: the model has no modules"),
     }
 }

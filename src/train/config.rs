@@ -220,14 +220,19 @@ impl TrainConfig {
         let not_negative = |name: &str, v: f64| require(v >= 0.0 && v.is_finite(), name, &v, "0 or more");
         let fraction = |name: &str, v: f64| require((0.0..1.0).contains(&v), name, &v, "0 or more and below 1");
 
-        for (name, given) in [
-            ("model", !self.model.is_empty()),
-            ("data", self.data.as_os_str() != ""),
-            ("out", self.out.as_os_str() != ""),
-        ] {
-            if !given {
-                return Err(Error::Usage(format!("{name} is missing")));
-            }
+        let needed = [
+            ("--model", self.model.is_empty()),
+            ("--data", self.data.as_os_str() == ""),
+            ("--out", self.out.as_os_str() == ""),
+        ];
+        let missing: Vec<&str> = needed
+            .into_iter()
+            .filter(|(_, missing)| *missing)
+            .map(|(name, _)| name)
+            .collect();
+        if !missing.is_empty() {
+            let message = format!("missing: {} (options, or keys of a --config file)", missing.join(", "));
+            return Err(Error::Usage(message));
         }
         count("rank", self.rank)?;
         count("batch-size", self.batch_size)?;

@@ -21,7 +21,7 @@ pub struct Encoders {
     files: ModelDir,
     vae_folder: PathBuf,
     vocab: Option<PathBuf>,
-    dtype: DType,
+    pub dtype: DType,
     cache: LatentCache,
     /// What tells these encoders from others, for cache keys.
     pub vae_identity: String,

@@ -42,21 +42,20 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Opens the dataset and reads its pictures once. `side` is the training resolution in pixels, `latent` the shape of
-    /// one picture's latents.
+    /// Reads the pictures of `dataset` once. `side` is the training resolution in pixels, `latent` the shape of one
+    /// picture's latents.
     ///
     /// # Errors
-    /// As [`Dataset::open`] and [`pictures::survey`].
+    /// As [`pictures::survey`].
     pub fn open(
         config: &TrainConfig,
+        dataset: Dataset,
         encoders: Encoders,
         side: u32,
         latent: [usize; 3],
         scaling_factor: f64,
-        dtype: DType,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        let dataset = Dataset::open(&config.data)?;
         Ok(Self {
             pictures: pictures::survey(&dataset, watcher)?,
             loader: Loader::new(dataset.len(), config.batch_size, config.seed)?,
@@ -68,10 +67,10 @@ impl Examples {
                 flip: config.flip,
             },
             config: config.clone(),
-            encoders,
             scaling_factor: scaling_factor as f32,
             posterior_bytes: 2 * size_of::<f32>() * latent.iter().product::<usize>(),
-            dtype,
+            dtype: encoders.dtype,
+            encoders,
             ahead_bytes: AHEAD_BYTES,
             ahead: false,
         })
@@ -124,6 +123,13 @@ impl Examples {
         if !self.ahead {
             watcher.note("the random crops are encoded as they come: there are too many of them to be kept");
             return Ok(());
+        }
+        if !few {
+            watcher.note(&format!(
+                "{} different crops of {} pictures are encoded first; --crop center needs at most two a picture",
+                crops.len(),
+                self.len()
+            ));
         }
         for (i, (index, placement)) in crops.iter().enumerate() {
             go_on(watcher)?;

@@ -19,7 +19,8 @@ impl OutputFolder {
     /// [`Error::Io`]; [`Error::File`] where another run holds it.
     pub fn open(path: &Path) -> Result<Self> {
         let state = path.join("state");
-        std::fs::create_dir_all(&state).map_err(|e| Error::io(path, e))?;
+        atomic::create_folder(path)?;
+        atomic::create_folder(&state)?;
         let lock = File::create(state.join(".lock")).map_err(|e| Error::io(path, e))?;
         // A file system without locks is no reason not to train.
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {

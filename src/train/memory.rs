@@ -52,9 +52,10 @@ fn kibibytes(text: &str, field: &str) -> Option<u64> {
         .map(|n| n << 10)
 }
 
-/// For people: GiB or MiB.
+/// For people: GiB, MiB or KiB.
 pub fn human(bytes: u64) -> String {
     match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
         mib @ 0..1024 => format!("{mib} MiB"),
         _ => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
     }

@@ -15,6 +15,7 @@ use super::samples::Samples;
 use super::step::Objective;
 use super::watcher::Watcher;
 use super::{identity, memory};
+use crate::data::dataset::Dataset;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
@@ -51,12 +52,6 @@ impl Preparation {
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
         config.validate()?;
-        let folder = OutputFolder::open(&config.out)?;
-        let states = checkpoint::list(&folder.states())?;
-        if !states.is_empty() && !resume {
-            let message = "holds the state of an earlier run; go on with it by --resume, or choose another --out";
-            return Err(Error::file(&config.out, message));
-        }
         let files = ModelDir::open(Path::new(&config.model))?;
         files.notes.iter().for_each(|note| watcher.note(note));
         let vae_folder = vae_folder(&config, &files)?;
@@ -72,12 +67,20 @@ impl Preparation {
         let side = config.resolution.map_or(default, |side| side as usize);
 
         let plan = Plan::new(&config, &files, &vae_folder, &unet, &vae, side, dtype)?;
+        let dataset = Dataset::open(&config.data)?;
+        // What is wrong with the command leaves no folder behind.
+        let folder = OutputFolder::open(&config.out)?;
+        let states = checkpoint::list(&folder.states())?;
+        if !states.is_empty() && !resume {
+            let message = "holds the state of an earlier run; go on with it by --resume, or choose another --out";
+            return Err(Error::file(&config.out, message));
+        }
         announce(&plan, &config, watcher)?;
         let encoders = Encoders::new(&files, &vae_folder, vocab, dtype, &folder.join("cache"))?;
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
         let factor = vae.scaling_factor;
-        let mut examples = Examples::open(&config, encoders, side as u32, latent, factor, dtype, watcher)?;
+        let mut examples = Examples::open(&config, dataset, encoders, side as u32, latent, factor, watcher)?;
         let list = folder.states().join("data.jsonl");
         match states.is_empty() {
             true => examples.manifest().write(&list)?,

@@ -7,6 +7,7 @@ mod generate;
 mod kernels;
 mod memory;
 mod model;
+mod refusals;
 mod resume;
 mod train;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 
-use crate::{bytes, parity, pictures, says, selma};
+use crate::{bytes, parity, pictures, selma};
 
 pub fn train(model: &str, data: &Path, out: &Path) -> Command {
     let mut command = selma();
@@ -100,45 +100,6 @@ fn every_family_trains_and_its_lora_changes_the_picture() {
         );
         assert!(plain != draw("lora", true), "{model}: the LoRA changed nothing");
     }
-}
-
-#[test]
-fn what_is_wrong_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
-    let out = dir.path().join("out");
-    let mut targets = train("tiny-sd1", &data, &out);
-    targets.args(["--steps", "1", "--targets", "to_z"]);
-    says(targets, 2, &["to_z"]);
-    let mut nan = train("tiny-sd1", &data, &out);
-    nan.args(["--steps", "1", "--lr", "nan"]);
-    says(nan, 2, &["lr"]);
-    std::fs::write(data.join("3.png"), b"not a picture").unwrap();
-    let mut picture = train("tiny-sd1", &data, &dir.path().join("broken"));
-    picture.args(["--steps", "4"]);
-    says(picture, 1, &["3.png"]);
-    says(train("tiny-sd9", &data, &out), 1, &["tiny-sd9"]);
-    std::fs::write(dir.path().join("file"), b"").unwrap();
-    says(train("tiny-sd1", &data, &dir.path().join("file/out")), 1, &["file"]);
-}
-
-#[test]
-fn options_that_do_not_exist_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
-    let refused = |arguments: &[&str], words: &[&str]| {
-        let mut command = train("tiny-sd1", &data, &dir.path().join("out"));
-        command.args(arguments);
-        says(command, 2, words);
-    };
-    refused(&["--betas", "0.9"], &["--betas", "0.9,0.999"]);
-    refused(&["--betas", "0.9,1.5"], &["betas"]);
-    refused(&["--eps", "0"], &["eps"]);
-    refused(&["--crop", "left"], &["random or center"]);
-    refused(&["--prediction", "x0"], &["v_prediction"]);
-    refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
-    refused(&["--lora-order", "merged"], &["not available in this version"]);
-    refused(&["--lora-order", "sideways"], &["auto or factored"]);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn unknown_and_doubled_keys_are_refused() {
 fn values_out_of_range_are_named() {
     type Change = fn(&mut TrainConfig);
     let changes: [(Change, &str); 14] = [
-        (|c| c.model.clear(), "model is missing"),
+        (|c| c.model.clear(), "missing: --model"),
         (|c| c.rank = 0, "rank is 0, expected at least 1"),
         (|c| c.steps = 0, "steps is 0"),
         (|c| c.warmup = 5001, "warmup is 5001, expected at most steps (5000)"),

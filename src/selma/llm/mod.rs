@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 /// The protocol of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Api {
+    /// Messages in, a message out.
     Chat,
     /// The older protocol: text in, its continuation out.
     Completions,
