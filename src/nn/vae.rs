@@ -13,9 +13,6 @@ use crate::nn::{Config, Conv2d, Param, Weights, input};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
-/// The log variance is limited to this range.
-const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
-
 /// `vae/config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VaeConfig {
@@ -169,7 +166,10 @@ impl AutoencoderKl {
         let mean = ops::slice_channels(tape, &moments, 0, latent)?;
         let log_variance = ops::slice_channels(tape, &moments, latent, latent)?;
         tape.refuse("clamp", &log_variance)?;
-        Ok((mean, ops::clamp(&log_variance, LOG_VARIANCE.0, LOG_VARIANCE.1)?))
+        Ok((
+            mean,
+            ops::clamp(&log_variance, ops::LOG_VARIANCE.0, ops::LOG_VARIANCE.1)?,
+        ))
     }
 
     /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.

@@ -13,6 +13,7 @@ mod linear;
 mod loss;
 pub mod optimizer;
 mod permute;
+mod posterior;
 mod resample;
 
 pub use attention::attention;
@@ -26,4 +27,5 @@ pub use layer_norm::layer_norm;
 pub use linear::{linear, lora_linear};
 pub use loss::weighted_mse;
 pub use permute::{concat_channels, reshape, select_rows, slice_channels};
+pub use posterior::{LOG_VARIANCE, kl_divergence, posterior_sample};
 pub use resample::upsample_nearest;

@@ -58,6 +58,11 @@ pub fn cases() -> Vec<Case> {
         case("layer_norm", &[&[67, 3], &[3], &[3]], |t, x| {
             ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)
         }),
+        case("posterior_sample", &[&[3, 2, 10]], |t, x| {
+            let noise = Tensor::new(values(30, 5), &[3, 2, 5]).cast(DType::Bf16);
+            ops::posterior_sample(t, &x[0], &noise.cast(x[0].dtype()))
+        }),
+        case("kl_divergence", &[&[3, 2, 10]], |t, x| ops::kl_divergence(t, &x[0])),
         case("weighted_mse", &[&[2, 3, 5]], |t, x| {
             // Values that every dtype holds exactly.
             let target = Tensor::new(values(30, 7), &[2, 3, 5]).cast(DType::Bf16);
