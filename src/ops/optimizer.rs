@@ -101,3 +101,20 @@ pub fn adamw(
             );
         });
 }
+
+/// Moves every value of a running average towards `values`: `average = decay * average + (1 - decay) * value`.
+///
+/// # Panics
+/// If the slices differ in length.
+pub fn move_average(average: &mut [f32], values: &[f32], decay: f64) {
+    assert_eq!(average.len(), values.len(), "an average of other values");
+    let take = (1.0 - decay) as f32;
+    average
+        .par_chunks_mut(CHUNK)
+        .zip(values.par_chunks(CHUNK))
+        .for_each(|(average, values)| {
+            for (a, &x) in average.iter_mut().zip(values) {
+                *a += take * (x - *a);
+            }
+        });
+}

@@ -1,4 +1,5 @@
-//! Resumable state: master copy, moments and step in one safetensors file, `state/step-NNNNNNNN.safetensors`.
+//! Resumable state: master copy, moments, average where there is one, and step, in one safetensors file,
+//! `state/step-NNNNNNNN.safetensors`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::{DType, Tensor};
 
 const BUFFERS: [&str; 3] = ["master", "first_moment", "second_moment"];
+/// The buffer of runs that keep an average.
+const AVERAGE: &str = "average";
 
 /// What a run computes with: a state resumes only the run that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +41,11 @@ impl RunIdentity {
 pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     let values = [&flat.master, &flat.first_moment, &flat.second_moment];
+    let average = flat.average.as_ref().map(|average| (&AVERAGE, &average.values));
     let tensors: Vec<_> = BUFFERS
         .iter()
         .zip(values)
+        .chain(average)
         .map(|(name, v)| (name.to_string(), Tensor::new(v.clone(), &[v.len()])))
         .collect();
     let mut metadata = BTreeMap::from([("selma.step".to_string(), flat.step.to_string())]);
@@ -106,9 +111,11 @@ impl State {
     /// # Errors
     /// [`Error::File`] where it is damaged or does not fit.
     pub fn restore(&self, flat: &mut FlatParameters) -> Result<()> {
+        let average = flat.average.as_mut().map(|average| (&AVERAGE, &mut average.values));
         for (name, into) in BUFFERS
             .iter()
             .zip([&mut flat.master, &mut flat.first_moment, &mut flat.second_moment])
+            .chain(average)
         {
             let tensor = self.file.tensor(name)?;
             if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {

@@ -2,7 +2,7 @@
 
 use crate::autograd::Gradients;
 use crate::nn::Param;
-use crate::ops::optimizer::{AdamW, adamw, squared_norm};
+use crate::ops::optimizer::{AdamW, adamw, move_average, squared_norm};
 use crate::tensor::{DType, Tensor};
 
 /// Master copy (f32), gradient sums and the two AdamW moments of a list of parameters; each parameter of the model is
@@ -14,8 +14,16 @@ pub struct FlatParameters {
     pub gradient: Vec<f32>,
     pub first_moment: Vec<f32>,
     pub second_moment: Vec<f32>,
+    /// A running mean of the master copy, where the run keeps one.
+    pub average: Option<Average>,
     /// Optimizer steps taken.
     pub step: u64,
+}
+
+/// An exponential moving average of the weights.
+pub struct Average {
+    pub values: Vec<f32>,
+    decay: f64,
 }
 
 impl FlatParameters {
@@ -34,10 +42,18 @@ impl FlatParameters {
             gradient,
             first_moment,
             second_moment,
+            average: None,
             step: 0,
         };
         flat.publish();
         flat
+    }
+
+    /// Keeps an exponential moving average from here on. After step t it decays by `decay`, or by (1 + t) / (10 + t)
+    /// where that is less, so that the start is soon forgotten (as diffusers' and TensorFlow's averages do).
+    pub fn keep_average(&mut self, decay: f64) {
+        let values = self.master.clone();
+        self.average = Some(Average { values, decay });
     }
 
     /// Numbers that are trained.
@@ -60,7 +76,16 @@ impl FlatParameters {
 
     /// Makes the model see the master copy. Called after every change of it.
     pub fn publish(&self) {
-        let mirror = Tensor::new(self.master.clone(), &[self.master.len()]).cast(self.dtype);
+        self.show(&self.master);
+    }
+
+    /// Makes the model see the average, until the next [`FlatParameters::publish`]; the master copy where there is none.
+    pub fn publish_average(&self) {
+        self.show(self.average.as_ref().map_or(&self.master, |average| &average.values));
+    }
+
+    fn show(&self, values: &[f32]) {
+        let mirror = Tensor::new(values.to_vec(), &[values.len()]).cast(self.dtype);
         let mut offset = 0;
         for param in &self.params {
             let shape = param.get().shape().to_vec();
@@ -102,6 +127,11 @@ impl FlatParameters {
         let (m, v) = (&mut self.first_moment, &mut self.second_moment);
         adamw(&mut self.master, &self.gradient, m, v, settings, self.step, factor);
         self.gradient.fill(0.0);
+        if let Some(average) = &mut self.average {
+            let t = self.step as f64;
+            let decay = average.decay.min((1.0 + t) / (10.0 + t));
+            move_average(&mut average.values, &self.master, decay);
+        }
         self.publish();
         norm
     }
