@@ -9,6 +9,7 @@ mod interrupt;
 mod kernels;
 pub mod merge;
 mod model;
+mod pretrain;
 mod prompts;
 mod run;
 mod select;
@@ -110,6 +111,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Kernels(kernels::Kernels),
     Merge(Box<merge::Merge>),
+    Pretrain(pretrain::Pretrain),
     Prompts(Box<prompts::Prompts>),
     Run(run::Run),
     Select(select::Select),
@@ -147,6 +149,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Kernels(kernels) => kernels.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
+        Command::Pretrain(pretrain) => pretrain.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Run(run) => run.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),

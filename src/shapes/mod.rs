@@ -8,6 +8,7 @@ pub mod caption;
 pub mod description;
 pub mod draw;
 pub mod judge;
+pub mod model;
 mod outline;
 mod render;
 pub mod scene;

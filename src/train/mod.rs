@@ -16,6 +16,7 @@ pub mod parameters;
 pub mod pictures;
 pub mod plan;
 pub mod preparation;
+pub mod pretrain;
 pub mod samples;
 pub mod step;
 pub mod tensorboard;

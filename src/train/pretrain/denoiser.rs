@@ -1,0 +1,165 @@
+//! Text encoder and UNet, trained together.
+
+use super::Pretraining;
+use super::pairs::{LATENT_LEN, Pairs};
+use super::stage::{Computed, Recipe, Stage};
+use super::words;
+use crate::autograd::Tape;
+use crate::diffusion::config::Class;
+use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
+use crate::error::Result;
+use crate::nn::{AutoencoderKl, ClipText, UNet};
+use crate::ops;
+use crate::shapes::model::{
+    LATENT_CHANNELS, LATENT_SIDE, Networks, scheduler_config, text_config, unet_config, vocabulary_size,
+};
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::checkpoint::RunIdentity;
+use crate::train::identity;
+use crate::train::watcher::Watcher;
+
+const BATCH: usize = 32;
+/// The first steps' learning rate falls as if there were this many: they end while it is high.
+const FIRST_LR_STEPS: u64 = 3600;
+/// Share of captions that are replaced by the empty one, which guidance compares with.
+const CAPTION_DROPOUT: f32 = 0.1;
+
+struct Denoiser<'a> {
+    seed: u64,
+    text: ClipText,
+    unet: UNet,
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    pairs: &'a Pairs,
+}
+
+/// One of the two trainings of both networks together.
+struct Round {
+    stage: &'static str,
+    what: &'static str,
+    steps: u64,
+    lr_steps: u64,
+    /// What the settings of its states say besides the seed and the pairs.
+    settings: String,
+}
+
+/// Trains both networks, and writes the model's folder at every saved state.
+pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, watcher: &mut dyn Watcher) -> Result<()> {
+    vae.config.scaling_factor = pairs.scaling_factor;
+    let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
+    let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
+    let denoiser = Denoiser {
+        seed: run.seed,
+        text: ClipText::initial(text, false, run.seed, DType::F32)?,
+        unet: UNet::initial(unet, run.seed + 1, DType::F32)?,
+        prediction: Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or_default())?,
+        schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddim, &scheduler)?)?,
+        pairs,
+    };
+    let networks = Networks {
+        vae: &vae,
+        text: &denoiser.text,
+        unet: &denoiser.unet,
+    };
+    let first = Round {
+        stage: "first",
+        what: "first steps of text encoder and UNet",
+        steps: run.first_steps,
+        lr_steps: FIRST_LR_STEPS,
+        settings: format!("steps = {FIRST_LR_STEPS}\n"),
+    };
+    denoiser.round(run, first, &model, &networks, 0, watcher)?;
+    let before = format!("{model} {} {}", pairs.identity, run.first_steps);
+    words::train(run, &denoiser.text, identity::of_bytes(before.as_bytes()), watcher)?;
+    let second = Round {
+        stage: "second",
+        what: "steps of text encoder and UNet",
+        steps: run.steps,
+        lr_steps: run.steps,
+        settings: format!(
+            "first-steps = {}\ntext-steps = {}\nsteps = {}\n",
+            run.first_steps, run.text_steps, run.steps
+        ),
+    };
+    denoiser.round(run, second, &model, &networks, run.first_steps, watcher)?;
+    // Also when everything had been done before: the result is there after every successful run.
+    networks.write(&run.out)
+}
+
+impl Denoiser<'_> {
+    /// Runs one training of both networks; what is drawn for its step i is drawn for number `offset` + i.
+    fn round(
+        &self,
+        run: &Pretraining,
+        round: Round,
+        model: &str,
+        networks: &Networks,
+        offset: u64,
+        watcher: &mut dyn Watcher,
+    ) -> Result<()> {
+        let identity = RunIdentity {
+            settings: format!("seed = {}\n{}pairs = {}\n", run.seed, round.settings, run.pairs),
+            model: model.into(),
+            data: self.pairs.identity.clone(),
+        };
+        let recipe = Recipe {
+            stage: round.stage,
+            what: round.what,
+            steps: round.steps,
+            lr: 1e-3,
+            lr_steps: round.lr_steps,
+            warmup: 100,
+            weight_decay: 1e-2,
+            average: 0.999,
+        };
+        let params = [self.text.parameters(), self.unet.parameters()].concat();
+        let mut stage = Stage::open(run, recipe, params, identity)?;
+        let write = || networks.write(&run.out);
+        stage.run(watcher, |leaves, step| self.compute(leaves, offset + step), write)
+    }
+
+    fn compute(&self, leaves: &[Tensor], step: u64) -> Result<Computed> {
+        let (latents, ids) = self.batch(step);
+        let noise = random::normals(self.seed, Stream::Noise, 0, step, latents.len());
+        let noise = Tensor::new(noise, latents.shape());
+        let timesteps = self.timesteps(step);
+        let noisy = self.schedule.add_noise(&latents, &noise, &timesteps)?;
+        let target = self.prediction.target(&self.schedule, &latents, &noise, &timesteps)?;
+
+        let tape = Tape::watching(leaves);
+        let context = self.text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
+        let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
+        let predicted = self.unet.forward(&tape, &noisy, &times, &context, None)?;
+        let loss = ops::weighted_mse(&tape, &predicted, &target, &[1.0; BATCH])?;
+        let losses = vec![("loss", loss.item())];
+        let gradients = tape.backward(&loss)?;
+        Ok(Computed { gradients, losses })
+    }
+
+    /// Latents `[n, 16, 16, 4]` and ids `[n, 77]` of pairs chosen at random.
+    fn batch(&self, step: u64) -> (Tensor, Tensor) {
+        let pairs = self.pairs;
+        let dropped = random::uniform(self.seed, Stream::Dropout, 0, step, BATCH);
+        let (mut latents, mut ids) = (Vec::with_capacity(BATCH * LATENT_LEN), Vec::<i64>::new());
+        for (i, &draw) in dropped.iter().enumerate() {
+            let pair = random::below(self.seed, Stream::Shuffle, i as u64, step, pairs.len() as u32) as usize;
+            latents.extend_from_slice(&pairs.latents[pair * LATENT_LEN..][..LATENT_LEN]);
+            match draw < CAPTION_DROPOUT {
+                true => ids.extend(&pairs.empty),
+                false => ids.extend(&pairs.ids[pair * pairs.length..][..pairs.length]),
+            }
+        }
+        let latents = Tensor::new(latents, &[BATCH, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS]);
+        (latents, Tensor::new(ids, &[BATCH, pairs.length]))
+    }
+
+    /// One timestep from each of as many equal parts of the schedule: as random as independent ones, but every batch has
+    /// early and late ones, so that losses and gradients differ less from batch to batch.
+    fn timesteps(&self, step: u64) -> Vec<usize> {
+        let all = self.schedule.alphas_cumprod.len();
+        let within = random::uniform(self.seed, Stream::Timestep, 0, step, BATCH);
+        let one = |(i, u): (usize, &f32)| ((i as f32 + u) / BATCH as f32 * all as f32) as usize;
+        within.iter().enumerate().map(one).map(|t| t.min(all - 1)).collect()
+    }
+}

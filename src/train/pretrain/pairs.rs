@@ -1,0 +1,177 @@
+//! What text encoder and UNet learn from: captions as token ids, pictures as latents.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::Pretraining;
+use crate::autograd::Tape;
+use crate::error::{Error, Result};
+use crate::formats::image;
+use crate::formats::safetensors::{self, Safetensors};
+use crate::nn::AutoencoderKl;
+use crate::ops;
+use crate::shapes::model::{LATENT_CHANNELS, LATENT_SIDE};
+use crate::shapes::vocabulary::tokenizer;
+use crate::shapes::{SIDE, Skill, Split, render};
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::identity;
+use crate::train::watcher::Watcher;
+
+/// Pictures encoded at once.
+const BATCH: usize = 64;
+/// Values of one picture's latents.
+pub(super) const LATENT_LEN: usize = LATENT_SIDE * LATENT_SIDE * LATENT_CHANNELS;
+
+/// Of 25 pairs, how many are of each skill: mostly simple captions, so that the hard skills leave something to be learnt.
+const MIX: [(Skill, usize); 5] = [
+    (Skill::Everyday, 17),
+    (Skill::Counting, 2),
+    (Skill::Spatial, 3),
+    (Skill::Paragraph, 2),
+    (Skill::Defying, 1),
+];
+
+/// The skill of pair `i`, and its index there.
+pub(super) fn example(i: usize) -> (Skill, u64) {
+    let all = MIX.iter().map(|&(_, n)| n).sum::<usize>();
+    let mut place = i % all;
+    for (skill, n) in MIX {
+        if place < n {
+            return (skill, i as u64);
+        }
+        place -= n;
+    }
+    unreachable!("a remainder is below the sum")
+}
+
+/// Captions as ids `[n, 77]` and pictures as latents `[n, 16, 16, 4]`, scaled to a mean square of 1.
+pub(super) struct Pairs {
+    pub ids: Vec<i64>,
+    /// Ids of one caption.
+    pub length: usize,
+    /// The ids of the empty caption.
+    pub empty: Vec<i64>,
+    pub latents: Vec<f32>,
+    /// What the VAE's latents were multiplied by.
+    pub scaling_factor: f64,
+    /// Tells these pairs from others.
+    pub identity: String,
+}
+
+impl Pairs {
+    /// Renders and encodes the pairs, or takes the latents that an earlier run of the same settings left.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the watcher says stop; [`Error::Io`] where the latents cannot be kept.
+    pub fn encode(run: &Pretraining, vae: &AutoencoderKl, watcher: &mut dyn Watcher) -> Result<Self> {
+        let examples: Vec<(Skill, u64)> = (0..run.pairs).map(example).collect();
+        let identity = identity_of(run, vae);
+        let mut latents = match kept(run, &identity) {
+            Some(latents) => latents,
+            None => {
+                let latents = encode(run, vae, &examples, watcher)?;
+                keep(run, &identity, &latents)?;
+                latents
+            }
+        };
+        let square = latents.iter().map(|&z| f64::from(z) * f64::from(z)).sum::<f64>() / latents.len() as f64;
+        // Four digits, as configurations of published models have.
+        let scaling_factor = (1e4 / square.sqrt()).round() / 1e4;
+        latents.iter_mut().for_each(|z| *z *= scaling_factor as f32);
+
+        let tokenizer = tokenizer()?;
+        let prompt = |&(skill, i): &(Skill, u64)| skill.prompt(Split::Train, run.seed, i).caption;
+        let captions: Vec<String> = examples.par_iter().map(prompt).collect();
+        let mut ids = Vec::with_capacity(captions.len() * tokenizer.max_length());
+        for caption in &captions {
+            ids.extend(tokenizer.encode(caption)?.ids);
+        }
+        Ok(Self {
+            ids,
+            length: tokenizer.max_length(),
+            empty: tokenizer.encode("")?.ids,
+            latents,
+            scaling_factor,
+            identity,
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.latents.len() / LATENT_LEN
+    }
+}
+
+/// Pixels of examples of the world.
+pub(super) mod picture {
+    use super::*;
+
+    /// The pictures of the numbered examples, `[n, 64, 64, 3]` in [-1, 1].
+    pub fn batch(seed: u64, examples: &[(Skill, u64)]) -> Result<Tensor> {
+        let one = |&(skill, i): &(Skill, u64)| -> Result<Tensor> {
+            let (_, scene) = skill.scene(Split::Train, seed, i)?;
+            Ok(image::to_tensor(&render(&scene)))
+        };
+        let pictures: Vec<Tensor> = examples.par_iter().map(one).collect::<Result<_>>()?;
+        let values = pictures.iter().flat_map(|p| p.data::<f32>()).copied().collect();
+        Ok(Tensor::new(values, &[examples.len(), SIDE as usize, SIDE as usize, 3]))
+    }
+}
+
+/// Unscaled latents, one draw from the posterior of each picture.
+fn encode(
+    run: &Pretraining,
+    vae: &AutoencoderKl,
+    examples: &[(Skill, u64)],
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<f32>> {
+    let tape = Tape::off();
+    let mut latents = Vec::with_capacity(examples.len() * LATENT_LEN);
+    for (batch, examples) in examples.chunks(BATCH).enumerate() {
+        watcher.prepared("pictures encoded", batch * BATCH, run.pairs);
+        if watcher.stopped() {
+            let message = "stopped while pictures were encoded; the same command with --resume goes on";
+            return Err(Error::Interrupted(message.into()));
+        }
+        let moments = vae.moments(&tape, &picture::batch(run.seed, examples)?)?;
+        let draw = |&(_, i): &(Skill, u64)| random::normals(run.seed, Stream::Posterior, i + 1, 0, LATENT_LEN);
+        let noise = examples.iter().flat_map(draw).collect();
+        let shape = [examples.len(), LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
+        let drawn = ops::posterior_sample(&tape, &moments, &Tensor::new(noise, &shape))?;
+        latents.extend_from_slice(drawn.data::<f32>());
+    }
+    Ok(latents)
+}
+
+/// Of what the latents are made: settings, and the VAE's weights.
+fn identity_of(run: &Pretraining, vae: &AutoencoderKl) -> String {
+    let values: Vec<Tensor> = vae.parameters().iter().map(|p| p.get()).collect();
+    let weights: Vec<u8> = values.iter().flat_map(|t| t.bytes()).copied().collect();
+    let weights = identity::of_bytes(&weights);
+    identity::of_bytes(format!("{} {} {MIX:?} {weights}", run.seed, run.pairs).as_bytes())
+}
+
+const LATENTS: &str = "latents";
+
+fn keep(run: &Pretraining, identity: &str, latents: &[f32]) -> Result<()> {
+    let latents = Tensor::new(latents.to_vec(), &[latents.len() / LATENT_LEN, LATENT_LEN]);
+    let checksum = identity::of_bytes(latents.bytes());
+    let entries = [("selma.data", identity.into()), ("selma.sha256", checksum)];
+    let metadata = BTreeMap::from(entries.map(|(key, value)| (key.to_string(), value)));
+    safetensors::write(&path(run), &[(LATENTS.into(), latents)], &metadata)
+}
+
+/// The latents of an earlier run; `None` where they are missing, damaged, or of other settings: they are made again.
+fn kept(run: &Pretraining, identity: &str) -> Option<Vec<f32>> {
+    let file = Safetensors::open(&path(run)).ok()?;
+    let said = |key: &str| file.metadata().get(key).map(String::as_str);
+    let latents = file.tensor(LATENTS).ok()?;
+    let whole = said("selma.sha256") == Some(&identity::of_bytes(latents.bytes()));
+    let ours = said("selma.data") == Some(identity) && latents.dtype() == DType::F32;
+    (whole && ours).then(|| latents.data::<f32>().to_vec())
+}
+
+fn path(run: &Pretraining) -> std::path::PathBuf {
+    run.out.join("state").join("latents.safetensors")
+}

@@ -1,0 +1,68 @@
+//! The VAE: pictures through the encoder, a draw from the posterior, the decoder, and back.
+
+use super::Pretraining;
+use super::pairs::picture;
+use super::stage::{Computed, Recipe, Stage};
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::nn::AutoencoderKl;
+use crate::ops;
+use crate::shapes::Skill;
+use crate::shapes::model::{LATENT_CHANNELS, LATENT_SIDE, vae_config};
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::checkpoint::RunIdentity;
+use crate::train::identity;
+use crate::train::watcher::Watcher;
+
+pub(super) const STAGE: &str = "vae";
+const BATCH: usize = 16;
+/// Weight of the divergence of a latent (nats) beside the mean squared error of a channel of a pixel: enough to keep
+/// latents near the normal distribution, too little to be seen in the pictures.
+const KL_WEIGHT: f64 = 1e-4;
+
+/// Trains the VAE, or reads it from the state of a finished training.
+pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<AutoencoderKl> {
+    // The factor is measured when the latents are there.
+    let config = vae_config(1.0);
+    let identity = RunIdentity {
+        settings: format!("seed = {}\nvae-steps = {}\n", run.seed, run.vae_steps),
+        model: identity::of_bytes(config.to_string().as_bytes()),
+        data: String::new(),
+    };
+    let vae = AutoencoderKl::initial(config, run.seed, DType::F32)?;
+    let recipe = Recipe {
+        stage: STAGE,
+        what: "steps of the VAE",
+        steps: run.vae_steps,
+        lr: 2e-3,
+        lr_steps: run.vae_steps,
+        warmup: 50,
+        weight_decay: 0.0,
+        average: 0.995,
+    };
+    let mut stage = Stage::open(run, recipe, vae.parameters().to_vec(), identity)?;
+    stage.run(watcher, |leaves, step| compute(run.seed, &vae, leaves, step), || Ok(()))?;
+    Ok(vae)
+}
+
+fn compute(seed: u64, vae: &AutoencoderKl, leaves: &[Tensor], step: u64) -> Result<Computed> {
+    let first = step * BATCH as u64;
+    let skill = |i: u64| Skill::ALL[(i % Skill::ALL.len() as u64) as usize];
+    let pictures: Vec<_> = (first..first + BATCH as u64).map(|i| (skill(i), i)).collect();
+    let pixels = picture::batch(seed, &pictures)?; // [n, 64, 64, 3]
+    let shape = [BATCH, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
+    let noise = random::normals(seed, Stream::Posterior, 0, step, shape.iter().product());
+    let noise = Tensor::new(noise, &shape);
+
+    let tape = Tape::watching(leaves);
+    let moments = vae.moments(&tape, &pixels)?; // [n, 16, 16, 8]
+    let latents = ops::posterior_sample(&tape, &moments, &noise)?;
+    let decoded = vae.decode(&tape, &latents)?;
+    let error = ops::weighted_mse(&tape, &decoded, &pixels, &[1.0; BATCH])?;
+    let divergence = ops::kl_divergence(&tape, &moments)?;
+    let loss = ops::add(&tape, &error, &ops::scale(&tape, &divergence, KL_WEIGHT)?)?;
+    let losses = vec![("loss", loss.item()), ("mse", error.item()), ("kl", divergence.item())];
+    let gradients = tape.backward(&loss)?;
+    Ok(Computed { gradients, losses })
+}

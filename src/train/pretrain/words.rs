@@ -1,0 +1,106 @@
+//! The meaning of words for the text encoder: from a caption's states after its end, what the caption says must be
+//! legible. A UNet that learns from pictures alone takes much longer to listen.
+
+use super::Pretraining;
+use super::pairs::example;
+use super::stage::{Computed, Recipe, Stage};
+use crate::autograd::Tape;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::Result;
+use crate::nn::{ClipText, Linear, Weights};
+use crate::ops;
+use crate::shapes::description::{Colour, Description, Shape, Size};
+use crate::shapes::vocabulary::tokenizer;
+use crate::shapes::{Prompt, Split};
+use crate::tensor::{DType, Tensor};
+use crate::train::checkpoint::RunIdentity;
+use crate::train::watcher::Watcher;
+
+const STAGE: &str = "words";
+const BATCH: usize = 64;
+
+/// What is read off: which shapes of which colours there are, small and large shapes, the background's colour. How many
+/// there are and how they lie to each other is left to the UNet, and to experts.
+const PAIRS: usize = Shape::ALL.len() * Colour::HUES.len();
+const SIZES: usize = Shape::ALL.len() * 2;
+const FACTS: usize = PAIRS + SIZES + Colour::ALL.len();
+
+/// Trains `text` in place, with a linear layer that reads the facts off and is dropped afterwards.
+pub(super) fn train(run: &Pretraining, text: &ClipText, before: String, watcher: &mut dyn Watcher) -> Result<()> {
+    let identity = RunIdentity {
+        settings: format!("seed = {}\ntext-steps = {}\n", run.seed, run.text_steps),
+        model: before,
+        data: String::new(),
+    };
+    let weights = Weights::initial(run.seed + 2, DType::F32);
+    let reader = Linear::load(&weights.scope("reader"), text.config.hidden_size, FACTS, true)?;
+    let tokenizer = tokenizer()?;
+    let recipe = Recipe {
+        stage: STAGE,
+        what: "steps of the text encoder",
+        steps: run.text_steps,
+        lr: 2e-3,
+        lr_steps: run.text_steps,
+        warmup: 20,
+        weight_decay: 1e-2,
+        average: 0.99,
+    };
+    let params = [text.parameters(), &weights.finish()?].concat();
+    let mut stage = Stage::open(run, recipe, params, identity)?;
+    let step = |leaves: &[Tensor], step| compute(run.seed, text, &reader, &tokenizer, leaves, step);
+    stage.run(watcher, step, || Ok(()))
+}
+
+fn compute(
+    seed: u64,
+    text: &ClipText,
+    reader: &Linear,
+    tokenizer: &Tokenizer,
+    leaves: &[Tensor],
+    step: u64,
+) -> Result<Computed> {
+    let length = tokenizer.max_length();
+    let (mut ids, mut facts) = (Vec::new(), Vec::with_capacity(BATCH * length * FACTS));
+    let mut weights = Vec::with_capacity(BATCH * length);
+    for i in 0..BATCH as u64 {
+        let (skill, index) = example((step * BATCH as u64 + i) as usize);
+        let Prompt { caption, description } = skill.prompt(Split::Train, seed, index);
+        // Start of text and the words know less than the whole; what follows them can know all.
+        let before = (1 + tokenizer.tokens(&caption)?.len()).min(length - 1);
+        let after = length - before;
+        ids.extend(tokenizer.encode(&caption)?.ids);
+        weights.extend(std::iter::repeat_n(0.0, before));
+        weights.extend(std::iter::repeat_n(length as f32 / after as f32, after));
+        facts.extend(facts_of(&description).repeat(length));
+    }
+    let rows = BATCH * length;
+    let (ids, facts) = (Tensor::new(ids, &[BATCH, length]), Tensor::new(facts, &[rows, FACTS]));
+
+    let tape = Tape::watching(leaves);
+    let states = text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
+    let states = ops::reshape(&tape, &states, &[rows, text.config.hidden_size])?;
+    let read = reader.forward(&tape, &states)?;
+    let loss = ops::weighted_mse(&tape, &read, &facts, &weights)?;
+    let losses = vec![("loss", loss.item())];
+    // Most facts are 0: the mean over all of them is small beside the gradient norm that is clipped to.
+    let scaled = ops::scale(&tape, &loss, FACTS as f64)?;
+    let gradients = tape.backward(&scaled)?;
+    Ok(Computed { gradients, losses })
+}
+
+/// 1 for what a description claims, 0 for the rest: `FACTS` values.
+fn facts_of(description: &Description) -> Vec<f32> {
+    let mut facts = vec![0.0; FACTS];
+    for thing in &description.things {
+        if let Some(hue) = Colour::HUES.iter().position(|&hue| Some(hue) == thing.colour) {
+            facts[thing.shape as usize * Colour::HUES.len() + hue] = 1.0;
+        }
+        if let Some(size) = thing.size {
+            facts[PAIRS + thing.shape as usize * 2 + usize::from(size == Size::Large)] = 1.0;
+        }
+    }
+    if let Some(backdrop) = description.backdrop {
+        facts[PAIRS + SIZES + backdrop.colour as usize] = 1.0;
+    }
+    facts
+}

@@ -1,0 +1,133 @@
+//! Pretraining the built-in model: the same bytes from run to run, whatever stopped it on the way, and a model that the
+//! other commands take.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use selma::pipeline::StableDiffusion;
+use selma::tensor::DType;
+use selma::train::pretrain::Pretraining;
+use selma::train::watcher::{StepReport, Watcher};
+
+const STEPS: u64 = 2;
+
+fn run(out: &Path) -> Pretraining {
+    Pretraining {
+        out: out.into(),
+        seed: 7,
+        vae_steps: STEPS,
+        pairs: 6,
+        first_steps: STEPS,
+        text_steps: STEPS,
+        steps: STEPS,
+        save_every: 1,
+    }
+}
+
+/// Counts steps, and stops the run after some of them.
+struct Stopwatch {
+    steps: u64,
+    stop_after: u64,
+}
+
+impl Watcher for Stopwatch {
+    fn note(&mut self, _: &str) {}
+    fn prepared(&mut self, _: &'static str, _: usize, _: usize) {}
+    fn step(&mut self, _: &StepReport) {
+        self.steps += 1;
+    }
+    fn stopped(&self) -> bool {
+        self.steps == self.stop_after
+    }
+}
+
+/// Runs on `threads` threads until `stop_after` steps are done, or to the end; returns whether it came to the end.
+fn go(run: &Pretraining, resume: bool, threads: usize, stop_after: u64) -> bool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut watcher = Stopwatch { steps: 0, stop_after };
+    match pool.install(|| run.run(resume, &mut watcher)) {
+        Ok(()) => true,
+        Err(selma::Error::Interrupted(message)) => {
+            assert!(message.contains("--resume"), "{message}");
+            false
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
+/// Every file below `folder` but the lock.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_dir() {
+            let inside = files(&entry.path());
+            all.extend(
+                inside
+                    .into_iter()
+                    .map(|(path, bytes)| (format!("{name}/{path}"), bytes)),
+            );
+        } else if name != ".lock" {
+            all.insert(name, std::fs::read(entry.path()).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn a_run_gives_the_same_bytes_again_on_other_threads_and_after_any_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, broken) = (run(&dir.path().join("whole")), run(&dir.path().join("broken")));
+    assert!(go(&whole, false, 2, u64::MAX));
+    // In the middle and at the last step of the VAE, and of each of the stages of text encoder and UNet.
+    for stop in 1..=4 * STEPS {
+        assert!(!go(&broken, stop > 1, 1, 1), "stop {stop}");
+    }
+    // The latents were damaged meanwhile: they are made again.
+    std::fs::write(broken.out.join("state/latents.safetensors"), "cut").unwrap();
+    assert!(go(&broken, true, 1, u64::MAX));
+    let (whole, broken) = (files(&whole.out), files(&broken.out));
+    assert_eq!(
+        whole.keys().collect::<Vec<_>>(),
+        broken.keys().collect::<Vec<_>>(),
+        "not the same files"
+    );
+    for (path, bytes) in &whole {
+        assert!(*bytes == broken[path], "{path} differs");
+    }
+    let second = String::from_utf8(whole["metrics-second.jsonl"].clone()).unwrap();
+    assert_eq!(second.lines().count() as u64, STEPS);
+    // The weights moved: the state is that of a training.
+    assert!(second.lines().all(|line| line.contains("\"loss\":")), "{second}");
+}
+
+#[test]
+fn the_folder_is_a_model_and_belongs_to_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Pretraining {
+        vae_steps: 1,
+        first_steps: 1,
+        text_steps: 1,
+        steps: 1,
+        ..run(dir.path())
+    };
+    assert!(go(&first, false, 2, u64::MAX));
+
+    let model = StableDiffusion::load(dir.path(), None, DType::F32).unwrap();
+    let states = model.encode(&["a red circle".into()], None, 0).unwrap().context;
+    assert_eq!(states.shape()[..2], [1, 77]);
+    assert_eq!(model.vae.config.downscale() * model.unet.config.sample_size, 64);
+    // The latents that the UNet learnt from had a mean square of 1.
+    assert!(model.vae.config.scaling_factor != 1.0);
+
+    let mut watcher = Stopwatch {
+        steps: 0,
+        stop_after: u64::MAX,
+    };
+    let again = first.run(false, &mut watcher).unwrap_err().to_string();
+    assert!(again.contains("--resume"), "{again}");
+    let other = Pretraining { seed: 8, ..first };
+    let refused = other.run(true, &mut watcher).unwrap_err().to_string();
+    assert!(refused.contains("`seed` is 8 and was 7"), "{refused}");
+    assert_eq!(watcher.steps, 0);
+}
