@@ -23,7 +23,8 @@ use crate::train::config::Prediction;
 /// Draw pictures with a model and any number of LoRAs.
 #[derive(clap::Args)]
 pub struct Generate {
-    /// A folder in the layout of diffusers, a single-file checkpoint, or an id of the Hugging Face hub (org/name).
+    /// shapes (the model inside this binary), a folder in the layout of diffusers, a single-file checkpoint, or an id of
+    /// the Hugging Face hub (org/name).
     #[arg(long, alias = "pretrained-model-name-or-path")]
     model: PathBuf,
     /// A LoRA file, and its strength (1 if left out). Repeatable.

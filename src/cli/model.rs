@@ -1,4 +1,4 @@
-//! What `--model` names: a folder or file, or the id of a model on the Hugging Face hub.
+//! What `--model` names: the built-in model, a folder or file, or the id of a model on the Hugging Face hub.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Common;
 use crate::error::Result;
 use crate::formats::hub::{self, Hub};
+use crate::shapes::builtin;
 
 impl Common {
     /// Where the model that the user named lies; downloads it where that is needed and allowed.
     ///
     /// # Errors
-    /// Those of [`Hub::snapshot`]. A path is returned as it is: whoever opens it says what is wrong with it.
+    /// Those of [`Hub::snapshot`] and [`builtin::folder`]. A path is returned as it is: whoever opens it says what is wrong with it.
     pub fn model(&self, given: &Path) -> Result<PathBuf> {
+        if given == Path::new(builtin::NAME) {
+            return builtin::folder();
+        }
         let Some(id) = given.to_str().filter(|text| hub::is_id(text)) else {
             return Ok(given.into());
         };

@@ -23,7 +23,8 @@ pub struct Train {
     /// selma-sd or selma-sdxl: the settings of the SELMA paper, with other options on top.
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
-    /// A folder in the layout of diffusers, a single-file checkpoint, or an id of the Hugging Face hub (org/name).
+    /// shapes (the model inside this binary), a folder in the layout of diffusers, a single-file checkpoint, or an id of
+    /// the Hugging Face hub (org/name).
     #[arg(long, alias = "pretrained-model-name-or-path")]
     model: Option<String>,
     /// Folder of another VAE for the model.

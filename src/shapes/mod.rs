@@ -4,6 +4,7 @@
 //! a place for everything; [`render()`] paints it. Everything is a function of (seed, skill, split, index): any number of
 //! pairs, in any order, on any number of threads.
 
+pub mod builtin;
 pub mod caption;
 pub mod description;
 pub mod draw;

@@ -1,5 +1,6 @@
 //! The commands as a user types them, on the small recorded models and on pictures drawn here.
 
+mod builtin;
 mod checkpoint;
 mod encoding;
 mod eval;

@@ -1,6 +1,7 @@
 //! The built-in world, from the outside.
 
 mod accuracy;
+mod builtin;
 mod captions;
 mod degraded;
 mod judge;
