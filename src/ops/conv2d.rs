@@ -1,6 +1,7 @@
 //! Convolution over `[n, h, w, c]` as a GEMM over patches.
 
 use crate::autograd::Tape;
+use crate::device::cpu::convolve::Convolution;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, sum_rows};
 use crate::device::cpu::patches::{Order, Patches, Taps, Transposed};
 use crate::dispatch;
@@ -141,6 +142,11 @@ impl Size {
         })
     }
 
+    /// Whether each output pixel reads one pixel of `x`: a linear layer over the channels.
+    fn pointwise(&self) -> bool {
+        self.kh * self.kw == 1 && self.stride == 1 && self.padding == Padding::all(0)
+    }
+
     /// The part of `x` that each output pixel reads.
     fn patches<'a, T>(&self, x: &'a [T]) -> Patches<'a, T> {
         Patches {
@@ -158,17 +164,59 @@ impl Size {
 fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {
     let weight = weight.reals::<T>();
     let bias = bias.map(|b| b.reals::<T>());
-    let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
     let patches = size.patches(x);
+    let convolution = Convolution {
+        data: x,
+        size: patches.size,
+        kernel: patches.kernel,
+        pixels: patches.pixels,
+        offset: patches.offset,
+        out: size.c_out,
+    };
+    if size.stride == 1 && convolution.fits() {
+        return convolution.run(bias.as_deref(), |[ky, kx], to| {
+            let line = |c_out: usize| &weight[((c_out * size.kh + ky) * size.kw + kx) * size.c_in..][..size.c_in];
+            to.lines(0..size.c_in, 1, |c_out| (c_out < size.c_out).then(|| line(c_out)));
+        });
+    }
+    let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
     let weight = Matrix::lines(&weight, size.c_out, patches.values());
     let mut y = buffer::<T>(patches.count() * size.c_out);
-    product(&patches, &weight, output, &mut y);
+    if size.pointwise() {
+        product(&Matrix::lines(x, patches.count(), size.c_in), &weight, output, &mut y);
+    } else {
+        product(&patches, &weight, output, &mut y);
+    }
     y
 }
 
 /// Input pixels that are a stride apart meet the same taps: one dense product for each of the stride^2 groups.
 fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
     let Size { n, h, w, c_in, .. } = *size;
+    if size.pointwise() {
+        let mut dx = buffer::<T>(n * h * w * c_in);
+        let dy = Matrix::lines(dy, n * h * w, size.c_out);
+        product(&dy, &Matrix::steps(weight, size.c_out, c_in), Output::Set, &mut dx);
+        return dx;
+    }
+    let turned = |k: usize, padding: usize| padding as isize + 1 - k as isize;
+    let convolution = Convolution {
+        data: dy,
+        size: [size.ho, size.wo, size.c_out],
+        kernel: [size.kh, size.kw],
+        pixels: [n, h, w],
+        offset: [turned(size.kh, size.padding.top), turned(size.kw, size.padding.left)],
+        out: c_in,
+    };
+    if size.stride == 1 && convolution.fits() {
+        return convolution.run(None, |[ky, kx], to| {
+            // The last tap meets the first output pixel.
+            let tap = (size.kh - 1 - ky) * size.kw + size.kw - 1 - kx;
+            to.steps(size.c_out, |c_out| {
+                &weight[(c_out * size.kh * size.kw + tap) * c_in..][..c_in]
+            });
+        });
+    }
     let mut dx = buffer::<T>(n * h * w * c_in);
     let axis =
         |length, kernel, padding| (0..size.stride).map(move |p| Phase::of(length, kernel, padding, size.stride, p));
@@ -245,6 +293,11 @@ fn weight_gradient<T: Gemm>(size: &Size, dy: &[T], x: &[T]) -> Vec<T> {
     let patches = Transposed(size.patches(x));
     let mut dw = buffer::<T>(size.c_out * patches.0.values());
     let dy = Matrix::steps(dy, patches.0.count(), size.c_out);
-    product(&dy, &patches, Output::Set, &mut dw);
+    if size.pointwise() {
+        let x = Matrix::steps(x, patches.0.count(), size.c_in);
+        product(&dy, &x, Output::Set, &mut dw);
+    } else {
+        product(&dy, &patches, Output::Set, &mut dw);
+    }
     dw
 }

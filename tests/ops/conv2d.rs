@@ -51,7 +51,14 @@ fn holds_for_any_geometry() {
         ([2, 2], 3, Padding::all(0)),
     ];
     for (kernel, stride, padding) in geometries {
-        for (n, h, w, c_in, c_out) in [(2, 7, 9, 5, 7), (1, 5, 4, 1, 3), (3, 4, 6, 18, 1)] {
+        // The last two are multiplied where they are instead of gathered, both ways and forward only.
+        for (n, h, w, c_in, c_out) in [
+            (2, 7, 9, 5, 7),
+            (1, 5, 4, 1, 3),
+            (3, 4, 6, 18, 1),
+            (2, 3, 5, 16, 16),
+            (1, 4, 3, 17, 48),
+        ] {
             let shapes: [&[usize]; 3] = [&[n, h, w, c_in], &[c_out, kernel[0], kernel[1], c_in], &[c_out]];
             let what = format!("conv2d {stride} {padding:?}");
             check(&what, &shapes, &|t, x| {
@@ -68,9 +75,13 @@ fn holds_for_any_geometry() {
 #[test]
 fn threads_do_not_change_large_convolutions() {
     for (stride, padding) in [(1, Padding::all(1)), (2, Padding::all(1))] {
-        threads("conv2d", &[&[2, 27, 29, 40], &[37, 3, 3, 40], &[37]], &|t, x| {
-            ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding)
-        });
+        for (c_in, c_out) in [(40, 37), (48, 32)] {
+            threads(
+                "conv2d",
+                &[&[2, 27, 29, c_in], &[c_out, 3, 3, c_in], &[c_out]],
+                &|t, x| ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding),
+            );
+        }
     }
 }
 

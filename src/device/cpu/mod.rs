@@ -1,6 +1,7 @@
 //! What CPU op bodies share: matrix products and vectorised elementary functions.
 
 pub mod attention;
+pub mod convolve;
 pub mod gemm;
 pub mod group_norm;
 pub mod heads;

@@ -45,19 +45,52 @@ impl<T: Real> Patches<'_, T> {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Some channels of the source pixel of a patch under a tap, if that is not outside.
-    fn channels(&self, patch: usize, tap: usize, channels: Range<usize>) -> Option<&[T]> {
-        let [height, width, all_channels] = self.size;
+    /// Where each of some patches begins. Found once for all taps: divisions would cost more than copying the values.
+    fn places(&self, patches: Range<usize>) -> Vec<Place> {
+        let [height, width, _] = self.size;
         let [_, rows, columns] = self.pixels;
-        let (image, y, x) = (patch / columns / rows, patch / columns % rows, patch % columns);
-        let y = (y * self.step + tap / self.kernel[1]) as isize + self.offset[0];
-        let x = (x * self.step + tap % self.kernel[1]) as isize + self.offset[1];
+        let row = patches.start / columns.max(1);
+        let (mut image, mut y, mut x) = (row / rows.max(1), row % rows.max(1), patches.start % columns.max(1));
+        let mut places = Vec::with_capacity(patches.len());
+        for _ in patches {
+            places.push(Place {
+                image: image * height * width,
+                y: (y * self.step) as isize + self.offset[0],
+                x: (x * self.step) as isize + self.offset[1],
+            });
+            x += 1;
+            if x == columns {
+                (x, y) = (0, y + 1);
+            }
+            if y == rows {
+                (y, image) = (0, image + 1);
+            }
+        }
+        places
+    }
+
+    /// All channels of the source pixel of a patch under tap (ky, kx), if that is not outside.
+    fn pixel(&self, place: &Place, [ky, kx]: [usize; 2]) -> Option<&[T]> {
+        let [height, width, channels] = self.size;
+        let (y, x) = (place.y + ky as isize, place.x + kx as isize);
         if !(0..height as isize).contains(&y) || !(0..width as isize).contains(&x) {
             return None;
         }
-        let pixel = (image * height + y as usize) * width + x as usize;
-        Some(&self.data[pixel * all_channels..][channels])
+        let pixel = place.image + y as usize * width + x as usize;
+        Some(&self.data[pixel * channels..][..channels])
     }
+
+    /// (ky, kx) of a tap.
+    fn tap(&self, tap: usize) -> [usize; 2] {
+        [tap / self.kernel[1], tap % self.kernel[1]]
+    }
+}
+
+/// Where a patch begins: the first pixel of its image, and the coordinates that tap (0, 0) has in it.
+struct Place {
+    image: usize,
+    y: isize,
+    x: isize,
 }
 
 /// The patches are the lines.
@@ -72,6 +105,7 @@ impl<T: Real> Operand<T> for Patches<'_, T> {
 
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>) {
         let (taps, all_channels) = (self.taps(), self.size[2]);
+        let places = self.places(lines);
         for tap in 0..taps {
             // The channels whose values under this tap are in the range, the first at `start`.
             let (channels, start, every) = match self.order {
@@ -94,8 +128,9 @@ impl<T: Real> Operand<T> for Patches<'_, T> {
                 continue;
             }
             let end = start + (channels.len() - 1) * every + 1;
+            let at = self.tap(tap);
             to.lines(start..end, every, |i| {
-                self.channels(lines.start + i, tap, channels.clone())
+                self.pixel(&places[i], at).map(|pixel| &pixel[channels.clone()])
             });
         }
     }
@@ -115,15 +150,16 @@ impl<T: Real> Operand<T> for Transposed<'_, T> {
 
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>) {
         let all_channels = self.0.size[2];
-        for (k, patch) in depth.enumerate() {
-            let mut first = lines.start;
-            while first < lines.end {
-                let (tap, channel) = (first / all_channels, first % all_channels);
-                let count = (all_channels - channel).min(lines.end - first);
-                let run = self.0.channels(patch, tap, channel..channel + count);
-                to.part(k, first - lines.start, run, count);
-                first += count;
+        let places = self.0.places(depth);
+        let mut first = lines.start;
+        while first < lines.end {
+            let (tap, channel) = (self.0.tap(first / all_channels), first % all_channels);
+            let count = (all_channels - channel).min(lines.end - first);
+            for (k, place) in places.iter().enumerate() {
+                let pixel = self.0.pixel(place, tap);
+                to.part(k, first - lines.start, pixel.map(|pixel| &pixel[channel..]), count);
             }
+            first += count;
         }
         to.pad();
     }

@@ -2,8 +2,8 @@
 //! high-performance matrix multiplication").
 //!
 //! The operand with fewer lines is packed once for all threads; tasks share out the lines of the other one, and pack
-//! theirs a block of the depth at a time. An element of the output is summed in blocks of `DEPTH`, in order: the bytes
-//! depend neither on the number of threads nor on how the lines are shared out.
+//! theirs a block of the depth at a time, or read short rows where they are. An element of the output is summed in
+//! blocks of `DEPTH`, in order: the bytes depend neither on the number of threads nor on how the lines are shared out.
 
 mod kernel;
 mod operand;
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use crate::tensor::Real;
 pub use kernel::{Gemm, Kernel, Tile, VECTORS};
 pub use operand::{Matrix, Operand};
-pub use panels::Packer;
+pub use panels::{Aligned, Layout, Packer};
 use plan::run;
 
 /// What happens to the old content of the output.

@@ -11,6 +11,11 @@ pub trait Operand<T>: Sync {
 
     fn depth(&self) -> usize;
 
+    /// All lines as they are, where each is contiguous and they follow each other.
+    fn contiguous(&self) -> Option<&[T]> {
+        None
+    }
+
     /// Copies some of the depth of some lines into panels.
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>);
 }
@@ -64,6 +69,10 @@ impl<T: Real> Operand<T> for Matrix<'_, T> {
 
     fn depth(&self) -> usize {
         self.depth
+    }
+
+    fn contiguous(&self) -> Option<&[T]> {
+        self.by_line.then_some(self.data)
     }
 
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>) {

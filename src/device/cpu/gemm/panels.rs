@@ -25,28 +25,49 @@ impl Layout {
     }
 }
 
-/// Some lines of an operand over some steps of the depth, as panels one after the other, each `[steps, width]`.
+/// Some lines of an operand over some steps of the depth.
 #[derive(Clone, Copy)]
 pub struct Panels<'a, T> {
     pub data: &'a [T],
     pub layout: Layout,
     pub lines: usize,
     pub steps: usize,
+    /// Whether they are panels one after the other, each `[steps, width]`; else they are as they came, `[lines, steps]`.
+    pub packed: bool,
+}
+
+/// Lines that a kernel takes at a time: element (line, step) is `data[line * line_stride + step * step_stride]`.
+pub struct Panel<'a, T> {
+    pub data: &'a [T],
+    pub first: usize,
+    /// Lines that are not padding, and all.
+    pub lines: usize,
+    pub width: usize,
+    pub line_stride: usize,
+    pub step_stride: usize,
 }
 
 impl<'a, T> Panels<'a, T> {
-    /// (first line, lines that are not padding, width, data) of each panel.
-    pub fn iter(self) -> impl Iterator<Item = (usize, usize, usize, &'a [T])> + Clone {
+    pub fn iter(self) -> impl Iterator<Item = Panel<'a, T>> + Clone {
         let Self {
             data,
             layout,
             lines,
             steps,
+            packed,
         } = self;
         (0..lines).step_by(layout.width).map(move |first| {
             let width = layout.width_at(first, lines);
-            let data = &data[first * steps..][..width * steps];
-            (first, width.min(lines - first), width, data)
+            let known = width.min(lines - first);
+            let (line_stride, step_stride) = if packed { (1, width) } else { (steps, 1) };
+            Panel {
+                data: &data[first * steps..][..if packed { width } else { known } * steps],
+                first,
+                lines: known,
+                width,
+                line_stride,
+                step_stride,
+            }
         })
     }
 }

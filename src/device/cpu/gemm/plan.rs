@@ -168,7 +168,8 @@ impl<T: Real> Plan<'_, T> {
             (self.row_layout, self.column_layout, self.columns, SHARED_COLUMNS)
         };
         let padded = own_layout.padded(own.len());
-        let mut scratch = Aligned::new(OWN_PANELS * VECTORS * self.kernel.lanes.max(self.kernel.rows) * DEPTH);
+        let mut scratch = None;
+        let room = OWN_PANELS * VECTORS * self.kernel.lanes.max(self.kernel.rows) * DEPTH;
         for first in (0..shared_lines).step_by(chunk) {
             let lines = first..shared_lines.min(first + chunk);
             let (rows, columns) = if share_rows {
@@ -179,15 +180,24 @@ impl<T: Real> Plan<'_, T> {
             let mut target = Target::new(self, rows, columns, c.0);
             for (number, block) in self.blocks.iter().enumerate() {
                 let steps = block.depth.len();
-                let scratch = &mut scratch.get_mut()[..padded * steps];
-                let mut packer = Packer::new(self.kernel, scratch, own_layout, own.len(), steps);
-                self.operand(block.pair, !share_rows)
-                    .pack(own.clone(), block.depth.clone(), &mut packer);
+                let operand = self.operand(block.pair, !share_rows);
+                // Rows of one block are read where they are: they are near enough to each other.
+                let as_they_are = operand.contiguous().filter(|_| !share_rows && operand.depth() <= DEPTH);
                 let own = Panels {
-                    data: scratch,
+                    data: match as_they_are {
+                        Some(lines) => &lines[own.start * steps..own.end * steps],
+                        None => {
+                            let scratch = scratch.get_or_insert_with(|| Aligned::new(room)).get_mut();
+                            let scratch = &mut scratch[..padded * steps];
+                            let mut packer = Packer::new(self.kernel, scratch, own_layout, own.len(), steps);
+                            operand.pack(own.clone(), block.depth.clone(), &mut packer);
+                            scratch
+                        }
+                    },
                     layout: own_layout,
                     lines: own.len(),
                     steps,
+                    packed: as_they_are.is_none(),
                 };
                 let start = shared_layout.padded(shared_lines) * block.before + first * steps;
                 let shared = Panels {
@@ -195,6 +205,7 @@ impl<T: Real> Plan<'_, T> {
                     layout: shared_layout,
                     lines: lines.len(),
                     steps,
+                    packed: true,
                 };
                 let (a, b) = if share_rows { (shared, own) } else { (own, shared) };
                 target.add(a, b, number == 0);

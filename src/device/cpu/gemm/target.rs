@@ -92,20 +92,20 @@ impl<'a, T: Real> Target<'a, T> {
             Some(tile) => tile.as_mut_ptr(),
             None => self.at(0, 0),
         };
-        for (left, _, width, b) in b.iter() {
-            for (top, height, a_step, a) in a.iter() {
-                assert!(top + height <= self.rows.len() && left + width <= row);
+        for b in b.iter() {
+            for a in a.iter() {
+                assert!(a.first + a.lines <= self.rows.len() && b.first + b.width <= row);
                 // SAFETY: the panels have all steps, and the assertion bounds what is written.
                 unsafe {
                     kernel.run(&Tile {
-                        rows: height,
-                        vectors: width / kernel.lanes,
-                        depth: b.len() / width,
-                        a: a.as_ptr(),
-                        a_row: 1,
-                        a_step,
-                        b: b.as_ptr(),
-                        c: base.wrapping_add(top * row + left),
+                        rows: a.lines,
+                        vectors: b.width / kernel.lanes,
+                        depth: b.data.len() / b.width,
+                        a: a.data.as_ptr(),
+                        a_row: a.line_stride,
+                        a_step: a.step_stride,
+                        b: b.data.as_ptr(),
+                        c: base.wrapping_add(a.first * row + b.first),
                         c_row: row,
                         add,
                     });
