@@ -17,12 +17,14 @@ use crate::train::step::{MicroBatch, Objective};
 /// The names of the training steps.
 pub const CASES: [&str; 2] = ["tiny", "sd15"];
 
-/// One LoRA training step: add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA of rank 8, f32.
+/// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA of rank 8, f32.
 pub struct TrainStep {
     unet: UNet,
     flat: FlatParameters,
     objective: Objective,
     batch: MicroBatch,
+    /// Steps that were run.
+    steps: u64,
 }
 
 impl TrainStep {
@@ -63,11 +65,16 @@ impl TrainStep {
                 context: normals(Stream::Posterior, &[batch, 77, context]),
                 added: None,
             },
+            steps: 0,
         })
     }
 
     /// Runs the step and returns its loss.
     pub fn run(&mut self) -> Result<f64> {
+        let shape = self.batch.noise.shape();
+        let noise = random::normals(0, Stream::Noise, 0, self.steps, shape.iter().product());
+        self.batch.noise = Tensor::new(noise, shape);
+        self.steps += 1;
         let computed = self
             .objective
             .compute(&self.unet, &self.batch, &self.flat.leaves(), 1.0)?;

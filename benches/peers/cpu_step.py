@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times one LoRA training step on the CPU: PyTorch (diffusers + peft) and, in the same run, selma.
 
-    python benches/peers/cpu_step.py --selma-command "target/release/selma bench train-step --case {case} --json"
+    python benches/peers/cpu_step.py --selma-command "target/release/selma bench {case} --json"
     python benches/peers/cpu_step.py --profile            # PyTorch alone: phases, FLOPs, the most expensive operators
 
 A step is what a trainer does for one micro-batch: add noise, UNet forward, mean squared error, backward, clip the
