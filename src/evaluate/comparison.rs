@@ -14,7 +14,11 @@ use crate::error::{Error, Result};
 pub struct Comparison {
     pub overall: Difference,
     pub skills: BTreeMap<String, Difference>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub families: BTreeMap<String, Difference>,
     pub categories: BTreeMap<String, Difference>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub broad_categories: BTreeMap<String, Difference>,
     /// Pictures of each set that the other does not have.
     pub unpaired: [usize; 2],
 }
@@ -30,6 +34,14 @@ impl Comparison {
             return Err(Error::Failed(format!(
                 "scores of {} by {} and of {} by {} do not compare; score both sets the same way",
                 ours.benchmark, ours.judge, theirs.benchmark, theirs.judge
+            )));
+        }
+        let reading = |scores: &Scores| scores.asked.as_ref().map(|asked| asked.dependencies.clone());
+        if let (Some(ours), Some(theirs)) = (reading(ours), reading(theirs))
+            && ours != theirs
+        {
+            return Err(Error::Failed(format!(
+                "one set was scored with --dependencies {ours}, the other with {theirs}; score both the same way"
             )));
         }
         let [known, others] = [by_origin(&ours.pictures)?, by_origin(&theirs.pictures)?];
@@ -57,7 +69,9 @@ impl Comparison {
                 .difference(seed)
                 .ok_or_else(|| Error::Failed(none.into()))?,
             skills: differences(&groups.skills, seed),
+            families: differences(&groups.families, seed),
             categories: differences(&groups.categories, seed),
+            broad_categories: differences(&groups.broad_categories, seed),
             unpaired: [known.len() - pairs, others.len() - pairs],
         })
     }

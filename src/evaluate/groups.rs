@@ -33,7 +33,10 @@ impl Samples {
 pub(super) struct Groups {
     pub overall: Samples,
     pub skills: BTreeMap<String, Samples>,
+    pub families: BTreeMap<String, Samples>,
     pub categories: BTreeMap<String, Samples>,
+    /// Categories of several kinds together: "attribute" for "attribute - color".
+    pub broad_categories: BTreeMap<String, Samples>,
 }
 
 impl Groups {
@@ -45,14 +48,19 @@ impl Groups {
             let samples = self.skills.entry(skill.clone()).or_default();
             samples.push(prompt, ours.score, score);
         }
+        if let Some(family) = &ours.family {
+            let samples = self.families.entry(family.clone()).or_default();
+            samples.push(prompt, ours.score, score);
+        }
         for (i, question) in ours.questions.iter().enumerate() {
             let other = theirs.and_then(|theirs| theirs.questions.get(i));
+            let (counts, other) = (question.counts.into(), other.is_some_and(|other| other.counts).into());
             let samples = self.categories.entry(question.category.clone()).or_default();
-            samples.push(
-                prompt,
-                question.counts.into(),
-                other.is_some_and(|other| other.counts).into(),
-            );
+            samples.push(prompt, counts, other);
+            if let Some((broad, _)) = question.category.split_once(" - ") {
+                let samples = self.broad_categories.entry(broad.into()).or_default();
+                samples.push(prompt, counts, other);
+            }
         }
     }
 }

@@ -1,8 +1,13 @@
 //! How well pictures show what their prompts say.
 
+pub mod answers;
+pub mod asked;
 pub mod comparison;
 pub mod folder;
 mod groups;
+pub mod pairing;
+pub mod questions;
 pub mod scores;
 pub mod shapes;
 pub mod statistics;
+pub mod vision;

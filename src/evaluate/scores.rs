@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::asked::Asked;
 use super::comparison::Comparison;
 use super::groups::{Groups, Samples, estimates, numbered};
 use super::statistics::Estimate;
@@ -22,7 +23,10 @@ pub struct Answered {
     /// Such as "attribute - color".
     pub category: String,
     pub question: String,
-    /// What the judge said.
+    /// What the judge said, where that is not known from the next field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// Whether the judge said yes, or chose the right one of several choices.
     pub yes: bool,
     /// Whether it counts: yes, and nothing that it depends on was denied.
     pub counts: bool,
@@ -37,6 +41,11 @@ pub struct Picture {
     /// What the prompt is an example of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skill: Option<String>,
+    /// The benchmark's item, and the family that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<String>,
     /// What its noise was drawn from: the pictures of two sets are compared where prompt, seed and index agree.
     pub seed: u64,
     pub index: u64,
@@ -56,12 +65,20 @@ pub struct Scores {
     /// The mean over pictures: DSG's item mean.
     pub overall: Estimate,
     pub skills: BTreeMap<String, Estimate>,
+    /// The mean over the pictures of each prompt family of a benchmark.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub families: BTreeMap<String, Estimate>,
     /// The mean over questions; `None` for scores without questions.
     pub questions: Option<Estimate>,
     /// The same where every "yes" counts, whatever it depends on.
     pub questions_without_dependencies: Option<Estimate>,
     /// The mean over the questions of each category.
     pub categories: BTreeMap<String, Estimate>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub broad_categories: BTreeMap<String, Estimate>,
+    /// What a benchmark with a file of questions says besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// With another set, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Comparison>,
@@ -96,9 +113,12 @@ impl Scores {
             seed,
             overall: groups.overall.estimate(seed).ok_or_else(none)?,
             skills: estimates(&groups.skills, seed),
+            families: estimates(&groups.families, seed),
             questions: questions.estimate(seed),
             questions_without_dependencies: plain.estimate(seed),
             categories: estimates(&groups.categories, seed),
+            broad_categories: estimates(&groups.broad_categories, seed),
+            asked: None,
             against: None,
             pictures,
         })

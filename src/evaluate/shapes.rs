@@ -27,6 +27,7 @@ pub fn score(picture: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> 
             (broad, detailed) => format!("{broad} - {detailed}"),
         },
         question: question.text(),
+        answer: None,
         yes,
         counts,
     });
@@ -45,6 +46,8 @@ pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
             file_name: entry.file_name.clone(),
             prompt: entry.prompt.clone(),
             skill: entry.skill.clone(),
+            item_id: None,
+            family: None,
             seed: entry.seed,
             index: entry.index,
             score,

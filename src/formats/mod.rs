@@ -6,6 +6,7 @@ pub mod component;
 pub mod digest;
 pub mod hub;
 pub mod image;
+pub mod journal;
 pub mod jsonl;
 pub mod model_dir;
 pub mod png;

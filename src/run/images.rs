@@ -7,6 +7,7 @@ use super::settings::DrawSettings;
 use super::{Run, Task};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
+use crate::formats::model_dir::{self, ModelDir};
 use crate::nn::AutoencoderKl;
 use crate::pipeline::draw::{Drawing, Job};
 use crate::pipeline::loras::{self, Strength};
@@ -57,7 +58,8 @@ impl<'a> Painter<'a> {
     pub fn load(run: &'a Run, path: &'a str, vae: Option<&'a Path>, settings: &'a DrawSettings) -> Result<Self> {
         let mut model = StableDiffusion::load(Path::new(path), run.pipeline.vocab.as_deref(), run.dtype)?;
         if let Some(vae) = vae {
-            model.vae = AutoencoderKl::load(&crate::formats::model_dir::vae_folder(vae)?, run.dtype)?;
+            let own = ModelDir::open(Path::new(path))?.vae;
+            model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &own, run.dtype)?;
         }
         Ok(Self {
             run,

@@ -2,14 +2,13 @@
 //! again without the writer, and an interrupted run goes on from its own.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::formats::journal::Journal;
 use crate::formats::jsonl;
 
 /// One request and its reply. Only `reply` is needed: a file of replies from elsewhere can be replayed too.
@@ -56,51 +55,24 @@ pub fn read(path: &Path) -> Result<HashMap<u64, Record>> {
 }
 
 /// A recording that is being written. One process at a time: the file is locked.
-pub struct Recorder {
-    path: PathBuf,
-    file: Mutex<File>,
-}
+pub struct Recorder(Journal);
 
 impl Recorder {
     /// Opens or creates the file, and returns what it holds. A broken last line (a run was killed as it wrote) is cut.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::File`] if another process writes it, or an earlier line is broken.
+    /// As [`Journal::open`]; [`Error::File`] if an earlier line is broken.
     pub fn open(path: &Path) -> Result<(Self, HashMap<u64, Record>)> {
-        let io = |e| Error::io(path, e);
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io)?;
-        file.try_lock()
-            .map_err(|_| Error::file(path, "another selma writes to it; wait for that, or use another --out"))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io)?;
-        let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
-        file.set_len(whole as u64).map_err(io)?;
-        file.seek(SeekFrom::End(0)).map_err(io)?;
-        let records = if whole == 0 { HashMap::new() } else { read(path)? };
-        let recorder = Self {
-            path: path.into(),
-            file: Mutex::new(file),
-        };
-        Ok((recorder, records))
+        let journal = Journal::open(path)?;
+        let records = if journal.is_new { HashMap::new() } else { read(path)? };
+        Ok((Self(journal), records))
     }
 
     /// Appends a line, and returns when it is on disk.
     ///
     /// # Errors
-    /// [`Error::Io`], for instance when the disk is full.
+    /// As [`Journal::append`].
     pub fn append(&self, record: &Record) -> Result<()> {
-        let io = |e| Error::io(&self.path, e);
-        let mut line = serde_json::to_vec(record).map_err(|e| Error::file(&self.path, e.to_string()))?;
-        line.push(b'\n');
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(&line).map_err(io)?;
-        file.sync_data().map_err(io)
+        self.0.append(&json!(record))
     }
 }

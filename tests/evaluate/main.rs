@@ -1,4 +1,5 @@
 //! Scores and what can be said of them.
 
+mod questions;
 mod scores;
 mod statistics;

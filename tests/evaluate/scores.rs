@@ -13,6 +13,7 @@ fn picture(prompt: &str, skill: &str, index: u64, letters: &str) -> Picture {
         parents: if i == 0 { vec![] } else { vec![1] },
         category: ["entity - whole", "attribute - color"][i.min(1)].into(),
         question: format!("question {i}?"),
+        answer: None,
         yes: letter != 'n',
         counts: letter == 'y',
     });
@@ -20,6 +21,8 @@ fn picture(prompt: &str, skill: &str, index: u64, letters: &str) -> Picture {
         file_name: format!("{index:05}.png"),
         prompt: prompt.into(),
         skill: Some(skill.into()),
+        item_id: None,
+        family: None,
         seed: 42,
         index,
         score: letters.chars().filter(|&letter| letter == 'y').count() as f64 / letters.len() as f64,

@@ -1,5 +1,6 @@
 //! The method around the engine: skills, prompts and their filter, and the client that asks for them.
 
+mod eval;
 mod hub;
 mod llm;
 mod prompts;

@@ -36,6 +36,8 @@ impl Api {
 /// Where and how to ask.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The option that the address is given by, for messages; that of the model is the same with `-model`.
+    pub option: &'static str,
     /// `http://localhost:8000`, `https://host/v1`, or the full address.
     pub url: String,
     pub model: String,
@@ -58,6 +60,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            option: "--llm",
             url: String::new(),
             model: String::new(),
             api: None,
@@ -93,6 +96,21 @@ pub struct Client {
     pub budget: Budget,
 }
 
+/// What is sent.
+struct Request<'a> {
+    text: &'a str,
+    /// A `data:` URL.
+    picture: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// What it may cost at most. No endpoint that is known counts more for a picture of SDXL's size.
+    fn tokens(&self) -> u64 {
+        const PICTURE: u64 = 2048;
+        Usage::estimate(self.text.len()) + self.picture.map_or(0, |_| PICTURE)
+    }
+}
+
 /// Why one try failed.
 enum Failure {
     /// It may pass; after the pause that the endpoint asked for, if it did.
@@ -106,7 +124,7 @@ impl Client {
     /// # Errors
     /// [`Error::Usage`] for an address or a key that cannot be one.
     pub fn new(settings: Settings, key: Option<String>, limits: Limits) -> Result<Self> {
-        let (address, api) = wire::address(&settings.url, settings.api)?;
+        let (address, api) = wire::address(settings.option, &settings.url, settings.api)?;
         let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         if key
             .as_ref()
@@ -164,10 +182,25 @@ impl Client {
     /// # Errors
     /// [`Error::Failed`] if the endpoint refuses, a cap is reached, or the last try failed too; it says what happened.
     pub fn complete(&self, text: &str) -> Result<Reply> {
+        self.ask(&Request { text, picture: None })
+    }
+
+    /// As [`Client::complete`], about a picture: a `data:` URL. For chat endpoints.
+    ///
+    /// # Errors
+    /// Those of [`Client::complete`].
+    pub fn complete_about(&self, text: &str, picture: &str) -> Result<Reply> {
+        self.ask(&Request {
+            text,
+            picture: Some(picture),
+        })
+    }
+
+    fn ask(&self, request: &Request<'_>) -> Result<Reply> {
         let mut pause = self.settings.pause;
         let mut tries = 0;
         loop {
-            let (why, asked) = match self.attempt(text) {
+            let (why, asked) = match self.attempt(request) {
                 Ok(reply) => return Ok(reply),
                 Err(Failure::Adapted) => continue,
                 Err(Failure::Final(error)) => return Err(error),
@@ -195,21 +228,21 @@ impl Client {
     }
 
     /// One HTTP request.
-    fn attempt(&self, text: &str) -> Result<Reply, Failure> {
+    fn attempt(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let dialect = self.lock().clone();
         let worst = Usage {
-            input: Usage::estimate(text.len()),
+            input: request.tokens(),
             output: dialect.max_tokens,
             estimated: true,
         };
         self.budget.reserve(worst).map_err(Failure::Final)?;
-        let (result, used) = self.exchange(text, &dialect, worst);
+        let (result, used) = self.exchange(request, &dialect, worst);
         self.budget.settle(worst, used);
         result
     }
 
     /// The reply, and what it used: `worst` where a reply was lost that may have been written.
-    fn exchange(&self, text: &str, dialect: &Dialect, worst: Usage) -> (Result<Reply, Failure>, Usage) {
+    fn exchange(&self, asked: &Request<'_>, dialect: &Dialect, worst: Usage) -> (Result<Reply, Failure>, Usage) {
         let nothing = Usage::default();
         let mut request = self
             .agent
@@ -218,7 +251,7 @@ impl Client {
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
-        let body = wire::body(self.api, &self.settings.model, text, dialect).to_string();
+        let body = wire::body(self.api, &self.settings.model, asked.text, asked.picture, dialect).to_string();
         let mut response = match request.send(body) {
             Ok(response) => response,
             Err(error) => return (Err(self.broken(error)), worst),
@@ -287,12 +320,12 @@ impl Client {
             }
             404 => {
                 let hint = match self.api {
-                    Api::Chat => {
-                        "check the address and --llm-model; models of the older protocol need --api completions"
-                    }
-                    Api::Completions => "check the address and --llm-model; chat models need --api chat",
+                    _ if self.settings.option != "--llm" => "",
+                    Api::Chat => "; models of the older protocol need --api completions",
+                    Api::Completions => "; chat models need --api chat",
                 };
-                Failure::Final(self.error(format!("{text}; {hint}")))
+                let option = self.settings.option;
+                Failure::Final(self.error(format!("{text}; check the address and {option}-model{hint}")))
             }
             300..=399 => Failure::Final(self.error(format!("status {status}: it redirects; give the final address"))),
             _ => Failure::Final(self.error(text)),

@@ -11,10 +11,10 @@ use crate::selma::reply::plain_line;
 ///
 /// # Errors
 /// [`Error::Usage`] if it is no http(s) URL, or holds a password or a query: keys come from the environment only.
-pub(super) fn address(url: &str, api: Option<Api>) -> Result<(String, Api)> {
+pub(super) fn address(option: &str, url: &str, api: Option<Api>) -> Result<(String, Api)> {
     let refuse = |why: &str| {
         Err(Error::Usage(format!(
-            "--llm: {why}; give a base such as https://host/v1"
+            "{option}: {why}; give a base such as https://host/v1"
         )))
     };
     let base = url.trim().trim_end_matches('/');
@@ -54,9 +54,19 @@ pub(super) struct Dialect {
     pub temperature: Option<f64>,
 }
 
-pub(super) fn body(api: Api, model: &str, text: &str, dialect: &Dialect) -> Value {
+/// A request: a text, and in the chat protocol a picture with it, as a `data:` URL.
+pub(super) fn body(api: Api, model: &str, text: &str, picture: Option<&str>, dialect: &Dialect) -> Value {
     let mut body = match api {
-        Api::Chat => json!({"model": model, "messages": [{"role": "user", "content": text}]}),
+        Api::Chat => {
+            let content = match picture {
+                None => json!(text),
+                Some(url) => json!([
+                    {"type": "text", "text": text},
+                    {"type": "image_url", "image_url": {"url": url}}
+                ]),
+            };
+            json!({"model": model, "messages": [{"role": "user", "content": content}]})
+        }
         Api::Completions => json!({"model": model, "prompt": text}),
     };
     let limit = if dialect.new_limit_name {

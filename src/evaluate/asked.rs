@@ -1,0 +1,152 @@
+//! Scores from the answers to a benchmark's questions.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::groups::{Samples, numbered};
+use super::pairing::Paired;
+use super::questions::matching::{Rule, choose};
+use super::questions::{Dependencies, Item, Question, item_score, stripped};
+use super::scores::{Answered, Picture, Scores};
+use super::statistics::Estimate;
+use crate::error::Result;
+
+/// What is to be known about the scores of a benchmark with questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The reading of dependencies behind all scores but those of `readings`: `direct`, `cascading` or `none`.
+    pub dependencies: String,
+    /// By reading, for questions that depend on each other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub readings: BTreeMap<String, Reading>,
+    /// Sample standard deviation of the pictures' scores; none for a single picture.
+    pub deviation: Option<f64>,
+    /// Where there are choices: the rule by which an answer was taken for one -> the share of answers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub matching: BTreeMap<String, f64>,
+    /// Answers to yes-or-no questions that are neither; they count as no.
+    pub not_understood: usize,
+    /// Items that were left out because they have no picture.
+    pub missing_items: usize,
+    /// Pictures that were left out because no item has their prompt.
+    pub other_pictures: usize,
+}
+
+/// One reading of the dependencies.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Mean over pictures of the mean over their questions.
+    pub item_mean: Estimate,
+    /// Mean over all questions.
+    pub question_mean: Estimate,
+}
+
+/// Scores pictures by the answers to the questions about each. `seed` is that of the intervals.
+///
+/// # Errors
+/// As [`Scores::of`].
+pub fn score(
+    (benchmark, judge): (&str, &str),
+    paired: &Paired<'_>,
+    answers: &[Vec<String>],
+    dependencies: Dependencies,
+    seed: u64,
+) -> Result<Scores> {
+    let mut rules: BTreeMap<String, f64> = BTreeMap::new();
+    let mut not_understood = 0;
+    let mut pictures = Vec::new();
+    for ((entry, item), answers) in paired.pictures.iter().zip(answers) {
+        let answered = item.questions.iter().zip(answers).map(|(question, answer)| {
+            let (yes, rule) = judged(question, answer);
+            match rule {
+                Some(rule) => *rules.entry(rule.name().into()).or_default() += 1.0,
+                None => not_understood += usize::from(!matches!(stripped(answer).as_str(), "yes" | "no")),
+            }
+            Answered {
+                id: question.id,
+                parents: question.parents.clone(),
+                category: question.category.clone(),
+                question: question.text.clone(),
+                answer: Some(answer.clone()),
+                yes,
+                counts: yes,
+            }
+        });
+        let mut questions: Vec<Answered> = answered.collect();
+        let counted = dependencies.counted(&questions);
+        questions
+            .iter_mut()
+            .zip(counted)
+            .for_each(|(question, counts)| question.counts = counts);
+        pictures.push(Picture {
+            file_name: entry.file_name.clone(),
+            prompt: item.prompt.clone(),
+            skill: entry.skill.clone(),
+            item_id: Some(item.id.clone()),
+            family: item.family.clone(),
+            seed: entry.seed,
+            index: entry.index,
+            score: item_score(&questions),
+            questions,
+        });
+    }
+    let asked: f64 = rules.values().sum();
+    rules.values_mut().for_each(|count| *count /= asked);
+    let mut scores = Scores::of(benchmark, judge, pictures, seed)?;
+    scores.asked = Some(Asked {
+        dependencies: dependencies.name().into(),
+        readings: match depend(paired.pictures.iter().map(|(_, item)| *item)) {
+            true => readings(&scores.pictures, seed),
+            false => BTreeMap::new(),
+        },
+        deviation: deviation(&scores.pictures),
+        matching: rules,
+        not_understood,
+        missing_items: paired.missing.len(),
+        other_pictures: paired.others,
+    });
+    Ok(scores)
+}
+
+/// Whether an answer is a yes, or means the right choice; then also by which rule it was taken for a choice.
+fn judged(question: &Question, answer: &str) -> (bool, Option<Rule>) {
+    if question.choices.is_empty() {
+        return (stripped(answer) == "yes", None);
+    }
+    let (choice, rule) = choose(answer, &question.choices);
+    (question.choices[choice] == question.answer, Some(rule))
+}
+
+fn depend<'a>(mut items: impl Iterator<Item = &'a Item>) -> bool {
+    items.any(|item| item.questions.iter().any(|question| !question.parents.is_empty()))
+}
+
+fn readings(pictures: &[Picture], seed: u64) -> BTreeMap<String, Reading> {
+    let prompts = numbered(pictures);
+    let one = |dependencies: Dependencies| {
+        let [mut items, mut questions] = [Samples::default(), Samples::default()];
+        for picture in pictures {
+            let prompt = prompts[picture.prompt.as_str()];
+            let counted = dependencies.counted(&picture.questions);
+            let yes = counted.iter().filter(|counts| **counts).count();
+            items.push(prompt, yes as f64 / counted.len().max(1) as f64, 0.0);
+            counted
+                .iter()
+                .for_each(|counts| questions.push(prompt, (*counts).into(), 0.0));
+        }
+        let reading = Reading {
+            item_mean: items.estimate(seed)?,
+            question_mean: questions.estimate(seed)?,
+        };
+        Some((dependencies.name().to_owned(), reading))
+    };
+    Dependencies::ALL.into_iter().filter_map(one).collect()
+}
+
+fn deviation(pictures: &[Picture]) -> Option<f64> {
+    let count = pictures.len() as f64;
+    let mean = pictures.iter().map(|picture| picture.score).sum::<f64>() / count;
+    let squares: f64 = pictures.iter().map(|picture| (picture.score - mean).powi(2)).sum();
+    (pictures.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
+}
