@@ -119,14 +119,19 @@ impl RunFolder {
     /// not finished, and everything that was made from other inputs. Whether what is left is the beginning of this piece.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::File`] where something is in the way that no run has recorded: it is the user's; [`Error::Io`].
     pub fn begin(&self, piece: &Piece, inputs: &Inputs, paths: &Paths) -> Result<bool> {
-        let goes_on = self.record(piece).is_some_and(|record| record.inputs == *inputs);
+        let record = self.record(piece);
+        let goes_on = record.as_ref().is_some_and(|record| record.inputs == *inputs);
         for own in paths.own.iter().map(|own| self.root.join(own)) {
-            if goes_on {
-                remove_leftovers(&own)?;
-            } else {
-                remove(&own)?;
+            match &record {
+                Some(_) if goes_on => remove_leftovers(&own)?,
+                Some(_) => remove(&own)?,
+                None if own.exists() => {
+                    let message = "is there already, and no run has recorded it; move it away, or choose another --out";
+                    return Err(Error::file(own, message));
+                }
+                None => {}
             }
         }
         atomic::remove_leftovers(&self.records(piece)?)?;

@@ -104,6 +104,16 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     assert!(!folder.begin(&piece, &inputs("2"), &paths).unwrap());
     assert!(!file.exists());
     assert!(folder.finish(&piece, &inputs("2"), &paths, 1.0).is_err());
+    // What no run has made is the user's.
+    let theirs = dir.path().join("images/spatial/theirs.png");
+    std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    std::fs::write(&theirs, "precious").unwrap();
+    let other = Paths {
+        outputs: vec!["images/spatial".into()],
+        own: vec!["images/spatial".into()],
+    };
+    let refused = folder.begin(&Piece::new(Stage::Images, "spatial"), &inputs("1"), &other);
+    assert!(refused.unwrap_err().to_string().contains("no run has recorded it") && theirs.exists());
 
     // One works, or several read.
     let other = RunFolder::new(dir.path());
