@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod demo;
 mod eval;
 mod generate;
 mod inspect;
@@ -105,6 +106,7 @@ fn parse_precision(name: &str) -> Result<DType> {
 enum Command {
     Bench(bench::Bench),
     Convert(convert::Convert),
+    Demo(demo::Demo),
     Eval(eval::Eval),
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
@@ -143,6 +145,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
+        Command::Demo(demo) => demo.run(&cli.common),
         Command::Eval(eval) => eval.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),

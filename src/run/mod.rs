@@ -8,6 +8,7 @@
 //! [`Run::go`] brings every [`Piece`] up to date: one that is complete is skipped, one that was begun goes on
 //! ([`folder`]). Pieces of a stage are independent of each other, so that processes can share them.
 
+pub mod demo;
 mod estimate;
 mod evaluate;
 mod experts;
