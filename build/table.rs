@@ -133,7 +133,7 @@ fn simulated(kernel: &Kernel) -> String {
     let names: Vec<String> = symbols(kernel).collect();
     let (plain, checked) = names.split_at(SCALARS.len());
     format!(
-        "Some(Simulated {{ plain: [{}], checked: [{}] }})",
+        "Some(super::Simulated {{ plain: [{}], checked: [{}] }})",
         plain.join(", "),
         checked.join(", ")
     )

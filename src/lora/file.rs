@@ -299,7 +299,7 @@ fn account(loaded: &Loaded, base: Option<&BaseModules>, allow_unused: bool) -> R
     }
     message += match (used, base) {
         (0, Some(_)) => "\nnothing fits this model: is it the LoRA of another family?",
-        (0, None) => "\nis it a LoRA of Stable Diffusion? One for a model with other blocks is read beside that model",
+        (0, None) => "\nis it a LoRA of Stable Diffusion? One for a model with other blocks needs that model (--model)",
         (used, Some(_)) if used < unused => {
             "\nmost of it fits another model: is it the LoRA of another family? (--allow-unused loads the rest)"
         }

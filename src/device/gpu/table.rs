@@ -117,7 +117,7 @@ pub(super) fn scalar_index(scalar: DType) -> usize {
 /// What is generated: a static of type [`Kernel`] for each kernel, the constants that launches share with them, what the
 /// kernels take of each target, their machine code, and how to run them on the host; or what the build lacked for it.
 pub mod kernels {
-    use super::{Element, Image, Kernel, Kind, Parameter, Resources, RunBlocks, Simulated};
+    use super::{Element, Image, Kernel, Kind, Parameter, Resources, RunBlocks};
 
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 }
@@ -125,7 +125,7 @@ pub mod kernels {
 /// The kernels with mistakes that test the simulator.
 #[cfg(all(test, feature = "simulator"))]
 pub(super) mod planted {
-    use super::{Element, Kernel, Kind, Parameter, Simulated};
+    use super::{Element, Kernel, Kind, Parameter};
 
     include!(concat!(env!("OUT_DIR"), "/planted.rs"));
 }
