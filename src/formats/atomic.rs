@@ -44,11 +44,16 @@ pub fn check(path: &Path) -> Result<()> {
         let message = format!("cannot be written: {} is not a folder", folder.display());
         return Err(Error::file(path, message));
     }
-    let probe = tempfile::Builder::new()
+    probe(folder).map_err(|e| refused(path, e))
+}
+
+/// Whether a file can be made in `folder`.
+fn probe(folder: &Path) -> io::Result<()> {
+    let file = tempfile::Builder::new()
         .prefix(".selma-")
         .suffix(".part")
         .tempfile_in(folder);
-    probe.map(drop).map_err(|e| refused(path, e))
+    file.map(drop)
 }
 
 /// What the system said, under the name that the file was to have instead of its temporary one.
@@ -73,7 +78,7 @@ pub fn create_folder(path: &Path) -> Result<()> {
         return Err(Error::file(path, "is a file; --out names a folder to write into"));
     }
     std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))?;
-    check(&path.join("probe"))
+    probe(path).map_err(|e| refused(path, e))
 }
 
 /// Removes what killed processes left unfinished in `folder`, which need not exist and which nobody else may be writing
