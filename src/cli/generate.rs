@@ -36,7 +36,7 @@ pub struct Generate {
     /// What to draw.
     #[arg(long, required_unless_present = "prompts", conflicts_with = "prompts")]
     prompt: Option<String>,
-    /// A file with one prompt a line, or records with `text` (.jsonl, or a list in .json).
+    /// A file with one prompt a line, or records with `text` (.jsonl, a list in .json, .csv; of DSG's CSV each item once).
     #[arg(long)]
     prompts: Option<PathBuf>,
     /// Folder for the pictures and `metadata.jsonl`.

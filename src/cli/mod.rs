@@ -8,10 +8,12 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod kernels;
+mod llm;
 pub mod merge;
 mod model;
 mod pretrain;
 mod prompts;
+mod questions;
 mod run;
 mod select;
 mod terminal;
@@ -115,6 +117,7 @@ enum Command {
     Merge(Box<merge::Merge>),
     Pretrain(pretrain::Pretrain),
     Prompts(Box<prompts::Prompts>),
+    Questions(Box<questions::Questions>),
     Run(run::Run),
     Select(select::Select),
     Verify(verify::Verify),
@@ -154,6 +157,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Pretrain(pretrain) => pretrain.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
+        Command::Questions(questions) => questions.run(&cli.common),
         Command::Run(run) => run.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),

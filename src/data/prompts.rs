@@ -1,11 +1,15 @@
-//! Prompt files: one prompt a line, JSON lines, or a JSON list.
+//! Prompt files: one prompt a line, JSON lines, a JSON list, or a table such as DSG's.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::formats::jsonl;
+use crate::formats::{jsonl, table};
+
+/// What holds the prompt of a record.
+const KEYS: [&str; 3] = ["text", "prompt", "caption"];
 
 /// A prompt, and whatever else its record says (an id, a category).
 #[derive(Clone, Debug, PartialEq)]
@@ -22,9 +26,17 @@ impl Prompt {
         }
     }
 
-    /// A string, or an object with `text`, `prompt` or `caption`.
+    /// The item of a benchmark that it is: its record's `item_id` or `id`, a text or a number.
+    pub fn item_id(&self) -> Option<String> {
+        match self.rest.get("item_id").or(self.rest.get("id"))? {
+            Value::String(id) => Some(id.clone()),
+            Value::Number(id) => Some(id.to_string()),
+            _ => None,
+        }
+    }
+
+    /// A string, or an object with one of [`KEYS`].
     fn from_value(value: Value) -> Result<Self, String> {
-        const KEYS: [&str; 3] = ["text", "prompt", "caption"];
         let mut rest = match value {
             Value::String(text) => return Ok(Self::new(text)),
             Value::Object(rest) => rest,
@@ -40,16 +52,19 @@ impl Prompt {
     }
 }
 
-/// Reads `.jsonl` (a record a line), `.json` (a list, or an object of named prompts, whose names become `id`), or text with
-/// one prompt a line. Empty lines are skipped.
+/// Reads `.jsonl` (a record a line), `.json` (a list, or an object of named prompts, whose names become `id`), `.csv` (a row
+/// a prompt; of DSG's question file an item a prompt, with its `item_id`), or text with one prompt a line. Empty lines are
+/// skipped.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] naming the line or entry that is not a prompt, or where there is none at all.
+/// [`Error::Io`]; [`Error::File`] naming the line or entry that is not a prompt, an item with two prompts, or where there is
+/// no prompt at all.
 pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
     let prompts = match ending.as_deref() {
         Some("jsonl" | "ndjson") => json_lines(path)?,
         Some("json") => json(path)?,
+        Some("csv") => rows(path)?,
         _ => text(path)?,
     };
     match prompts.is_empty() {
@@ -86,6 +101,48 @@ fn json(path: &Path) -> Result<Vec<Prompt>> {
             .collect(),
         other => Err(refuse(format!("expected a list of prompts, got {other}"))),
     }
+}
+
+fn rows(path: &Path) -> Result<Vec<Prompt>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let mut reader = csv::Reader::from_reader(bytes);
+    let refuse = |why: String| Error::file(path, why);
+    let header = reader.headers().map_err(|e| refuse(format!("line 1: {e}")))?.clone();
+    let place = |column: &str| header.iter().position(|name| name.trim() == column);
+    let text = KEYS.iter().find_map(|key| place(key));
+    let text = text.ok_or_else(|| refuse("line 1: no column `text`, which holds the prompt".into()))?;
+    // A row a question: an item has several.
+    let item = place("item_id").filter(|_| place("proposition_id").is_some());
+    let mut items: HashMap<String, String> = HashMap::new();
+    let mut prompts = Vec::new();
+    for row in reader.records() {
+        let row = row.map_err(|e| refuse(e.to_string()))?;
+        let mut prompt = Prompt::new(row[text].trim());
+        match item {
+            Some(item) => {
+                let id = row[item].trim().to_owned();
+                prompt.rest.insert("item_id".into(), id.clone().into());
+                match items.insert(id.clone(), prompt.text.clone()) {
+                    None => prompts.push(prompt),
+                    Some(earlier) if earlier == prompt.text => {}
+                    Some(_) => {
+                        let line = table::line(bytes, &row);
+                        return Err(refuse(format!(
+                            "line {line}: item {id} has another text here than above"
+                        )));
+                    }
+                }
+            }
+            None => {
+                let fields = header.iter().zip(&row).enumerate().filter(|(place, _)| *place != text);
+                let named = fields.map(|(_, (name, value))| (name.trim().to_owned(), Value::from(value)));
+                prompt.rest.extend(named);
+                prompts.push(prompt);
+            }
+        }
+    }
+    Ok(prompts)
 }
 
 fn text(path: &Path) -> Result<Vec<Prompt>> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::questions::Item;
 use crate::error::{Error, Result};
-use crate::formats::jsonl;
+use crate::formats::{jsonl, table};
 
 /// The answers of a file, by item, picture (none where the file does not say) and question.
 pub struct Answers {
@@ -102,11 +102,11 @@ fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
                 .collect())
         }
         Some("json") => json(path),
-        _ => table(path),
+        _ => rows(path),
     }
 }
 
-fn table(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
+fn rows(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let mut reader = csv::Reader::from_reader(bytes);
@@ -115,7 +115,7 @@ fn table(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
     let mut records = Vec::new();
     for row in reader.records() {
         let row = row.map_err(refuse)?;
-        let line = row.position().map_or(0, csv::Position::line);
+        let line = table::line(bytes, &row);
         let fields = header.iter().zip(row.iter());
         let record = fields.map(|(name, value)| (name.trim().into(), value.into())).collect();
         records.push((format!("line {line}"), record));

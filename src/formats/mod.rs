@@ -11,3 +11,4 @@ pub mod jsonl;
 pub mod model_dir;
 pub mod png;
 pub mod safetensors;
+pub mod table;

@@ -91,7 +91,7 @@ fn json_array(reply: &str, cut: bool) -> Option<Captions> {
 }
 
 /// What follows the last `</think>`; nothing of a reply that was cut while thinking.
-fn without_thoughts(reply: &str) -> &str {
+pub fn without_thoughts(reply: &str) -> &str {
     match reply.rsplit_once("</think>") {
         Some((_, answer)) => answer,
         None if reply.trim_start().starts_with("<think>") => "",

@@ -125,8 +125,8 @@ impl Writer for Endpoint {
                 .is_some_and(|prompt| *prompt != ask.prompt)
             {
                 return Err(Error::Usage(format!(
-                    "the recording beside --out has another request {}: it was made with another skill, seed or \
-                     similarity; use those, or another --out",
+                    "the recording beside --out has another request {}: it was made from other prompts, or with another \
+                     skill, seed or similarity; use those, or another --out",
                     ask.request
                 )));
             }

@@ -1,4 +1,4 @@
-//! Prompt files in their three forms.
+//! Prompt files in all their forms.
 
 use selma::data::prompts::{Prompt, read};
 use serde_json::json;
@@ -35,6 +35,39 @@ fn what_else_a_record_says_is_kept() {
 }
 
 #[test]
+fn an_item_of_dsgs_table_is_one_prompt() {
+    let header = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,\
+                  question_natural_language";
+    let rows = [
+        "whoops_5,\"A \"\"caf\u{e9}\"\", at night\",k,1,0,entity,whole,t,Is there a caf\u{e9}?",
+        "whoops_5,\"A \"\"caf\u{e9}\"\", at night\",k,2,1,entity,whole,t,Is it night?",
+        "drawtext_1,\"a sign\r\nof two lines\",k,2,1,entity,whole,t,Is there a sign?",
+        "vrd_1,the same,k,1,0,entity,whole,t,One?",
+        "vrd_2,the same,k,1,0,entity,whole,t,One?",
+    ];
+    let table = |rows: &[&str]| format!("\u{feff}{header}\r\n{}\r\n", rows.join("\r\n"));
+    let prompts = file("dsg.csv", table(&rows).as_bytes()).unwrap();
+    let read: Vec<(&str, &serde_json::Value)> = prompts.iter().map(|p| (p.text.as_str(), &p.rest["item_id"])).collect();
+    assert_eq!(
+        read,
+        [
+            ("A \"caf\u{e9}\", at night", &json!("whoops_5")),
+            ("a sign\r\nof two lines", &json!("drawtext_1")),
+            ("the same", &json!("vrd_1")),
+            ("the same", &json!("vrd_2")),
+        ]
+    );
+    assert_eq!(prompts[0].item_id().as_deref(), Some("whoops_5"));
+    let twice = table(&[rows[3], rows[0], "vrd_1,another,k,2,0,entity,whole,t,Two?"]);
+    let message = file("dsg.csv", twice.as_bytes()).unwrap_err();
+    assert!(message.contains("line 4: item vrd_1 has another text"), "{message}");
+    // Any other table: a row a prompt.
+    let prompts = file("p.csv", b"id,prompt,skill\n7,x,counting\n7,x,\n").unwrap();
+    assert_eq!(json!(prompts[0].rest), json!({"id": "7", "skill": "counting"}));
+    assert_eq!((prompts.len(), prompts[1].text.as_str()), (2, "x"));
+}
+
+#[test]
 fn what_is_no_prompt_is_named() {
     for (name, bytes, words) in [
         ("p.txt", &b"\n \n"[..], &["no prompt"][..]),
@@ -47,6 +80,8 @@ fn what_is_no_prompt_is_named() {
         ("p.json", b"3", &["expected a list"]),
         ("p.json", b"[", &["not valid JSON"]),
         ("p.json", b"[]", &["no prompt"]),
+        ("p.csv", b"id,words\n1,x\n", &["line 1", "no column `text`"]),
+        ("p.csv", b"id,text\n1,x,y\n", &["line: 2"]),
     ] {
         let message = file(name, bytes).unwrap_err();
         assert!(

@@ -4,6 +4,7 @@ mod eval;
 mod hub;
 mod llm;
 mod prompts;
+mod questions;
 mod reply;
 mod rouge;
 mod select;

@@ -5,8 +5,21 @@ use std::path::Path;
 
 use super::{Item, Question};
 use crate::error::{Error, Result};
+use crate::formats::{atomic, table};
 
-/// The columns that are read. `keywords` and `tuple`, which the file has too, are not.
+/// The columns of the file.
+const ALL_COLUMNS: [&str; 9] = [
+    "item_id",
+    "text",
+    "keywords",
+    "proposition_id",
+    "dependency",
+    "category_broad",
+    "category_detailed",
+    "tuple",
+    "question_natural_language",
+];
+/// Those that are read: `keywords` and `tuple` are not.
 const COLUMNS: [&str; 7] = [
     "item_id",
     "text",
@@ -16,6 +29,84 @@ const COLUMNS: [&str; 7] = [
     "category_detailed",
     "question_natural_language",
 ];
+
+/// A prompt with its propositions, as the file has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotated {
+    pub id: String,
+    pub prompt: String,
+    pub propositions: Vec<Proposition>,
+}
+
+/// One thing that a picture must show, and the question that finds out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposition {
+    /// Of its item.
+    pub id: usize,
+    /// Propositions of the item that this one builds upon.
+    pub parents: Vec<usize>,
+    /// Category and arguments, such as `attribute - color (bus, red)`.
+    pub tuple: String,
+    pub question: String,
+}
+
+impl Proposition {
+    /// Broad and detailed category, and the arguments. A text that is no tuple is an argument of the category `other`.
+    fn parts(&self) -> (String, String, &str) {
+        let tuple = self.tuple.trim();
+        let Some((category, arguments)) = tuple
+            .split_once('(')
+            .filter(|(category, _)| !category.trim().is_empty())
+        else {
+            return ("other".into(), "-".into(), tuple);
+        };
+        let (broad, detailed) = category.split_once('-').unwrap_or((category, "-"));
+        let named = |name: &str| {
+            Some(name.trim().to_lowercase())
+                .filter(|name| !name.is_empty())
+                .unwrap_or("-".into())
+        };
+        (
+            named(broad),
+            named(detailed),
+            arguments.strip_suffix(')').unwrap_or(arguments),
+        )
+    }
+}
+
+/// Writes a question file.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write(path: &Path, items: &[Annotated]) -> Result<()> {
+    let mut writer = csv::WriterBuilder::new()
+        .terminator(csv::Terminator::CRLF)
+        .from_writer(Vec::new());
+    let refuse = |e: csv::Error| Error::file(path, e.to_string());
+    writer.write_record(ALL_COLUMNS).map_err(refuse)?;
+    for item in items {
+        for proposition in &item.propositions {
+            let (broad, detailed, arguments) = proposition.parts();
+            let ids: Vec<String> = proposition.parents.iter().map(ToString::to_string).collect();
+            let dependency = if ids.is_empty() { "0".into() } else { ids.join(",") };
+            let number = proposition.id.to_string();
+            let row: [&str; 9] = [
+                &item.id,
+                &item.prompt,
+                arguments,
+                &number,
+                &dependency,
+                &broad,
+                &detailed,
+                &proposition.tuple,
+                &proposition.question,
+            ];
+            writer.write_record(row).map_err(refuse)?;
+        }
+    }
+    let bytes = writer.into_inner().map_err(|e| Error::file(path, e.to_string()))?;
+    atomic::write_bytes(path, &bytes)
+}
 
 /// DSG's prompt families, by what the ids of their items begin with.
 const FAMILIES: [(&str, &str); 10] = [
@@ -57,7 +148,7 @@ pub fn read(path: &Path) -> Result<Vec<Item>> {
     let mut known: HashMap<String, usize> = HashMap::new();
     for row in reader.records() {
         let row = row.map_err(|e| Error::file(path, e.to_string()))?;
-        let line = row.position().map_or(0, csv::Position::line);
+        let line = table::line(bytes, &row);
         let refuse = |why: String| Error::file(path, format!("line {line}: {why}"));
         let [id, text, number, dependency, broad, detailed, question] =
             places.map(|place| row.get(place).unwrap_or_default().trim());

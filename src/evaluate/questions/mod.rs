@@ -3,6 +3,7 @@
 pub mod dsg;
 pub mod matching;
 pub mod tifa;
+pub mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 

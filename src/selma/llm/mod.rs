@@ -173,6 +173,11 @@ impl Client {
         self.key.is_some() && self.address.starts_with("http://") && !is_local(&self.address)
     }
 
+    /// The endpoint is on this machine.
+    pub fn is_local(&self) -> bool {
+        is_local(&self.address)
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

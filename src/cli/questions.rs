@@ -1,0 +1,118 @@
+//! `selma questions`: DSG's questions for prompts that no benchmark has.
+
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::cli::llm::{Llm, print_spent, spent_json};
+use crate::data::prompts;
+use crate::error::{Error, Result};
+use crate::evaluate::questions::dsg;
+use crate::evaluate::questions::writing::{self, Counts};
+use crate::formats::atomic;
+use crate::selma::llm::Spent;
+
+/// Write yes-or-no questions about the pictures of prompts, and what they depend on, with an LLM: three requests a prompt.
+///
+/// --out is read by `selma eval --benchmark dsg --questions`. Every reply is recorded beside it in NAME.replies.jsonl as it
+/// arrives: the same command goes on after an interruption, and --replay gives the same questions again without the LLM.
+/// The key is read from OPENAI_API_KEY.
+#[derive(clap::Args)]
+pub struct Questions {
+    /// A file with one prompt a line, or records with `text` (.jsonl, a list in .json, .csv), and `id` if they have one.
+    #[arg(long)]
+    prompts: PathBuf,
+    /// `builtin` asks what the built-in judge asks about captions of the model `shapes`.
+    #[arg(long, value_name = "NAME")]
+    writer: Option<String>,
+    /// The questions, as CSV with DSG's columns.
+    #[arg(long)]
+    out: PathBuf,
+    #[command(flatten)]
+    llm: Llm,
+}
+
+impl Questions {
+    pub fn run(self, common: &Common) -> Result<()> {
+        self.llm.check()?;
+        let stem = self.prompts.file_stem().unwrap_or_default().to_string_lossy();
+        let mut items = writing::items(&prompts::read(&self.prompts)?, &stem)
+            .map_err(|why| Error::file(&self.prompts, why.to_string()))?;
+        atomic::check(&self.out)?;
+        let (counts, spent) = match self.writer.as_deref() {
+            Some("builtin") => (writing::built_in(&mut items)?, None),
+            writer => {
+                let mut source = self.llm.open(&self.out, 0.0, writer, common)?;
+                let wanted = items.len();
+                let bar = progress(wanted, common);
+                let mut done = 0;
+                let mut count = |prompts: usize| {
+                    done = prompts;
+                    bar.set_position(prompts as u64);
+                };
+                let counts = writing::ask(&mut items, self.llm.parallel, source.writer(), &mut count);
+                bar.finish_and_clear();
+                let counts = counts.map_err(|error| self.llm.stopped(error, &self.out, done, wanted))?;
+                (counts, source.spent())
+            }
+        };
+        if items.is_empty() {
+            let message = "no reply held a question; look at the recorded replies, or take another model";
+            return Err(Error::Failed(message.into()));
+        }
+        dsg::write(&self.out, &items)?;
+        self.report(common, &counts, spent);
+        Ok(())
+    }
+
+    fn report(&self, common: &Common, counts: &Counts, spent: Option<Spent>) {
+        for (count, what) in [
+            (
+                counts.prompts_without_questions,
+                "prompts got no question, and are left out",
+            ),
+            (
+                counts.other_requests,
+                "recorded requests differ from the ones of this command (other prompts?)",
+            ),
+        ] {
+            if count > 0 {
+                common.note(format!("warning: {count} {what}"));
+            }
+        }
+        if common.json {
+            println!(
+                "{}",
+                json!({"out": self.out, "counts": counts, "spent": spent_json(spent)})
+            );
+            return;
+        }
+        println!(
+            "{}: {} questions about {} prompts",
+            self.out.display(),
+            counts.questions,
+            counts.prompts
+        );
+        if counts.requests > 0 {
+            println!(
+                "  {} replies: {} lines and {} parents not understood, {} tuples without a question, {} cut by the token limit",
+                counts.requests,
+                counts.lines_not_understood,
+                counts.parents_not_understood,
+                counts.tuples_without_question,
+                counts.cut_replies
+            );
+        }
+        print_spent(spent);
+    }
+}
+
+fn progress(prompts: usize, common: &Common) -> ProgressBar {
+    if common.quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} prompts {eta} left");
+    ProgressBar::new(prompts as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
