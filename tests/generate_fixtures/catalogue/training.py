@@ -30,7 +30,7 @@ CASES = [
         v=True,
         gamma=5.0,
         tokens=9,
-        # One of its gradients is 2e-9, what f32 rounds to here: an epsilon of 1e-8 would make that a sixth of a step.
+        # Not 1e-8, which makes a step of what f32 rounds its smallest gradient to: README.md has the numbers.
         optimizer=dict(lr=1e-3, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.01),
     ),
     dict(
