@@ -58,18 +58,18 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
             command.args(["-std=c++17", "-O3", "--fatbin", "--compress-mode=size", "-Xptxas", "-v"]);
             command.args(targets.split(',').map(gencode));
             command.arg(format!("-Dscalar_t={scalar_t}")).arg("-I").arg(kernels);
-            command.arg("-o").arg(&output).arg(&file.path);
             fatbins.push(output.clone());
-            jobs.push(Job { command, output });
+            jobs.push(Job {
+                command,
+                sources: vec![file.path.clone()],
+                output,
+            });
             scalars.push(scalar);
         }
         images.push((file.stem.clone(), fatbins));
     }
-    let read_by_nvcc: Vec<PathBuf> = work::files_below(kernels)
-        .into_iter()
-        .filter(|path| path.parent() == Some(kernels))
-        .collect();
-    let said = work::run(jobs, &read_by_nvcc).unwrap_or_else(|e| panic!("nvcc: {e}"));
+    let headers = work::files_below(kernels, &["h"]);
+    let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
     let resources = scalars
         .into_iter()
         .zip(&said)

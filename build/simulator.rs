@@ -55,18 +55,20 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
     let compiler = build.try_get_compiler().map_err(|e| missing(&e.to_string()))?;
     suitable(&compiler)?;
 
-    let job = |source: &Path, name: &str, flags: &[String]| {
+    let job = |sources: Vec<PathBuf>, name: &str, flags: &[String]| {
         let output = out.join(format!("{name}.o"));
         let mut command = compiler.to_command();
-        command.args(flags).arg("-c").arg(source).arg("-o").arg(&output);
-        Job { command, output }
+        command.args(flags).arg("-c");
+        Job {
+            command,
+            sources,
+            output,
+        }
     };
     let mut jobs = Vec::new();
-    for runtime in work::files_below(&kernels.join("sim")) {
-        if runtime.extension().is_some_and(|e| e == "cpp") {
-            let name = runtime.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            jobs.push(job(&runtime, &format!("sim_{name}"), &[]));
-        }
+    for runtime in work::files_below(&kernels.join("sim"), &["cpp"]) {
+        let name = runtime.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        jobs.push(job(vec![runtime], &format!("sim_{name}"), &[]));
     }
     for variant in VARIANTS {
         for (scalar, scalar_t) in SCALARS {
@@ -78,12 +80,17 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
                     flags.push("-fsanitize=thread".into());
                     flags.push("--param=tsan-instrument-func-entry-exit=0".into());
                 }
-                jobs.push(job(&wrapper, &format!("{variant}_{scalar}_{}", file.stem), &flags));
+                jobs.push(job(
+                    vec![wrapper, file.path.clone()],
+                    &format!("{variant}_{scalar}_{}", file.stem),
+                    &flags,
+                ));
             }
         }
     }
     let objects: Vec<PathBuf> = jobs.iter().map(|job| job.output.clone()).collect();
-    work::run(jobs, &work::files_below(kernels)).unwrap_or_else(|e| panic!("the simulator does not compile: {e}"));
+    work::run(jobs, &work::files_below(kernels, &["h"]), &work::cache(out))
+        .unwrap_or_else(|e| panic!("the simulator does not compile: {e}"));
     for object in &objects {
         build.object(object);
     }
