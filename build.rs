@@ -2,6 +2,8 @@
 //! compiler), and writes the table through which the launch code knows each kernel's parameters. Needs no GPU; a build
 //! without one of the compilers says so at run time.
 
+#[path = "src/device/gpu/kind.rs"]
+mod kind;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 #[path = "build/scan.rs"]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::kind::{Element, Kind};
+
 pub struct Source {
     pub path: PathBuf,
     /// The file's name.
@@ -22,34 +24,6 @@ pub struct Kernel {
 pub struct Parameter {
     pub name: String,
     pub kind: Kind,
-}
-
-/// What a parameter takes; of pointers, what they point to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Mutable(Element),
-    Const(Element),
-    Int,
-    Unsigned,
-    Long,
-    Float,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
-    /// `scalar_t`.
-    Scalar,
-    F32,
-    I64,
-}
-
-impl Kind {
-    pub fn size(self) -> usize {
-        match self {
-            Kind::Int | Kind::Unsigned | Kind::Float => 4,
-            Kind::Mutable(_) | Kind::Const(_) | Kind::Long => 8,
-        }
-    }
 }
 
 /// Reads a kernel file, or a header for its constants. Kernels may use the constants of `headers`.

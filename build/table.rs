@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::SCALARS;
+use crate::kind::{Element, Kind};
 use crate::nvcc::Compiled;
-use crate::scan::{Element, Kernel, Kind, Source};
+use crate::scan::{Kernel, Source};
 use crate::simulator::{VARIANTS, symbol};
 
 /// How to run the kernels on the host, or why that cannot be.

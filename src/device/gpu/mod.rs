@@ -13,6 +13,7 @@ mod cuda;
 pub mod elementwise;
 pub mod embedding;
 pub mod group_norm;
+mod kind;
 mod launch;
 pub mod layer_norm;
 pub mod loss;

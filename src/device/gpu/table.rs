@@ -3,6 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
+pub use super::kind::{Element, Kind};
 use crate::tensor::DType;
 
 /// A kernel of `kernels/*.cu`.
@@ -20,29 +21,6 @@ pub struct Kernel {
 pub struct Parameter {
     pub name: &'static str,
     pub kind: Kind,
-}
-
-/// What a parameter takes: a buffer to write or to read, or a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Mutable(Element),
-    Const(Element),
-    /// `int`.
-    Int,
-    /// `unsigned`.
-    Unsigned,
-    /// `long long`.
-    Long,
-    /// `float`.
-    Float,
-}
-
-/// What a buffer holds. Kernels are compiled once for each storage type, which is [`Element::Scalar`] here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
-    Scalar,
-    F32,
-    I64,
 }
 
 impl Element {
