@@ -85,7 +85,7 @@ DEV void fetch_patches(scalar_t* tile, const Patches<SIZE, THREADS>& patches, co
 }
 
 template <int SIZE, int THREADS>
-DEV void forward(scalar_t* y, const scalar_t* x, const scalar_t* weight, const scalar_t* bias, const scalar_t* t,
+DEV void forward(scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
                  const scalar_t* residual, int n, const Shape& s) {
     const long long pixels = (long long)n * s.ho * s.wo, first = (long long)blockIdx.y * SIZE;
     const int first_n = blockIdx.x * SIZE, k = s.kh * s.kw * s.c_in;
@@ -104,7 +104,7 @@ DEV void forward(scalar_t* y, const scalar_t* x, const scalar_t* weight, const s
         const long long pixel = first + row;
         const int channel = first_n + column;
         if (pixel >= pixels || channel >= s.c_out) return;
-        if (bias) sum += load(bias, channel);
+        if (bias) sum += bias[channel];
         if (t) sum += load(t, pixel / ((long long)s.ho * s.wo) * s.c_out + channel);
         if (residual) sum += load(residual, pixel * s.c_out + channel);
         store(y, pixel * s.c_out + channel, sum);
@@ -173,14 +173,14 @@ DEV void wgrad(float* dw, const scalar_t* dy, const scalar_t* x, int n, int slic
 
 // bias, t and residual may be missing.
 KERNEL_BOUNDS(conv2d_forward_large, TILE_LARGE_THREADS, 2)
-(scalar_t* y, const scalar_t* x, const scalar_t* weight, const scalar_t* bias, const scalar_t* t,
+(scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
  const scalar_t* residual, int n, int h, int w, int c_in, int ho, int wo, int c_out, int kh, int kw, int stride, int top,
  int left, int doubled) {
     const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled};
     forward<TILE_LARGE, TILE_LARGE_THREADS>(y, x, weight, bias, t, residual, n, s);
 }
 KERNEL_BOUNDS(conv2d_forward_small, TILE_SMALL_THREADS, 4)
-(scalar_t* y, const scalar_t* x, const scalar_t* weight, const scalar_t* bias, const scalar_t* t,
+(scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
  const scalar_t* residual, int n, int h, int w, int c_in, int ho, int wo, int c_out, int kh, int kw, int stride, int top,
  int left, int doubled) {
     const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled};

@@ -76,6 +76,25 @@ KERNEL_BOUNDS(add_forward, ELEMENTWISE_THREADS, 4)(scalar_t* z, const scalar_t* 
 KERNEL_BOUNDS(scale_forward, ELEMENTWISE_THREADS, 4)(scalar_t* y, const scalar_t* x, long long n, float factor) {
     map(y, x, n, [factor](float x) { return factor * x; });
 }
+// NaN stays.
+KERNEL_BOUNDS(clamp_forward, ELEMENTWISE_THREADS, 4)
+(scalar_t* y, const scalar_t* x, long long n, float low, float high) {
+    map(y, x, n, [low, high](float x) { return x < low ? low : x > high ? high : x; });
+}
+
+// Rounding to the storage type, and back.
+KERNEL_BOUNDS(cast_from_float, ELEMENTWISE_THREADS, 4)(scalar_t* y, const float* x, long long n) {
+    const long long i = first_value();
+    float v[PACK];
+    load_floats(v, x + i, n - i);
+    store_pack(y + i, v, n - i);
+}
+KERNEL_BOUNDS(cast_to_float, ELEMENTWISE_THREADS, 4)(float* y, const scalar_t* x, long long n) {
+    const long long i = first_value();
+    float v[PACK];
+    load_pack(v, x + i, n - i);
+    store_floats(y + i, v, n - i);
+}
 
 // The next kernels see `rows` rows of `width` values; a thread has one pack of one row, and every pack of a row is one
 // of PACK neighbouring values.

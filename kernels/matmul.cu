@@ -22,7 +22,7 @@ DEV Operand choose(bool second, const Operand& a, const Operand& b) {
 
 template <bool B_LINES, int SIZE, int THREADS>
 DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
-                const scalar_t* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+                const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     const long long first_m = (long long)blockIdx.y * SIZE;
     const int first_n = blockIdx.x * SIZE;
     Sums<SIZE, THREADS, scalar_t> sums;
@@ -43,7 +43,7 @@ DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_
         if (first_m + row >= m || first_n + column >= n) return;
         const long long at = (first_m + row) * n + first_n + column;
         float value = alpha * sum;
-        if (bias) value += load(bias, first_n + column);
+        if (bias) value += bias[first_n + column];
         if (silu) value /= 1.f + expf(-value);
         if (residual) value += load(residual, at);
         store(y, at, value);
@@ -68,24 +68,24 @@ DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m
     });
 }
 
-// a2 and b2 may be missing with k2 = 0, and so may bias and residual.
+// a2 and b2 may be missing with k2 = 0, and so may bias and residual. Biases are float, like all vectors of a model.
 KERNEL_BOUNDS(matmul_nt_large, TILE_LARGE_THREADS, 2)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
 }
 KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
 }
 KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     matmul<false, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
 }
 KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const scalar_t* bias,
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     matmul<false, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
 }

@@ -15,6 +15,12 @@ CONSTANT(OPTIMIZER_THREADS, 256);
 // Values whose squares one block of squared_norm_parts adds up.
 CONSTANT(NORM_VALUES, 16384);
 
+// g += dg: a micro-batch's gradient of one parameter.
+KERNEL_BOUNDS(accumulate, OPTIMIZER_THREADS, 4)(float* g, const float* dg, long long n) {
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) g[i] += dg[i];
+}
+
 KERNEL_BOUNDS(squared_norm_parts, OPTIMIZER_THREADS, 4)(float* parts, const float* g, long long n) {
     const long long first = (long long)blockIdx.x * NORM_VALUES, end = min(first + NORM_VALUES, n);
     float sum = 0.f;

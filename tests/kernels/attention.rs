@@ -20,6 +20,35 @@ const SIZES: [(usize, usize, usize, usize, usize, bool); 9] = [
     (1, 9, 130, 1, 24, true),
 ];
 
+/// The VAE's head, which is as wide as its channels.
+#[test]
+fn attention_of_wide_heads() {
+    everywhere(|gpu, dtype| {
+        for (n, tq, tk, size) in [(2, 9, 33, 512), (1, 70, 5, 161)] {
+            let attention = Attention {
+                n,
+                tq,
+                tk,
+                heads: 1,
+                size,
+                causal: false,
+            };
+            let q = tensor(1, &[n, tq, size], dtype);
+            let [k, v] = [2, 3].map(|seed| tensor(seed, &[n, tk, size], dtype));
+            let [q_gpu, k_gpu, v_gpu] = [&q, &k, &v].map(|t| gpu.upload(t).unwrap());
+            let y = attention.forward_wide(&q_gpu, &k_gpu, &v_gpu).unwrap();
+            let expected = ops::attention(&Tape::off(), &q, &k, &v, 1, false).unwrap();
+            close_within(&format!("{attention:?}"), &y, &expected, 2f64.powi(-18));
+            let masked = Attention {
+                causal: true,
+                ..attention
+            };
+            let error = masked.forward_wide(&q_gpu, &k_gpu, &v_gpu).unwrap_err().to_string();
+            assert!(error.contains("must be single"), "{error}");
+        }
+    });
+}
+
 #[test]
 fn attention_and_its_gradients() {
     everywhere(|gpu, dtype| {

@@ -63,7 +63,7 @@ fn convolutions_and_their_gradients() {
             let [ho, wo] = conv.output().unwrap();
             let x = tensor(1, &[n, h, w, c_in], dtype);
             let weight = tensor(2, &[c_out, conv.kh, conv.kw, c_in], dtype);
-            let (bias, dy) = (tensor(3, &[c_out], dtype), tensor(4, &[n, ho, wo, c_out], dtype));
+            let (bias, dy) = (tensor(3, &[c_out], DType::F32), tensor(4, &[n, ho, wo, c_out], dtype));
             let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
             let what = format!("{conv:?}");
             let op = |tape: &Tape| ops::conv2d(tape, &x, &weight, Some(&bias), conv.stride, conv.padding);

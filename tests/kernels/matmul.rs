@@ -26,7 +26,7 @@ fn linear_layers_with_a_second_pair() {
             let x = tensor(1, &[m, k], dtype);
             let w = tensor(2, &[n, k], dtype);
             let (h, b) = (tensor(3, &[m, rank], dtype), tensor(4, &[n, rank], dtype));
-            let (bias, residual) = (tensor(5, &[n], dtype), tensor(6, &[m, n], dtype));
+            let (bias, residual) = (tensor(5, &[n], DType::F32), tensor(6, &[m, n], dtype));
             let [x_gpu, w_gpu, h_gpu, b_gpu] = [&x, &w, &h, &b].map(|t| gpu.upload(t).unwrap());
             let [bias_gpu, residual_gpu] = [&bias, &residual].map(|t| gpu.upload(t).unwrap());
 
@@ -50,7 +50,7 @@ fn linear_layers_with_a_second_pair() {
             let branch = ops::linear(&tape, &wide(&h), &wide(&b), None).unwrap();
             let both = ops::scale(&tape, &ops::add(&tape, &base, &branch).unwrap(), 0.25).unwrap();
             let both = ops::reshape(&tape, &both, &[1, 1, m, n]).unwrap();
-            let with_bias = ops::add_channel_bias(&tape, &both, &wide(&bias).with_shape(&[1, n])).unwrap();
+            let with_bias = ops::add_channel_bias(&tape, &both, &bias.with_shape(&[1, n])).unwrap();
             let active = ops::silu(&tape, &with_bias).unwrap().with_shape(&[m, n]);
             let expected = ops::add(&tape, &active, &wide(&residual)).unwrap();
             let epilogue = Epilogue {

@@ -3,7 +3,7 @@
 use selma::autograd::Tape;
 use selma::device::gpu::group_norm::GroupNorm;
 use selma::device::gpu::layer_norm::LayerNorm;
-use selma::device::gpu::sums::sum_rows;
+use selma::device::gpu::sums::{sum_rows, sum_rows_of_each};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
@@ -114,7 +114,13 @@ fn sums_of_rows() {
                 sums[i % c] += x;
             }
             let sum = sum_rows(&gpu.upload(&x).unwrap(), rows, c).unwrap();
-            close("sum_rows", &sum, &Tensor::new(sums, &[c]).cast(DType::F32), 4 * rows);
+            let sums = Tensor::new(sums, &[c]).cast(DType::F32);
+            close("sum_rows", &sum, &sums, 4 * rows);
+            // Twice the same matrix.
+            let twice = Tensor::new([x.reals::<f32>(), x.reals::<f32>()].concat(), &[2, rows, c]).cast(dtype);
+            let both = sum_rows_of_each(&gpu.upload(&twice).unwrap(), [2, rows, c]).unwrap();
+            close("first", &both.view(0, c), &sums, 4 * rows);
+            close("second", &both.view(c, c), &sums, 4 * rows);
         }
     });
 }

@@ -3,7 +3,7 @@
 use selma::autograd::Tape;
 use selma::device::gpu::elementwise::{self, Activation};
 use selma::ops;
-use selma::tensor::Tensor;
+use selma::tensor::{DType, Tensor};
 
 use crate::support::{close, everywhere, gradients, tensor};
 
@@ -45,6 +45,8 @@ fn sums_and_multiples() {
             close("add", &sum, &ops::add(&Tape::off(), &x, &y).unwrap(), 1);
             let scaled = elementwise::scale(&x_gpu, 0.3).unwrap();
             close("scale", &scaled, &ops::scale(&Tape::off(), &x, 0.3).unwrap(), 1);
+            let limited = elementwise::clamp(&x_gpu, -0.5, 1.25).unwrap();
+            close("clamp", &limited, &ops::clamp(&x, -0.5, 1.25).unwrap(), 0);
         }
     });
 }
@@ -62,6 +64,22 @@ fn views_at_odd_places() {
             &ops::silu(&Tape::off(), &x.view(3, &[290])).unwrap(),
             1,
         );
+    });
+}
+
+#[test]
+fn rounding_to_a_storage_type_and_back() {
+    everywhere(|gpu, dtype| {
+        for n in LENGTHS {
+            let x = tensor(1, &[n], DType::F32);
+            let stored = elementwise::cast(&gpu.upload(&x).unwrap(), dtype).unwrap();
+            assert_eq!(stored.download(&[n]).unwrap().bytes(), x.cast(dtype).bytes());
+            let back = elementwise::cast(&stored, DType::F32).unwrap().download(&[n]).unwrap();
+            assert_eq!(back.bytes(), x.cast(dtype).cast(DType::F32).bytes());
+        }
+        let ids = gpu.buffer(DType::I64, 1).unwrap();
+        let error = elementwise::cast(&ids, dtype).unwrap_err().to_string();
+        assert!(error.contains("i64"), "{error}");
     });
 }
 

@@ -89,6 +89,17 @@ impl Buffer {
         }
     }
 
+    /// Sets every element to zero, after everything that was launched before.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn clear(&self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.gpu().0.clear(self.address(), self.byte_len())
+    }
+
     /// The elements as a tensor on the CPU, after everything that was launched before.
     ///
     /// # Panics

@@ -32,7 +32,7 @@ pub struct Conv2d {
 /// What is added to each output; all of it may be missing.
 #[derive(Clone, Copy, Default)]
 pub struct Added<'a> {
-    /// `[c_out]`.
+    /// f32 `[c_out]`.
     pub bias: Option<&'a Buffer>,
     /// `[n, c_out]`: a ResNet's time embedding.
     pub t: Option<&'a Buffer>,

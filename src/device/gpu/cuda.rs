@@ -9,6 +9,7 @@ use cudarc::driver::{DriverError, result, sys};
 
 use super::Backend;
 use super::argument::{Argument, Launch};
+use super::pool::Pool;
 use super::table::kernels::{IMAGES, TOOLKIT};
 use super::table::scalar_index;
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ pub(super) struct Cuda {
     context: sys::CUcontext,
     stream: sys::CUstream,
     loaded: Mutex<Loaded>,
+    pool: Mutex<Pool>,
 }
 
 /// What was used so far: modules by file and storage type, functions by kernel and storage type.
@@ -97,6 +99,7 @@ impl Cuda {
             context,
             stream,
             loaded: Mutex::default(),
+            pool: Mutex::default(),
         })
     }
 
@@ -107,8 +110,12 @@ impl Cuda {
         done.map_err(|e| Error::Failed(format!("{}: {what}: the driver says {e:?}", self.name)))
     }
 
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        // The maps are whole whenever the lock is free, here and below.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        // The maps are whole whenever the lock is free.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -148,23 +155,45 @@ impl Backend for Cuda {
         self.name.clone()
     }
 
+    fn is_simulated(&self) -> bool {
+        false
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        // SAFETY: the address is given back once, by `free`.
-        self.call(&format!("allocating {bytes} bytes"), || unsafe {
-            result::malloc_sync(bytes)
-        })
+        let mut pool = self.pool();
+        if let Some(address) = pool.take(bytes) {
+            return Ok(address);
+        }
+        let what = format!("allocating {bytes} bytes");
+        // SAFETY: the address is freed once, when the pool has given it up.
+        let allocate = || self.call(&what, || unsafe { result::malloc_sync(bytes) });
+        let address = allocate().or_else(|_| {
+            for unused in pool.drain() {
+                // SAFETY: allocated above, and no buffer refers to it. The driver waits for kernels that do. A failure here
+                // is one of an earlier call, which the next call that can tell will tell.
+                let _ = self.call("freeing memory", || unsafe { result::free_sync(unused) });
+            }
+            allocate()
+        })?;
+        pool.add(address, bytes);
+        Ok(address)
     }
 
     fn free(&self, address: u64) {
-        // SAFETY: from `allocate`, and no buffer refers to it any more. The driver waits for kernels that do. A failure
-        // here is one of an earlier call, which the next call that can tell will tell.
-        let _ = self.call("freeing memory", || unsafe { result::free_sync(address) });
+        self.pool().give(address);
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
         // SAFETY: the buffer has checked that the bytes lie inside its allocation.
         self.call("copying to the device", || unsafe {
             result::memcpy_htod_sync(to, data)
+        })
+    }
+
+    fn clear(&self, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as in `upload`.
+        self.call("clearing memory", || unsafe {
+            result::memset_d8_async(to, 0, bytes, self.stream)
         })
     }
 

@@ -3,7 +3,8 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::{Kernel, kernels};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 const THREADS: usize = kernels::ELEMENTWISE_THREADS;
 
@@ -49,6 +50,44 @@ pub fn scale(x: &Buffer, factor: f32) -> Result<Buffer> {
     let launch = x.gpu().kernel(&kernels::SCALE_FORWARD, x.dtype());
     let launch = launch.grid(packs_of(x)).block(THREADS);
     launch.output(&y).input(x).long(x.len()).float(factor).launch()?;
+    Ok(y)
+}
+
+/// Every value limited to `[low, high]`; NaN stays.
+pub fn clamp(x: &Buffer, low: f32, high: f32) -> Result<Buffer> {
+    let y = like(x)?;
+    let launch = x.gpu().kernel(&kernels::CLAMP_FORWARD, x.dtype());
+    let launch = launch.grid(packs_of(x)).block(THREADS);
+    launch
+        .output(&y)
+        .input(x)
+        .long(x.len())
+        .float(low)
+        .float(high)
+        .launch()?;
+    Ok(y)
+}
+
+/// `x` in another type, rounded to nearest even: from f32 to a storage type, or from one to f32.
+///
+/// # Errors
+/// [`Error::Shape`] for any other pair of types.
+pub fn cast(x: &Buffer, dtype: DType) -> Result<Buffer> {
+    let y = x.gpu().buffer(dtype, x.len())?;
+    let (kernel, stored) = match (x.dtype(), dtype) {
+        (DType::F32, _) => (&kernels::CAST_FROM_FLOAT, &y),
+        (_, DType::F32) => (&kernels::CAST_TO_FLOAT, x),
+        (from, to) => {
+            let (from, to) = (from.name(), to.name());
+            return Err(Error::shape("cast", format!("there is no kernel from {from} to {to}")));
+        }
+    };
+    let launch = x
+        .gpu()
+        .kernel(kernel, stored.dtype())
+        .grid(packs_of(stored))
+        .block(THREADS);
+    launch.output(&y).input(x).long(x.len()).launch()?;
     Ok(y)
 }
 

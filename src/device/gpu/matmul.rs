@@ -1,6 +1,7 @@
 //! Launches of `matmul.cu`.
 
 use super::Buffer;
+use super::buffer::expect;
 use super::sums::sum_rows;
 use super::table::kernels;
 use super::tile::Tile;
@@ -30,7 +31,7 @@ pub enum Layout {
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
     pub alpha: f32,
-    /// `[n]`.
+    /// f32 `[n]`.
     pub bias: Option<&'a Buffer>,
     /// Whether f is SiLU.
     pub silu: bool,
@@ -58,6 +59,21 @@ pub fn matmul(
     second: Option<Pair<'_>>,
     epilogue: Epilogue<'_>,
 ) -> Result<Buffer> {
+    let y = first.a.gpu().buffer(first.a.dtype(), m * n)?;
+    matmul_into(&y, [m, n], layout, first, second, epilogue)?;
+    Ok(y)
+}
+
+/// [`matmul`] into memory that is there already.
+pub fn matmul_into(
+    y: &Buffer,
+    [m, n]: [usize; 2],
+    layout: Layout,
+    first: Pair<'_>,
+    second: Option<Pair<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    expect(OP, &[("y", y, m * n)])?;
     for pair in [Some(first), second].into_iter().flatten() {
         if pair.a.len() != m * pair.k || pair.b.len() != n * pair.k {
             let (a, b, k) = (pair.a.len(), pair.b.len(), pair.k);
@@ -70,21 +86,19 @@ pub fn matmul(
         return Err(misfit(format!("bias or residual do not fit [{m}, {n}]")));
     }
     let (gpu, dtype) = (first.a.gpu(), first.a.dtype());
-    let y = gpu.buffer(dtype, m * n)?;
     let tile = Tile::fit(m, n, 1);
     let kernel = match layout {
         Layout::Transposed => tile.choose(&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL),
         Layout::Plain => tile.choose(&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL),
     };
     let launch = tile.over(gpu.kernel(kernel, dtype), m, n, 1);
-    let launch = launch.output(&y).input(first.a).input(first.b);
+    let launch = launch.output(y).input(first.a).input(first.b);
     let launch = launch
         .input_if(second.map(|pair| pair.a))
         .input_if(second.map(|pair| pair.b));
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
     let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |pair| pair.k));
-    launch.float(epilogue.alpha).int(epilogue.silu.into()).launch()?;
-    Ok(y)
+    launch.float(epilogue.alpha).int(epilogue.silu.into()).launch()
 }
 
 /// `a^T b` for `a` `[k, m]` and `b` `[k, n]` -> f32 `[m, n]`: the gradient of a weight. Slices of k are summed side by

@@ -20,6 +20,8 @@ pub mod loss;
 pub mod matmul;
 pub mod noise;
 pub mod optimizer;
+#[cfg(feature = "cuda")]
+mod pool;
 mod simulator;
 pub mod sums;
 pub mod table;
@@ -47,6 +49,9 @@ pub struct Gpu(Arc<dyn Backend>);
 trait Backend: Send + Sync {
     fn name(&self) -> String;
 
+    /// Whether the host runs the kernels.
+    fn is_simulated(&self) -> bool;
+
     /// `bytes` of new memory at a multiple of 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
@@ -56,6 +61,9 @@ trait Backend: Send + Sync {
     /// # Panics
     /// If the bytes are not all inside one allocation, here and in [`Backend::download`].
     fn upload(&self, data: &[u8], to: u64) -> Result<()>;
+
+    /// Sets bytes inside one allocation to zero.
+    fn clear(&self, to: u64, bytes: usize) -> Result<()>;
 
     /// Waits for what was launched before.
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
@@ -93,6 +101,11 @@ impl Gpu {
         self.0.name()
     }
 
+    /// Whether the host runs the kernels.
+    pub fn is_simulated(&self) -> bool {
+        self.0.is_simulated()
+    }
+
     /// Room for `len` elements, with unspecified values.
     pub fn buffer(&self, dtype: DType, len: usize) -> Result<Buffer> {
         Buffer::allocate(self, dtype, len)
@@ -112,6 +125,15 @@ impl Gpu {
         Builder::new(self, kernel, scalar)
     }
 }
+
+/// The same device, not an equal one.
+impl PartialEq for Gpu {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Gpu {}
 
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

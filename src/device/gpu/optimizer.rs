@@ -9,6 +9,15 @@ use crate::tensor::DType;
 
 const THREADS: usize = kernels::OPTIMIZER_THREADS;
 
+/// `gradient += part`, both f32: what one micro-batch adds to the gradient of one parameter.
+pub fn accumulate(gradient: &Buffer, part: &Buffer) -> Result<()> {
+    let n = gradient.len();
+    expect("accumulate", &[("part", part, n)])?;
+    let launch = gradient.gpu().kernel(&kernels::ACCUMULATE, DType::F32);
+    let launch = launch.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
+    launch.update(gradient).input(part).long(n).launch()
+}
+
 /// Norm of the gradients without their loss scale, and the factor that takes the scale out and brings the norm to at most
 /// `max_norm`: both f32 `[1]`. `scale` is f32 `[1]`.
 pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<[Buffer; 2]> {

@@ -12,11 +12,20 @@ const SLAB_ROWS: usize = 128;
 
 /// `x` `[rows, c]` -> f32 `[c]`, each column added up in a fixed order: slabs of rows, then slabs of slabs.
 pub fn sum_rows(x: &Buffer, rows: usize, c: usize) -> Result<Buffer> {
-    expect("sum_rows", &[("x", x, rows * c)])?;
+    sum_rows_of_each(x, [1, rows, c])
+}
+
+/// [`sum_rows`] of each of n matrices: `x` `[n, rows, c]` -> f32 `[n, c]`.
+pub fn sum_rows_of_each(x: &Buffer, [n, rows, c]: [usize; 3]) -> Result<Buffer> {
+    expect("sum_rows", &[("x", x, n * rows * c)])?;
     let slabs = rows.div_ceil(SLAB_ROWS);
-    let y = x.gpu().buffer(DType::F32, slabs * c)?;
+    let y = x.gpu().buffer(DType::F32, n * slabs * c)?;
     let launch = x.gpu().kernel(&kernels::SUM_ROWS, x.dtype());
-    let launch = launch.grid([c.div_ceil(THREADS), slabs, 1]).block(THREADS);
+    let launch = launch.grid([c.div_ceil(THREADS), slabs, n]).block(THREADS);
     launch.output(&y).input(x).long(rows).int(c).int(SLAB_ROWS).launch()?;
-    if slabs > 1 { sum_rows(&y, slabs, c) } else { Ok(y) }
+    if slabs > 1 {
+        sum_rows_of_each(&y, [n, slabs, c])
+    } else {
+        Ok(y)
+    }
 }

@@ -68,6 +68,10 @@ impl Backend for Simulator {
         format!("simulator (checks {:?}, threads {:?})", self.checks, self.order)
     }
 
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     fn allocate(&self, bytes: usize) -> Result<u64> {
         // 0xff everywhere is NaN in every float format and -1 in integers.
         let (data, written) = (Pages::filled(bytes, 0xff), Pages::filled(bytes, 0));
@@ -87,6 +91,14 @@ impl Backend for Simulator {
         // the meantime, since launches end before they return.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.data.start.add(at), data.len()) };
         memory.written.fill(at, data.len(), 1);
+        Ok(())
+    }
+
+    fn clear(&self, to: u64, bytes: usize) -> Result<()> {
+        let memory = self.memory();
+        let (memory, at) = around(&memory, to, bytes);
+        memory.data.fill(at, bytes, 0);
+        memory.written.fill(at, bytes, 1);
         Ok(())
     }
 
