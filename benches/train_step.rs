@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use selma::bench::{CASES, TrainStep};
+use selma::device::Device;
+use selma::tensor::DType;
 
 fn steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("train_step");
@@ -13,7 +15,8 @@ fn steps(c: &mut Criterion) {
         // Made when it is first run: a case that the filter leaves out costs nothing.
         let mut step = None;
         group.bench_function(case, |b| {
-            let step = step.get_or_insert_with(|| TrainStep::new(case).expect("a case of this name"));
+            let step = step
+                .get_or_insert_with(|| TrainStep::new(case, &Device::Cpu, DType::F32).expect("a case of this name"));
             b.iter(|| step.run().expect("a step that fits"));
         });
     }

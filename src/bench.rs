@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
@@ -12,12 +13,12 @@ use crate::ops::optimizer::AdamW;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Objective};
+use crate::train::step::{MicroBatch, Noise, Objective};
 
 /// The names of the training steps.
 pub const CASES: [&str; 2] = ["tiny", "sd15"];
 
-/// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA of rank 8, f32.
+/// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA of rank 8.
 pub struct TrainStep {
     unet: UNet,
     flat: FlatParameters,
@@ -31,8 +32,8 @@ impl TrainStep {
     /// `tiny` is a two-block UNet, batch 16, 16x16 latents; `sd15` the UNet of Stable Diffusion 1.5, batch 1, 32x32.
     ///
     /// # Errors
-    /// [`Error::Usage`] for another name.
-    pub fn new(case: &str) -> Result<Self> {
+    /// [`Error::Usage`] for another name; where the device has no room.
+    pub fn new(case: &str, device: &Device, dtype: DType) -> Result<Self> {
         let (config, batch, latent) = match case {
             "tiny" => (tiny(), 16, 16),
             "sd15" => (sd15(), 1, 32),
@@ -44,14 +45,15 @@ impl TrainStep {
             }
         };
         let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
-        let mut unet = UNet::initial(config, 0, DType::F32)?;
-        let params = branches(&mut unet)?;
+        let mut unet = UNet::initial(config, 0, dtype)?;
+        unet.place(device)?;
+        let params = branches(&mut unet, dtype)?;
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);
         let map = [batch, latent, latent, 4];
         let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
         Ok(Self {
-            flat: FlatParameters::new(params, DType::F32),
+            flat: FlatParameters::new(params, dtype)?,
             unet,
             objective: Objective {
                 schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule)?)?,
@@ -59,10 +61,10 @@ impl TrainStep {
                 snr_gamma: None,
             },
             batch: MicroBatch {
-                latents: normals(Stream::Latents, &map),
-                noise: normals(Stream::Noise, &map),
+                latents: normals(Stream::Latents, &map).cast(dtype),
+                noise: noise(batch, 0),
                 timesteps: (0..batch).map(|i| (i * 397 + 211) % 1000).collect(),
-                context: normals(Stream::Posterior, &[batch, 77, context]),
+                context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },
             steps: 0,
@@ -71,26 +73,30 @@ impl TrainStep {
 
     /// Runs the step and returns its loss.
     pub fn run(&mut self) -> Result<f64> {
-        let shape = self.batch.noise.shape();
-        let noise = random::normals(0, Stream::Noise, 0, self.steps, shape.iter().product());
-        self.batch.noise = Tensor::new(noise, shape);
+        self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
         self.steps += 1;
         let computed = self
             .objective
             .compute(&self.unet, &self.batch, &self.flat.leaves(), 1.0)?;
-        self.flat.accumulate(&computed.gradients);
+        self.flat.accumulate(&computed.gradients)?;
         let settings = AdamW {
             lr: 3e-4,
             betas: (0.9, 0.999),
             eps: 1e-8,
             weight_decay: 1e-2,
         };
-        self.flat.update(settings, 1.0);
+        self.flat.update(settings, 1.0)?;
         Ok(computed.loss)
     }
 }
 
-fn branches(unet: &mut UNet) -> Result<Vec<Param>> {
+/// That of a step.
+fn noise(batch: usize, step: u64) -> Noise {
+    let positions = (step * batch as u64..).take(batch).collect();
+    Noise::Drawn { seed: 0, positions }
+}
+
+fn branches(unet: &mut UNet, dtype: DType) -> Result<Vec<Param>> {
     const RANK: usize = 8;
     let targets = Targets::default();
     let (mut params, mut failure) = (Vec::new(), None);
@@ -103,7 +109,7 @@ fn branches(unet: &mut UNet) -> Result<Vec<Param>> {
         let a = random::normals(1, Stream::Init, index, 0, RANK * shape[1]);
         let a = Tensor::new(a.into_iter().map(|x| x / RANK as f32).collect(), &[RANK, shape[1]]);
         let b = Tensor::zeros(&[shape[0], RANK], DType::F32);
-        match attach::branch(&mut layer, &a, &b, 1.0, DType::F32) {
+        match attach::branch(&mut layer, &a, &b, 1.0, dtype) {
             Ok(pair) => params.extend(pair),
             Err(e) => failure = Some(e),
         }

@@ -34,7 +34,7 @@ pub fn checkpoint(
         let inner = Tape::watching_ids(watched);
         let output = block(&inner, &owned)?;
         for (id, gradient) in inner.backward_from(&output, dy.clone())?.into_iter() {
-            gradients.add(id, gradient);
+            gradients.add(id, gradient)?;
         }
         Ok(())
     });

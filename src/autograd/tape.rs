@@ -73,7 +73,7 @@ impl Tape {
         self.record_entry(op, output, move |dy, gradients| {
             for (id, gradient) in ids.into_iter().zip(backward(dy)?) {
                 if let Some(gradient) = gradient {
-                    gradients.add(id, gradient);
+                    gradients.add(id, gradient)?;
                 }
             }
             Ok(())
@@ -116,7 +116,7 @@ impl Tape {
                 format!("the loss must be a scalar, not {:?}", loss.shape()),
             ));
         }
-        let one = Tensor::full(loss.shape(), 1.0, loss.dtype());
+        let one = Tensor::full(loss.shape(), 1.0, loss.dtype()).to(&loss.device())?;
         self.backward_from(loss, one)
     }
 
@@ -129,7 +129,7 @@ impl Tape {
             leaves, mut entries, ..
         } = recording.into_inner();
         let mut gradients = Gradients::default();
-        gradients.add(output.id(), gradient);
+        gradients.add(output.id(), gradient)?;
         while let Some(Entry { op, output, backward }) = entries.pop() {
             let dy = if leaves.contains(&output) {
                 gradients.0.get(&output).cloned()
@@ -169,11 +169,12 @@ impl Gradients {
     }
 
     /// Adds to the gradient of a tensor that several ops read.
-    pub(super) fn add(&mut self, id: u64, gradient: Tensor) {
+    pub(super) fn add(&mut self, id: u64, gradient: Tensor) -> Result<()> {
         let sum = match self.0.remove(&id) {
             None => gradient,
-            Some(old) => ops::accumulate(old, gradient),
+            Some(old) => ops::accumulate(old, gradient)?,
         };
         self.0.insert(id, sum);
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! `selma bench`: whole training steps on this machine.
+//! `selma bench`: whole training steps on a device.
 
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ impl Bench {
             return Err(Error::Usage(message));
         }
         for case in cases {
-            let mut step = TrainStep::new(case)?;
+            let mut step = TrainStep::new(case, &common.device()?, common.precision()?)?;
             let mut times_ms = Vec::new();
             for run in 0..=self.runs {
                 let begin = Instant::now();

@@ -116,6 +116,7 @@ impl Generate {
         if let Some(place) = &vae {
             model.vae = AutoencoderKl::load_standing_in(place, &files.vae, dtype)?;
         }
+        model.place(&common.device()?)?;
         if let Some(name) = self.prediction.name() {
             model.scheduler["prediction_type"] = name.into();
         }

@@ -20,6 +20,7 @@ mod terminal;
 mod train;
 mod verify;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -43,9 +44,11 @@ struct Cli {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Common {
-    /// auto, cpu, cuda[:N] or sim.
+    /// auto, cpu, cuda[:N], or sim: the GPU kernels run on the host. Only some commands have work for a GPU.
     #[arg(long, global = true, default_value = "auto")]
     device: String,
+    #[arg(skip)]
+    opened: OnceCell<Device>,
     /// auto, f32, bf16 or f16; on the CPU the 16-bit ones round every op's output to that format.
     #[arg(long, global = true, alias = "mixed-precision", default_value = "auto")]
     precision: String,
@@ -70,8 +73,16 @@ pub struct Common {
 }
 
 impl Common {
+    /// The device to compute on, opened when first asked for.
+    ///
+    /// # Errors
+    /// As [`Device::parse`].
     pub fn device(&self) -> Result<Device> {
-        Device::parse(&self.device)
+        if let Some(device) = self.opened.get() {
+            return Ok(device.clone());
+        }
+        let device = Device::parse(&self.device)?;
+        Ok(self.opened.get_or_init(|| device).clone())
     }
 
     /// The seed of everything that is drawn.
@@ -80,8 +91,11 @@ impl Common {
     }
 
     /// The storage type of activations and weights.
+    ///
+    /// # Errors
+    /// As [`Common::device`]; [`Error::Usage`] for an unknown type.
     pub fn precision(&self) -> Result<DType> {
-        parse_precision(&self.precision)
+        parse_precision(&self.precision, &self.device()?)
     }
 
     /// A note for the person at the terminal.
@@ -92,9 +106,10 @@ impl Common {
     }
 }
 
-/// `auto` is f32 on the CPU; `no` and `fp16` are accelerate's words.
-fn parse_precision(name: &str) -> Result<DType> {
+/// `auto` is bf16 on NVIDIA GPUs and f32 elsewhere; `no` and `fp16` are accelerate's words.
+fn parse_precision(name: &str, device: &Device) -> Result<DType> {
     match name {
+        "auto" if matches!(device, Device::Gpu(gpu) if !gpu.is_simulated()) => Ok(DType::Bf16),
         "auto" | "f32" | "no" => Ok(DType::F32),
         "bf16" => Ok(DType::Bf16),
         "f16" | "fp16" => Ok(DType::F16),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::cli::Common;
 use crate::cli::terminal::Terminal;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use crate::train::pretrain::Pretraining;
@@ -45,6 +46,9 @@ impl Pretrain {
         if self.model != "shapes" {
             let message = format!("no built-in model {}: expected shapes", self.model);
             return Err(Error::Usage(message));
+        }
+        if common.device()? != Device::Cpu {
+            return Err(Error::Unavailable(format!("selma pretrain --device {}", common.device)));
         }
         if common.precision()? != DType::F32 {
             return Err(Error::Unavailable("pretraining in 16 bits".into()));

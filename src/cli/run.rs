@@ -67,7 +67,7 @@ pub(super) fn conduct(
         )));
     }
     let command = command_line();
-    let run = run::Run::new(pipeline, out, common.precision()?, &command);
+    let run = run::Run::new(pipeline, out, common.device()?, common.precision()?, &command);
     let mut terminal = Terminal::new(common)?;
     if dry_run {
         let estimates = run.estimates(&mut terminal)?;

@@ -131,10 +131,11 @@ impl Train {
         if common.precision != "auto" {
             config.precision.clone_from(&common.precision);
         }
-        let dtype = parse_precision(&config.precision)?;
+        let device = common.device()?;
+        let dtype = parse_precision(&config.precision, &device)?;
         config.precision = dtype.name().into();
         let mut terminal = Terminal::new(common)?;
-        let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), dtype, resume, &mut terminal)?;
+        let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), &device, dtype, resume, &mut terminal)?;
         let (values, modules) = trainer.trained();
         terminal.note(&format!(
             "training {values} values in {modules} modules, rank {}, scale {}, on {} pictures; gradients are clipped to {}",

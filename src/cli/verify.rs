@@ -19,13 +19,13 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(self, common: &Common) -> Result<()> {
-        let precision = common.precision()?;
+        let (device, precision) = (common.device()?, common.precision()?);
         let mut failed = 0;
         for dir in &self.cases {
             let name = dir
                 .file_name()
                 .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
-            let outcome = match verify::run(dir, self.root.as_deref(), precision) {
+            let outcome = match verify::run(dir, self.root.as_deref(), &device, precision) {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     // One unreadable case must not hide the others.

@@ -5,33 +5,38 @@ pub mod cpu;
 pub mod gpu;
 
 use crate::error::{Error, Result};
+use gpu::{Checks, Gpu, Order};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
     Cpu,
+    Gpu(Gpu),
 }
 
 impl Device {
-    /// `auto`, `cpu`, `cuda[:N]` or `sim`, as typed after `--device`.
+    /// Opens `auto`, `cpu`, `cuda[:N]` or `sim`, as typed after `--device`. `auto` is the CPU.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] for devices that this build does not have, [`Error::Usage`] for anything else.
+    /// [`Error::Usage`] for anything else, and where build, driver or machine lack what the device needs.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "auto" | "cpu" => Ok(Device::Cpu),
-            "sim" | "cuda" => Err(Error::Unavailable(format!("--device {name}"))),
-            _ if name.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => {
-                Err(Error::Unavailable(format!("--device {name}")))
-            }
-            _ => Err(Error::Usage(format!(
-                "--device {name}: expected auto, cpu, cuda, cuda:N or sim"
-            ))),
+            "sim" => Gpu::simulator(Checks::Off, Order::Forwards).map(Device::Gpu),
+            "cuda" => Gpu::cuda(0).map(Device::Gpu),
+            _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Gpu::cuda(ordinal).map(Device::Gpu),
+                None => Err(Error::Usage(format!(
+                    "--device {name}: expected auto, cpu, cuda, cuda:N or sim"
+                ))),
+            },
         }
     }
 
-    pub fn name(self) -> &'static str {
+    /// `cpu`, or the GPU's own name.
+    pub fn name(&self) -> String {
         match self {
-            Device::Cpu => "cpu",
+            Device::Cpu => "cpu".into(),
+            Device::Gpu(gpu) => gpu.name(),
         }
     }
 }

@@ -61,6 +61,18 @@ impl NoiseSchedule {
         self.mix(image, noise, timesteps, |a| (-(1.0 - a).sqrt(), a.sqrt()))
     }
 
+    /// The share of the image in the variance at a timestep.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] outside of the schedule.
+    pub fn alpha(&self, timestep: usize) -> Result<f64> {
+        let alpha = self.alphas_cumprod.get(timestep).copied();
+        alpha.ok_or_else(|| {
+            let steps = self.alphas_cumprod.len();
+            Error::Failed(format!("timestep {timestep} is outside the schedule's {steps}"))
+        })
+    }
+
     /// `a / (1 - a)`.
     pub fn snr(&self, timestep: usize) -> f64 {
         let a = self.alphas_cumprod[timestep];
@@ -93,13 +105,7 @@ impl NoiseSchedule {
         let shape = [&[1], &x.shape()[1..]].concat();
         let mut mixed = buffer::<f32>(x.len());
         for (i, &t) in timesteps.iter().enumerate() {
-            let a = *self.alphas_cumprod.get(t).ok_or_else(|| {
-                Error::Failed(format!(
-                    "timestep {t} is outside the schedule's {}",
-                    self.alphas_cumprod.len()
-                ))
-            })?;
-            let (p, q) = of(a);
+            let (p, q) = of(self.alpha(t)?);
             let one = ops::combine(&[(p, &x.view(i * len, &shape)), (q, &y.view(i * len, &shape))])?;
             mixed[i * len..][..len].copy_from_slice(&one.reals::<f32>());
         }

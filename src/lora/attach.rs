@@ -8,7 +8,7 @@ use crate::nn::{Layer, LoraBranch, Param};
 use crate::tensor::{DType, Tensor};
 
 /// Gives `layer` a branch from factors in the layout of files (`down` `[r, in]` or `[r, in, kh, kw]`, `up` `[out, r]`)
-/// and returns its two parameters, A then B.
+/// and returns its two parameters, A then B, on the device of its weight.
 ///
 /// # Errors
 /// [`Error::Failed`] naming the layer if the factors do not fit its weight.
@@ -25,9 +25,10 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
         )));
     }
     let name = layer.name().to_owned();
+    let device = weight_of(layer).device();
     let params = [
-        Param::new(format!("{name}.lora_A.weight"), down.cast(dtype)),
-        Param::new(format!("{name}.lora_B.weight"), up.cast(dtype)),
+        Param::new(format!("{name}.lora_A.weight"), down.cast(dtype).to(&device)?),
+        Param::new(format!("{name}.lora_B.weight"), up.cast(dtype).to(&device)?),
     ];
     let [a, b] = params.clone();
     let branch = Some(LoraBranch { down: a, up: b, scale });
@@ -85,18 +86,21 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
 
 /// `[out, in]`, or `[c_out, kh, kw, c_in]`.
 pub fn weight_shape(layer: &Layer<'_>) -> Vec<usize> {
-    let weight = match layer {
+    weight_of(layer).shape().to_vec()
+}
+
+fn weight_of(layer: &Layer<'_>) -> Tensor {
+    match layer {
         Layer::Linear(linear) => linear.weight.get(),
         Layer::Conv(conv) => conv.weight.get(),
-    };
-    weight.shape().to_vec()
+    }
 }
 
 /// The layer's branch in the layout of files, with `alpha = scale * rank`.
 pub fn factors(branch: &LoraBranch) -> Result<Factors> {
-    let down = branch.down.get();
+    let (down, up) = (branch.down.get().to_cpu()?, branch.up.get().to_cpu()?);
     let rank = down.shape()[0] as f64;
-    Factors::new(in_files(&down), branch.up.get(), branch.scale * rank)
+    Factors::new(in_files(&down), up, branch.scale * rank)
 }
 
 /// Branches for a whole network: every module of `modules` must be found, by `visit`, among its layers.

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights};
+use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights, place};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -200,7 +201,16 @@ impl ClipText {
         })
     }
 
-    /// `ids` `[n, t]`, i64. Causal; padding is attended to like any token.
+    /// Brings every weight to `device`, where the network then computes. LoRA branches that are attached later go there
+    /// too.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn place(&self, device: &Device) -> Result<()> {
+        place(&self.parameters, device)
+    }
+
+    /// `ids` `[n, t]`, i64, on the CPU. Causal; padding is attended to like any token.
     ///
     /// # Errors
     /// [`Error::Shape`] for too many tokens, or an id outside the vocabulary.

@@ -31,7 +31,9 @@ pub use vae::{AutoencoderKl, VaeConfig};
 pub use weights::Weights;
 
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::error::Result;
+use crate::ops;
 use crate::tensor::{DType, Tensor};
 
 /// A layer that can carry a LoRA branch, as the models' `visit` hands it out.
@@ -50,12 +52,21 @@ impl Layer<'_> {
     }
 }
 
-/// A model's input in the model's type. Rounding has no gradient, so a tracked input must have that type already.
-fn input(tape: &Tape, x: &Tensor, dtype: DType) -> Result<Tensor> {
-    if x.dtype() != dtype {
+/// A model's input on the model's device and in its type. Neither has a gradient, so a tracked input must be there and
+/// have that type already.
+fn input(tape: &Tape, x: &Tensor, device: &Device, dtype: DType) -> Result<Tensor> {
+    if x.dtype() != dtype || x.device() != *device {
         tape.refuse("rounding of a network's input", x)?;
     }
-    Ok(x.cast(dtype))
+    ops::cast(&x.to(device)?, dtype)
+}
+
+/// Brings parameters to `device`, one after the other; the memory that they leave is free for the next.
+fn place(parameters: &[Param], device: &Device) -> Result<()> {
+    for param in parameters {
+        param.set(param.get().to(device)?);
+    }
+    Ok(())
 }
 
 /// What a model calls for each of its layers.

@@ -17,7 +17,7 @@ pub fn save(path: &Path, parameters: &[Param], dtype: DType) -> Result<()> {
     let tensors: Vec<(String, Tensor)> = parameters
         .iter()
         .map(|param| {
-            let value = param.get().cast(dtype);
+            let value = param.get().to_cpu()?.cast(dtype);
             // Only convolutions have four dimensions.
             let value = match value.shape().len() {
                 4 => channels_first(&value)?,

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::resnet::ResnetShape;
 use crate::nn::timestep::TimestepEmbedding;
 use crate::nn::transformer::TransformerShape;
 use crate::nn::unet_blocks::{DownBlock, MidBlock, UpBlock};
-use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input};
+use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input, place};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -17,7 +18,7 @@ use crate::tensor::{DType, Tensor};
 pub struct AddedConditions {
     /// The second encoder's projected embedding, `[n, p]`.
     pub text_embeds: Tensor,
-    /// Original height and width, top and left of the crop, target height and width: `[n, 6]`.
+    /// Original height and width, top and left of the crop, target height and width: `[n, 6]`, on the CPU.
     pub time_ids: Tensor,
 }
 
@@ -119,7 +120,7 @@ impl UNet {
     }
 
     /// The raw network output for `sample` `[n, h, w, c]`, `timesteps` of n values, `context` `[n, l, d]` and, for SDXL,
-    /// `added` -> `[n, h, w, c_out]`. Inputs are rounded to the model's type first.
+    /// `added` -> `[n, h, w, c_out]`. Inputs are brought to the model's device and rounded to its type first.
     ///
     /// # Errors
     /// [`Error::Shape`] where the inputs do not fit the model or each other; [`Error::NoGradient`] where a tracked input is
@@ -133,11 +134,12 @@ impl UNet {
         added: Option<&AddedConditions>,
     ) -> Result<Tensor> {
         self.check(sample, timesteps, context)?;
-        let context = &input(tape, context, self.dtype)?;
+        let device = self.device();
+        let context = &input(tape, context, &device, self.dtype)?;
         // Every resnet begins its use of the embedding with SiLU: done once here.
         let temb = ops::silu(tape, &self.time_embedding(tape, timesteps, added)?)?;
 
-        let mut h = self.conv_in.forward(tape, &input(tape, sample, self.dtype)?)?;
+        let mut h = self.conv_in.forward(tape, &input(tape, sample, &device, self.dtype)?)?;
         let mut skips = vec![h.clone()];
         for block in &self.down_blocks {
             h = block.forward(tape, &h, &temb, context, &mut skips)?;
@@ -152,11 +154,12 @@ impl UNet {
 
     /// The time embedding, with SDXL's additions -> `[n, 4 * first width]`.
     fn time_embedding(&self, tape: &Tape, timesteps: &[f32], added: Option<&AddedConditions>) -> Result<Tensor> {
+        let device = self.device();
         let sinusoid = |values: &[f32], dim| {
             let (flip, shift) = (self.config.flip_sin_to_cos, self.config.freq_shift);
-            ops::timestep_embedding(values, dim, flip, shift).cast(self.dtype)
+            ops::cast(&ops::timestep_embedding(values, dim, flip, shift, &device)?, self.dtype)
         };
-        let t = sinusoid(timesteps, self.config.block_out_channels[0]);
+        let t = sinusoid(timesteps, self.config.block_out_channels[0])?;
         let temb = self.time_embedding.forward(tape, &t)?;
         let (Some(shape), Some(embedding)) = (&self.config.added, &self.add_embedding) else {
             return Ok(temb);
@@ -171,8 +174,8 @@ impl UNet {
                 added.time_ids.shape()
             )));
         }
-        let sizes = sinusoid(&added.time_ids.reals::<f32>(), shape.time_dim).with_shape(&[n, 6 * shape.time_dim]);
-        let h = ops::concat_channels(tape, &input(tape, &added.text_embeds, self.dtype)?, &sizes)?;
+        let sizes = sinusoid(&added.time_ids.reals::<f32>(), shape.time_dim)?.with_shape(&[n, 6 * shape.time_dim]);
+        let h = ops::concat_channels(tape, &input(tape, &added.text_embeds, &device, self.dtype)?, &sizes)?;
         ops::add(tape, &temb, &embedding.forward(tape, &h)?)
     }
 
@@ -221,6 +224,19 @@ impl UNet {
     /// Every weight of the base model, without LoRA factors.
     pub fn parameters(&self) -> &[Param] {
         &self.parameters
+    }
+
+    /// Brings every weight to `device`, where the network then computes. LoRA branches that are attached later go there
+    /// too.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn place(&self, device: &Device) -> Result<()> {
+        place(&self.parameters, device)
+    }
+
+    pub fn device(&self) -> Device {
+        self.conv_in.weight.get().device()
     }
 
     /// The type of the matrices and of what is computed.

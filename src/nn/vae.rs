@@ -5,11 +5,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::is_vae_alone;
 use crate::formats::component::in_checkpoint;
 use crate::nn::vae_blocks::{Decoder, Encoder};
-use crate::nn::{Config, Conv2d, Param, Weights, input};
+use crate::nn::{Config, Conv2d, Param, Weights, input, place};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -175,7 +176,9 @@ impl AutoencoderKl {
     /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.
     pub fn moments(&self, tape: &Tape, image: &Tensor) -> Result<Tensor> {
         self.check(image, self.config.in_channels, self.config.downscale())?;
-        let h = self.encoder.forward(tape, &input(tape, image, self.dtype)?)?;
+        let h = self
+            .encoder
+            .forward(tape, &input(tape, image, &self.device(), self.dtype)?)?;
         match &self.quant_conv {
             Some(conv) => conv.forward(tape, &h),
             None => Ok(h),
@@ -188,7 +191,7 @@ impl AutoencoderKl {
     /// [`Error::Shape`] for latents of other channels.
     pub fn decode(&self, tape: &Tape, latents: &Tensor) -> Result<Tensor> {
         self.check(latents, self.config.latent_channels, 1)?;
-        let mut h = input(tape, latents, self.dtype)?;
+        let mut h = input(tape, latents, &self.device(), self.dtype)?;
         if let Some(conv) = &self.post_quant_conv {
             h = conv.forward(tape, &h)?;
         }
@@ -205,6 +208,20 @@ impl AutoencoderKl {
             x.shape()
         );
         Err(Error::shape("AutoencoderKL", message))
+    }
+
+    /// Brings every weight to `device`, where the network then computes.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn place(&self, device: &Device) -> Result<()> {
+        place(&self.parameters, device)
+    }
+
+    pub fn device(&self) -> Device {
+        self.parameters
+            .first()
+            .map_or(Device::Cpu, |param| param.get().device())
     }
 
     /// Every weight.

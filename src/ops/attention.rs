@@ -4,11 +4,13 @@
 use rayon::prelude::*;
 
 use super::elementwise::float;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::attention::{Gradients, Inputs, backward, forward};
 use crate::device::cpu::gemm::Gemm;
 use crate::device::cpu::heads::{Head, HeadMut};
 use crate::device::cpu::math::Elementary;
+use crate::device::gpu::attention::Attention as Launch;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer, recycle};
@@ -23,6 +25,18 @@ pub fn attention(tape: &Tape, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, 
     let fits = |x: &Tensor| x.shape() == [n, tk, c] && x.dtype() == q.dtype();
     if !fits(k) || !fits(v) || heads == 0 || c % heads != 0 || q.is_empty() || tk == 0 {
         return Err(Error::shape(OP, format!("{heads} heads over {q:?}, {k:?} and {v:?}")));
+    }
+    if on_gpu::holds(OP, &[q, k, v])? {
+        let size = c / heads;
+        let sizes = Launch {
+            n,
+            tq,
+            tk,
+            heads,
+            size,
+            causal,
+        };
+        return on_gpu::attention(tape, [q, k, v], sizes);
     }
     let sizes = Sizes {
         tq,

@@ -1,8 +1,10 @@
-//! Linear combinations and clamping, without gradients: what sampler steps are made of.
+//! Linear combinations and clamping, without gradients: what sampler steps are made of. Samplers run on the CPU, whatever
+//! the network runs on: their latents are small.
 
 use rayon::prelude::*;
 
 use super::elementwise::{float, map, same};
+use super::on_gpu;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Real, Tensor, buffer};
@@ -16,6 +18,7 @@ pub fn combine(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     };
     for &(_, x) in terms {
         same("combine", first, x)?;
+        on_gpu::refuse("combine", &[x])?;
     }
     Ok(dispatch!(first.dtype(), T => weighted_sum::<T>(terms, first)))
 }
@@ -38,6 +41,9 @@ fn weighted_sum<T: Real>(terms: &[(f64, &Tensor)], first: &Tensor) -> Tensor {
 /// Every value limited to `[low, high]`; NaN stays.
 pub fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
     float("clamp", x)?;
+    if on_gpu::holds("clamp", &[x])? {
+        return on_gpu::clamp(x, low, high);
+    }
     Ok(dispatch!(x.dtype(), T => {
         let (low, high) = (T::from_f64(low), T::from_f64(high));
         map::<T>(x, #[inline(always)] |x| {

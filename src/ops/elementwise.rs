@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::on_gpu::{self, Activation};
 use crate::autograd::Tape;
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Real, Tensor, buffer};
+use crate::tensor::{DType, Real, Tensor, buffer};
 
 /// Elements that one task works on.
 const CHUNK: usize = 1 << 13;
@@ -14,6 +15,9 @@ const CHUNK: usize = 1 << 13;
 /// `x + y`, same shape and dtype.
 pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same("add", x, y)?;
+    if on_gpu::holds("add", &[x, y])? {
+        return on_gpu::add(tape, x, y);
+    }
     let out = dispatch!(x.dtype(), T => zip::<T>(x, y, #[inline(always)] |x, y| x + y));
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
     tape.record("add", &[x, y], &out, move |dy| {
@@ -25,6 +29,9 @@ pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// `factor * x`.
 pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
     float("scale", x)?;
+    if on_gpu::holds("scale", &[x])? {
+        return on_gpu::scale(tape, x, factor);
+    }
     let times = move |x: &Tensor| {
         dispatch!(x.dtype(), T => {
             let factor = T::from_f64(factor);
@@ -44,6 +51,9 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         return Err(Error::shape(OP, format!("{t:?} does not fit {x:?}: expected [n, c]")));
     }
     let pixels = h * w;
+    if on_gpu::holds(OP, &[x, t])? {
+        return on_gpu::add_channel_bias(tape, x, t, [n, pixels, c]);
+    }
     let out = dispatch!(x.dtype(), T => add_channels::<T>(x, t, pixels, c));
     let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
     tape.record(OP, &[x, t], &out, move |dy| {
@@ -101,6 +111,9 @@ fn sum_pixels<T: Real>(x: &Tensor, n: usize, pixels: usize, c: usize) -> Tensor 
 /// `x sigmoid(x)`.
 pub fn silu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     float("silu", x)?;
+    if on_gpu::holds("silu", &[x])? {
+        return on_gpu::activation(tape, Activation::Silu, x);
+    }
     let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.silu()));
     let saved = x.clone();
     tape.record("silu", &[x], &out, move |dy| {
@@ -114,6 +127,9 @@ pub fn silu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
 /// Exact (erf) GELU.
 pub fn gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     float("gelu", x)?;
+    if on_gpu::holds("gelu", &[x])? {
+        return on_gpu::activation(tape, Activation::Gelu, x);
+    }
     let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.gelu()));
     let saved = x.clone();
     tape.record("gelu", &[x], &out, move |dy| {
@@ -128,6 +144,9 @@ pub fn gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
 pub fn quick_gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     const SLOPE: f64 = 1.702;
     float("quick_gelu", x)?;
+    if on_gpu::holds("quick_gelu", &[x])? {
+        return on_gpu::activation(tape, Activation::QuickGelu, x);
+    }
     let out = dispatch!(x.dtype(), T => {
         let a = T::from_f64(SLOPE);
         map::<T>(x, #[inline(always)] |x| x * (a * x).sigmoid())
@@ -145,20 +164,34 @@ pub fn quick_gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     Ok(out)
 }
 
+/// The same values in another type, rounded to nearest even; the tensor itself where nothing changes. Records nothing.
+///
+/// # Errors
+/// [`Error::Shape`] on a GPU for a type that it has not.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if dtype != x.dtype() && on_gpu::holds("cast", &[x])? {
+        return on_gpu::cast(x, dtype);
+    }
+    Ok(x.cast(dtype))
+}
+
 /// The sum of two gradients of one tensor, in place where nobody else holds one of them. For the tape and for gradient
 /// accumulation; records nothing.
 ///
-/// # Panics
-/// If the shapes differ.
-pub fn accumulate(a: Tensor, b: Tensor) -> Tensor {
-    assert_eq!(a.shape(), b.shape(), "two gradients of one tensor");
+/// # Errors
+/// [`Error::Shape`] where the shapes differ.
+pub fn accumulate(a: Tensor, b: Tensor) -> Result<Tensor> {
+    same("accumulate", &a, &b)?;
+    if on_gpu::holds("accumulate", &[&a, &b])? {
+        return on_gpu::accumulate(&a, &b);
+    }
     let (shape, dtype) = (a.shape().to_vec(), a.dtype());
     dispatch!(dtype, T => {
         let (mut sum, other) = match (a.try_into_vec::<T>(), b) {
             (Ok(a), b) => (a, b),
             (Err(a), b) => match b.try_into_vec::<T>() {
                 Ok(b) => (b, a),
-                Err(b) => return zip::<T>(&a, &b, #[inline(always)] |a, b| a + b),
+                Err(b) => return Ok(zip::<T>(&a, &b, #[inline(always)] |a, b| a + b)),
             },
         };
         let values = other.reals::<T>();
@@ -172,7 +205,7 @@ pub fn accumulate(a: Tensor, b: Tensor) -> Tensor {
                 },
             );
         });
-        Tensor::from_reals(sum, &shape, dtype)
+        Ok(Tensor::from_reals(sum, &shape, dtype))
     })
 }
 

@@ -2,12 +2,15 @@
 
 use rayon::prelude::*;
 
+use super::on_gpu;
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Real, Tensor, buffer};
 
-/// Rows of `table` `[v, d]` for i64 `ids` of any shape `[..]` -> `[.., d]`, in the dtype of `table`.
+/// Rows of `table` `[v, d]` for i64 `ids` of any shape `[..]` -> `[.., d]`, in the dtype of `table`. The ids are on the
+/// CPU wherever the table is.
 ///
 /// # Errors
 /// On an id outside the table.
@@ -25,6 +28,9 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     }
     let mut shape = ids.shape().to_vec();
     shape.push(d);
+    if on_gpu::holds(OP, &[table])? {
+        return on_gpu::embedding(tape, table, ids, &shape);
+    }
     // A row is copied as bytes, whatever its dtype.
     let out = dispatch!(table.dtype(), T => lookup::<T>(table, ids, d, &shape));
     let (ids, dtype) = (ids.clone(), table.dtype().accumulator());
@@ -54,9 +60,21 @@ fn lookup<T: Real>(table: &Tensor, ids: &Tensor, d: usize, shape: &[usize]) -> T
     Tensor::from_reals(out, shape, table.dtype())
 }
 
-/// diffusers' `get_timestep_embedding` of `timesteps` -> f32 `[n, dim]` (cast by the caller); no gradient. Frequencies
+/// diffusers' `get_timestep_embedding` of `timesteps` -> f32 `[n, dim]` on `device` (cast by the caller); no gradient. Frequencies
 /// are `10000^(-i / (dim/2 - freq_shift))`; an odd `dim` ends in a column of zeros.
-pub fn timestep_embedding(timesteps: &[f32], dim: usize, flip_sin_to_cos: bool, freq_shift: f64) -> Tensor {
+///
+/// # Errors
+/// What a GPU says.
+pub fn timestep_embedding(
+    timesteps: &[f32],
+    dim: usize,
+    flip_sin_to_cos: bool,
+    freq_shift: f64,
+    device: &Device,
+) -> Result<Tensor> {
+    if let Device::Gpu(gpu) = device {
+        return on_gpu::timestep_embedding(gpu, timesteps, dim, flip_sin_to_cos, freq_shift);
+    }
     const LONGEST_PERIOD: f64 = 10_000.0;
     let half = dim / 2;
     let mut out = vec![0.0_f32; timesteps.len() * dim];
@@ -69,5 +87,5 @@ pub fn timestep_embedding(timesteps: &[f32], dim: usize, flip_sin_to_cos: bool, 
             row[half + i] = second as f32;
         }
     }
-    Tensor::new(out, &[timesteps.len(), dim])
+    Ok(Tensor::new(out, &[timesteps.len(), dim]))
 }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::float;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
@@ -20,6 +21,9 @@ pub fn geglu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("geglu", format!("the last dimension of {x:?} is odd")));
     }
     let c = width / 2;
+    if on_gpu::holds("geglu", &[x])? {
+        return on_gpu::geglu(tape, x, &halved(x, c), c);
+    }
     let out = dispatch!(x.dtype(), T => geglu_forward::<T>(x, c));
     let saved = x.clone();
     tape.record("geglu", &[x], &out, move |dy| {
@@ -48,11 +52,15 @@ fn geglu_forward<T: Elementary>(x: &Tensor, c: usize) -> Tensor {
                 },
             );
         });
+    Tensor::from_reals(out, &halved(x, c), x.dtype())
+}
+
+fn halved(x: &Tensor, c: usize) -> Vec<usize> {
     let mut shape = x.shape().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = c;
     }
-    Tensor::from_reals(out, &shape, x.dtype())
+    shape
 }
 
 fn geglu_backward<T: Elementary>(x: &Tensor, dy: &Tensor, c: usize) -> Tensor {

@@ -1,8 +1,10 @@
 //! GroupNorm over `[n, h, w, c]`, optionally followed by SiLU in the same pass.
 
 use super::elementwise::float;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::group_norm::Norm;
+use crate::device::gpu::group_norm::GroupNorm as Launch;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
@@ -21,12 +23,23 @@ pub fn group_norm(
 ) -> Result<Tensor> {
     const OP: &str = "group_norm";
     float(OP, x)?;
-    let [_, h, w, c] = x.dims(OP)?;
+    let [n, h, w, c] = x.dims(OP)?;
     if x.is_empty() || groups == 0 || c % groups != 0 || weight.shape() != [c] || bias.shape() != [c] {
         return Err(Error::shape(
             OP,
             format!("{groups} groups, weight {weight:?} and bias {bias:?} do not fit {x:?}"),
         ));
+    }
+    if on_gpu::holds(OP, &[x, weight, bias])? {
+        let norm = Launch {
+            n,
+            pixels: h * w,
+            c,
+            groups,
+            eps: eps as f32,
+            silu,
+        };
+        return on_gpu::group_norm(tape, x, weight, bias, norm);
     }
     let norm = Norm {
         pixels: h * w,

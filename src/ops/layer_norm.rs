@@ -3,9 +3,11 @@
 use rayon::prelude::*;
 
 use super::elementwise::float;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::device::cpu::sums::{sum_of, sum_of_pairs};
+use crate::device::gpu::layer_norm::LayerNorm as Launch;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, buffer};
@@ -22,12 +24,16 @@ fn chunk(c: usize) -> usize {
 pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     const OP: &str = "layer_norm";
     float(OP, x)?;
-    let (_, c) = x.rows(OP)?;
+    let (rows, c) = x.rows(OP)?;
     if c == 0 || weight.shape() != [c] || bias.shape() != [c] {
         return Err(Error::shape(
             OP,
             format!("weight {weight:?} and bias {bias:?} do not fit {x:?}"),
         ));
+    }
+    if on_gpu::holds(OP, &[x, weight, bias])? {
+        let eps = eps as f32;
+        return on_gpu::layer_norm(tape, x, weight, bias, Launch { rows, c, eps });
     }
     let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
     let parameter = bias.dtype().accumulator();

@@ -1,5 +1,6 @@
 //! Linear layers, plain and with a LoRA branch.
 
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, Pair, product, product_transposed, sum_of_products, sum_rows};
 use crate::dispatch;
@@ -14,6 +15,10 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
     const OP: &str = "linear";
     let [out, width] = weight.dims(OP)?;
     let (rows, _) = check(OP, x, width, out, bias)?;
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    if on_gpu::holds(OP, &inputs)? {
+        return on_gpu::linear(tape, x, weight, bias, rows, &shaped(x, out));
+    }
     let y = dispatch!(x.dtype(), T => {
         let mut y = buffer::<T>(rows * out);
         let (x_data, w_data) = (x.reals::<T>(), weight.reals::<T>());
@@ -21,7 +26,6 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
         with_bias(bias, |output| product(pair.0, pair.1, output, &mut y));
         Tensor::from_reals(y, &shaped(x, out), x.dtype())
     });
-    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
     let (saved, weight, shape, dtype) = (
@@ -78,6 +82,11 @@ pub fn lora_linear(
             ),
         ));
     }
+    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
+    if on_gpu::holds(OP, &inputs)? {
+        let branch = on_gpu::LoraBranch { a, b, scale };
+        return on_gpu::lora_linear(tape, x, weight, bias, branch, rows, &shaped(x, out));
+    }
     let dtype = x.dtype();
     let (y, h) = dispatch!(dtype, T => {
         let (x_data, w_data) = (x.reals::<T>(), weight.reals::<T>());
@@ -94,7 +103,6 @@ pub fn lora_linear(
         with_bias(bias, |output| sum_of_products(&pairs, output, &mut y));
         (Tensor::from_reals(y, &shaped(x, out), dtype), Tensor::new(h, &[rows, rank]))
     });
-    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     let saved = (wants[1] || wants[2]).then(|| x.clone());
     let h = wants[3].then_some(h);

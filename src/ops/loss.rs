@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::same;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::device::cpu::sums::sum_of_pairs;
@@ -28,6 +29,9 @@ pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: 
                 weights.len()
             ),
         ));
+    }
+    if on_gpu::holds(OP, &[prediction, target])? {
+        return on_gpu::weighted_mse(tape, prediction, target, weights);
     }
     let dtype = prediction.dtype();
     let loss = dispatch!(dtype, T => mean::<T>(prediction, target, weights));

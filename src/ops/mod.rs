@@ -1,5 +1,5 @@
 //! The operations of the engine, one a file: check, CPU body, gradient. Every op takes the tape first and records
-//! itself where a tracked tensor enters it.
+//! itself where a tracked tensor enters it. Tensors in a GPU's memory take the second implementation, in `on_gpu`.
 
 mod attention;
 mod combine;
@@ -11,6 +11,7 @@ mod group_norm;
 mod layer_norm;
 mod linear;
 mod loss;
+mod on_gpu;
 pub mod optimizer;
 mod permute;
 mod posterior;
@@ -19,7 +20,7 @@ mod resample;
 pub use attention::attention;
 pub use combine::{clamp, combine};
 pub use conv2d::{Padding, conv2d};
-pub use elementwise::{accumulate, add, add_channel_bias, gelu, quick_gelu, scale, silu};
+pub use elementwise::{accumulate, add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use embedding::{embedding, timestep_embedding};
 pub use geglu::geglu;
 pub use group_norm::group_norm;

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Tensor, buffer};
@@ -49,6 +50,9 @@ pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
             format!("{x:?} and {y:?} differ before the last dimension"),
         ));
     }
+    if on_gpu::holds(OP, &[x, y])? {
+        return on_gpu::concat_channels(tape, x, y, [a, b], &with_last(x, a + b));
+    }
     let out = stored!(x.dtype(), T => concat::<T>(x, y, a, b));
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
     tape.record(OP, &[x, y], &out, move |dy| {
@@ -80,6 +84,9 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, len: usize) -> Resu
             OP,
             format!("{start}..+{len} leaves the last dimension of {x:?}"),
         ));
+    }
+    if on_gpu::holds(OP, &[x])? {
+        return on_gpu::slice_channels(tape, x, start, &with_last(x, len));
     }
     let out = cut(x, start, len);
     tape.record(OP, &[x], &out, move |dy| {
@@ -119,6 +126,9 @@ pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     let [n, t, c] = x.dims(OP)?;
     if rows.len() != n || rows.iter().any(|&row| row >= t) {
         return Err(Error::shape(OP, format!("rows {rows:?} do not fit {x:?}")));
+    }
+    if on_gpu::holds(OP, &[x])? {
+        return on_gpu::select_rows(tape, x, rows, [n, t, c]);
     }
     let out = stored!(x.dtype(), T => {
         let xs = x.data::<T>();

@@ -5,6 +5,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::float;
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::math::Elementary;
 use crate::dispatch;
@@ -24,6 +25,7 @@ const ROWS: usize = 256;
 pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result<Tensor> {
     const OP: &str = "posterior_sample";
     let c = latent_channels(OP, moments)?;
+    on_gpu::refuse(OP, &[moments, noise])?;
     tape.refuse(OP, noise)?;
     let rows = moments.len() / (2 * c);
     if noise.rows(OP)? != (rows, c) || moments.dtype() != noise.dtype() {
@@ -48,6 +50,7 @@ pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result
 pub fn kl_divergence(tape: &Tape, moments: &Tensor) -> Result<Tensor> {
     const OP: &str = "kl_divergence";
     let c = latent_channels(OP, moments)?;
+    on_gpu::refuse(OP, &[moments])?;
     let mean = dispatch!(moments.dtype(), T => divergence::<T>(moments, c));
     let out = Tensor::full(&[], mean, moments.dtype().accumulator());
     let saved = moments.clone();

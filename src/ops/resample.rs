@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{Real, Tensor, buffer};
 
 use super::elementwise::float;
+use super::on_gpu;
 
 /// `x` `[n, h, w, c]` -> `[n, height, width, c]`, source index `floor(i * h / height)` as PyTorch's
 /// `interpolate(mode="nearest")`.
@@ -17,6 +18,9 @@ pub fn upsample_nearest(tape: &Tape, x: &Tensor, height: usize, width: usize) ->
     let [n, h, w, c] = x.dims(OP)?;
     if x.is_empty() || height == 0 || width == 0 {
         return Err(Error::shape(OP, format!("{x:?} to {height}x{width} has no pixels")));
+    }
+    if on_gpu::holds(OP, &[x])? {
+        return on_gpu::upsample_nearest(tape, x, [n, h, w, c], [height, width]);
     }
     let (ys, xs) = (sources(h, height), sources(w, width));
     let out = dispatch!(x.dtype(), T => forward::<T>(x, &ys, &xs));

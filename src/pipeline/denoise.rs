@@ -17,7 +17,8 @@ pub struct Guidance {
     pub rescale: f64,
 }
 
-/// One batch on its way from noise to latents.
+/// One batch on its way from noise to latents. The network computes on its device; guidance and sampler steps are the
+/// CPU's work, and the latents stay there.
 pub struct Denoising<'a> {
     pub unet: &'a UNet,
     pub sampler: Box<dyn Sampler>,
@@ -40,11 +41,12 @@ impl Denoising<'_> {
     ) -> Result<Tensor> {
         let samples = latents.shape()[0];
         let guided = self.guidance.scale > 1.0;
-        let conditions = if guided {
+        let mut conditions = if guided {
             join(&self.negative, &self.positive)?
         } else {
             self.positive.clone()
         };
+        conditions.context = conditions.context.to(&self.unet.device())?;
         let rows = if guided { 2 * samples } else { samples };
         let added = conditions
             .pooled
@@ -58,6 +60,7 @@ impl Denoising<'_> {
             let output = self
                 .unet
                 .forward(&Tape::off(), &input, &times, &conditions.context, added.as_ref())?
+                .to_cpu()?
                 .cast(DType::F32);
             let output = if guided {
                 let shape = latents.shape();
@@ -90,7 +93,7 @@ impl Denoising<'_> {
 /// Latents as the sampler left them -> pictures `[n, h, w, 3]`, f32, not yet clamped to [-1, 1].
 pub fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Tensor> {
     let unscaled = ops::combine(&[(1.0 / vae.config.scaling_factor, latents)])?;
-    Ok(vae.decode(&Tape::off(), &unscaled)?.cast(DType::F32))
+    Ok(vae.decode(&Tape::off(), &unscaled)?.to_cpu()?.cast(DType::F32))
 }
 
 impl StableDiffusion {
@@ -103,6 +106,7 @@ impl StableDiffusion {
     pub fn latents(&self, mean: &Tensor, logvar: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let factor = self.vae.config.scaling_factor as f32;
         let shape = mean.shape();
+        let (mean, logvar) = (mean.to_cpu()?, logvar.to_cpu()?);
         let (mean, logvar, noise) = (mean.reals::<f32>(), logvar.reals::<f32>(), noise.reals::<f32>());
         let draw = |((m, l), n): ((&f32, &f32), &f32)| factor * (m + (0.5 * l).exp() * n);
         let values: Vec<f32> = mean.iter().zip(logvar.iter()).zip(noise.iter()).map(draw).collect();

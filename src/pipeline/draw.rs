@@ -68,8 +68,8 @@ impl Start {
         let pixels = place.apply(picture).with_shape(&[1, size.0, size.1, 3]);
         let (mean, log_variance) = model.vae.encode(&Tape::off(), &pixels.cast(model.dtype))?;
         Ok(Self {
-            mean: mean.reals::<f32>().into_owned(),
-            log_variance: log_variance.reals::<f32>().into_owned(),
+            mean: mean.to_cpu()?.reals::<f32>().into_owned(),
+            log_variance: log_variance.to_cpu()?.reals::<f32>().into_owned(),
             strength,
         })
     }

@@ -13,6 +13,7 @@ pub use prompt::{Conditions, TextEncoder, TextEncoders};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
 use crate::lora::attach::{self, attach_all};
@@ -48,6 +49,19 @@ impl StableDiffusion {
         // What conversions used is of no use to activations.
         release_pool();
         Ok(model)
+    }
+
+    /// Brings every network to `device`, where it then computes. LoRAs that are applied later go there too.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn place(&self, device: &Device) -> Result<()> {
+        self.unet.place(device)?;
+        self.vae.place(device)?;
+        self.text.place(device)?;
+        // What moved away has left its memory.
+        release_pool();
+        Ok(())
     }
 
     /// As [`TextEncoders::encode`].

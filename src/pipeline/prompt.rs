@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
 use crate::nn::{ClipOutput, ClipText};
@@ -19,12 +20,15 @@ pub struct Conditions {
 
 impl Conditions {
     /// The same shapes with nothing in them.
-    pub fn zeros(&self) -> Self {
-        let zeros = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype());
-        Self {
-            context: zeros(&self.context),
-            pooled: self.pooled.as_ref().map(zeros),
-        }
+    ///
+    /// # Errors
+    /// Where the device of these has no room.
+    pub fn zeros(&self) -> Result<Self> {
+        let zeros = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype()).to(&t.device());
+        Ok(Self {
+            context: zeros(&self.context)?,
+            pooled: self.pooled.as_ref().map(zeros).transpose()?,
+        })
     }
 }
 
@@ -61,6 +65,14 @@ impl TextEncoders {
             encoders,
             force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
         })
+    }
+
+    /// Brings the encoders to `device`, where they then compute.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn place(&self, device: &Device) -> Result<()> {
+        self.encoders.iter().try_for_each(|encoder| encoder.model.place(device))
     }
 
     pub fn is_xl(&self) -> bool {
@@ -147,7 +159,7 @@ impl TextEncoders {
     ) -> Result<Conditions> {
         match negative {
             Some(prompts) => self.encode(prompts, second, 0),
-            None if self.is_xl() && self.force_zeros_for_empty_prompt => Ok(positive.zeros()),
+            None if self.is_xl() && self.force_zeros_for_empty_prompt => positive.zeros(),
             None => self.encode(&vec![String::new(); positive.context.shape()[0]], None, 0),
         }
     }

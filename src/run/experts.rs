@@ -57,7 +57,8 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
             join_data(run)?;
         }
         let config = config(run, task.part());
-        let preparation = Preparation::new(config, run.pipeline.vocab.as_deref(), run.dtype, true, watcher)?;
+        let vocab = run.pipeline.vocab.as_deref();
+        let preparation = Preparation::new(config, vocab, &run.device, run.dtype, true, watcher)?;
         prepared.push((task, preparation));
     }
     let mut shared: Option<UNet> = None;

@@ -61,6 +61,7 @@ impl<'a> Painter<'a> {
             let own = ModelDir::open(Path::new(path))?.vae;
             model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &own, run.dtype)?;
         }
+        model.place(&run.device)?;
         Ok(Self {
             run,
             path: Path::new(path),

@@ -35,6 +35,7 @@ pub use folder::RunFolder;
 pub use pipeline::Pipeline;
 pub use stage::{Piece, Stage};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::pipeline::parameters;
 use crate::tensor::DType;
@@ -46,6 +47,8 @@ use plan::Plan;
 pub struct Run<'a> {
     pub pipeline: &'a Pipeline,
     pub folder: RunFolder,
+    /// What the networks compute on, and in which type.
+    pub device: Device,
     pub dtype: DType,
     /// The command, for the report.
     pub command: &'a str,
@@ -81,10 +84,11 @@ struct Task {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(pipeline: &'a Pipeline, out: &Path, dtype: DType, command: &'a str) -> Self {
+    pub fn new(pipeline: &'a Pipeline, out: &Path, device: Device, dtype: DType, command: &'a str) -> Self {
         Self {
             pipeline,
             folder: RunFolder::new(out),
+            device,
             dtype,
             command,
             made: RefCell::default(),

@@ -2,6 +2,7 @@
 //! everywhere, so that `[n, h*w, c]` tokens are the same bytes.
 
 mod dtype;
+mod place;
 pub mod random;
 mod storage;
 
@@ -15,7 +16,6 @@ use rayon::prelude::*;
 pub use dtype::{DType, Element, Real};
 pub use storage::{buffer, recycle, release_pool};
 
-use crate::device::Device;
 use crate::error::{Error, Result};
 use storage::Storage;
 
@@ -123,11 +123,10 @@ impl Tensor {
         self.len() * self.dtype().size()
     }
 
-    pub fn device(&self) -> Device {
-        Device::Cpu
-    }
-
     /// The stored bytes, little-endian.
+    ///
+    /// # Panics
+    /// If they are on a GPU, here and in everything below that gives values: see [`Tensor::to_cpu`].
     pub fn bytes(&self) -> &[u8] {
         let size = self.dtype().size();
         &self.storage.bytes()[self.offset * size..][..self.byte_len()]
@@ -161,7 +160,7 @@ impl Tensor {
     /// # Errors
     /// The tensor itself.
     pub fn try_into_vec<T: Real>(mut self) -> std::result::Result<Vec<T>, Self> {
-        let whole = self.offset == 0 && self.storage.bytes().len() == self.byte_len();
+        let whole = self.offset == 0 && self.storage.on_host() && self.storage.bytes().len() == self.byte_len();
         match Arc::get_mut(&mut self.storage)
             .filter(|_| whole)
             .and_then(Storage::take)
@@ -171,7 +170,8 @@ impl Tensor {
         }
     }
 
-    /// The same values in another type, rounded to nearest even; the tensor itself where nothing changes.
+    /// The same values in another type, rounded to nearest even; the tensor itself where nothing changes. On the CPU
+    /// only, unless nothing changes: `ops::cast` is for any device.
     pub fn cast(&self, dtype: DType) -> Self {
         if dtype == self.dtype() {
             return self.clone();

@@ -8,19 +8,21 @@ use std::sync::{LazyLock, Mutex};
 use half::{bf16, f16};
 
 use super::dtype::{DType, Element};
+use crate::device::gpu::Buffer;
 
 /// Buffers below this many bytes go through the allocator, which serves them well.
 const SMALLEST_POOLED_BYTES: usize = 64 << 10;
 /// What the pool may hold on to.
 const POOL_LIMIT_BYTES: usize = 1 << 30;
 
-/// Typed host memory; returns itself to the pool when dropped.
+/// Typed host memory, which returns itself to the pool when dropped, or memory of a GPU.
 pub(crate) enum Storage {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
     F64(Vec<f64>),
     I64(Vec<i64>),
+    Gpu(Buffer),
 }
 
 #[derive(Default)]
@@ -89,9 +91,12 @@ impl Storage {
             Storage::F16(_) => DType::F16,
             Storage::F64(_) => DType::F64,
             Storage::I64(_) => DType::I64,
+            Storage::Gpu(memory) => memory.dtype(),
         }
     }
 
+    /// # Panics
+    /// If they are not the host's.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Storage::F32(v) => bytemuck::cast_slice(v),
@@ -99,7 +104,12 @@ impl Storage {
             Storage::F16(v) => bytemuck::cast_slice(v),
             Storage::F64(v) => bytemuck::cast_slice(v),
             Storage::I64(v) => bytemuck::cast_slice(v),
+            Storage::Gpu(memory) => panic!("bytes on {:?} are read through Tensor::to_cpu", memory.gpu()),
         }
+    }
+
+    pub(crate) fn on_host(&self) -> bool {
+        !matches!(self, Storage::Gpu(_))
     }
 
     /// The elements, where `T` is the stored type.
@@ -118,6 +128,7 @@ impl Storage {
             Storage::F16(v) => Box::new(std::mem::take(v)),
             Storage::F64(v) => Box::new(std::mem::take(v)),
             Storage::I64(v) => Box::new(std::mem::take(v)),
+            Storage::Gpu(_) => return None,
         };
         data.downcast().ok().map(|v| *v)
     }
@@ -131,6 +142,7 @@ impl Drop for Storage {
             Storage::F16(v) => recycle(std::mem::take(v)),
             Storage::F64(v) => recycle(std::mem::take(v)),
             Storage::I64(v) => recycle(std::mem::take(v)),
+            Storage::Gpu(_) => {}
         }
     }
 }

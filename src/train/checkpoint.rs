@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::parameters::FlatParameters;
+use super::parameters::{FlatParameters, HostBuffers};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::{DType, Tensor};
@@ -40,8 +40,9 @@ impl RunIdentity {
 /// [`Error::Io`], for example on a full disk; the older states are then still there.
 pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let values = [&flat.master, &flat.first_moment, &flat.second_moment];
-    let average = flat.average.as_ref().map(|average| (&AVERAGE, &average.values));
+    let buffers = flat.buffers()?;
+    let values = [&buffers.master, &buffers.first_moment, &buffers.second_moment];
+    let average = buffers.average.as_ref().map(|average| (&AVERAGE, average));
     let tensors: Vec<_> = BUFFERS
         .iter()
         .zip(values)
@@ -111,12 +112,16 @@ impl State {
     /// # Errors
     /// [`Error::File`] where it is damaged or does not fit.
     pub fn restore(&self, flat: &mut FlatParameters) -> Result<()> {
-        let average = flat.average.as_mut().map(|average| (&AVERAGE, &mut average.values));
-        for (name, into) in BUFFERS
-            .iter()
-            .zip([&mut flat.master, &mut flat.first_moment, &mut flat.second_moment])
-            .chain(average)
-        {
+        flat.change(|buffers| self.read(buffers))?;
+        flat.step = self.step;
+        Ok(())
+    }
+
+    fn read(&self, buffers: &mut HostBuffers) -> Result<()> {
+        let average = buffers.average.as_mut().map(|average| (&AVERAGE, average));
+        let moments = [&mut buffers.first_moment, &mut buffers.second_moment];
+        let into = std::iter::once(&mut buffers.master).chain(moments);
+        for (name, into) in BUFFERS.iter().zip(into).chain(average) {
             let tensor = self.file.tensor(name)?;
             if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {
                 return Err(damaged(&self.path, &format!("`{name}` has another checksum")));
@@ -127,8 +132,6 @@ impl State {
             }
             into.copy_from_slice(tensor.data());
         }
-        flat.step = self.step;
-        flat.publish();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use crate::autograd::Tape;
 use crate::data::dataset::Sample;
 use crate::data::latent_cache::{Key, LatentCache, Posterior, TextStates};
 use crate::data::preprocess::Placement;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::image;
 use crate::formats::model_dir::ModelDir;
@@ -21,6 +22,7 @@ pub struct Encoders {
     files: ModelDir,
     vae_folder: PathBuf,
     vocab: Option<PathBuf>,
+    device: Device,
     pub dtype: DType,
     cache: LatentCache,
     /// What tells these encoders from others, for cache keys.
@@ -31,7 +33,7 @@ pub struct Encoders {
 }
 
 impl Encoders {
-    /// Nothing is loaded yet, but the encoders' files are read once for their identity.
+    /// Encoders that compute on `device` in `dtype`. Nothing is loaded yet, but the encoders' files are read once for their identity.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -39,6 +41,7 @@ impl Encoders {
         files: &ModelDir,
         vae_folder: &Path,
         vocab: Option<&Path>,
+        device: &Device,
         dtype: DType,
         cache_dir: &Path,
     ) -> Result<Self> {
@@ -50,6 +53,7 @@ impl Encoders {
             files: files.clone(),
             vae_folder: vae_folder.into(),
             vocab: vocab.map(PathBuf::from),
+            device: device.clone(),
             dtype,
             cache: LatentCache::open(cache_dir)?,
             vae_identity: named(identity::of_folders(&[vae_folder.into()])?),
@@ -72,14 +76,15 @@ impl Encoders {
             Some(encoders) => encoders,
             None => {
                 let loaded = TextEncoders::load(&self.files, self.vocab.as_deref(), self.dtype)?;
+                loaded.place(&self.device)?;
                 self.text.insert(loaded)
             }
         };
         let conditions = encoders.encode(&[caption.to_owned()], None, 0)?;
-        let one = |t: &Tensor| t.cast(DType::F32).with_shape(&t.shape()[1..]);
+        let one = |t: &Tensor| Ok(t.to_cpu()?.cast(DType::F32).with_shape(&t.shape()[1..]));
         let states = TextStates {
-            context: one(&conditions.context),
-            pooled: conditions.pooled.as_ref().map(one),
+            context: one(&conditions.context)?,
+            pooled: conditions.pooled.as_ref().map(one).transpose()?,
         };
         self.cache.put_text(&key, &states)?;
         Ok(states)
@@ -110,10 +115,15 @@ impl Encoders {
         let pixels = placement.apply(&image::decode(&bytes, &sample.image)?);
         let vae = match &self.vae {
             Some(vae) => vae,
-            None => self.vae.insert(AutoencoderKl::load(&self.vae_folder, self.dtype)?),
+            None => {
+                let loaded = AutoencoderKl::load(&self.vae_folder, self.dtype)?;
+                loaded.place(&self.device)?;
+                self.vae.insert(loaded)
+            }
         };
         let shape = [&[1], pixels.shape()].concat();
         let (mean, logvar) = vae.encode(&Tape::off(), &pixels.with_shape(&shape).cast(self.dtype))?;
+        let (mean, logvar) = (mean.to_cpu()?, logvar.to_cpu()?);
         let one = &mean.shape()[1..];
         let std = logvar.reals::<f32>().iter().map(|l| (0.5 * l).exp()).collect();
         let posterior = Posterior {

@@ -16,7 +16,7 @@ use crate::train::config::TrainConfig;
 use crate::train::encoders::Encoders;
 use crate::train::manifest::Manifest;
 use crate::train::pictures::{self, Picture};
-use crate::train::step::MicroBatch;
+use crate::train::step::{MicroBatch, Noise};
 use crate::train::watcher::Watcher;
 
 /// Latents that are encoded ahead may take this much of the disk, whatever the crops; beyond it only datasets with at
@@ -162,11 +162,11 @@ impl Examples {
             .map_err(|e| Error::file(&self.dataset.samples()[item.index].image, e.to_string()))
     }
 
-    /// Micro-batch `number` of the run with everything drawn: posterior sample, noise and timestep depend on the seed and
+    /// Micro-batch `number` of the run with everything drawn, or said how: posterior sample, noise and timestep depend on the seed and
     /// the position in the run alone.
     pub fn batch(&mut self, number: u64, train_timesteps: u32) -> Result<MicroBatch> {
         let items = self.loader.batch(number);
-        let (mut latents, mut noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut latents, mut offset_noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
         let (mut texts, mut time_ids, mut map) = (Vec::new(), Vec::new(), Vec::new());
         for (offset, item) in items.iter().enumerate() {
             let position = number * items.len() as u64 + offset as u64;
@@ -180,7 +180,9 @@ impl Examples {
             let unit = draw(Stream::Posterior);
             let values = mean.iter().zip(std.iter()).zip(&unit);
             latents.extend(values.map(|((m, s), n)| factor * (m + s * n)));
-            noise.extend(self.offset_noise(draw(Stream::Noise), posterior.mean.shape(), position));
+            if self.config.noise_offset != 0.0 {
+                offset_noise.extend(self.offset_noise(draw(Stream::Noise), posterior.mean.shape(), position));
+            }
             timesteps.push(random::below(self.config.seed, Stream::Timestep, position, 0, train_timesteps) as usize);
             let dropped = self.loader.drops_caption(position, self.config.caption_dropout);
             texts.push(self.encoders.text(if dropped { "" } else { &sample.caption })?);
@@ -192,7 +194,14 @@ impl Examples {
         let conditions = conditions(&texts, self.dtype);
         Ok(MicroBatch {
             latents: batch(latents),
-            noise: batch(noise),
+            noise: if self.config.noise_offset == 0.0 {
+                Noise::Drawn {
+                    seed: self.config.seed,
+                    positions: (number * n as u64..).take(n).collect(),
+                }
+            } else {
+                Noise::Given(batch(offset_noise))
+            },
             timesteps,
             context: conditions.context,
             added: conditions.pooled.map(|text_embeds| AddedConditions {
@@ -210,12 +219,10 @@ impl Examples {
     /// Adds one number a channel, `noise_offset` strong (crosslabs.org, "Diffusion With Offset Noise", 2023).
     fn offset_noise(&self, mut noise: Vec<f32>, shape: &[usize], position: u64) -> Vec<f32> {
         let strength = self.config.noise_offset as f32;
-        if strength != 0.0 {
-            let channels = shape[shape.len() - 1];
-            let offsets = random::normals(self.config.seed, Stream::Noise, position, 1, channels);
-            for pixel in noise.chunks_mut(channels) {
-                pixel.iter_mut().zip(&offsets).for_each(|(x, o)| *x += strength * o);
-            }
+        let channels = shape[shape.len() - 1];
+        let offsets = random::normals(self.config.seed, Stream::Noise, position, 1, channels);
+        for pixel in noise.chunks_mut(channels) {
+            pixel.iter_mut().zip(&offsets).for_each(|(x, o)| *x += strength * o);
         }
         noise
     }

@@ -16,6 +16,7 @@ use super::step::Objective;
 use super::watcher::Watcher;
 use super::{identity, memory};
 use crate::data::dataset::Dataset;
+use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
@@ -33,6 +34,7 @@ pub struct Preparation {
     pub(super) run: RunIdentity,
     pub(super) state: Option<State>,
     pub(super) samples: Option<Samples>,
+    device: Device,
     pub(super) dtype: DType,
     unet_folder: PathBuf,
 }
@@ -47,6 +49,7 @@ impl Preparation {
     pub fn new(
         config: TrainConfig,
         vocab: Option<&Path>,
+        device: &Device,
         dtype: DType,
         resume: bool,
         watcher: &mut dyn Watcher,
@@ -76,7 +79,7 @@ impl Preparation {
             return Err(Error::file(&config.out, message));
         }
         announce(&plan, &config, watcher)?;
-        let encoders = Encoders::new(&files, &vae_folder, vocab, dtype, &folder.join("cache"))?;
+        let encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
         let factor = vae.scaling_factor;
@@ -122,16 +125,18 @@ impl Preparation {
             run,
             state,
             samples,
+            device: device.clone(),
             dtype,
         })
     }
 
-    /// The network that is trained. Runs of one model can share it, one after the other.
+    /// The network that is trained, on the device of the run. Runs of one model can share it, one after the other.
     ///
     /// # Errors
     /// As [`UNet::load`].
     pub fn load_unet(&self) -> Result<UNet> {
         let unet = UNet::load(&self.unet_folder, self.dtype)?;
+        unet.place(&self.device)?;
         release_pool();
         Ok(unet)
     }
@@ -232,7 +237,7 @@ fn samples(
     for prompt in &config.sample_prompt {
         let positive = examples.conditions(prompt)?;
         let negative = match is_xl && files.force_zeros_for_empty_prompt {
-            true => positive.zeros(),
+            true => positive.zeros()?,
             false => examples.conditions("")?,
         };
         prompts.push((positive, negative));

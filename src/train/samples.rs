@@ -45,6 +45,7 @@ impl Samples {
         let config = pipeline_config(&self.scheduler, self.is_xl);
         let class = self.scheduler["_class_name"].as_str().unwrap_or_default();
         let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;
+        vae.place(&unet.device())?;
         let side = self.side / vae.config.downscale();
         let shape = [1, side, side, vae.config.latent_channels];
         for (i, (positive, negative)) in self.prompts.iter().enumerate() {

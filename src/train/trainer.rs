@@ -16,6 +16,7 @@ use super::samples::Samples;
 use super::step::Objective;
 use super::tensorboard::EventFile;
 use super::watcher::{StepReport, Watcher};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::lora::{attach, save};
@@ -47,11 +48,12 @@ impl Trainer {
     pub fn new(
         config: TrainConfig,
         vocab: Option<&Path>,
+        device: &Device,
         dtype: DType,
         resume: bool,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        let prepared = Preparation::new(config, vocab, dtype, resume, watcher)?;
+        let prepared = Preparation::new(config, vocab, device, dtype, resume, watcher)?;
         let unet = prepared.load_unet()?;
         Self::start(prepared, unet)
     }
@@ -75,7 +77,7 @@ impl Trainer {
         } = prepared;
         unet.set_checkpointing(config.checkpointing);
         let branches = Branches::attach(&config, &mut unet, dtype)?;
-        let mut flat = FlatParameters::new(branches.params(), dtype);
+        let mut flat = FlatParameters::new(branches.params(), dtype)?;
         if let Some(state) = state {
             state.restore(&mut flat)?;
         }
@@ -169,10 +171,10 @@ impl Trainer {
                 .objective
                 .compute(&self.unet, &batch, &leaves, 1.0 / accumulated as f64)?;
             loss += computed.loss / accumulated as f64;
-            self.flat.accumulate(&computed.gradients);
+            self.flat.accumulate(&computed.gradients)?;
         }
         let lr = self.config.schedule().at(self.flat.step);
-        if !loss.is_finite() || !self.flat.gradient_norm().is_finite() {
+        if !loss.is_finite() || !self.flat.gradient_norm()?.is_finite() {
             return Err(Error::Failed(format!(
                 "the loss or its gradient is no longer a number at step {} (learning rate {lr:e}); the state before it is \
                  kept: lower --lr, raise --warmup, or look for broken weights in the model",
@@ -186,7 +188,7 @@ impl Trainer {
             eps: c.eps,
             weight_decay: c.weight_decay,
         };
-        let grad_norm = self.flat.update(settings, c.max_grad_norm);
+        let grad_norm = self.flat.update(settings, c.max_grad_norm)?;
         let step = self.flat.step;
         Ok(StepReport {
             step,
@@ -216,7 +218,7 @@ impl Trainer {
     /// Writes `lora.safetensors`, in f32 from the master copy.
     fn save_result(&self) -> Result<()> {
         let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
-        let expert = self.branches.expert(&self.flat.master)?;
+        let expert = self.branches.expert(&self.flat.buffers()?.master)?;
         save::diffusers(&self.folder.join("lora.safetensors"), &expert, &metadata)
     }
 }

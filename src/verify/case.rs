@@ -105,9 +105,10 @@ impl Case {
     }
 }
 
-/// `[n, h, w, c]` values in the recorded order `[n, c, h, w]`.
+/// `[n, h, w, c]` values, from whatever device, in the recorded order `[n, c, h, w]`.
 pub fn channels_first(x: &Tensor) -> Result<Vec<f32>> {
     let [n, h, w, c] = x.dims("verify")?;
+    let x = x.to_cpu()?;
     Ok(transposed(&x.reals::<f32>(), n, h * w, c))
 }
 

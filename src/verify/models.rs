@@ -3,12 +3,14 @@
 use super::case::{Case, Check, Checks};
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::{AddedConditions, AutoencoderKl, ClipText, UNet};
 use crate::tensor::DType;
 
-pub fn unet_forward(case: &Case, dtype: DType) -> Result<Checks> {
+pub fn unet_forward(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
+    unet.place(device)?;
     let sample = case.feature_map("in.sample", dtype)?;
     let context = case.tensor("in.encoder_hidden_states")?.cast(dtype);
     let added = added_conditions(case, "in.", dtype)?;
@@ -36,13 +38,14 @@ pub fn added_conditions(case: &Case, prefix: &str, dtype: DType) -> Result<Optio
     }))
 }
 
-pub fn text_encoder(case: &Case, dtype: DType) -> Result<Checks> {
+pub fn text_encoder(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let encoder = ClipText::load(&case.path("model")?.join(case.str("subfolder")?), dtype)?;
+    encoder.place(device)?;
     let ours = encoder.forward(&Tape::off(), &case.tensor("in.input_ids")?)?;
     let mut checks = Checks::default();
     let mut compare = |name: &str, tensor: &crate::tensor::Tensor| -> Result<()> {
         let reference = case.tensor(&format!("out.{name}"))?;
-        checks.relative(name, &tensor.reals::<f32>(), &reference, 1e-5);
+        checks.relative(name, &tensor.to_cpu()?.reals::<f32>(), &reference, 1e-5);
         Ok(())
     };
     compare("last_hidden_state", &ours.last_hidden_state)?;
@@ -54,8 +57,9 @@ pub fn text_encoder(case: &Case, dtype: DType) -> Result<Checks> {
     Ok(checks)
 }
 
-pub fn vae(case: &Case, dtype: DType) -> Result<Checks> {
+pub fn vae(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let vae = AutoencoderKl::load(&case.path("model")?.join("vae"), dtype)?;
+    vae.place(device)?;
     let (mean, logvar) = vae.encode(&Tape::off(), &case.feature_map("in.image", dtype)?)?;
     let image = vae.decode(&Tape::off(), &case.feature_map("in.latents", dtype)?)?;
     let mut checks = Checks::default();

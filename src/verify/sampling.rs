@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::case::{Case, Checks, channels_first};
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Sampler, SchedulerConfig, sampler};
 use crate::error::Result;
@@ -110,9 +111,10 @@ fn add_noise(case: &Case) -> Result<Checks> {
     Ok(checks)
 }
 
-pub fn sample(case: &Case, dtype: DType) -> Result<Checks> {
+pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let vocab = case.path("vocab")?;
     let mut model = StableDiffusion::load(&case.path("model")?, Some(&vocab), dtype)?;
+    model.place(device)?;
     if let Some(file) = case.json["lora"]["file"].as_str() {
         let base = lora::base::modules(&case.path("model")?)?;
         let expert = lora::load(&case.dir.join(file), Some(&base), false)?.expert;
@@ -136,7 +138,8 @@ pub fn sample(case: &Case, dtype: DType) -> Result<Checks> {
         ] {
             let name = format!("{prefix}{name}");
             if let (Some(ours), true) = (ours, case.tensors.contains(&format!("out.{name}"))) {
-                checks.relative(&name, &ours.reals::<f32>(), &case.tensor(&format!("out.{name}"))?, 1e-5);
+                let reference = case.tensor(&format!("out.{name}"))?;
+                checks.relative(&name, &ours.to_cpu()?.reals::<f32>(), &reference, 1e-5);
             }
         }
     }

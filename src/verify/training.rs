@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::case::{Case, Checks, channels_first, relative_error};
 use super::models::added_conditions;
 use super::sampling::noise_schedule;
+use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::Result;
 use crate::lora::attach::{self, transposed};
@@ -12,10 +13,11 @@ use crate::nn::UNet;
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Objective};
+use crate::train::step::{MicroBatch, Noise, Objective};
 
-pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
+pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
+    unet.place(device)?;
     let scale = case.f64("alpha")? / case.f64("rank")?;
     let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
     for name in case
@@ -71,15 +73,15 @@ pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
         eps: number(&optimizer["eps"])?,
         weight_decay: number(&optimizer["weight_decay"])?,
     };
-    let mut flat = FlatParameters::new(params, dtype);
-    let start = flat.master.clone();
+    let mut flat = FlatParameters::new(params, dtype)?;
+    let start = flat.buffers()?.master.clone();
     let (accumulation, max_norm) = (case.usize("grad_accum")?, case.f64("max_grad_norm")?);
     let (mut checks, mut norms) = (Checks::default(), Vec::new());
     for step in 0..case.usize("steps")? {
         for i in step * accumulation..(step + 1) * accumulation {
             let batch = micro_batch(case, i, dtype)?;
             let computed = objective.compute(&unet, &batch, &flat.leaves(), 1.0 / accumulation as f64)?;
-            flat.accumulate(&computed.gradients);
+            flat.accumulate(&computed.gradients)?;
             let reference = case.tensor(&format!("out.{i}.loss"))?.item();
             checks.push(
                 format!("{i}.loss"),
@@ -108,21 +110,22 @@ pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
                 &flat,
                 &names,
                 "out.grad.",
-                &flat.gradient,
+                &flat.buffers()?.gradient,
                 None,
                 [5e-5, 2e-3],
                 &mut checks,
             )?;
         }
-        norms.push(flat.update(adamw, max_norm) as f32);
+        norms.push(flat.update(adamw, max_norm)? as f32);
     }
+    let trained = &flat.buffers()?.master;
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
     compare(
         case,
         &flat,
         &names,
         "out.lora.",
-        &flat.master,
+        trained,
         None,
         [1e-4, f64::INFINITY],
         &mut checks,
@@ -132,7 +135,7 @@ pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
         &flat,
         &names,
         "out.lora.",
-        &flat.master,
+        trained,
         Some(&start),
         [3e-3, 3e-2],
         &mut checks,
@@ -143,7 +146,7 @@ pub fn lora_train(case: &Case, dtype: DType) -> Result<Checks> {
 fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {
     Ok(MicroBatch {
         latents: case.feature_map(&format!("in.{i}.latents"), dtype)?,
-        noise: case.feature_map(&format!("in.{i}.noise"), dtype)?,
+        noise: Noise::Given(case.feature_map(&format!("in.{i}.noise"), dtype)?),
         timesteps: case.whole_timesteps(&format!("in.{i}.timesteps"))?,
         context: case.tensor(&format!("in.{i}.encoder_hidden_states"))?.cast(dtype),
         added: added_conditions(case, &format!("in.{i}."), dtype)?,

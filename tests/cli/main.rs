@@ -10,6 +10,8 @@ mod memory;
 mod model;
 mod refusals;
 mod resume;
+#[cfg(feature = "simulator")]
+mod simulator;
 mod train;
 
 use std::path::{Path, PathBuf};

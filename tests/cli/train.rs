@@ -159,6 +159,8 @@ impl selma::train::watcher::Watcher for Silent {
 
 #[test]
 fn runs_that_share_a_unet_give_what_each_gives_alone() {
+    use selma::device::Device;
+    use selma::tensor::DType;
     use selma::train::config::TrainConfig;
     use selma::train::preparation::Preparation;
     use selma::train::trainer::Trainer;
@@ -178,7 +180,7 @@ fn runs_that_share_a_unet_give_what_each_gives_alone() {
             ..TrainConfig::default()
         };
         let vocab = parity("clip_vocab");
-        Preparation::new(config, Some(&vocab), selma::tensor::DType::F32, false, &mut Silent).unwrap()
+        Preparation::new(config, Some(&vocab), &Device::Cpu, DType::F32, false, &mut Silent).unwrap()
     };
     let alone = prepare("alone", "to_q");
     let mut unet = alone.load_unet().unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use selma::data::dataset::Dataset;
 use selma::data::preprocess::Crop;
+use selma::device::Device;
 use selma::formats::model_dir::ModelDir;
 use selma::tensor::DType;
 use selma::train::config::TrainConfig;
@@ -38,7 +39,7 @@ fn latents(dir: &Path, name: &str, crop: Crop, ahead_bytes: Option<usize>) -> (V
     let files = ModelDir::open(&fixtures.join("models/tiny-sd1")).unwrap();
     let vocab = fixtures.join("clip_vocab");
     let cache = dir.join(name);
-    let encoders = Encoders::new(&files, &files.vae, Some(&vocab), DType::F32, &cache).unwrap();
+    let encoders = Encoders::new(&files, &files.vae, Some(&vocab), &Device::Cpu, DType::F32, &cache).unwrap();
     let mut notes = Notes::default();
     let dataset = Dataset::open(&config.data).unwrap();
     let mut examples = Examples::open(&config, dataset, encoders, 16, [8, 8, 4], 0.5, &mut notes).unwrap();

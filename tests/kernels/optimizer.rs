@@ -1,12 +1,26 @@
 //! `optimizer.cu`.
 
 use selma::device::gpu::optimizer::{self, Parameters, adamw_rates};
-use selma::ops::optimizer as cpu;
+use selma::ops::{self, optimizer as cpu};
 use selma::tensor::{DType, Tensor};
 
 use crate::support::{close, everywhere, floats, tensor};
 
 const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
+
+#[test]
+fn gradients_are_added_up() {
+    everywhere(|gpu, _| {
+        for n in LENGTHS {
+            let (sum, part) = (tensor(1, &[n], DType::F32), tensor(2, &[n], DType::F32));
+            let got = gpu.upload(&sum).unwrap();
+            optimizer::accumulate(&got, &gpu.upload(&part).unwrap()).unwrap();
+            close("sum", &got, &ops::accumulate(sum, part).unwrap(), 1);
+            got.clear().unwrap();
+            close("nothing", &got, &Tensor::zeros(&[n], DType::F32), 0);
+        }
+    });
+}
 
 #[test]
 fn norm_and_clipping() {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use selma::autograd::Tape;
+use selma::device::Device;
 use selma::formats::safetensors::Safetensors;
 use selma::ops;
 use selma::tensor::Tensor;
@@ -132,7 +133,7 @@ fn timestep_embedding() {
     check("timestep_embedding", &["t"], 1e-6, |_, x, s| {
         let flip = s["flip_sin_to_cos"].as_bool().unwrap();
         let shift = s["freq_shift"].as_f64().unwrap();
-        Ok(ops::timestep_embedding(x[0].data(), number(s, "dim"), flip, shift))
+        ops::timestep_embedding(x[0].data(), number(s, "dim"), flip, shift, &Device::Cpu)
     });
 }
 

@@ -1,5 +1,6 @@
 //! The demo's stages on the built-in model, with less of everything.
 
+use selma::device::Device;
 use selma::run::{Run, Selection, demo};
 use selma::shapes::builtin;
 use selma::tensor::DType;
@@ -24,7 +25,13 @@ fn the_demo_measures_every_skill_on_captions_that_no_expert_saw() {
     (pipeline.prompts.count, pipeline.experts.steps) = (2, 2);
     (pipeline.evaluate.prompts, pipeline.evaluate.seeds) = (2, 1);
     (pipeline.images.draw.steps, pipeline.evaluate.draw.steps) = (6, 6);
-    let run = Run::new(&pipeline, &dir.path().join("run"), DType::F32, "selma demo");
+    let run = Run::new(
+        &pipeline,
+        &dir.path().join("run"),
+        Device::Cpu,
+        DType::F32,
+        "selma demo",
+    );
     let done = run.go(&Selection::default(), &mut Silent).unwrap();
     assert_eq!(done.len(), 5 + 5 + 6 + 3);
     let summary = run.summary().unwrap();

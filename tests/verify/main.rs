@@ -1,7 +1,11 @@
 //! Every recorded case of the kinds that `selma verify` knows, at its tolerance.
 
+#[cfg(feature = "simulator")]
+mod simulator;
+
 use std::path::Path;
 
+use selma::device::Device;
 use selma::tensor::DType;
 use selma::verify;
 
@@ -18,7 +22,8 @@ fn all_of(kinds: &[&str]) {
         if !kinds.contains(&case.kind().unwrap()) {
             continue;
         }
-        let outcome = verify::run(&folder, None, DType::F32).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let outcome = verify::run(&folder, None, &Device::Cpu, DType::F32)
+            .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let worst = outcome.worst();
         assert!(
             worst.ok(),
@@ -64,6 +69,6 @@ fn a_wrong_number_is_found() {
     let at = bytes.len() - 8;
     bytes[at] ^= 1;
     std::fs::write(broken.path().join("tensors.safetensors"), bytes).unwrap();
-    let outcome = verify::run(broken.path(), Some(&root), DType::F32).unwrap();
+    let outcome = verify::run(broken.path(), Some(&root), &Device::Cpu, DType::F32).unwrap();
     assert!(!outcome.worst().ok());
 }

@@ -51,8 +51,8 @@ impl Stage {
     /// Goes on from the newest state there is. `identity`: all else that decides the numbers.
     pub fn open(run: &Pretraining, recipe: Recipe, params: Vec<Param>, identity: RunIdentity) -> Result<Self> {
         let states = run.states(recipe.stage);
-        let mut flat = FlatParameters::new(params, DType::F32);
-        flat.keep_average(recipe.average);
+        let mut flat = FlatParameters::new(params, DType::F32)?;
+        flat.keep_average(recipe.average)?;
         if let Some(newest) = checkpoint::list(&states)?.last() {
             State::open(newest, &identity)?.restore(&mut flat)?;
         }
@@ -87,7 +87,7 @@ impl Stage {
             if last || stopped || done.step.is_multiple_of(self.save_every) {
                 self.metrics.flush()?;
                 checkpoint::save(&self.states, &self.flat, &self.identity, 1)?;
-                self.flat.publish_average();
+                self.flat.publish_average()?;
                 saved()?;
                 self.flat.publish();
             }
@@ -99,17 +99,17 @@ impl Stage {
                 return Err(Error::Interrupted(message));
             }
         }
-        self.flat.publish_average();
+        self.flat.publish_average()?;
         Ok(())
     }
 
     fn one_step(&mut self, compute: &mut impl FnMut(&[Tensor], u64) -> Result<Computed>) -> Result<StepReport> {
         let Computed { gradients, losses } = compute(&self.flat.leaves(), self.flat.step)?;
-        self.flat.accumulate(&gradients);
+        self.flat.accumulate(&gradients)?;
         let r = &self.recipe;
         let lr = LrSchedule::new(Shape::Cosine, r.lr, r.warmup, r.lr_steps).at(self.flat.step);
         let loss = losses[0].1;
-        if !loss.is_finite() || !self.flat.gradient_norm().is_finite() {
+        if !loss.is_finite() || !self.flat.gradient_norm()?.is_finite() {
             let step = self.flat.step + 1;
             return Err(Error::Failed(format!(
                 "the loss or its gradient is no longer a number at step {step} of {}",
@@ -122,7 +122,7 @@ impl Stage {
             eps: 1e-8,
             weight_decay: r.weight_decay,
         };
-        let grad_norm = self.flat.update(settings, MAX_GRAD_NORM);
+        let grad_norm = self.flat.update(settings, MAX_GRAD_NORM)?;
         let step = self.flat.step;
         let values = [&losses[..], &[("lr", lr), ("grad_norm", grad_norm)]].concat();
         self.metrics.append(step, &values)?;

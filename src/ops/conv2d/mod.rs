@@ -1,12 +1,16 @@
 //! Convolution over `[n, h, w, c]` as a GEMM over patches.
 
+mod size;
+
+use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::convolve::Convolution;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, sum_rows};
 use crate::device::cpu::patches::{Order, Patches, Taps, Transposed};
 use crate::dispatch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Tensor, buffer, recycle};
+use size::Size;
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ impl Padding {
 /// `x` `[n, h, w, c_in]`, `weight` `[c_out, kh, kw, c_in]`, `bias` `[c_out]` -> `[n, ho, wo, c_out]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where the shapes do not fit, or the kernel is larger than the padded image.
+/// [`crate::Error::Shape`] where the shapes do not fit, or the kernel is larger than the padded image.
 pub fn conv2d(
     tape: &Tape,
     x: &Tensor,
@@ -42,12 +46,15 @@ pub fn conv2d(
 ) -> Result<Tensor> {
     const OP: &str = "conv2d";
     let size = Size::of(OP, x, weight, bias, stride, padding)?;
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    if on_gpu::holds(OP, &inputs)? {
+        return on_gpu::conv2d(tape, x, weight, bias, size.launch());
+    }
     let dtype = x.dtype();
     let y = dispatch!(dtype, T => {
         let y = forward::<T>(&size, &x.reals::<T>(), weight, bias);
         Tensor::from_reals(y, &[size.n, size.ho, size.wo, size.c_out], dtype)
     });
-    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
     let (saved, weight) = (wants[1].then(|| x.clone()), weight.clone());
@@ -71,94 +78,6 @@ pub fn conv2d(
         })
     });
     Ok(y)
-}
-
-/// The sizes of one convolution, checked.
-#[derive(Clone, Copy)]
-struct Size {
-    n: usize,
-    h: usize,
-    w: usize,
-    c_in: usize,
-    ho: usize,
-    wo: usize,
-    c_out: usize,
-    kh: usize,
-    kw: usize,
-    stride: usize,
-    padding: Padding,
-}
-
-impl Size {
-    fn of(
-        op: &'static str,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        stride: usize,
-        padding: Padding,
-    ) -> Result<Self> {
-        let [n, h, w, c_in] = x.dims(op)?;
-        let [c_out, kh, kw, weight_c_in] = weight.dims(op)?;
-        if c_in != weight_c_in {
-            let (x, weight) = (x.shape(), weight.shape());
-            return Err(Error::shape(
-                op,
-                format!("x {x:?} and weight {weight:?} differ in channels"),
-            ));
-        }
-        if let Some(bias) = bias
-            && bias.shape() != [c_out]
-        {
-            let (bias, weight) = (bias.shape(), weight.shape());
-            return Err(Error::shape(
-                op,
-                format!("a bias of shape {bias:?} does not fit a weight {weight:?}"),
-            ));
-        }
-        let padded = (h + padding.top + padding.bottom, w + padding.left + padding.right);
-        if stride == 0 || kh == 0 || kw == 0 || padded.0 < kh || padded.1 < kw {
-            return Err(Error::shape(
-                op,
-                format!(
-                    "no output: a kernel of {kh} x {kw} with stride {stride} over {} x {} with padding",
-                    padded.0, padded.1
-                ),
-            ));
-        }
-        let (ho, wo) = ((padded.0 - kh) / stride + 1, (padded.1 - kw) / stride + 1);
-        Ok(Self {
-            n,
-            h,
-            w,
-            c_in,
-            ho,
-            wo,
-            c_out,
-            kh,
-            kw,
-            stride,
-            padding,
-        })
-    }
-
-    /// Whether each output pixel reads one pixel of `x`: a linear layer over the channels.
-    fn pointwise(&self) -> bool {
-        self.kh * self.kw == 1 && self.stride == 1 && self.padding == Padding::all(0)
-    }
-
-    /// The part of `x` that each output pixel reads.
-    fn patches<'a, T>(&self, x: &'a [T]) -> Patches<'a, T> {
-        Patches {
-            data: x,
-            size: [self.h, self.w, self.c_in],
-            kernel: [self.kh, self.kw],
-            pixels: [self.n, self.ho, self.wo],
-            step: self.stride,
-            offset: [-(self.padding.top as isize), -(self.padding.left as isize)],
-            order: Order::TapsFirst,
-        }
-    }
 }
 
 fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {

@@ -1,0 +1,92 @@
+//! Pointwise ops.
+
+use super::of;
+use crate::autograd::Tape;
+use crate::device::gpu::elementwise as kernels;
+pub use crate::device::gpu::elementwise::Activation;
+use crate::device::gpu::sums::sum_rows_of_each;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
+/// As `ops::add`.
+pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let out = Tensor::on_gpu(kernels::add(&of(x)?, &of(y)?)?, x.shape());
+    let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
+    tape.record("add", &[x, y], &out, move |dy| {
+        Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())])
+    });
+    Ok(out)
+}
+
+/// As `ops::accumulate`, into memory of its own.
+pub fn accumulate(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::on_gpu(kernels::add(&of(a)?, &of(b)?)?, a.shape()))
+}
+
+/// As `ops::scale`.
+pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
+    let times = move |x: &Tensor| Ok(Tensor::on_gpu(kernels::scale(&of(x)?, factor as f32)?, x.shape()));
+    let out = times(x)?;
+    tape.record("scale", &[x], &out, move |dy| Ok(vec![Some(times(dy)?)]));
+    Ok(out)
+}
+
+/// As `ops::cast`, between f32 and a 16-bit type.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    Ok(Tensor::on_gpu(kernels::cast(&of(x)?, dtype)?, x.shape()))
+}
+
+/// As `ops::clamp`.
+pub fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
+    let limited = kernels::clamp(&of(x)?, low as f32, high as f32)?;
+    Ok(Tensor::on_gpu(limited, x.shape()))
+}
+
+/// As `ops::add_channel_bias` of `[n, pixels, c]`.
+pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor, [n, pixels, c]: [usize; 3]) -> Result<Tensor> {
+    let out = Tensor::on_gpu(kernels::add_channel_bias(&of(x)?, &of(t)?, [n, pixels, c])?, x.shape());
+    let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
+    tape.record("add_channel_bias", &[x, t], &out, move |dy| {
+        let mut dt = None;
+        if wants_t {
+            let sums = sum_rows_of_each(&of(dy)?, [n, pixels, c])?;
+            let sums = match dy.dtype() {
+                DType::F32 => sums,
+                stored => kernels::cast(&sums, stored)?,
+            };
+            dt = Some(Tensor::on_gpu(sums, &[n, c]));
+        }
+        Ok(vec![wants_x.then(|| dy.clone()), dt])
+    });
+    Ok(out)
+}
+
+/// As `ops::silu`, `ops::gelu` or `ops::quick_gelu`.
+pub fn activation(tape: &Tape, f: Activation, x: &Tensor) -> Result<Tensor> {
+    let saved = of(x)?;
+    let out = Tensor::on_gpu(kernels::activation(f, &saved)?, x.shape());
+    let op = match f {
+        Activation::Silu => "silu",
+        Activation::Gelu => "gelu",
+        Activation::QuickGelu => "quick_gelu",
+    };
+    let shape = x.shape().to_vec();
+    tape.record(op, &[x], &out, move |dy| {
+        let dx = kernels::activation_backward(f, &of(dy)?, &saved)?;
+        Ok(vec![Some(Tensor::on_gpu(dx, &shape))])
+    });
+    Ok(out)
+}
+
+/// As `ops::geglu`; the result has `shape`, whose last dimension is `c`.
+pub fn geglu(tape: &Tape, x: &Tensor, shape: &[usize], c: usize) -> Result<Tensor> {
+    let saved = of(x)?;
+    let rows = shape.iter().product::<usize>() / c.max(1);
+    let out = Tensor::on_gpu(kernels::geglu(&saved, rows, c)?, shape);
+    let x_shape = x.shape().to_vec();
+    tape.record("geglu", &[x], &out, move |dy| {
+        let dx = kernels::geglu_backward(&of(dy)?, &saved, rows, c)?;
+        Ok(vec![Some(Tensor::on_gpu(dx, &x_shape))])
+    });
+    Ok(out)
+}

@@ -1,0 +1,59 @@
+//! The ops on tensors in a GPU's memory: a launch or a few each, forward and backward. The op has checked the shapes and
+//! comes here where [`holds`] says so; nothing falls back to the CPU.
+
+mod attention;
+mod conv2d;
+mod elementwise;
+mod linear;
+mod loss;
+mod norms;
+mod rows;
+
+pub(super) use attention::attention;
+pub(super) use conv2d::conv2d;
+pub(super) use elementwise::{Activation, accumulate, activation, add, add_channel_bias, cast, clamp, geglu, scale};
+pub(super) use linear::{LoraBranch, linear, lora_linear};
+pub(super) use loss::weighted_mse;
+pub(super) use norms::{group_norm, layer_norm};
+pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, timestep_embedding, upsample_nearest};
+
+use crate::device::Device;
+use crate::device::gpu::Buffer;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+
+/// Whether the tensors that enter an op are in a GPU's memory.
+///
+/// # Errors
+/// [`Error::Shape`] where they are not all on one device.
+pub(super) fn holds(op: &'static str, inputs: &[&Tensor]) -> Result<bool> {
+    let device = inputs.first().map_or(Device::Cpu, |x| x.device());
+    match inputs.iter().find(|x| x.device() != device) {
+        None => Ok(device != Device::Cpu),
+        Some(x) => {
+            let (first, there) = (inputs[0], x.device().name());
+            let message = format!("{first:?} is on {}, but {x:?} is on {there}", device.name());
+            Err(Error::shape(op, message))
+        }
+    }
+}
+
+/// For an op without a kernel.
+///
+/// # Errors
+/// [`Error::Unavailable`] where one of the inputs is in a GPU's memory.
+pub(super) fn refuse(op: &'static str, inputs: &[&Tensor]) -> Result<()> {
+    match inputs.iter().find(|x| x.device() != Device::Cpu) {
+        None => Ok(()),
+        Some(x) => {
+            let message = format!("{op} on {}: it has no kernel, use --device cpu", x.device().name());
+            Err(Error::Unavailable(message))
+        }
+    }
+}
+
+/// The memory of a tensor that the op has found on a GPU, or of a gradient that came back from one.
+fn of(x: &Tensor) -> Result<Buffer> {
+    x.memory()
+        .ok_or_else(|| Error::Failed(format!("{x:?} is on the CPU, but what it belongs to is on a GPU")))
+}

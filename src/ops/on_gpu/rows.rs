@@ -1,0 +1,78 @@
+//! Lookups and reorderings of rows.
+
+use super::of;
+use crate::autograd::Tape;
+use crate::device::gpu::{Gpu, embedding as kernels};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// As `ops::embedding`, with `ids` on the CPU, which has checked them; the result has `shape`.
+pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    tape.refuse("embedding on a GPU", table)?;
+    let size = [table.shape()[0], table.shape()[1]];
+    Ok(Tensor::on_gpu(kernels::embedding(&of(table)?, ids, size)?, shape))
+}
+
+/// As `ops::timestep_embedding`.
+pub fn timestep_embedding(
+    gpu: &Gpu,
+    timesteps: &[f32],
+    dim: usize,
+    flip_sin_to_cos: bool,
+    freq_shift: f64,
+) -> Result<Tensor> {
+    let timesteps = gpu.upload(&Tensor::new(timesteps.to_vec(), &[timesteps.len()]))?;
+    let embedded = kernels::timestep_embedding(&timesteps, dim, flip_sin_to_cos, freq_shift as f32)?;
+    Ok(Tensor::on_gpu(embedded, &[timesteps.len(), dim]))
+}
+
+/// As `ops::concat_channels` of `[.., a]` and `[.., b]`; the result has `shape`.
+pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor, [a, b]: [usize; 2], shape: &[usize]) -> Result<Tensor> {
+    let rows = shape[..shape.len() - 1].iter().product();
+    let out = Tensor::on_gpu(kernels::concat_channels(&of(x)?, &of(y)?, rows, [a, b])?, shape);
+    let inputs = [x, y];
+    let wants = inputs.map(|t| tape.wants(t));
+    let shapes = inputs.map(|t| t.shape().to_vec());
+    tape.record("concat_channels", &inputs, &out, move |dy| {
+        let dy = of(dy)?;
+        let mut gradients = vec![None, None];
+        for (i, (offset, width)) in [(0, a), (a, b)].into_iter().enumerate() {
+            if wants[i] {
+                let part = kernels::slice_channels(&dy, rows, a + b, offset, width)?;
+                gradients[i] = Some(Tensor::on_gpu(part, &shapes[i]));
+            }
+        }
+        Ok(gradients)
+    });
+    Ok(out)
+}
+
+/// As `ops::slice_channels` of `[.., c]`; the result has `shape`, whose last dimension is what is taken.
+pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
+    tape.refuse("slice_channels on a GPU", x)?;
+    let (rows, c) = x.rows("slice_channels")?;
+    let len = shape[shape.len() - 1];
+    Ok(Tensor::on_gpu(
+        kernels::slice_channels(&of(x)?, rows, c, start, len)?,
+        shape,
+    ))
+}
+
+/// As `ops::select_rows` of `x` `[n, t, c]`: a lookup among all `n t` rows.
+pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
+    tape.refuse("select_rows on a GPU", x)?;
+    let ids = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64);
+    let ids = Tensor::new(ids.collect(), &[n]);
+    Ok(Tensor::on_gpu(kernels::embedding(&of(x)?, &ids, [n * t, c])?, &[n, c]))
+}
+
+/// As `ops::upsample_nearest` of `[n, h, w, c]`.
+pub fn upsample_nearest(tape: &Tape, x: &Tensor, from: [usize; 4], to: [usize; 2]) -> Result<Tensor> {
+    let [n, _, _, c] = from;
+    let out = Tensor::on_gpu(kernels::upsample_nearest(&of(x)?, from, to)?, &[n, to[0], to[1], c]);
+    tape.record("upsample_nearest", &[x], &out, move |dy| {
+        let dx = kernels::upsample_nearest_backward(&of(dy)?, from, to)?;
+        Ok(vec![Some(Tensor::on_gpu(dx, &from))])
+    });
+    Ok(out)
+}

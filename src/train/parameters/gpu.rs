@@ -1,0 +1,102 @@
+//! The flat buffers in a GPU's memory: accumulated, clipped and updated there.
+
+use super::Settings;
+use super::host;
+use crate::device::gpu::optimizer::{Parameters, accumulate, adamw, adamw_rates, clip_factor, moving_average};
+use crate::device::gpu::{Buffer, Gpu, elementwise};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+
+pub struct Buffers {
+    pub master: Buffer,
+    pub gradient: Buffer,
+    pub first_moment: Buffer,
+    pub second_moment: Buffer,
+    pub average: Option<Buffer>,
+    /// The master copy in the precision of the model, which reads it here.
+    pub mirror: Buffer,
+    /// What gradients were multiplied by; f32 `[1]`.
+    scale: Buffer,
+}
+
+impl Buffers {
+    pub fn new(gpu: &Gpu, master: Vec<f32>, dtype: DType) -> Result<Self> {
+        Self::upload(gpu, &host::Buffers::new(master), dtype)
+    }
+
+    /// All of them as they are on the CPU.
+    pub fn upload(gpu: &Gpu, buffers: &host::Buffers, dtype: DType) -> Result<Self> {
+        let upload = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
+        let master = upload(&buffers.master)?;
+        Ok(Self {
+            mirror: elementwise::cast(&master, dtype)?,
+            master,
+            gradient: upload(&buffers.gradient)?,
+            first_moment: upload(&buffers.first_moment)?,
+            second_moment: upload(&buffers.second_moment)?,
+            average: buffers.average.as_deref().map(upload).transpose()?,
+            scale: upload(&[1.0])?,
+        })
+    }
+
+    /// Copies of all of them.
+    pub fn download(&self) -> Result<host::Buffers> {
+        Ok(host::Buffers {
+            master: values(&self.master)?,
+            gradient: values(&self.gradient)?,
+            first_moment: values(&self.first_moment)?,
+            second_moment: values(&self.second_moment)?,
+            average: self.average.as_ref().map(values).transpose()?,
+        })
+    }
+
+    pub fn accumulate(&mut self, offset: usize, gradient: &Tensor) -> Result<()> {
+        let part = gradient
+            .memory()
+            .ok_or_else(|| Error::Failed("a gradient on the CPU of parameters on a GPU".into()))?;
+        accumulate(&self.gradient.view(offset, part.len()), &part)
+    }
+
+    pub fn gradient_norm(&self) -> Result<f64> {
+        let [norm, _] = clip_factor(&self.gradient, &self.scale, f32::INFINITY)?;
+        number(&norm)
+    }
+
+    pub(super) fn update(&mut self, settings: Settings) -> Result<f64> {
+        let Settings {
+            adamw: settings,
+            step,
+            max_norm,
+            average_keeps,
+        } = settings;
+        let gpu = self.master.gpu();
+        let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
+        let [norm, clip] = clip_factor(&self.gradient, &self.scale, most)?;
+        let rates = gpu.upload(&Tensor::new(adamw_rates(settings, step).to_vec(), &[3]))?;
+        let parameters = Parameters {
+            values: &self.master,
+            first: &self.first_moment,
+            second: &self.second_moment,
+            copy: &self.mirror,
+        };
+        adamw(parameters, &self.gradient, settings, &rates, &clip)?;
+        self.gradient.clear()?;
+        if let Some(average) = &self.average {
+            moving_average(average, &self.master, average_keeps as f32)?;
+        }
+        number(&norm)
+    }
+}
+
+/// Values in the precision of the model.
+pub fn mirror(values: &Buffer, dtype: DType) -> Result<Tensor> {
+    Ok(Tensor::on_gpu(elementwise::cast(values, dtype)?, &[values.len()]))
+}
+
+fn values(buffer: &Buffer) -> Result<Vec<f32>> {
+    Ok(buffer.download(&[buffer.len()])?.data().to_vec())
+}
+
+fn number(buffer: &Buffer) -> Result<f64> {
+    Ok(buffer.download(&[1])?.item())
+}

@@ -1,0 +1,134 @@
+//! Commands whose networks run on the GPU kernels, by `--device sim`.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use selma::formats::safetensors::Safetensors;
+
+use crate::train::train;
+use crate::{bytes, parity, pictures, says, selma};
+
+fn on_simulator(mut command: Command) -> Command {
+    command.args(["--device", "sim"]);
+    command
+}
+
+/// A command that takes three steps, with noise that is drawn on the device.
+fn training(data: &Path, out: &Path) -> Command {
+    let mut command = train("tiny-sd1", data, out);
+    command.args([
+        "--steps",
+        "3",
+        "--save-every",
+        "2",
+        "--resolution",
+        "32",
+        "--crop",
+        "center",
+    ]);
+    command
+}
+
+/// The largest difference of two LoRAs, relative to the largest value.
+fn distance(a: &Path, b: &Path) -> f64 {
+    let (a, b) = (Safetensors::open(a).unwrap(), Safetensors::open(b).unwrap());
+    let (mut difference, mut largest, mut names) = (0.0_f64, 0.0_f64, 0);
+    for name in a.names() {
+        let (a, b) = (a.tensor(name).unwrap(), b.tensor(name).unwrap());
+        for (a, b) in a.reals::<f64>().iter().zip(&*b.reals::<f64>()) {
+            // Written so that NaN is kept.
+            difference = if (a - b).abs() <= difference {
+                difference
+            } else {
+                (a - b).abs()
+            };
+            largest = largest.max(b.abs());
+        }
+        names += 1;
+    }
+    assert!(names > 0 && largest > 0.0);
+    difference / largest
+}
+
+#[test]
+fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let out = |name: &str| dir.path().join(name);
+    training(&data, &out("cpu")).assert().success();
+    on_simulator(training(&data, &out("once"))).assert().success();
+    on_simulator(training(&data, &out("again"))).assert().success();
+    for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000003.safetensors"] {
+        assert!(
+            bytes(out("once").join(file)) == bytes(out("again").join(file)),
+            "{file} differs"
+        );
+    }
+    let lora = |name: &str| out(name).join("lora.safetensors");
+    let distance = distance(&lora("once"), &lora("cpu"));
+    // AdamW's first steps have the size of the rate whatever the gradient's is, so small gradients show rounding.
+    assert!(distance < 1e-3, "{distance:e}");
+    // A run that was stopped after step 2 goes on from there.
+    for file in ["lora.safetensors", "state/step-00000003.safetensors"] {
+        std::fs::remove_file(out("again").join(file)).unwrap();
+    }
+    let mut resumed = on_simulator(training(&data, &out("again")));
+    resumed.arg("--resume").assert().success();
+    assert!(bytes(lora("once")) == bytes(lora("again")), "the resumed run differs");
+}
+
+#[test]
+fn pictures_are_the_same_bytes_and_those_of_the_cpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let draw = |name: &str, device: &str, precision: &str| {
+        let out = dir.path().join(name);
+        let mut command = selma();
+        command.args(["generate", "--steps", "2", "--width", "32", "--height", "32", "--quiet"]);
+        command.args(["--prompt", "a cat", "--device", device, "--precision", precision]);
+        command.arg("--model").arg(parity("models/tiny-sd1"));
+        command.arg("--vocab").arg(parity("clip_vocab")).arg("--out").arg(&out);
+        command.assert().success();
+        bytes(out.join("00000.png"))
+    };
+    let (cpu, once, again) = (
+        draw("cpu", "cpu", "f32"),
+        draw("once", "sim", "f32"),
+        draw("again", "sim", "f32"),
+    );
+    assert!(once == again, "two runs differ");
+    let pixels = |png: &[u8]| image::load_from_memory(png).unwrap().into_rgb8().into_raw();
+    let difference = pixels(&cpu).iter().zip(pixels(&once)).map(|(a, b)| a.abs_diff(b)).max();
+    assert!(difference <= Some(1), "{difference:?}");
+    draw("half", "sim", "f16");
+}
+
+#[test]
+fn networks_and_training_are_verified_on_the_kernels() {
+    let mut command = selma();
+    command.args(["verify", "--device", "sim", "--precision", "bf16", "--json"]);
+    command.arg(parity("cases/text_encoder_sdxl_2"));
+    let output = command.assert().success();
+    let row: serde_json::Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(row["ok"], true);
+    // Kernels of bf16 do not give what f32 gives.
+    assert!(row["error"].as_f64().unwrap() > 1e-4, "{row}");
+}
+
+#[test]
+fn what_a_device_cannot_do_is_said() {
+    let with = |arguments: &[&str]| {
+        let mut command = selma();
+        command.args(arguments);
+        command
+    };
+    says(
+        with(&["pretrain", "shapes", "--out", "x", "--device", "sim"]),
+        2,
+        &["pretrain --device sim", "not available"],
+    );
+    says(
+        with(&["kernels", "--device", "tpu"]),
+        2,
+        &["--device tpu", "cuda:N or sim"],
+    );
+}

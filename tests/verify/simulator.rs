@@ -1,0 +1,75 @@
+//! The GPU kernels, run by the simulator, against recorded numbers: whole networks, pictures and training steps.
+
+use std::path::{Path, PathBuf};
+
+use selma::device::Device;
+use selma::device::gpu::{Checks, Gpu, Order};
+use selma::tensor::DType;
+use selma::verify::{self, Outcome};
+
+fn verified(name: &str, device: &Device, precision: DType) -> Outcome {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
+    let case: PathBuf = cases.join(name);
+    let outcome = verify::run(&case, None, device, precision).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let worst = outcome.worst();
+    assert!(
+        worst.ok(),
+        "{name} in {}: {} is off by {:e}, more than {:e}",
+        precision.name(),
+        worst.quantity,
+        worst.error,
+        worst.tolerance
+    );
+    outcome
+}
+
+fn simulator(checks: Checks, order: Order) -> Device {
+    Device::Gpu(Gpu::simulator(checks, order).unwrap())
+}
+
+/// In every precision, at sizes that are no multiple of a tile.
+#[test]
+fn networks_agree_with_diffusers_and_transformers() {
+    let device = simulator(Checks::Off, Order::Forwards);
+    for name in [
+        "text_encoder_sd1",
+        "text_encoder_sdxl_2",
+        "unet_tiny_sdxl_odd",
+        "unet_small3_odd",
+        "vae_sd1",
+    ] {
+        for precision in [DType::F32, DType::Bf16, DType::F16] {
+            verified(name, &device, precision);
+        }
+    }
+}
+
+#[test]
+fn pictures_agree_with_diffusers() {
+    let device = simulator(Checks::Off, Order::Forwards);
+    verified("sample_img2img_one_step", &device, DType::F32);
+}
+
+/// Loss, gradients, clipping and AdamW, with every access to memory checked, and the same to the last bit whichever thread
+/// runs first.
+#[test]
+fn training_steps_agree_with_peft_in_any_order_of_threads() {
+    let errors = |checks, order| {
+        let name = "lora_train_small3_conv_v_snr_accum";
+        let outcome = verified(name, &simulator(checks, order), DType::F32);
+        outcome
+            .checks
+            .iter()
+            .map(|check| check.error.to_bits())
+            .collect::<Vec<_>>()
+    };
+    let forwards = errors(Checks::Off, Order::Forwards);
+    assert!(forwards.len() > 10);
+    assert_eq!(forwards, errors(Checks::On, Order::Backwards));
+}
+
+#[test]
+fn training_steps_agree_in_16_bits() {
+    let device = simulator(Checks::Off, Order::Forwards);
+    verified("lora_train_small3_conv_v_snr_accum", &device, DType::Bf16);
+}
