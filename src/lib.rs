@@ -14,7 +14,7 @@
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`pipeline`] is text to image. A module uses only modules before it in the
 //! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
-//! `train`, `selma`, `evaluate`, `run`, `verify`, `cli`.
+//! `train`, `selma`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
 
 pub mod autograd;
 pub mod bench;
@@ -32,6 +32,7 @@ pub mod nn;
 pub mod ops;
 pub mod pipeline;
 pub mod run;
+pub mod selfcheck;
 pub mod selma;
 pub mod shapes;
 pub mod train;

@@ -16,6 +16,7 @@ mod prompts;
 mod questions;
 mod run;
 mod select;
+mod selfcheck;
 mod terminal;
 mod train;
 mod verify;
@@ -135,6 +136,7 @@ enum Command {
     Questions(Box<questions::Questions>),
     Run(run::Run),
     Select(select::Select),
+    Selfcheck(selfcheck::Selfcheck),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
     Completions {
@@ -175,6 +177,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Questions(questions) => questions.run(&cli.common),
         Command::Run(run) => run.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),
+        Command::Selfcheck(selfcheck) => selfcheck.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());

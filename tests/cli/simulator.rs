@@ -103,7 +103,7 @@ fn pictures_are_the_same_bytes_and_those_of_the_cpu() {
 }
 
 #[test]
-fn networks_and_training_are_verified_on_the_kernels() {
+fn a_network_is_verified_in_bf16() {
     let mut command = selma();
     command.args(["verify", "--device", "sim", "--precision", "bf16", "--json"]);
     command.arg(parity("cases/text_encoder_sdxl_2"));
@@ -112,6 +112,20 @@ fn networks_and_training_are_verified_on_the_kernels() {
     assert_eq!(row["ok"], true);
     // Kernels of bf16 do not give what f32 gives.
     assert!(row["error"].as_f64().unwrap() > 1e-4, "{row}");
+}
+
+/// Every kernel is run by some check, and gives what the CPU gives.
+#[test]
+fn the_simulator_checks_itself() {
+    let mut command = selma();
+    command.args(["selfcheck", "--device", "sim", "--json"]);
+    let output = command.assert().success();
+    let lines = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    let rows = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let kernels: usize = rows.map(|row| row["kernels"].as_array().unwrap().len()).sum();
+    assert!(kernels > 300, "{kernels} kernels in {lines}");
 }
 
 #[test]
@@ -125,6 +139,11 @@ fn what_a_device_cannot_do_is_said() {
         with(&["pretrain", "shapes", "--out", "x", "--device", "sim"]),
         2,
         &["pretrain --device sim", "not available"],
+    );
+    says(
+        with(&["selfcheck", "--device", "cpu"]),
+        2,
+        &["--device cuda or --device sim"],
     );
     says(
         with(&["kernels", "--device", "tpu"]),

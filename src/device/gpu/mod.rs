@@ -22,6 +22,7 @@ pub mod noise;
 pub mod optimizer;
 #[cfg(feature = "cuda")]
 mod pool;
+pub mod recorder;
 mod simulator;
 pub mod sums;
 pub mod table;
@@ -36,6 +37,7 @@ use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 use argument::Launch;
 use launch::Builder;
+use recorder::{Launched, Recorder};
 use table::Kernel;
 
 #[cfg(all(test, feature = "simulator"))]
@@ -99,6 +101,16 @@ impl Gpu {
 
     pub fn name(&self) -> String {
         self.0.name()
+    }
+
+    /// The same device under another identity, which remembers the kernels that it runs.
+    pub fn recorded(&self) -> (Self, Launched) {
+        let launched = Launched::default();
+        let recorder = Recorder {
+            inner: self.clone(),
+            launched: launched.clone(),
+        };
+        (Self(Arc::new(recorder)), launched)
     }
 
     /// Whether the host runs the kernels.

@@ -1,0 +1,60 @@
+//! `selma selfcheck`: every GPU kernel against the CPU path.
+
+use crate::cli::Common;
+use crate::device::Device;
+use crate::device::gpu::Gpu;
+use crate::error::{Error, Result};
+use crate::selfcheck;
+
+/// Run every kernel of a GPU (or of the simulator, by --device sim) against the CPU path.
+#[derive(clap::Args)]
+pub struct Selfcheck {
+    /// Real sizes: as many pixels and tokens as Stable Diffusion 1.5 has at 512 pixels.
+    #[arg(long)]
+    full: bool,
+}
+
+impl Selfcheck {
+    pub fn run(self, common: &Common) -> Result<()> {
+        let gpu = match common.device()? {
+            Device::Gpu(gpu) => gpu,
+            Device::Cpu if common.device == "auto" => Gpu::cuda(0)?,
+            Device::Cpu => {
+                let message = "selfcheck compares a GPU with the CPU: name it by --device cuda or --device sim";
+                return Err(Error::Usage(message.into()));
+            }
+        };
+        common.note(format!("{} against the CPU", gpu.name()));
+        let (mut rows, mut failed) = (0, 0);
+        selfcheck::run(&gpu, self.full, |row| {
+            rows += 1;
+            failed += usize::from(!row.ok());
+            if common.json {
+                let row = serde_json::json!({
+                    "check": row.check, "dtype": row.dtype.name(), "quantity": row.quantity, "error": row.error,
+                    "bound": row.bound, "ok": row.ok(), "kernels": row.kernels,
+                });
+                println!("{row}");
+                return Ok(());
+            }
+            let verdict = if row.ok() { "ok" } else { "FAIL" };
+            println!(
+                "{:<48} {:<4} {:>9.2e} {:>9.2e}  {verdict:<4} {}",
+                row.check,
+                row.dtype.name(),
+                row.error,
+                row.bound,
+                row.quantity
+            );
+            if common.verbose {
+                let kernels: Vec<&str> = row.kernels.iter().copied().collect();
+                eprintln!("  {}", kernels.join(" "));
+            }
+            Ok(())
+        })?;
+        match failed {
+            0 => Ok(()),
+            n => Err(Error::Failed(format!("{n} of {rows} checks failed"))),
+        }
+    }
+}

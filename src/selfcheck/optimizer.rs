@@ -1,0 +1,129 @@
+//! What is no op: passes over the flat buffers, and noise.
+
+use super::{LEAST_BOUND, Row, normals, relative_error, worst};
+use crate::autograd::Tape;
+use crate::device::Device;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::noise::{self, Draw, Target};
+use crate::device::gpu::recorder::Launched;
+use crate::error::Result;
+use crate::nn::Param;
+use crate::ops;
+use crate::ops::optimizer::AdamW;
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::parameters::{FlatParameters, HostBuffers};
+
+/// The weight that is trained: its values are no multiple of what a block or a thread takes.
+const SHAPE: [usize; 2] = [331, 303];
+const TRAINED: usize = SHAPE[0] * SHAPE[1];
+const STEPS: u64 = 3;
+
+/// Gradients of two micro-batches added up, clipped, and applied by AdamW, with a running average of the weights.
+pub fn steps(device: &Device, launched: &Launched, dtype: DType) -> Result<Row> {
+    let reference = trained(&Device::Cpu, dtype)?;
+    launched.take();
+    let there = trained(device, dtype)?;
+    let buffers = |b: HostBuffers| {
+        let average = b.average.unwrap_or_default();
+        [
+            ("weights", b.master),
+            ("first moment", b.first_moment),
+            ("second moment", b.second_moment),
+            ("average", average),
+        ]
+    };
+    let pairs = buffers(there).into_iter().zip(buffers(reference));
+    let quantities = pairs.map(|((name, there), (_, reference))| {
+        let [there, reference] = [there, reference].map(|x| Tensor::new(x, &[TRAINED]));
+        (name.to_owned(), relative_error(&there, &reference), LEAST_BOUND)
+    });
+    let quantities: Vec<_> = quantities.collect();
+    let name = format!("{STEPS} steps of AdamW, {TRAINED} values");
+    Ok(worst(name, dtype, quantities.into_iter(), launched.take()))
+}
+
+fn trained(device: &Device, dtype: DType) -> Result<HostBuffers> {
+    let mut flat = FlatParameters::new(
+        vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)],
+        dtype,
+    )?;
+    flat.keep_average(0.9)?;
+    let settings = AdamW {
+        lr: 1e-2,
+        betas: (0.9, 0.999),
+        eps: 1e-8,
+        weight_decay: 0.05,
+    };
+    for i in 0..2 * STEPS {
+        let leaves = flat.leaves();
+        let tape = Tape::watching(&leaves);
+        let row = |index, len| normals(index, &[1, len]).cast(dtype).to(device);
+        let y = ops::linear(&tape, &row(2 * i + 1, SHAPE[1])?, &leaves[0], None)?;
+        flat.accumulate(&tape.backward_from(&y, row(2 * i + 2, SHAPE[0])?)?)?;
+        if i % 2 == 1 {
+            flat.update(settings, 0.5)?;
+        }
+    }
+    Ok(flat.buffers()?.into_owned())
+}
+
+/// Noise, which must be the CPU's to the bit, and latents mixed with it.
+pub fn noise(gpu: &Gpu, launched: &Launched) -> Result<Row> {
+    const SEED: u64 = 0xfedc_ba98_7654_3210;
+    const INDEX: [u64; 2] = [3, 6_000_000_001];
+    const SIZE: usize = 64 * 64 * 4;
+    let (signal, sigma) = ([0.9_f32, 0.1], [0.43_f32, 0.99]);
+    launched.take();
+    let upload = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
+    let index = gpu.upload(&Tensor::new(INDEX.map(u64::cast_signed).to_vec(), &[2]))?;
+    let draw = Draw {
+        seed: SEED,
+        stream: Stream::Noise,
+        index: &index,
+        step: &gpu.upload(&Tensor::new(vec![0_i64], &[1]))?,
+    };
+    let x = normals(1, &[2, SIZE]);
+    let drawn = noise::normals(draw, SIZE)?.download(&[2, SIZE])?;
+    let mixed = noise::add_noise(
+        &gpu.upload(&x)?,
+        &upload(&signal)?,
+        &upload(&sigma)?,
+        draw,
+        Target::Velocity,
+    )?;
+    let [noisy, velocity] = mixed.map(|memory| memory.download(&[2, SIZE]));
+
+    let e = INDEX
+        .iter()
+        .flat_map(|&i| random::normals(SEED, Stream::Noise, i, 0, SIZE));
+    let e = Tensor::new(e.collect::<Vec<f32>>(), &[2, SIZE]);
+    let mix = |f: fn(f32, f32, f32, f32) -> f32| {
+        let pairs = x.data::<f32>().iter().zip(e.data::<f32>()).enumerate();
+        let values = pairs.map(|(i, (&x, &e))| f(signal[i / SIZE], sigma[i / SIZE], x, e));
+        Tensor::new(values.collect(), &[2, SIZE])
+    };
+    let quantities = [
+        ("noise", drawn, e.clone(), 0.0),
+        (
+            "noisy",
+            noisy?,
+            mix(|signal, sigma, x, e| signal * x + sigma * e),
+            LEAST_BOUND,
+        ),
+        (
+            "velocity",
+            velocity?,
+            mix(|signal, sigma, x, e| signal * e - sigma * x),
+            LEAST_BOUND,
+        ),
+    ];
+    let quantities =
+        quantities.map(|(name, there, here, bound)| (name.to_owned(), relative_error(&there, &here), bound));
+    Ok(worst(
+        "noise of two latents".into(),
+        DType::F32,
+        quantities.into_iter(),
+        launched.take(),
+    ))
+}

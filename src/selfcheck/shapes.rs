@@ -1,0 +1,228 @@
+//! The ops, at the channels, head widths and ranks of Stable Diffusion.
+
+use super::pointwise::{pointwise, rows};
+use super::{Check, Input};
+use crate::autograd::Tape;
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::{self, Padding};
+use crate::tensor::Tensor;
+
+/// Tokens of a text.
+pub const TOKENS: usize = 77;
+/// Latents of a side at 512 pixels.
+pub const SIDE: usize = 64;
+
+/// All of them, none with more FLOPs than `most_flops` forward and backward, unless its fewest rows have.
+pub fn checks(most_flops: usize) -> Vec<Check> {
+    [
+        products(most_flops),
+        convolutions(most_flops),
+        attentions(most_flops),
+        norms(most_flops),
+        pointwise(most_flops),
+        rows(most_flops),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// As many rows as `most_flops` allow at `flops` forward for each, backward being twice that: at most `most`.
+pub fn fit(most_flops: usize, flops: usize, most: usize) -> usize {
+    (most_flops / (3 * flops)).clamp(1, most)
+}
+
+/// Sides of the largest square of at most this many pixels, 2 at least.
+pub fn side(pixels: usize) -> usize {
+    ((pixels as f64).sqrt() as usize).max(2)
+}
+
+pub fn check(
+    name: String,
+    inputs: Vec<Input>,
+    op: impl Fn(&Tape, &[Tensor], &Device) -> Result<Tensor> + 'static,
+) -> Check {
+    Check {
+        name,
+        inputs,
+        op: Box::new(op),
+    }
+}
+
+/// A matrix or feature map whose gradient is wanted.
+pub fn tracked(shape: &[usize]) -> Input {
+    Input {
+        shape: shape.to_vec(),
+        vector: false,
+        tracked: true,
+    }
+}
+
+/// One whose gradient is not.
+pub fn frozen(shape: &[usize]) -> Input {
+    Input {
+        tracked: false,
+        ..tracked(shape)
+    }
+}
+
+fn vector(len: usize) -> Input {
+    Input {
+        vector: true,
+        ..tracked(&[len])
+    }
+}
+
+fn products(most_flops: usize) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // The last one has few values to add up and many sums: it takes the large tiles, forward and backward.
+    for [most, c_in, c_out] in [
+        [SIDE * SIDE, 320, 320],
+        [1024, 640, 5120],
+        [256, 1280, 1280],
+        [2048, 32, 1024],
+    ] {
+        let m = if c_in == 32 {
+            most
+        } else {
+            fit(most_flops, 2 * c_in * c_out, most)
+        };
+        let inputs = vec![tracked(&[m, c_in]), tracked(&[c_out, c_in]), vector(c_out)];
+        checks.push(check(format!("linear {m}x{c_in} to {c_out}"), inputs, |tape, x, _| {
+            ops::linear(tape, &x[0], &x[1], Some(&x[2]))
+        }));
+    }
+    // In one of the large tile's size the products over rows and over columns are large as well.
+    let inputs = vec![tracked(&[32, 1024]), tracked(&[2048, 1024])];
+    checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| {
+        ops::linear(tape, &x[0], &x[1], None)
+    }));
+    let inputs = vec![tracked(&[2048, 1024]), tracked(&[32, 1024])];
+    checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| {
+        ops::linear(tape, &x[0], &x[1], None)
+    }));
+    for [most, c_in, c_out, rank] in [
+        [SIDE * SIDE, 320, 320, 128],
+        [TOKENS, 768, 320, 128],
+        [1024, 640, 640, 8],
+        [256, 1280, 1280, 4],
+    ] {
+        let m = fit(most_flops, 2 * (c_in * c_out + rank * (c_in + c_out)), most);
+        let inputs = vec![
+            tracked(&[m, c_in]),
+            frozen(&[c_out, c_in]),
+            vector(c_out),
+            tracked(&[rank, c_in]),
+            tracked(&[c_out, rank]),
+        ];
+        let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}");
+        checks.push(check(name, inputs, |tape, x, _| {
+            ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), &x[3], &x[4], 0.5)
+        }));
+    }
+    checks
+}
+
+fn convolutions(most_flops: usize) -> Vec<Check> {
+    const VAE: Padding = Padding {
+        top: 0,
+        left: 0,
+        bottom: 1,
+        right: 1,
+    };
+    let same = Padding::all(1);
+    let layers = [
+        (SIDE, 320, 320, 3, 1, same),
+        (SIDE, 320, 320, 3, 2, same),
+        (SIDE, 128, 128, 3, 2, VAE),
+        (16, 1280, 1280, 3, 1, same),
+        (SIDE, 960, 320, 1, 1, Padding::all(0)),
+        // Few channels on one side: large tiles of the other, forward and backward.
+        (82, 4, 320, 3, 1, same),
+        (82, 320, 4, 3, 1, same),
+    ];
+    let mut checks = Vec::new();
+    for (most, c_in, c_out, k, stride, padding) in layers {
+        let flops = 2 * k * k * c_in * c_out / (stride * stride);
+        let side = match c_in.min(c_out) {
+            4 => most,
+            _ => side(fit(most_flops, flops, most * most)),
+        };
+        let inputs = vec![
+            tracked(&[1, side, side, c_in]),
+            tracked(&[c_out, k, k, c_in]),
+            vector(c_out),
+        ];
+        let name = format!("conv2d {k}x{k}/{stride} {side}x{side}x{c_in} to {c_out}");
+        checks.push(check(name, inputs, move |tape, x, _| {
+            ops::conv2d(tape, &x[0], &x[1], Some(&x[2]), stride, padding)
+        }));
+    }
+    checks
+}
+
+fn attentions(most_flops: usize) -> Vec<Check> {
+    let mut checks = Vec::new();
+    // Heads, channels of one, keys; the queries are the keys where they are not those of a text.
+    let shapes = [
+        (2, 32, 16, false),
+        (8, 40, SIDE * SIDE, false),
+        (8, 40, TOKENS, false),
+        (5, 64, SIDE * SIDE, false),
+        (12, 64, TOKENS, true),
+        (8, 80, 1024, false),
+        (8, 160, 256, false),
+        (8, 160, TOKENS, false),
+    ];
+    for (heads, size, keys, causal) in shapes {
+        let c = heads * size;
+        let (queries, keys) = if keys == TOKENS && !causal {
+            (fit(most_flops, 4 * TOKENS * c, SIDE * SIDE), TOKENS)
+        } else {
+            // Products grow with the square of the tokens.
+            let tokens = ((most_flops / (12 * c)) as f64).sqrt() as usize;
+            (tokens.clamp(16, keys), tokens.clamp(16, keys))
+        };
+        let inputs = vec![
+            tracked(&[1, queries, c]),
+            tracked(&[1, keys, c]),
+            tracked(&[1, keys, c]),
+        ];
+        let masked = if causal { ", causal" } else { "" };
+        let name = format!("attention {heads}x{size}, {queries} queries of {keys} keys{masked}");
+        checks.push(check(name, inputs, move |tape, x, _| {
+            ops::attention(tape, &x[0], &x[1], &x[2], heads, causal)
+        }));
+    }
+    // The VAE's head.
+    let tokens = ((most_flops / (12 * 512)) as f64).sqrt() as usize;
+    let tokens = tokens.clamp(16, SIDE * SIDE);
+    let inputs = (0..3).map(|_| frozen(&[1, tokens, 512])).collect();
+    checks.push(check(
+        format!("attention 1x512, {tokens} queries"),
+        inputs,
+        |tape, x, _| ops::attention(tape, &x[0], &x[1], &x[2], 1, false),
+    ));
+    checks
+}
+
+fn norms(most_flops: usize) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for (most, c, silu) in [(SIDE, 320, true), (16, 2560, true), (SIDE, 640, false)] {
+        let side = side(fit(most_flops, 50 * c, most * most));
+        let inputs = vec![tracked(&[2, side, side, c]), vector(c), vector(c)];
+        let name = format!("group_norm{} 2x{side}x{side}x{c}", if silu { "+silu" } else { "" });
+        checks.push(check(name, inputs, move |tape, x, _| {
+            ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, silu)
+        }));
+    }
+    for (most, c) in [(SIDE * SIDE, 320), (TOKENS, 768), (256, 1280)] {
+        let rows = fit(most_flops, 50 * c, most);
+        let inputs = vec![tracked(&[rows, c]), vector(c), vector(c)];
+        checks.push(check(format!("layer_norm {rows}x{c}"), inputs, |tape, x, _| {
+            ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5)
+        }));
+    }
+    checks
+}
