@@ -1,4 +1,4 @@
-//! `selma inspect`: what is in a LoRA file or a checkpoint.
+//! `selma inspect`: what is in a LoRA file, a checkpoint or a model folder.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,15 +7,21 @@ use serde::Serialize;
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
+use crate::formats::checkpoint::summary::ComponentSummary;
 use crate::formats::checkpoint::{self, is_checkpoint};
+use crate::formats::model_summary;
 use crate::lora::inspect::{self, inspect};
 
-/// Show what is in a LoRA (family, layout, ranks, alphas, modules, norms) or a checkpoint (family, components), its
-/// metadata and unused keys.
+/// Show what is in a LoRA (family, layout, ranks, alphas, modules, norms, metadata, unused keys), a checkpoint or a model
+/// folder (family, components with sizes and types, scheduler, prediction).
 #[derive(clap::Args)]
 pub struct Inspect {
-    /// A LoRA in any layout.
-    file: PathBuf,
+    /// A LoRA in any layout, a checkpoint or a model folder.
+    #[arg(required_unless_present = "model", conflicts_with = "model")]
+    file: Option<PathBuf>,
+    /// A model as other commands take it: also shapes, or an id of the Hugging Face hub.
+    #[arg(long)]
+    model: Option<PathBuf>,
     /// Also the norm of every module of a LoRA.
     #[arg(long)]
     modules: bool,
@@ -23,14 +29,26 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, common: &Common) -> Result<()> {
-        if self.file.is_file() && is_checkpoint(&self.file)? {
-            let summary = checkpoint::summary::inspect(&self.file)?;
+        let path = match (&self.file, &self.model) {
+            (Some(file), _) => file.clone(),
+            (None, Some(model)) => common.model(model)?,
+            (None, None) => return Err(Error::Usage("what? Give a file or --model".into())),
+        };
+        if path.is_file() && is_checkpoint(&path)? {
+            let summary = checkpoint::summary::inspect(&path)?;
             return match common.json {
                 true => print_json(&summary),
                 false => print_checkpoint(&summary),
             };
         }
-        let summary = inspect(&self.file)?;
+        if self.model.is_some() || path.join("model_index.json").is_file() {
+            let summary = model_summary::inspect(&path)?;
+            return match common.json {
+                true => print_json(&summary),
+                false => print_model(&summary),
+            };
+        }
+        let summary = inspect(&path)?;
         match common.json {
             true => print_json(&summary),
             false => self.print_lora(&summary),
@@ -67,7 +85,29 @@ fn print_checkpoint(summary: &checkpoint::summary::Summary) -> Result<()> {
     println!("  sha256     {}", summary.sha256);
     println!("  family     {}, a single-file checkpoint", summary.family);
     println!("  prediction {}", summary.prediction);
-    for (name, component) in &summary.components {
+    print_components(&summary.components);
+    print_metadata(&summary.metadata);
+    for key in &summary.unused {
+        println!("  unused: {key}");
+    }
+    Ok(())
+}
+
+fn print_model(summary: &model_summary::Summary) -> Result<()> {
+    println!("{}", summary.model);
+    println!(
+        "  family     {}, text states of {} numbers",
+        summary.family, summary.context
+    );
+    println!("  prediction {}", summary.prediction);
+    println!("  scheduler  {}", summary.scheduler);
+    println!("  pictures   {0} x {0}", summary.side);
+    print_components(&summary.components);
+    Ok(())
+}
+
+fn print_components(components: &BTreeMap<String, ComponentSummary>) {
+    for (name, component) in components {
         let types: Vec<&str> = component.types.keys().map(String::as_str).collect();
         println!(
             "  {name}: {} tensors, {} values in {}",
@@ -76,11 +116,6 @@ fn print_checkpoint(summary: &checkpoint::summary::Summary) -> Result<()> {
             types.join(", ")
         );
     }
-    print_metadata(&summary.metadata);
-    for key in &summary.unused {
-        println!("  unused: {key}");
-    }
-    Ok(())
 }
 
 fn print_json(summary: &impl Serialize) -> Result<()> {

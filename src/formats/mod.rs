@@ -9,6 +9,7 @@ pub mod image;
 pub mod journal;
 pub mod jsonl;
 pub mod model_dir;
+pub mod model_summary;
 pub mod png;
 pub mod safetensors;
 pub mod table;

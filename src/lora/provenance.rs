@@ -19,8 +19,15 @@ pub fn of_merge(loaded: &[Loaded], weights: &[f64], options: &Options) -> Result
         let name = lora.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let sha256 = digest::file(&lora.path)?;
         inputs.push(serde_json::json!({ "file": name, "sha256": sha256, "weight": weight }));
-        names.push(name.trim_end_matches(".safetensors").to_string());
+        names.push((name.trim_end_matches(".safetensors").to_string(), sha256));
     }
+    // Trainers call every file alike: those of one name are told apart by their hashes.
+    let often = |name: &str| names.iter().filter(|(other, _)| other == name).count() > 1;
+    let named = |(name, sha256): &(String, String)| match often(name) {
+        true => format!("{name}@{}", &sha256[..8]),
+        false => name.clone(),
+    };
+    let names: Vec<String> = names.iter().map(named).collect();
     let value_name = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
     let method = clap::ValueEnum::to_possible_value(&options.method).map(|v| v.get_name().to_string());
     let mut metadata = BTreeMap::from([

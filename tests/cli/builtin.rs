@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use serde_json::json;
 
 use crate::{bytes, pictures, selma};
 
@@ -55,6 +56,52 @@ fn the_built_in_model_is_trained_drawn_with_and_merged_into() {
     assert_eq!(unpacked.len(), 1);
     let folder = unpacked[0].as_ref().unwrap().path().join("shapes");
     assert!(bytes(folder.join("model_index.json")).starts_with(b"{"));
+}
+
+#[test]
+fn a_model_is_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let summary = |arguments: &[&str]| -> serde_json::Value {
+        let output = with_cache(dir.path(), arguments).arg("--json").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let shapes = summary(&["inspect", "--model", "shapes"]);
+    assert_eq!(
+        (&shapes["side"], &shapes["prediction"]),
+        (&json!(64), &json!("epsilon"))
+    );
+    let folder = crate::parity("models/tiny-sdxl").display().to_string();
+    let xl = summary(&["inspect", &folder]);
+    assert_eq!(
+        (&xl["family"], &xl["scheduler"]),
+        (&json!("SDXL"), &json!("EulerDiscreteScheduler"))
+    );
+    let names: Vec<&String> = xl["components"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["text_encoder", "text_encoder_2", "unet", "vae"]);
+    // As many values as the file has bytes for.
+    let weights = crate::parity("models/tiny-sdxl/unet/diffusion_pytorch_model.safetensors");
+    let (unet, bytes) = (&xl["components"]["unet"], std::fs::metadata(weights).unwrap().len());
+    let stored = unet["types"].as_object().unwrap();
+    let width = |name: &str| if name == "F32" { 4 } else { 2 };
+    let values: u64 = stored
+        .iter()
+        .map(|(name, count)| width(name) * count.as_u64().unwrap())
+        .sum();
+    assert!(values < bytes && values > bytes * 9 / 10, "{unet} in {bytes} bytes");
+    let command = with_cache(dir.path(), &["inspect", &folder]).assert().success();
+    let text = String::from_utf8_lossy(&command.get_output().stdout).into_owned();
+    assert!(
+        text.contains("text_encoder_2: ") && text.contains("EulerDiscreteScheduler"),
+        "{text}"
+    );
+    crate::says(with_cache(dir.path(), &["inspect"]), 2, &["--model"]);
+    let empty = dir.path().display().to_string();
+    crate::says(
+        with_cache(dir.path(), &["inspect", "--model", &empty]),
+        1,
+        &["no model_index.json"],
+    );
 }
 
 #[test]

@@ -27,6 +27,13 @@ fn a_whole_run_and_its_pieces_give_the_same_bytes() {
     ] {
         assert!(bytes.contains_key(Path::new(made)), "{made}");
     }
+    // The experts are all in files of one name: the merge tells them apart.
+    let merged = selma::formats::safetensors::Safetensors::open(&whole.join("merge/plain/lora.safetensors")).unwrap();
+    let names: Vec<&str> = merged.metadata()["modelspec.merged_from"].split(',').collect();
+    assert!(
+        names.iter().all(|name| name.starts_with("lora@")) && names[0] != names[1],
+        "{names:?}"
+    );
 
     // What is finished is left alone.
     assert_eq!(json(run(&file, &whole))["done"], serde_json::json!([]));
