@@ -137,14 +137,23 @@ impl Scorer<'_> {
         };
         let (dir, entries) = match dir {
             Some(dir) => (dir, self.entries(dir, items)?),
-            None => (Path::new("--answers"), folder::of_items(items)),
+            None => {
+                let mut entries = folder::of_items(items);
+                entries.retain(|entry| source.knows(entry));
+                (Path::new("--answers"), entries)
+            }
         };
         let paired = pair(dir, &entries, items)?;
         if let Some(first) = paired.missing.first() {
             let message = format!(
-                "{} of {} items of the questions have no picture, {first} first",
+                "{} of {} items of the questions have no {}, {first} first",
                 paired.missing.len(),
-                items.len()
+                items.len(),
+                if self.eval.images.is_some() {
+                    "picture"
+                } else {
+                    "answer"
+                }
             );
             self.left_out(dir, &message)?;
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
-use crate::selma::llm::{Api, Client, Limits, Settings, Spent};
+use crate::selma::llm::{self, Api, Client, Limits, Settings, Spent};
 use crate::selma::writer::{Endpoint, Replay, Writer};
 
 #[derive(clap::Args)]
@@ -125,6 +125,9 @@ impl Llm {
                 None => "who writes? Give --llm URL --llm-model NAME, --replay FILE or --writer builtin".into(),
             }));
         };
+        if common.offline && !llm::is_local(url) {
+            return Err(Error::Usage(format!("--llm {url}: --offline forbids it")));
+        }
         let settings = Settings {
             url: url.into(),
             model: self.llm_model.clone().unwrap_or_default(),
@@ -143,9 +146,6 @@ impl Llm {
             output_price: self.output_price.unwrap_or(0.0),
         };
         let client = Client::from_environment(settings, limits)?;
-        if common.offline && !client.is_local() {
-            return Err(Error::Usage(format!("--llm {url}: --offline forbids it")));
-        }
         if client.exposes_key() {
             common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
         }

@@ -8,6 +8,7 @@ use crate::cli::Common;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
 use crate::run::{self, Estimate, Pipeline, Selection, Stage, Summary};
+use crate::selma::llm;
 use crate::train::memory::{self, human};
 
 /// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
@@ -39,6 +40,11 @@ impl Run {
         pipeline.merge.seed = pipeline.seed;
         for model in [&mut pipeline.images.model, &mut pipeline.experts.model] {
             *model = common.model(Path::new(model))?.to_string_lossy().into_owned();
+        }
+        for url in [&pipeline.prompts.llm, &pipeline.judge.url].into_iter().flatten() {
+            if common.offline && !llm::is_local(url) {
+                return Err(Error::Usage(format!("{url}: --offline forbids it")));
+            }
         }
         let out = self.out.unwrap_or_else(|| self.pipeline.with_extension(""));
         let selection = Selection {

@@ -1,6 +1,6 @@
 //! Answers that were given elsewhere: a table or JSON lines of item, question and answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -13,6 +13,8 @@ use crate::formats::{jsonl, table};
 pub struct Answers {
     path: PathBuf,
     by_question: HashMap<(String, Option<String>, usize), String>,
+    /// Those that are answered about.
+    items: HashSet<String>,
 }
 
 impl Answers {
@@ -60,8 +62,18 @@ impl Answers {
         }
         Ok(Self {
             path: path.into(),
+            items: by_question.keys().map(|(id, ..)| id.clone()).collect(),
             by_question,
         })
+    }
+
+    /// None, as long as there is no file.
+    pub fn none(path: &Path) -> Self {
+        Self {
+            path: path.into(),
+            by_question: HashMap::new(),
+            items: HashSet::new(),
+        }
     }
 
     /// The answers to all questions about one picture.
@@ -70,15 +82,30 @@ impl Answers {
     /// [`Error::File`] naming the first question without an answer.
     pub fn of(&self, item: &Item, file_name: &str) -> Result<Vec<String>> {
         let one = |question: usize| {
-            let own = (item.id.clone(), Some(file_name.to_owned()), question);
-            let shared = (item.id.clone(), None, question);
-            let answer = self.by_question.get(&own).or_else(|| self.by_question.get(&shared));
-            answer.cloned().ok_or_else(|| {
+            self.get(item, file_name, question).map(str::to_owned).ok_or_else(|| {
                 let message = format!("no answer to question {question} of item {} about {file_name}", item.id);
                 Error::file(&self.path, message)
             })
         };
         item.questions.iter().map(|question| one(question.id)).collect()
+    }
+
+    /// Whether there is any answer about an item.
+    pub fn knows(&self, item: &str) -> bool {
+        self.items.contains(item)
+    }
+
+    /// The answer to one question about one picture.
+    pub fn get(&self, item: &Item, file_name: &str, question: usize) -> Option<&str> {
+        let own = (item.id.clone(), Some(file_name.to_owned()), question);
+        let shared = (item.id.clone(), None, question);
+        let answer = self.by_question.get(&own).or_else(|| self.by_question.get(&shared));
+        answer.map(String::as_str)
+    }
+
+    /// Where they were read from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

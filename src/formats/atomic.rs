@@ -14,7 +14,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -
     let folder = folder(path);
     let io = |source| refused(path, source);
     let file = tempfile::Builder::new()
-        .prefix(".selma-")
+        .prefix(&prefix(path))
         .suffix(".part")
         .tempfile_in(folder)
         .map_err(io)?;
@@ -98,6 +98,33 @@ pub fn remove_leftovers(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// As [`remove_leftovers`], of what was to become `path`: others may be writing other files into its folder.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_leftovers_of(path: &Path) -> Result<()> {
+    let folder = folder(path);
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(());
+    };
+    let prefix = prefix(path);
+    for entry in entries {
+        let other = entry.map_err(|e| Error::io(folder, e))?.path();
+        let name = other.file_name().unwrap_or_default().to_string_lossy();
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".part"));
+        if random.is_some_and(|random| random.chars().all(char::is_alphanumeric)) {
+            std::fs::remove_file(&other).map_err(|e| Error::io(&other, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// What the temporary name of `path` begins with. The name of a file may be as long as the system allows, and this longer.
+fn prefix(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!(".selma-{}-", name.chars().take(40).collect::<String>())
 }
 
 /// The folder that `path` is in.

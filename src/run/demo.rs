@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Pipeline;
-use super::settings::{DrawSettings, EvaluateSettings, ImageSettings, PromptSettings, SelectSettings};
+use super::settings::{DrawSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::Result;
 use crate::lora::merge::{Method, Options};
 use crate::selma::{Skill, select};
@@ -82,10 +82,13 @@ pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> 
         },
         evaluate: EvaluateSettings {
             benchmark: "shapes".into(),
-            prompts: effort.held_out,
+            prompts: Some(effort.held_out),
             seeds: effort.seeds,
             draw,
+            ..EvaluateSettings::default()
         },
+        judge: JudgeSettings::default(),
+        choose: None,
         vocab: None,
         seed,
     })

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::held_out::{self, Purpose};
 use super::images::Painter;
 use super::settings::DrawSettings;
-use super::{Piece, Run, Stage, Standing, evaluate, experts};
+use super::{Piece, Run, Stage, Standing, choose, evaluate, experts};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
@@ -72,6 +73,10 @@ impl Run<'_> {
                 p.prompts.count as u64 * 200,
                 0.0,
             ),
+            Stage::Questions => {
+                let count = held_out::count(self, Purpose::Choice)? + held_out::count(self, Purpose::Evaluation)?;
+                (format!("{} requests", 3 * count), count as u64 * 2000, 0.0)
+            }
             Stage::Images | Stage::Select => {
                 let count = p.prompts.count;
                 let draw = &p.images.draw;
@@ -86,10 +91,17 @@ impl Run<'_> {
                 let states = (config.keep as u64).min(config.steps.div_ceil(config.save_every));
                 // Forward, and backward through what is frozen, on one row where a guided step has two.
                 let seconds = samples as f64 * 1.5 * trainee.step;
+                let candidates = p.choose.as_ref().map_or(0, |_| choose::steps(self, part).len() as u64);
+                let sets = held_out::names(self);
+                let of_file = p.evaluate.questions.is_some();
+                let drawn_from = sets.iter().filter(|set| of_file || self.learns(part, set)).count();
+                let pictures = candidates * (drawn_from * held_out::count(self, Purpose::Choice)?) as u64;
+                let draw = &p.evaluate.draw;
+                let size = self.picture_bytes(&p.experts.model, draw)?;
                 (
                     format!("{} steps, {samples} samples", config.steps),
-                    lora * (1 + 3 * states),
-                    seconds,
+                    lora * (1 + 3 * states + candidates) + pictures * size,
+                    seconds + pictures as f64 * picture(trainee, draw),
                 )
             }
             Stage::Merge => {
@@ -97,8 +109,9 @@ impl Run<'_> {
                 ("1 LoRA".into(), bytes, 0.0)
             }
             Stage::Evaluate => {
-                let folders: usize = evaluate::arms(self).iter().map(|arm| arm.skills.len()).sum();
-                let count = folders as u64 * p.evaluate.prompts as u64 * p.evaluate.seeds;
+                let folders: usize = evaluate::arms(self).iter().map(|arm| arm.sets.len()).sum();
+                let prompts = held_out::count(self, Purpose::Evaluation)?;
+                let count = (folders * prompts) as u64 * p.evaluate.seeds;
                 let draw = &p.evaluate.draw;
                 let size = self.picture_bytes(&p.experts.model, draw)?;
                 let seconds = count as f64 * picture(trainee, draw);

@@ -1,25 +1,25 @@
 //! Stage `evaluate`: what the base model, the experts and their merge draw of held-out prompts, all from the same noise,
 //! and how well the pictures show what the prompts say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
+use serde_json::json;
 
+use super::held_out::{self, Purpose, Set};
 use super::images::Painter;
+use super::judge::Judge;
 use super::pipeline::ALL_IN_ONE;
 use super::plan::SELECTED;
 use super::{Run, merge};
-use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
-use crate::evaluate::folder;
+use crate::evaluate::folder::{self, Entry};
+use crate::evaluate::questions::Item;
 use crate::evaluate::scores::Scores;
-use crate::evaluate::shapes as judge;
 use crate::evaluate::statistics::Estimate;
-use crate::formats::atomic;
-use crate::shapes::{self, Split};
+use crate::formats::{atomic, digest};
 use crate::train::watcher::Watcher;
 
 /// What is compared.
@@ -31,8 +31,8 @@ pub(super) struct Arm {
     pub name: String,
     /// Relative to the folder of the run; none for the model as it is.
     pub lora: Option<PathBuf>,
-    /// The skills whose prompts it draws.
-    pub skills: Vec<String>,
+    /// The sets of prompts that it draws: skills, or the one of a file with questions.
+    pub sets: Vec<String>,
 }
 
 /// The means of one arm.
@@ -41,6 +41,9 @@ pub struct ArmScores {
     pub name: String,
     pub overall: Estimate,
     pub skills: BTreeMap<String, Estimate>,
+    /// Of a benchmark's prompts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub families: BTreeMap<String, Estimate>,
 }
 
 /// Two arms on the prompts that both drew.
@@ -57,6 +60,7 @@ pub struct Compared {
 pub struct Summary {
     pub benchmark: String,
     pub judge: String,
+    /// Of each skill, or of the file.
     pub prompts: usize,
     pub seeds: u64,
     pub arms: Vec<ArmScores>,
@@ -84,34 +88,45 @@ impl Summary {
 pub(super) fn decides(run: &Run) -> Result<String> {
     let e = &run.pipeline.evaluate;
     let skills: Vec<&str> = run.pipeline.skills.iter().map(|skill| skill.id.as_str()).collect();
+    let chosen_by = run.pipeline.choose.as_ref().map(|choose| choose.prompts);
+    let questions = e.questions.as_deref().map(digest::file).transpose()?;
+    let asked = e
+        .asks()
+        .then(|| json!([questions, e.dependencies, e.with_experts, run.pipeline.judge.model]));
     Ok(format!(
         "{} {}",
-        json!([skills, e.benchmark, e.prompts, e.seeds]),
+        json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]),
         run.draws(&e.draw)
     ))
 }
 
-/// Base, all-in-one and merged on every skill; each expert on its own.
+/// Base, all-in-one and merged on every set; each expert on its own, or where there is only a file's, on that if it is asked
+/// for.
 pub(super) fn arms(run: &Run) -> Vec<Arm> {
     let p = run.pipeline;
-    let skills: Vec<String> = p.skills.iter().map(|skill| skill.id.clone()).collect();
-    let arm = |name: &str, lora: Option<String>, skills: &[String]| Arm {
+    let sets = held_out::names(run);
+    let arm = |name: &str, lora: Option<String>, sets: &[String]| Arm {
         name: name.into(),
         lora: lora.map(|folder| Path::new(&folder).join("lora.safetensors")),
-        skills: skills.to_vec(),
+        sets: sets.to_vec(),
     };
-    let mut arms = vec![arm(BASE, None, &skills)];
+    let mut arms = vec![arm(BASE, None, &sets)];
     if p.all_in_one {
-        arms.push(arm(ALL_IN_ONE, Some(format!("experts/{ALL_IN_ONE}")), &skills));
+        arms.push(arm(ALL_IN_ONE, Some(format!("experts/{ALL_IN_ONE}")), &sets));
     }
-    arms.push(arm(MERGED, Some(merge::folder("")), &skills));
+    arms.push(arm(MERGED, Some(merge::folder("")), &sets));
     if p.select.is_some() {
         let folder = merge::folder(&SELECTED[1..]);
-        arms.push(arm(&format!("{MERGED}{SELECTED}"), Some(folder), &skills));
+        arms.push(arm(&format!("{MERGED}{SELECTED}"), Some(folder), &sets));
     }
-    for skill in &skills {
-        let own = std::slice::from_ref(skill);
-        arms.push(arm(&expert(skill), Some(format!("experts/{skill}")), own));
+    for skill in &p.skills {
+        let id = &skill.id;
+        let own = match p.evaluate.questions {
+            None => std::slice::from_ref(id),
+            Some(_) if p.evaluate.with_experts => &sets,
+            Some(_) => continue,
+        };
+        arms.push(arm(&expert(id), Some(format!("experts/{id}")), own));
     }
     arms
 }
@@ -121,51 +136,70 @@ pub(super) fn expert(skill: &str) -> String {
     format!("expert-{skill}")
 }
 
-/// Where an arm's pictures of one skill from one seed are.
-pub(super) fn pictures(arm: &str, skill: &str, seed: u64) -> String {
-    format!("evaluate/{arm}/{skill}/seed-{seed}")
+/// Where an arm's pictures of one set from one seed are.
+pub(super) fn pictures(arm: &str, set: &str, seed: u64) -> String {
+    format!("evaluate/{arm}/{set}/seed-{seed}")
 }
 
+/// Draws everything, and then scores it.
+///
 /// # Errors
-/// Those of drawing and scoring; [`Error::Interrupted`].
+/// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
 pub(super) fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
-    let settings = &run.pipeline.evaluate;
-    let prompts = held_out(run)?;
-    let seeds = || run.pipeline.seed..run.pipeline.seed + settings.seeds;
-    let mut painter = Painter::load(run, &run.pipeline.experts.model, None, &settings.draw)?;
+    let sets = held_out::sets(run, Purpose::Evaluation)?;
+    let judge = Judge::open(run, "evaluate", watcher)?;
+    let drawn = draw(run, &sets, watcher)?;
     let mut all: Vec<(String, Scores)> = Vec::new();
-    for arm in arms(run) {
-        watcher.note(&format!("evaluate: {}", arm.name));
-        let lora = arm.lora.as_ref().map(|lora| run.folder.path(lora));
-        painter.wear(lora.as_deref())?;
-        let mut entries = Vec::new();
-        for skill in &arm.skills {
-            for seed in seeds() {
-                let relative = pictures(&arm.name, skill, seed);
-                let dir = run.folder.path(&relative);
-                painter.draw(&prompts[skill], seed, &dir, watcher)?;
-                let (mut here, _) = folder::list(&dir)?;
-                for entry in &mut here {
-                    entry.file_name = format!("{skill}/seed-{seed}/{}", entry.file_name);
-                }
-                entries.extend(here);
-            }
+    for (arm, entries) in drawn {
+        let own = sets.iter().filter(|set| arm.sets.contains(&set.name));
+        let items: Vec<Item> = own.flat_map(|set| set.items.iter().cloned()).collect();
+        if let Some(scores) = judge.score(&arm.name, &entries, &items, watcher)? {
+            all.push((arm.name, scores));
         }
-        let mut scores = judge::evaluate(&entries, run.pipeline.seed)?;
-        if let Some((_, base)) = all.first() {
-            scores.against = Some(Comparison::of(&scores, base)?);
-        }
-        scores.write(&run.folder.path(format!("evaluate/{}/scores.json", arm.name)))?;
-        all.push((arm.name, scores));
     }
-    let summary = summary(run, &all)?;
+    judge.complete()?;
+    let base = all[0].1.clone();
+    for (name, scores) in &mut all {
+        if name != BASE {
+            scores.against = Some(Comparison::of(scores, &base)?);
+        }
+        scores.write(&run.folder.path(format!("evaluate/{name}/scores.json")))?;
+    }
+    let summary = summary(run, &sets, &all)?;
     atomic::write(&run.folder.path("evaluate/summary.json"), |w| {
         serde_json::to_writer_pretty(&mut *w, &summary)?;
         writeln!(w)
     })
 }
 
-fn summary(run: &Run, all: &[(String, Scores)]) -> Result<Summary> {
+/// The pictures of every arm, named from the arm's folder.
+fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<(Arm, Vec<Entry>)>> {
+    let settings = &run.pipeline.evaluate;
+    let seeds = || run.pipeline.seed..run.pipeline.seed + settings.seeds;
+    let mut painter = Painter::load(run, &run.pipeline.experts.model, None, &settings.draw)?;
+    let mut drawn = Vec::new();
+    for arm in arms(run) {
+        watcher.note(&format!("evaluate: {}", arm.name));
+        let lora = arm.lora.as_ref().map(|lora| run.folder.path(lora));
+        painter.wear(lora.as_deref())?;
+        let mut entries = Vec::new();
+        for set in sets.iter().filter(|set| arm.sets.contains(&set.name)) {
+            for seed in seeds() {
+                let dir = run.folder.path(pictures(&arm.name, &set.name, seed));
+                painter.draw(&set.prompts, seed, &dir, watcher)?;
+                let (mut here, _) = folder::list(&dir)?;
+                for entry in &mut here {
+                    entry.file_name = format!("{}/seed-{seed}/{}", set.name, entry.file_name);
+                }
+                entries.extend(here);
+            }
+        }
+        drawn.push((arm, entries));
+    }
+    Ok(drawn)
+}
+
+fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary> {
     let scores = |name: &str| all.iter().find(|(other, _)| other == name).map(|(_, scores)| scores);
     let selected = format!("{MERGED}{SELECTED}");
     let mut pairs: Vec<(&str, &str)> = all[1..].iter().map(|(name, _)| (name.as_str(), BASE)).collect();
@@ -184,39 +218,14 @@ fn summary(run: &Run, all: &[(String, Scores)]) -> Result<Summary> {
         name: name.clone(),
         overall: scores.overall,
         skills: scores.skills.clone(),
+        families: scores.families.clone(),
     };
     Ok(Summary {
         benchmark: all[0].1.benchmark.clone(),
         judge: all[0].1.judge.clone(),
-        prompts: run.pipeline.evaluate.prompts,
+        prompts: sets.iter().map(|set| set.prompts.len()).max().unwrap_or(0),
         seeds: run.pipeline.evaluate.seeds,
         arms: all.iter().map(means).collect(),
         comparisons,
     })
-}
-
-/// Different captions of the built-in world that no expert has seen, by skill.
-fn held_out(run: &Run) -> Result<BTreeMap<String, Vec<Prompt>>> {
-    /// Captions that are looked at for one that is new.
-    const TRIES: u64 = 200;
-    let count = run.pipeline.evaluate.prompts;
-    let (mut seen, mut all) = (BTreeSet::new(), BTreeMap::new());
-    for skill in &run.pipeline.skills {
-        let world = shapes::Skill::from_name(&skill.id)?;
-        let captions = (0..TRIES * count as u64).map(|i| world.prompt(Split::HeldOut, run.pipeline.seed, i).caption);
-        let mut prompts = Vec::new();
-        for text in captions.filter(|caption| seen.insert(caption.clone())).take(count) {
-            let rest = Map::from_iter([("skill".to_string(), json!(skill.id))]);
-            prompts.push(Prompt { text, rest });
-        }
-        if prompts.len() < count {
-            return Err(Error::Failed(format!(
-                "{} has {} held-out captions, and [evaluate] prompts is {count}; lower it",
-                skill.id,
-                prompts.len()
-            )));
-        }
-        all.insert(skill.id.clone(), prompts);
-    }
-    Ok(all)
 }

@@ -1,10 +1,11 @@
 //! Stage `experts`: a LoRA for each skill, and one for all skills together. The base model is loaded once.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::choose::{self, Trained};
 use super::pipeline::ALL_IN_ONE;
 use super::plan::SELECTED;
 use super::{Run, Task};
@@ -46,19 +47,32 @@ pub(super) fn decides(config: &TrainConfig) -> Result<String> {
     c.to_toml()
 }
 
-/// Trains every task's expert. All are prepared before the base model is loaded for the first.
+/// Trains every task's expert. All are prepared before the base model is loaded for the first, and checkpoints are chosen
+/// after the last.
 ///
 /// # Errors
 /// Those of [`Preparation::new`] and [`Trainer::run`].
 pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
-    let mut prepared = Vec::new();
+    let chooses = run.pipeline.choose.is_some();
+    let (mut prepared, mut trained) = (Vec::new(), Vec::new());
     for task in tasks {
+        if chooses {
+            if choose::is_made(run, task.part())? {
+                let took = Duration::ZERO;
+                trained.push(Trained { task, took });
+                continue;
+            }
+            choose::check_candidates(run, task.part())?;
+        }
         if task.part() == ALL_IN_ONE {
             join_data(run)?;
         }
-        let config = config(run, task.part());
-        let vocab = run.pipeline.vocab.as_deref();
-        let preparation = Preparation::new(config, vocab, &run.device, run.dtype, true, watcher)?;
+        let (config, vocab) = (config(run, task.part()), run.pipeline.vocab.as_deref());
+        // They differ in steps and data alone: one says what memory all will take.
+        let preparation = match prepared.is_empty() {
+            true => Preparation::new(config, vocab, &run.device, run.dtype, true, watcher)?,
+            false => Preparation::another(config, vocab, &run.device, run.dtype, watcher)?,
+        };
         prepared.push((task, preparation));
     }
     let mut shared: Option<UNet> = None;
@@ -72,7 +86,11 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
         let mut trainer = Trainer::start(preparation, unet)?;
         watcher.note(&format!("{} from step {} of {steps}", task.piece, trainer.step()));
         watcher.prepared("steps", trainer.step() as usize, steps);
-        match trainer.run(watcher) {
+        let result = match chooses {
+            true => choose::train(run, task.part(), &mut trainer, watcher),
+            false => trainer.run(watcher),
+        };
+        match result {
             Err(Error::Interrupted(_)) => {
                 let step = trainer.step();
                 let message = format!("stopped after step {step} of {steps}, which is saved; the same command goes on");
@@ -81,9 +99,19 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
             other => other?,
         }
         shared = Some(trainer.into_unet());
-        run.finish(task)?;
+        if chooses {
+            let took = task.begin.elapsed();
+            trained.push(Trained { task, took });
+        } else {
+            run.finish(task)?;
+        }
     }
-    Ok(())
+    // The network that was trained makes room for the one that draws.
+    drop(shared);
+    match trained.is_empty() {
+        true => Ok(()),
+        false => choose::choose(run, trained, watcher),
+    }
 }
 
 /// The data of all skills as one training folder, of hard links where the file system has them.

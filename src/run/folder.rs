@@ -26,6 +26,16 @@ pub struct Paths {
     pub outputs: Vec<PathBuf>,
     /// What is removed before it is made anew from other inputs.
     pub own: Vec<PathBuf>,
+    /// Inputs that may change without that: what is there is brought up to date.
+    pub corrected: Vec<&'static str>,
+}
+
+impl Paths {
+    /// Whether what `record` tells of is the beginning of a piece that is made from `inputs`.
+    pub fn goes_on(&self, record: &Record, inputs: &Inputs) -> bool {
+        let decides = |(name, _): &(&String, &String)| !self.corrected.contains(&name.as_str());
+        record.inputs.iter().filter(decides).eq(inputs.iter().filter(decides))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,11 +132,15 @@ impl RunFolder {
     /// [`Error::File`] where something is in the way that no run has recorded: it is the user's; [`Error::Io`].
     pub fn begin(&self, piece: &Piece, inputs: &Inputs, paths: &Paths) -> Result<bool> {
         let record = self.record(piece);
-        let goes_on = record.as_ref().is_some_and(|record| record.inputs == *inputs);
+        let goes_on = record.as_ref().is_some_and(|record| paths.goes_on(record, inputs));
         for own in paths.own.iter().map(|own| self.root.join(own)) {
             match &record {
-                Some(_) if goes_on => remove_leftovers(&own)?,
-                Some(_) => remove(&own)?,
+                Some(_) => {
+                    if !goes_on {
+                        remove(&own)?;
+                    }
+                    remove_leftovers(&own)?;
+                }
                 None if own.exists() => {
                     let message = "is there already, and no run has recorded it; move it away, or choose another --out";
                     return Err(Error::file(own, message));
@@ -216,7 +230,7 @@ fn remove(path: &Path) -> Result<()> {
 
 fn remove_leftovers(path: &Path) -> Result<()> {
     if !path.is_dir() {
-        return Ok(());
+        return atomic::remove_leftovers_of(path);
     }
     atomic::remove_leftovers(path)?;
     for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {

@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::train::config::TrainConfig;
 
-const TOP: [&str; 9] = [
-    "skills", "seed", "vocab", "prompts", "images", "select", "experts", "merge", "evaluate",
+const TOP: [&str; 11] = [
+    "skills", "seed", "vocab", "prompts", "images", "select", "experts", "choose", "merge", "evaluate", "judge",
 ];
 const DRAW: [&str; 10] = [
     "steps",
@@ -21,7 +21,7 @@ const DRAW: [&str; 10] = [
     "batch-size",
 ];
 /// The keys of each table but `[experts]`, whose other keys are those of `selma train`.
-const TABLES: [(&str, &[&str]); 5] = [
+const TABLES: [(&str, &[&str]); 7] = [
     (
         "prompts",
         &[
@@ -44,7 +44,31 @@ const TABLES: [(&str, &[&str]); 5] = [
     ("images", &["model", "vae"]),
     ("select", &["rule"]),
     ("merge", &["method", "rank", "max-error", "density", "majority-sign"]),
-    ("evaluate", &["benchmark", "prompts", "seeds"]),
+    ("choose", &["every", "prompts"]),
+    (
+        "evaluate",
+        &[
+            "benchmark",
+            "questions",
+            "dependencies",
+            "with-experts",
+            "prompts",
+            "seeds",
+        ],
+    ),
+    (
+        "judge",
+        &[
+            "url",
+            "model",
+            "answers",
+            "parallel",
+            "timeout",
+            "retries",
+            "max-tokens",
+            "max-requests",
+        ],
+    ),
 ];
 /// Settings of `selma train` that the run itself decides.
 const DECIDED: [&str; 6] = ["data", "out", "seed", "precision", "sample-every", "sample-prompt"];
@@ -109,17 +133,21 @@ pub(super) fn experts(table: &mut toml::Table) -> Result<(TrainConfig, bool)> {
             "[experts]: `{key}` is decided by the run; leave it out"
         )));
     }
-    let base = match preset {
+    let mut base = match preset {
         Some(name) => TrainConfig::preset(&name).map_err(place)?,
         None => TrainConfig::default(),
     };
+    // In a run a state serves nothing but to go on after an interruption.
+    base.keep = 1;
     Ok((base.with(given).map_err(place)?, all_in_one))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::pipeline::MergeSettings;
-    use super::super::settings::{EvaluateSettings, ImageSettings, PromptSettings, SelectSettings};
+    use super::super::settings::{
+        ChooseSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings,
+    };
     use super::*;
 
     /// Every key is a field: a list of lists is no value of any field.
@@ -133,6 +161,8 @@ mod tests {
                 "images" => one.try_into::<ImageSettings>().is_err(),
                 "select" => one.try_into::<SelectSettings>().is_err(),
                 "evaluate" => one.try_into::<EvaluateSettings>().is_err(),
+                "choose" => one.try_into::<ChooseSettings>().is_err(),
+                "judge" => one.try_into::<JudgeSettings>().is_err(),
                 "merge" => one.try_into::<MergeSettings>().is_err(),
                 other => panic!("no table {other}"),
             }

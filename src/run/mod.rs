@@ -1,24 +1,29 @@
 //! The whole method in one folder: prompts, pictures, experts, their merge, an evaluation, a report.
 //!
 //! ```text
-//! prompts/SKILL.json   images/SKILL/   select/SKILL/   experts/SKILL/lora.safetensors   experts/all-in-one/
-//! merge/lora.safetensors   evaluate/ARM/SKILL/seed-N/   evaluate/ARM/scores.json   report.html   stages/PIECE/
+//! prompts/SKILL.json   questions/SKILL.csv   images/SKILL/   select/SKILL/   experts/SKILL/lora.safetensors
+//! experts/all-in-one/   merge/lora.safetensors   evaluate/ARM/SKILL/seed-N/   evaluate/ARM/scores.json
+//! judge/evaluate.answers.jsonl   report.html   stages/PIECE/
 //! ```
 //!
 //! [`Run::go`] brings every [`Piece`] up to date: one that is complete is skipped, one that was begun goes on
 //! ([`folder`]). Pieces of a stage are independent of each other, so that processes can share them.
 
+mod choose;
 pub mod demo;
 mod estimate;
 mod evaluate;
 mod experts;
 pub mod folder;
+mod held_out;
 mod images;
+mod judge;
 mod keys;
 mod merge;
 pub mod pipeline;
 mod plan;
 mod prompts;
+mod questions;
 pub mod report;
 mod select;
 pub mod settings;
@@ -163,7 +168,7 @@ impl<'a> Run<'a> {
         }
         Ok(match self.folder.record(piece) {
             None => Standing::ToDo,
-            Some(record) if record.inputs == plan.inputs => Standing::Begun,
+            Some(record) if plan.paths.goes_on(&record, &plan.inputs) => Standing::Begun,
             Some(_) => Standing::Outdated,
         })
     }
@@ -209,6 +214,10 @@ impl<'a> Run<'a> {
         match stage {
             Stage::Prompts => tasks.into_iter().try_for_each(|task| {
                 prompts::write(self, task.part(), watcher)?;
+                self.finish(task)
+            }),
+            Stage::Questions => tasks.into_iter().try_for_each(|task| {
+                questions::write(self, task.part(), watcher)?;
                 self.finish(task)
             }),
             Stage::Images => images::draw(self, tasks, watcher),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::keys;
-use super::settings::{EvaluateSettings, ImageSettings, PromptSettings, SelectSettings};
+use super::settings::{ChooseSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::{Error, Result};
 use crate::lora::merge::{Method, Options};
 use crate::lora::prune::MajoritySign;
@@ -24,8 +24,11 @@ pub struct Pipeline {
     /// Train one LoRA on the data of all skills too, with as many steps as all experts have together: what the paper
     /// compares with.
     pub all_in_one: bool,
+    /// None: the last checkpoint of each expert.
+    pub choose: Option<ChooseSettings>,
     pub merge: Options,
     pub evaluate: EvaluateSettings,
+    pub judge: JudgeSettings,
     /// Folder with `vocab.json` and `merges.txt`, for model folders without their own.
     pub vocab: Option<PathBuf>,
     pub seed: u64,
@@ -76,6 +79,10 @@ impl Pipeline {
             true => experts.model.clone(),
             false => model(images.model),
         };
+        let mut evaluate: EvaluateSettings = keys::take(&mut table, "evaluate")?.unwrap_or_default();
+        evaluate.questions = evaluate.questions.map(within);
+        let mut judge: JudgeSettings = keys::take(&mut table, "judge")?.unwrap_or_default();
+        judge.answers = judge.answers.map(within);
         let pipeline = Self {
             skills,
             prompts,
@@ -86,7 +93,9 @@ impl Pipeline {
             merge: keys::take::<MergeSettings>(&mut table, "merge")?
                 .unwrap_or_default()
                 .options()?,
-            evaluate: keys::take(&mut table, "evaluate")?.unwrap_or_default(),
+            choose: keys::take(&mut table, "choose")?,
+            evaluate,
+            judge,
             vocab: keys::take::<PathBuf>(&mut table, "vocab")?.map(within),
             seed: keys::take(&mut table, "seed")?.unwrap_or(TrainConfig::default().seed),
         };
@@ -127,8 +136,10 @@ impl Pipeline {
             ("[prompts]: max-stalled", p.max_stalled),
             ("[images]: batch-size", self.images.draw.batch_size),
             ("[evaluate]: batch-size", self.evaluate.draw.batch_size),
-            ("[evaluate]: prompts", self.evaluate.prompts),
+            ("[evaluate]: prompts", self.evaluate.prompts_a_skill()),
             ("[evaluate]: seeds", self.evaluate.seeds as usize),
+            ("[choose]: every", self.choose.as_ref().map_or(1, |c| c.every as usize)),
+            ("[choose]: prompts", self.choose.as_ref().map_or(1, |c| c.prompts)),
         ];
         if let Some((key, value)) = counts.iter().find(|(_, value)| !(1..=1_000_000).contains(value)) {
             return Err(Error::Usage(format!("{key} = {value}: expected 1 to 1000000")));
@@ -139,13 +150,50 @@ impl Pipeline {
         if !(p.timeout > 0.0 && p.timeout <= 86400.0 && (0.0..=2.0).contains(&p.temperature)) {
             return wrong("[prompts]: expected a timeout above 0 and a temperature from 0 to 2");
         }
-        match self.evaluate.benchmark.as_str() {
-            "shapes" | "none" => Ok(()),
-            name @ ("dsg" | "tifa") => Err(Error::Unavailable(format!("[evaluate]: benchmark = {name:?}"))),
-            name => Err(Error::Usage(format!(
-                "[evaluate]: benchmark = {name:?}: expected \"shapes\" or \"none\""
-            ))),
+        self.check_judge()
+    }
+
+    fn check_judge(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        let (e, j) = (&self.evaluate, &self.judge);
+        let name = e.benchmark.as_str();
+        match (name, &e.questions) {
+            ("dsg", _) | ("tifa", Some(_)) | ("shapes" | "none", None) => {}
+            ("tifa", None) => return wrong("[evaluate]: benchmark = \"tifa\": expected questions = \"FILE\"".into()),
+            ("shapes" | "none", Some(_)) => {
+                return wrong(format!(
+                    "[evaluate]: benchmark = {name:?} has no use for questions; leave them out"
+                ));
+            }
+            _ => {
+                return wrong(format!(
+                    "[evaluate]: benchmark = {name:?}: expected \"dsg\", \"tifa\", \"shapes\" or \"none\""
+                ));
+            }
         }
+        if name == "none" && self.choose.is_some() {
+            return wrong("[choose]: needs a benchmark in [evaluate] that scores the checkpoints".into());
+        }
+        match (e.asks(), &j.url, &j.answers) {
+            (true, Some(_), None) | (true, None, Some(_)) | (false, None, None) => {}
+            (true, ..) => {
+                return wrong(format!(
+                    "[judge]: benchmark = {name:?} expects one of url = \"URL\" and answers = \"FILE\""
+                ));
+            }
+            (false, ..) => {
+                return wrong(format!(
+                    "[judge]: benchmark = {name:?} has its own judge, or none; leave it out"
+                ));
+            }
+        }
+        if j.url.is_some() && j.model.is_none() {
+            return wrong("[judge]: model is missing".into());
+        }
+        if !(1..=64).contains(&j.parallel) || j.max_tokens == 0 || !(j.timeout > 0.0 && j.timeout <= 86400.0) {
+            return wrong("[judge]: expected parallel from 1 to 64, max-tokens and a timeout above 0".into());
+        }
+        Ok(())
     }
 
     /// The parts of the stage `experts`.

@@ -3,9 +3,11 @@
 use serde_json::json;
 
 use super::folder::{Inputs, Paths};
+use super::held_out::Purpose;
 use super::pipeline::ALL_IN_ONE;
 use super::settings::DrawSettings;
-use super::{Piece, Run, Stage, evaluate, experts};
+
+use super::{Piece, Run, Stage, choose, evaluate, experts, questions};
 use crate::error::Result;
 use crate::formats::digest;
 use crate::train::identity;
@@ -27,6 +29,8 @@ impl Run<'_> {
         match stage {
             Stage::Select if !selects => Vec::new(),
             Stage::Evaluate if !self.pipeline.evaluates() => Vec::new(),
+            Stage::Questions if !self.pipeline.evaluate.writes_questions() => Vec::new(),
+            Stage::Questions => each(stage),
             Stage::Prompts | Stage::Images | Stage::Select => each(stage),
             Stage::Experts => {
                 let mut parts = self.pipeline.trained();
@@ -46,19 +50,29 @@ impl Run<'_> {
         let skills = || self.pipeline.skills.iter().map(|skill| skill.id.as_str());
         match piece.stage {
             Stage::Prompts => Vec::new(),
-            Stage::Images => vec![Piece::new(Stage::Prompts, part)],
+            Stage::Images | Stage::Questions => vec![Piece::new(Stage::Prompts, part)],
             Stage::Select => vec![Piece::new(Stage::Images, part)],
-            Stage::Experts if part == ALL_IN_ONE => self.pieces_of(Stage::Images),
-            Stage::Experts => match part.strip_suffix(SELECTED) {
-                Some(skill) => vec![Piece::new(Stage::Select, skill)],
-                None => vec![Piece::new(Stage::Images, part)],
-            },
+            Stage::Experts => {
+                let mut needed = match part.strip_suffix(SELECTED) {
+                    _ if part == ALL_IN_ONE => self.pieces_of(Stage::Images),
+                    Some(skill) => vec![Piece::new(Stage::Select, skill)],
+                    None => vec![Piece::new(Stage::Images, part)],
+                };
+                if self.pipeline.choose.is_some() {
+                    let mut asked = self.pieces_of(Stage::Questions);
+                    asked.retain(|piece| self.learns(part, piece.part.as_deref().unwrap_or_default()));
+                    needed.extend(asked);
+                }
+                needed
+            }
             Stage::Merge => {
                 let ending = if part.is_empty() { "" } else { SELECTED };
                 let expert = |skill| Piece::new(Stage::Experts, &format!("{skill}{ending}"));
                 skills().map(expert).collect()
             }
-            Stage::Evaluate => [self.pieces_of(Stage::Experts), self.pieces_of(Stage::Merge)].concat(),
+            Stage::Evaluate => [Stage::Questions, Stage::Experts, Stage::Merge]
+                .map(|stage| self.pieces_of(stage))
+                .concat(),
             Stage::Report => {
                 let mut all = self.pieces();
                 all.retain(|piece| piece.stage != Stage::Report);
@@ -74,7 +88,13 @@ impl Run<'_> {
         let p = self.pipeline;
         let mut inputs = Inputs::from([("seed".to_string(), p.seed.to_string())]);
         for needed in self.needs(piece) {
-            inputs.insert(needed.name(), self.made(&needed)?);
+            let mut hash = self.made(&needed)?;
+            // A checkpoint is chosen by some of the questions alone: other numbers of the rest do not train it anew.
+            if (piece.stage, needed.stage) == (Stage::Experts, Stage::Questions) {
+                let skill = needed.part.as_deref().unwrap_or_default();
+                hash = digest::file(&self.folder.path(questions::file(skill, Purpose::Choice)))?;
+            }
+            inputs.insert(needed.name(), hash);
         }
         let mut put = |key: &str, value: String| inputs.insert(key.into(), value);
         let paths = match piece.stage {
@@ -88,10 +108,21 @@ impl Run<'_> {
                     put("replay", digest::file(&folder.join(format!("{part}.replies.jsonl")))?);
                 }
                 // The recording of an endpoint's replies is no output: it was paid for, and is never removed.
-                let path = format!("prompts/{part}.json").into();
+                same(&format!("prompts/{part}.json"))
+            }
+            Stage::Questions => {
+                if let Some(folder) = &p.prompts.replay {
+                    let replies = folder.join(format!("{part}.questions.replies.jsonl"));
+                    put("replay", digest::file(&replies)?);
+                }
+                let chosen_by = p.choose.as_ref().map_or(0, |choose| choose.prompts);
+                put("settings", json!([chosen_by, p.evaluate.prompts_a_skill()]).to_string());
+                let mut files: Vec<_> = vec![questions::file(part, Purpose::Evaluation).into()];
+                files.extend((chosen_by > 0).then(|| questions::file(part, Purpose::Choice).into()));
                 Paths {
-                    outputs: vec![path],
-                    own: vec![format!("prompts/{part}.json").into()],
+                    outputs: files.clone(),
+                    own: files,
+                    ..Paths::default()
                 }
             }
             Stage::Images => {
@@ -111,11 +142,15 @@ impl Run<'_> {
                 let config = experts::config(self, part);
                 put("settings", experts::decides(&config)?);
                 let own = format!("experts/{part}");
+                let mut outputs = vec!["lora.safetensors", "metrics.jsonl"];
+                if p.choose.is_some() {
+                    put("choose", choose::decides(self)?);
+                    outputs.push(choose::NAME);
+                }
                 Paths {
-                    outputs: ["lora.safetensors", "metrics.jsonl"]
-                        .map(|f| format!("{own}/{f}").into())
-                        .into(),
+                    outputs: outputs.iter().map(|file| format!("{own}/{file}").into()).collect(),
                     own: vec![own.into()],
+                    ..Paths::default()
                 }
             }
             Stage::Merge => {
@@ -125,14 +160,22 @@ impl Run<'_> {
             Stage::Evaluate => {
                 put("model", self.model(&p.experts.model, None)?);
                 put("settings", evaluate::decides(self)?);
-                same("evaluate")
+                if let Some(answers) = p.judge.answers.as_ref().filter(|answers| answers.exists()) {
+                    put("answers", digest::file(answers)?);
+                }
+                Paths {
+                    corrected: vec!["answers"],
+                    ..same("evaluate")
+                }
             }
-            Stage::Report => Paths {
-                outputs: vec![super::report::NAME.into()],
-                own: vec![super::report::NAME.into()],
-            },
+            Stage::Report => same(super::report::NAME),
         };
         Ok(Plan { inputs, paths })
+    }
+
+    /// Whether the expert `part` learns `skill`.
+    pub(super) fn learns(&self, part: &str, skill: &str) -> bool {
+        part == ALL_IN_ONE || part.strip_suffix(SELECTED).unwrap_or(part) == skill
     }
 
     pub(super) fn draws(&self, draw: &DrawSettings) -> String {
@@ -140,10 +183,11 @@ impl Run<'_> {
     }
 }
 
-/// One folder that is all of a piece.
+/// One file or folder that is all of a piece.
 fn same(path: &str) -> Paths {
     Paths {
         outputs: vec![path.into()],
         own: vec![path.into()],
+        ..Paths::default()
     }
 }

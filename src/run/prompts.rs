@@ -15,36 +15,57 @@ use crate::train::watcher::Watcher;
 /// # Errors
 /// Those of the writer; [`Error::Interrupted`].
 pub(super) fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()> {
+    let kept = captions(run, id, run.pipeline.prompts.count, watcher)?;
+    prompts::write(&run.folder.path(format!("prompts/{id}.json")), &kept)
+}
+
+/// The first `count` captions of a skill: of more, the first are the same.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn captions(run: &Run, id: &str, count: usize, watcher: &mut dyn Watcher) -> Result<Vec<String>> {
     let settings = &run.pipeline.prompts;
     let skill = run.pipeline.skills.iter().find(|skill| skill.id == id);
     let skill = skill.expect("a piece belongs to a skill of the pipeline");
-    let path = run.folder.path(format!("prompts/{id}.json"));
+    match source(run, &format!("{id}.replies.jsonl"), settings.temperature, watcher)? {
+        Some(mut writer) => ask(run, skill, count, writer.as_mut(), watcher),
+        None => builtin::captions(id, count, settings.max_similarity, run.pipeline.seed),
+    }
+}
+
+/// Who writes: the endpoint, whose replies are recorded in `prompts/RECORDING`, or that file of the folder with recorded
+/// replies. None for what is built in.
+///
+/// # Errors
+/// As [`Endpoint::open`] and [`Replay::open`].
+pub(super) fn source(
+    run: &Run,
+    recording: &str,
+    temperature: f64,
+    watcher: &mut dyn Watcher,
+) -> Result<Option<Box<dyn Writer>>> {
+    let settings = &run.pipeline.prompts;
     let folder = run.folder.path("prompts");
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-    let kept = match (&settings.replay, &settings.llm) {
-        (Some(folder), _) => {
-            let replay = Replay::open(&folder.join(format!("{id}.replies.jsonl")))?;
-            ask(run, skill, replay, watcher)?
-        }
+    Ok(match (&settings.replay, &settings.llm) {
+        (Some(folder), _) => Some(Box::new(Replay::open(&folder.join(recording))?)),
         (None, Some(url)) => {
-            let client = Client::from_environment(endpoint(run, url), limits(run))?;
+            let client = Client::from_environment(endpoint(run, url, temperature), limits(run))?;
             if client.exposes_key() {
                 watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
             }
-            let endpoint = Endpoint::open(client, &path.with_extension("replies.jsonl"))?;
-            ask(run, skill, endpoint, watcher)?
+            Some(Box::new(Endpoint::open(client, &folder.join(recording))?))
         }
-        (None, None) => builtin::captions(id, settings.count, settings.max_similarity, run.pipeline.seed)?,
-    };
-    prompts::write(&path, &kept)
+        (None, None) => None,
+    })
 }
 
-fn endpoint(run: &Run, url: &str) -> Settings {
+fn endpoint(run: &Run, url: &str, temperature: f64) -> Settings {
     let s = &run.pipeline.prompts;
     Settings {
         url: url.into(),
         model: s.llm_model.clone().unwrap_or_default(),
-        temperature: s.temperature,
+        temperature,
         max_tokens: s.max_tokens,
         timeout: Duration::from_secs_f64(s.timeout),
         retries: s.retries,
@@ -59,10 +80,16 @@ fn limits(run: &Run) -> Limits {
     }
 }
 
-fn ask(run: &Run, skill: &Skill, writer: impl Writer, watcher: &mut dyn Watcher) -> Result<Vec<String>> {
+fn ask(
+    run: &Run,
+    skill: &Skill,
+    count: usize,
+    writer: &mut dyn Writer,
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<String>> {
     let s = &run.pipeline.prompts;
     let options = Options {
-        count: s.count,
+        count,
         seed: run.pipeline.seed,
         max_similarity: s.max_similarity,
         requests_per_round: s.parallel,
@@ -72,7 +99,7 @@ fn ask(run: &Run, skill: &Skill, writer: impl Writer, watcher: &mut dyn Watcher)
     let mut collector = Collector::new(skill, &options);
     let mut writer = Stoppable { writer, watcher };
     collect(&mut collector, &mut writer, &mut |_| ())?;
-    writer.watcher.prepared("prompts", s.count, s.count);
+    writer.watcher.prepared("prompts", count, count);
     let counts = collector.counts();
     writer.watcher.note(&format!(
         "{}: {} prompts from {} replies; {} captions were too similar",
@@ -82,12 +109,12 @@ fn ask(run: &Run, skill: &Skill, writer: impl Writer, watcher: &mut dyn Watcher)
 }
 
 /// A writer that can be stopped between rounds.
-struct Stoppable<'a, W> {
-    writer: W,
-    watcher: &'a mut dyn Watcher,
+pub(super) struct Stoppable<'a> {
+    pub writer: &'a mut dyn Writer,
+    pub watcher: &'a mut dyn Watcher,
 }
 
-impl<W: Writer> Writer for Stoppable<'_, W> {
+impl Writer for Stoppable<'_> {
     fn answer(&mut self, asks: &[Ask]) -> Result<Vec<Record>> {
         if self.watcher.stopped() {
             let message = "stopped; every reply so far is recorded, and the same command goes on";

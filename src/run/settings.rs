@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evaluate::questions::Dependencies;
+
 /// `[prompts]`: who writes how many. One of `llm`, `replay` and `writer` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -111,10 +113,18 @@ pub struct SelectSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct EvaluateSettings {
-    /// `shapes`: held-out captions of the built-in world, and its judge; `none`: no evaluation.
+    /// `shapes`: held-out captions of the built-in world, and its judge; `dsg` and `tifa`: questions that `[judge]` answers;
+    /// `none`: no evaluation.
     pub benchmark: String,
-    /// Prompts of each skill.
-    pub prompts: usize,
+    /// The questions of dsg or tifa, and with them the prompts; where left out, dsg's are written for held-out prompts of each
+    /// skill.
+    pub questions: Option<PathBuf>,
+    /// Which answers a question depends on: `direct`, `cascading` or `none`.
+    pub dependencies: Dependencies,
+    /// With `questions`: each expert draws all prompts too.
+    pub with_experts: bool,
+    /// Prompts of each skill, 100 where left out; of a file with questions, all where left out.
+    pub prompts: Option<usize>,
     /// Pictures of each prompt, each from a seed of its own.
     pub seeds: u64,
     #[serde(flatten)]
@@ -125,9 +135,84 @@ impl Default for EvaluateSettings {
     fn default() -> Self {
         Self {
             benchmark: "shapes".into(),
-            prompts: 100,
+            questions: None,
+            dependencies: Dependencies::Direct,
+            with_experts: false,
+            prompts: None,
             seeds: 1,
             draw: DrawSettings::default(),
+        }
+    }
+}
+
+impl EvaluateSettings {
+    /// Prompts of each skill.
+    pub fn prompts_a_skill(&self) -> usize {
+        self.prompts.unwrap_or(100)
+    }
+
+    /// Whether the run writes the questions itself.
+    pub fn writes_questions(&self) -> bool {
+        self.benchmark == "dsg" && self.questions.is_none()
+    }
+
+    /// Whether questions are answered about the pictures, by an endpoint or a file.
+    pub fn asks(&self) -> bool {
+        matches!(self.benchmark.as_str(), "dsg" | "tifa")
+    }
+}
+
+/// `[judge]`: who answers the questions of dsg and tifa. One of `url` and `answers` is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct JudgeSettings {
+    /// An OpenAI-compatible chat endpoint of a model that sees; the key comes from OPENAI_API_KEY.
+    pub url: Option<String>,
+    pub model: Option<String>,
+    /// Answers that were given elsewhere, as for `selma eval --answers`.
+    pub answers: Option<PathBuf>,
+    /// Pictures that are asked about at the same time.
+    pub parallel: usize,
+    /// Seconds for one request.
+    pub timeout: f64,
+    pub retries: u32,
+    /// Longest reply.
+    pub max_tokens: u64,
+    /// Requests of one command, repeated ones included.
+    pub max_requests: Option<u64>,
+}
+
+impl Default for JudgeSettings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            model: None,
+            answers: None,
+            parallel: 4,
+            timeout: 120.0,
+            retries: 5,
+            max_tokens: 20,
+            max_requests: None,
+        }
+    }
+}
+
+/// `[choose]`: of each expert the checkpoint that scores best on held-out prompts, by the benchmark of `[evaluate]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct ChooseSettings {
+    /// Steps from one candidate to the next; the last step is one too.
+    pub every: u64,
+    /// Held-out prompts of each skill; none of them is evaluated later.
+    pub prompts: usize,
+}
+
+/// Every 1000 steps, as in the paper.
+impl Default for ChooseSettings {
+    fn default() -> Self {
+        Self {
+            every: 1000,
+            prompts: 50,
         }
     }
 }

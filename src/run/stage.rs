@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// New captions for each skill.
     Prompts,
+    /// What is asked about pictures of further captions, where no file says it.
+    Questions,
     /// What the generator draws of them.
     Images,
     /// The better ones of several pictures a prompt, where asked for.
@@ -23,8 +25,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 7] = [
+    pub const ALL: [Stage; 8] = [
         Stage::Prompts,
+        Stage::Questions,
         Stage::Images,
         Stage::Select,
         Stage::Experts,
@@ -34,7 +37,17 @@ impl Stage {
     ];
 
     pub fn name(self) -> &'static str {
-        ["prompts", "images", "select", "experts", "merge", "evaluate", "report"][self as usize]
+        let names = [
+            "prompts",
+            "questions",
+            "images",
+            "select",
+            "experts",
+            "merge",
+            "evaluate",
+            "report",
+        ];
+        names[self as usize]
     }
 }
 

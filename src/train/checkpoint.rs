@@ -75,6 +75,11 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(states)
 }
 
+/// The step of a state, by its name.
+pub fn step_of(state: &Path) -> Option<u64> {
+    state.file_stem()?.to_str()?.strip_prefix("step-")?.parse().ok()
+}
+
 /// A saved state, read and checked but not yet used.
 pub struct State {
     path: PathBuf,

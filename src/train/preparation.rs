@@ -54,6 +54,33 @@ impl Preparation {
         resume: bool,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
+        Self::prepare(config, vocab, device, dtype, resume, true, watcher)
+    }
+
+    /// As [`Preparation::new`] with `resume`, of a run after another one of the same model: what memory it will take has been
+    /// said.
+    ///
+    /// # Errors
+    /// As [`Preparation::new`].
+    pub fn another(
+        config: TrainConfig,
+        vocab: Option<&Path>,
+        device: &Device,
+        dtype: DType,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
+        Self::prepare(config, vocab, device, dtype, true, false, watcher)
+    }
+
+    fn prepare(
+        config: TrainConfig,
+        vocab: Option<&Path>,
+        device: &Device,
+        dtype: DType,
+        resume: bool,
+        announced: bool,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
         config.validate()?;
         let files = ModelDir::open(Path::new(&config.model))?;
         files.notes.iter().for_each(|note| watcher.note(note));
@@ -78,7 +105,10 @@ impl Preparation {
             let message = "holds the state of an earlier run; go on with it by --resume, or choose another --out";
             return Err(Error::file(&config.out, message));
         }
-        announce(&plan, &config, watcher)?;
+        if announced {
+            announce(&plan, watcher);
+        }
+        memory::available().map_or(Ok(()), |bytes| plan.check(bytes, &config))?;
         let encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
@@ -163,13 +193,11 @@ fn fits(files: &ModelDir, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
     Err(Error::file(files.unet.join("config.json"), message))
 }
 
-/// Says what memory the run will take, and refuses one that cannot fit.
-fn announce(plan: &Plan, config: &TrainConfig, watcher: &mut dyn Watcher) -> Result<()> {
-    let available = memory::available();
-    let free = available.map_or(String::new(), |bytes| format!(", {} are free", memory::human(bytes)));
+/// Says what memory the run will take.
+fn announce(plan: &Plan, watcher: &mut dyn Watcher) {
+    let free = memory::available().map_or(String::new(), |bytes| format!(", {} are free", memory::human(bytes)));
     watcher.note(&format!("planned memory: {}{free}", memory::human(plan.peak())));
     plan.lines().iter().for_each(|line| watcher.note(line));
-    available.map_or(Ok(()), |bytes| plan.check(bytes, config))
 }
 
 fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {

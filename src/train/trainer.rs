@@ -132,7 +132,17 @@ impl Trainer {
     /// # Errors
     /// [`Error::Failed`] when the loss is no longer a number; [`Error::Interrupted`] after a stop.
     pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
-        while self.flat.step < self.config.steps {
+        self.run_to(self.config.steps, watcher)?;
+        // Also when everything had been done before: the result is there after every successful run.
+        self.save_result()
+    }
+
+    /// Trains to step `end` and saves the state; does nothing where the run is there already, or further.
+    ///
+    /// # Errors
+    /// As [`Trainer::run`].
+    pub fn run_to(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
+        while self.flat.step < end {
             let done = self.one_step()?;
             self.record(&done)?;
             watcher.step(&done);
@@ -143,7 +153,7 @@ impl Trainer {
                 samples.draw(&self.unet, done.step)?;
             }
             let stopped = watcher.stopped();
-            let last = done.step == self.config.steps;
+            let last = done.step == end;
             if last || stopped || done.step.is_multiple_of(self.config.save_every) {
                 self.save()?;
             }
@@ -155,8 +165,7 @@ impl Trainer {
                 return Err(Error::Interrupted(message));
             }
         }
-        // Also when everything had been done before: the result is there after every successful run.
-        self.save_result()
+        Ok(())
     }
 
     fn one_step(&mut self) -> Result<StepReport> {
@@ -215,10 +224,18 @@ impl Trainer {
         self.save_result()
     }
 
-    /// Writes `lora.safetensors`, in f32 from the master copy.
+    /// Writes `lora.safetensors`.
     fn save_result(&self) -> Result<()> {
+        self.save_lora(&self.folder.join("lora.safetensors"))
+    }
+
+    /// Writes the LoRA of the present step, in f32 from the master copy.
+    ///
+    /// # Errors
+    /// As [`save::diffusers`].
+    pub fn save_lora(&self, path: &Path) -> Result<()> {
         let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
         let expert = self.branches.expert(&self.flat.buffers()?.master)?;
-        save::diffusers(&self.folder.join("lora.safetensors"), &expert, &metadata)
+        save::diffusers(path, &expert, &metadata)
     }
 }

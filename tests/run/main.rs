@@ -1,8 +1,12 @@
 //! `selma run` on small recorded models, with recorded replies in place of an LLM.
 
+mod asked;
 mod demo;
 mod pieces;
 mod resume;
+#[allow(dead_code, reason = "the tests of the client need more of it")]
+#[path = "../selma/server.rs"]
+mod server;
 mod settings;
 
 use std::collections::BTreeMap;

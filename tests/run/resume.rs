@@ -81,6 +81,7 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     let paths = Paths {
         outputs: vec!["images/counting".into()],
         own: vec!["images/counting".into()],
+        corrected: vec!["answers"],
     };
     let file = dir.path().join("images/counting/a.png");
     assert!(!folder.begin(&piece, &inputs("1"), &paths).unwrap());
@@ -104,6 +105,13 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     assert!(!folder.begin(&piece, &inputs("2"), &paths).unwrap());
     assert!(!file.exists());
     assert!(folder.finish(&piece, &inputs("2"), &paths, 1.0).is_err());
+    // What may be corrected does not take away what is there.
+    let mut corrected = inputs("2");
+    corrected.insert("answers".into(), "more".into());
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "kept").unwrap();
+    assert!(folder.begin(&piece, &corrected, &paths).unwrap() && file.exists());
+    assert!(folder.complete(&piece, &inputs("2"), &paths).unwrap().is_none());
     // What no run has made is the user's.
     let theirs = dir.path().join("images/spatial/theirs.png");
     std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
@@ -111,9 +119,33 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     let other = Paths {
         outputs: vec!["images/spatial".into()],
         own: vec!["images/spatial".into()],
+        ..Paths::default()
     };
     let refused = folder.begin(&Piece::new(Stage::Images, "spatial"), &inputs("1"), &other);
     assert!(refused.unwrap_err().to_string().contains("no run has recorded it") && theirs.exists());
+
+    // Of a folder that others write into, what was to become this piece's file goes, and nothing else.
+    let prompts = Piece::new(Stage::Prompts, "counting");
+    let file = dir.path().join("prompts/counting.json");
+    let own = Paths {
+        outputs: vec!["prompts/counting.json".into()],
+        own: vec!["prompts/counting.json".into()],
+        ..Paths::default()
+    };
+    folder.begin(&prompts, &inputs("1"), &own).unwrap();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let left = [
+        ".selma-counting.json-x1Y2z3.part",
+        ".selma-spatial.json-x1Y2z3.part",
+        ".selma-counting.json-a-b.part",
+    ];
+    left.iter()
+        .for_each(|name| std::fs::write(file.with_file_name(name), "leftover").unwrap());
+    for value in ["1", "2"] {
+        folder.begin(&prompts, &inputs(value), &own).unwrap();
+        assert_eq!(left.map(|name| file.with_file_name(name).exists()), [false, true, true]);
+        std::fs::write(file.with_file_name(left[0]), "leftover").unwrap();
+    }
 
     // One works, or several read.
     let other = RunFolder::new(dir.path());

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use selma::evaluate::questions::Dependencies;
 use selma::run::Pipeline;
+use selma::run::settings::{ChooseSettings, JudgeSettings};
 use selma::train::config::TrainConfig;
 
 use crate::{json, pipeline, run, says};
@@ -15,6 +17,7 @@ fn the_annotated_example_is_the_papers_setting() {
     assert_eq!(ids, ["paragraph", "counting", "real-user", "defying", "everyday"]);
     let paper = TrainConfig {
         model: example.experts.model.clone(),
+        keep: 1,
         ..TrainConfig::preset("selma-sd").unwrap()
     };
     assert_eq!(example.experts, paper);
@@ -32,6 +35,42 @@ fn the_annotated_example_is_the_papers_setting() {
         .replace("# majority", "majority");
     let all = Pipeline::parse(&shown, Path::new("")).unwrap();
     assert_eq!(all.select.unwrap().rule, "best-of:4");
+    let shown = text
+        .replace("\n# [judge]", "\n[judge]")
+        .replace("\n# [choose]", "\n[choose]");
+    let shown = shown
+        .replace("\n# every", "\nevery")
+        .replace("\n# prompts = 50", "\nprompts = 50");
+    let shown = shown
+        .replace("benchmark = \"none\"", "benchmark = \"dsg\"")
+        .replace("\n# questions", "\nquestions");
+    let keys = [
+        "dependencies",
+        "with-experts",
+        "url",
+        "model = \"q",
+        "parallel",
+        "timeout",
+        "retries",
+        "max-tokens",
+        "max-requests",
+    ];
+    let shown = keys.iter().fold(shown, |text, key| {
+        text.replace(&format!("\n# {key}"), &format!("\n{key}"))
+    });
+    let asked = Pipeline::parse(&shown, Path::new("")).unwrap();
+    let judge = JudgeSettings {
+        url: Some("http://localhost:8001".into()),
+        model: Some("qwen2.5-vl-7b-instruct".into()),
+        max_requests: Some(100_000),
+        ..JudgeSettings::default()
+    };
+    assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));
+    assert_eq!(asked.evaluate.questions.as_deref(), Some(Path::new("dsg-1k-anns.csv")));
+    assert_eq!(
+        (asked.evaluate.dependencies, asked.evaluate.with_experts),
+        (Dependencies::Direct, false)
+    );
     assert_eq!(all.images.draw.negative.as_deref(), Some("blurry"));
 }
 
@@ -73,7 +112,35 @@ fn what_is_wrong_is_named() {
         (
             "seeds = 2",
             "benchmark = \"dsg\"",
-            &["dsg", "not available in this version"],
+            &["[judge]", "\"dsg\"", "url", "answers"],
+        ),
+        (
+            "seeds = 2",
+            "benchmark = \"tifa\"",
+            &["[evaluate]", "\"tifa\"", "questions = \"FILE\""],
+        ),
+        ("seeds = 2", "benchmark = \"clip\"", &["\"clip\"", "dsg"]),
+        (
+            "seeds = 2",
+            "questions = \"q.csv\"",
+            &["shapes", "no use for questions"],
+        ),
+        ("seeds = 2", "dependencies = \"some\"", &["evaluate", "some", "direct"]),
+        ("[evaluate]", "[judge]\nurl = \"x\"\n[evaluate]", &["[judge]", "shapes"]),
+        (
+            "[evaluate]",
+            "[judge]\nurl = \"http://x\"\n[evaluate]\nbenchmark = \"dsg\"",
+            &["[judge]: model is missing"],
+        ),
+        (
+            "[evaluate]",
+            "[choose]\n[evaluate]\nbenchmark = \"none\"",
+            &["[choose]", "benchmark"],
+        ),
+        (
+            "[evaluate]",
+            "[choose]\nevery = 0\n[evaluate]",
+            &["[choose]: every = 0"],
         ),
         (
             "[evaluate]",

@@ -218,6 +218,37 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
 }
 
 #[test]
+fn an_item_without_any_answer_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    questions(dir.path());
+    let [answers, scores] = ["answers.csv", "scores.json"].map(|name| dir.path().join(name));
+    let of = |rows: &str| {
+        std::fs::write(&answers, format!("item_id,question_id,answer\r\n{rows}")).unwrap();
+        let mut command = eval(dir.path(), &scores);
+        command.arg("--answers").arg(&answers);
+        command
+    };
+    let two = "whoops_1,1,yes\r\nwhoops_1,2,no\r\nvrd_3,1,yes\r\nvrd_3,2,yes\r\n";
+    refused(
+        &mut of(two),
+        1,
+        &["1 of 3 items", "no answer, vrd_2 first", "--allow-missing"],
+    );
+    let found = summary(of(two).arg("--allow-missing"));
+    assert_eq!(
+        (&found["asked"]["missing_items"], &found["overall"]["mean"]),
+        (&json!(1), &json!(0.75))
+    );
+    // A part of an item is not left out.
+    let mut part = of("whoops_1,1,yes\r\n");
+    refused(
+        part.arg("--allow-missing"),
+        1,
+        &["no answer to question 2 of item whoops_1"],
+    );
+}
+
+#[test]
 fn tifas_choices_are_in_the_request() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));

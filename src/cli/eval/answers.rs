@@ -121,6 +121,14 @@ impl Source {
         })
     }
 
+    /// Whether there is an answer to any question about the item that an entry shows.
+    pub fn knows(&self, entry: &Entry) -> bool {
+        match (&self.kind, &entry.item_id) {
+            (Kind::File(answers), Some(id)) => answers.knows(id),
+            _ => true,
+        }
+    }
+
     /// The answers to all questions about each picture.
     ///
     /// # Errors

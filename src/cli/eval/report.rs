@@ -57,7 +57,7 @@ fn print_asked(asked: &Asked) {
     }
     for (count, what) in [
         (asked.not_understood, "answers are neither yes nor no, and count as no"),
-        (asked.missing_items, "items have no picture and do not count"),
+        (asked.missing_items, "items have no picture or answer, and do not count"),
         (asked.other_pictures, "pictures are of no item and do not count"),
     ] {
         if count > 0 {

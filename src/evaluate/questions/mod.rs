@@ -7,6 +7,8 @@ pub mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::scores::Answered;
 
 /// A prompt and the questions about its picture.
@@ -35,7 +37,8 @@ pub struct Question {
 }
 
 /// What a "yes" depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dependencies {
     /// On a yes to each parent, as DSG's own scorer has it.
     Direct,

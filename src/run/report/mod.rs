@@ -8,6 +8,7 @@ mod scores;
 
 use std::collections::BTreeMap;
 
+use super::choose::Choice;
 use super::evaluate::Summary;
 use super::{Run, Stage};
 use crate::data::prompts;
@@ -27,6 +28,8 @@ struct Contents<'a> {
     scores: BTreeMap<String, Scores>,
     /// The loss at each step, by expert.
     losses: Vec<(String, Vec<(u64, f64)>)>,
+    /// By expert, where checkpoints were chosen.
+    choices: Vec<(String, Choice)>,
     /// By skill.
     prompts: BTreeMap<String, Vec<String>>,
     /// What was done, and the seconds that it took.
@@ -54,12 +57,15 @@ impl<'a> Contents<'a> {
             let path = run.folder.path(format!("evaluate/{}/scores.json", arm.name));
             scores.insert(arm.name.clone(), Scores::read(&path)?);
         }
-        let mut losses = Vec::new();
+        let (mut losses, mut choices) = (Vec::new(), Vec::new());
         for piece in run.pieces_of(Stage::Experts) {
             let part = piece.part.unwrap_or_default();
             let path = run.folder.path(format!("experts/{part}/metrics.jsonl"));
             let point = |(_, row): (usize, serde_json::Value)| Some((row["step"].as_u64()?, row["loss"].as_f64()?));
             let points = jsonl::read(&path)?.into_iter().filter_map(point).collect();
+            if run.pipeline.choose.is_some() {
+                choices.push((part.clone(), Choice::read(run, &part)?));
+            }
             losses.push((part, points));
         }
         let mut written = BTreeMap::new();
@@ -76,6 +82,7 @@ impl<'a> Contents<'a> {
             summary,
             scores,
             losses,
+            choices,
             prompts: written,
             times: times.collect(),
             run,

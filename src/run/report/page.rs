@@ -8,6 +8,7 @@ use super::scores::{points, title};
 use super::{Contents, chart, scores};
 use crate::error::Result;
 use crate::run::evaluate::{BASE, MERGED, expert, pictures};
+use crate::run::held_out;
 use crate::run::pipeline::ALL_IN_ONE;
 
 const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
@@ -66,37 +67,41 @@ fn asked(c: &Contents) -> Markup {
 fn grids(c: &Contents) -> Result<Markup> {
     let p = c.run.pipeline;
     let mut shown = Vec::new();
-    for skill in &p.skills {
-        let mut arms = vec![BASE.to_string(), expert(&skill.id)];
+    for set in held_out::names(c.run) {
+        let mut arms = vec![BASE.to_string()];
+        arms.extend(Some(expert(&set)).filter(|arm| c.scores.contains_key(arm)));
         arms.extend(p.all_in_one.then(|| ALL_IN_ONE.into()));
         arms.push(MERGED.into());
         let mut rows = Vec::new();
-        let first = |arm: &str| format!("{}/seed-{}/", arm, p.seed);
-        let from_seed = |file: &str| file.starts_with(&first(&skill.id));
+        let first = format!("{set}/seed-{}/", p.seed);
         let base = &c.scores[BASE].pictures;
-        for picture in base.iter().filter(|picture| from_seed(&picture.file_name)).take(GRID) {
-            rows.push((picture.prompt.clone(), row(c, &arms, &skill.id, &picture.file_name)?));
+        for picture in base
+            .iter()
+            .filter(|picture| picture.file_name.starts_with(&first))
+            .take(GRID)
+        {
+            rows.push((picture.prompt.clone(), row(c, &arms, &set, &picture.file_name)?));
         }
-        shown.push((&skill.id, rows));
+        shown.push((set, rows));
     }
     Ok(html! {
         h2 { "Pictures" }
-        p.soft { "The first held-out prompts of each skill; the pictures of a row begin with the same noise." }
-        @for (skill, rows) in &shown {
-            h3 { (skill) }
+        p.soft { "The first held-out prompts of each kind; the pictures of a row begin with the same noise." }
+        @for (set, rows) in &shown {
+            h3 { (set) }
             @for (prompt, pictures) in rows { p { (prompt) } (pictures) }
         }
     })
 }
 
-fn row(c: &Contents, arms: &[String], skill: &str, file: &str) -> Result<Markup> {
+fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
     let name = file.rsplit('/').next().unwrap_or_default();
     let mut cells = Vec::new();
     for arm in arms {
-        let path = c.run.folder.path(pictures(arm, skill, c.run.pipeline.seed)).join(name);
+        let path = c.run.folder.path(pictures(arm, set, c.run.pipeline.seed)).join(name);
         let scored = c.scores[arm].pictures.iter().find(|picture| picture.file_name == file);
         let score = scored.map_or(String::new(), |picture| points(picture.score));
-        let label = if *arm == expert(skill) {
+        let label = if *arm == expert(set) {
             "expert".into()
         } else {
             title(arm)
@@ -152,6 +157,38 @@ fn losses(c: &Contents) -> Markup {
     html! {
         h2 { "Training" }
         div.curves { @for (part, points) in &c.losses { (chart::curve(part, points)) } }
+        (chosen(c))
+    }
+}
+
+/// Which checkpoint each expert is, and the scores of the others.
+fn chosen(c: &Contents) -> Markup {
+    let mut steps: Vec<u64> = c
+        .choices
+        .iter()
+        .flat_map(|(_, choice)| &choice.candidates)
+        .map(|c| c.step)
+        .collect();
+    steps.sort_unstable();
+    steps.dedup();
+    html! {
+        @if let Some((_, first)) = c.choices.first() {
+            h3 { "Chosen checkpoints" }
+            p.soft {
+                "Each expert is its checkpoint with the highest score on held-out prompts that are not among those above; of
+                equal ones the first. Benchmark " (first.benchmark) ", judge " (first.judge) "."
+            }
+            table {
+                thead { tr { th { "expert" } th { "step" } @for step in &steps { th { (step) } } } }
+                tbody { @for (part, choice) in &c.choices { tr {
+                    td { (part) }
+                    td { strong { (choice.step) } }
+                    @for step in &steps {
+                        (scores::cell(choice.candidates.iter().find(|c| c.step == *step).map(|c| &c.score)))
+                    }
+                } } }
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The scores on the page: in short, and as tables.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 
 use super::Contents;
@@ -61,8 +63,9 @@ pub fn in_short(summary: &Summary) -> Markup {
     html! {
         @for (ours, theirs) in pairs { @if let Some(text) = sentence(ours, theirs) { (text) } }
         p.soft {
-            "A picture's score is the share of the questions about its prompt that the judge answers with yes, 100 points at
-            most. Prompts were not seen in training; every model drew them from the same noise."
+            "A picture's score is the share of the questions about its prompt that the judge answers "
+            @if summary.benchmark == "tifa" { "rightly" } @else { "with yes" }
+            ", 100 points at most. Prompts were not seen in training; every model drew them from the same noise."
         }
     }
 }
@@ -85,7 +88,7 @@ fn interval(difference: &Difference) -> String {
     text
 }
 
-fn cell(estimate: Option<&Estimate>) -> Markup {
+pub(super) fn cell(estimate: Option<&Estimate>) -> Markup {
     html! {
         td {
             @if let Some(estimate) = estimate {
@@ -103,31 +106,54 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
         .iter()
         .filter(|arm| !arm.name.starts_with("expert-"))
         .collect();
-    let own = |skill: &str| summary.arms.iter().find(|arm| arm.name == expert(skill));
+    let experts: Vec<_> = summary
+        .arms
+        .iter()
+        .filter(|arm| arm.name.starts_with("expert-"))
+        .collect();
+    let own = |skill: &str| experts.iter().find(|arm| arm.name == expert(skill));
+    let of_file = c.run.pipeline.evaluate.questions.is_some();
     html! {
         h2 { "Scores" }
-        table {
-            thead { tr {
-                th { "skill" }
-                @for arm in &arms { th { (title(&arm.name)) } }
-                th { "its own expert" }
-            } }
-            tbody {
-                @for skill in &c.run.pipeline.skills { tr {
-                    td { (skill.id) }
-                    @for arm in &arms { (cell(arm.skills.get(&skill.id))) }
-                    (cell(own(&skill.id).map(|arm| &arm.overall)))
+        @if of_file {
+            table {
+                thead { tr { th { "prompts" } @for arm in arms.iter().chain(&experts) { th { (title(&arm.name)) } } } }
+                tbody {
+                    @for family in arms.iter().flat_map(|arm| arm.families.keys()).collect::<BTreeSet<_>>() { tr {
+                        td { (family) }
+                        @for arm in arms.iter().chain(&experts) { (cell(arm.families.get(family))) }
+                    } }
+                    tr.all { td { "all" } @for arm in arms.iter().chain(&experts) { (cell(Some(&arm.overall))) } }
+                }
+            }
+        } @else {
+            table {
+                thead { tr {
+                    th { "skill" }
+                    @for arm in &arms { th { (title(&arm.name)) } }
+                    th { "its own expert" }
                 } }
-                tr.all {
-                    td { "all" }
-                    @for arm in &arms { (cell(Some(&arm.overall))) }
-                    (cell(None))
+                tbody {
+                    @for skill in &c.run.pipeline.skills { tr {
+                        td { (skill.id) }
+                        @for arm in &arms { (cell(arm.skills.get(&skill.id))) }
+                        (cell(own(&skill.id).map(|arm| &arm.overall)))
+                    } }
+                    tr.all {
+                        td { "all" }
+                        @for arm in &arms { (cell(Some(&arm.overall))) }
+                        (cell(None))
+                    }
                 }
             }
         }
         p.soft {
-            "Means, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
-            (summary.judge) ", " (summary.prompts) " prompts a skill, " (summary.seeds) " pictures a prompt."
+            "Means over pictures, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
+            (summary.judge) ", " (summary.prompts) " prompts" @if !of_file { " a skill" } ", " (summary.seeds)
+            " pictures a prompt."
+            @if let Some(asked) = c.scores.get(BASE).and_then(|scores| scores.asked.as_ref()) {
+                " Dependencies of questions: " (asked.dependencies) "."
+            }
         }
         h3 { "Differences" }
         table {

@@ -173,11 +173,6 @@ impl Client {
         self.key.is_some() && self.address.starts_with("http://") && !is_local(&self.address)
     }
 
-    /// The endpoint is on this machine.
-    pub fn is_local(&self) -> bool {
-        is_local(&self.address)
-    }
-
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -363,7 +358,7 @@ impl Client {
 const LARGEST_REPLY: u64 = 16 << 20;
 
 /// The address is on this machine.
-fn is_local(address: &str) -> bool {
+pub fn is_local(address: &str) -> bool {
     let host = address.split_once("://").map_or(address, |(_, rest)| rest);
     ["localhost", "127.", "[::1]"].iter().any(|name| host.starts_with(name))
 }

@@ -1,0 +1,203 @@
+//! Who scores the pictures of a run: the judge of the built-in world, an endpoint, or a file of answers.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Run, held_out};
+use crate::error::{Error, Result};
+use crate::evaluate::answers::Answers;
+use crate::evaluate::asked;
+use crate::evaluate::folder::Entry;
+use crate::evaluate::pairing::pair;
+use crate::evaluate::questions::Item;
+use crate::evaluate::scores::Scores;
+use crate::evaluate::shapes;
+use crate::evaluate::vision::VisionJudge;
+use crate::formats::jsonl;
+use crate::selma::llm::{Api, Client, Limits, Settings};
+use crate::train::watcher::Watcher;
+
+pub(super) struct Judge<'a> {
+    run: &'a Run<'a>,
+    kind: Kind,
+    /// What a file of answers lacks is listed here.
+    list: PathBuf,
+    /// A row a question without an answer.
+    unanswered: RefCell<Vec<Value>>,
+}
+
+enum Kind {
+    BuiltIn,
+    Endpoint(Box<VisionJudge>),
+    File(Answers),
+}
+
+impl<'a> Judge<'a> {
+    /// An endpoint's answers are recorded in `judge/NAME.answers.jsonl`: they were paid for, and are never removed.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the address, the record of earlier answers or the file of answers.
+    pub fn open(run: &'a Run<'a>, name: &str, watcher: &mut dyn Watcher) -> Result<Self> {
+        let settings = &run.pipeline.judge;
+        let [record, list] =
+            ["answers", "unanswered"].map(|kind| run.folder.path(format!("judge/{name}.{kind}.jsonl")));
+        if run.pipeline.evaluate.asks() {
+            let folder = record.parent().unwrap_or(Path::new(""));
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        }
+        let kind = match (&settings.answers, &settings.url) {
+            _ if !run.pipeline.evaluate.asks() => Kind::BuiltIn,
+            // The list of what it lacks is what it is made from.
+            (Some(path), _) if !path.exists() => Kind::File(Answers::none(path)),
+            (Some(path), _) => Kind::File(Answers::read(path, &held_out::items(run)?)?),
+            (None, url) => {
+                let client = client(run, url.as_deref().unwrap_or_default())?;
+                if client.exposes_key() {
+                    watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
+                }
+                Kind::Endpoint(Box::new(VisionJudge::open(client, &record)?))
+            }
+        };
+        Ok(Self {
+            run,
+            kind,
+            list,
+            unanswered: RefCell::default(),
+        })
+    }
+
+    /// In scores.
+    fn name(&self) -> String {
+        let model = self.run.pipeline.judge.model.as_deref();
+        match (&self.kind, model) {
+            (Kind::BuiltIn, _) => "builtin".into(),
+            (Kind::Endpoint(_), model) => model.unwrap_or_default().into(),
+            (Kind::File(_), Some(model)) => format!("answers of {model}"),
+            (Kind::File(_), None) => "answers".into(),
+        }
+    }
+
+    /// The scores of pictures; none where a file of answers lacks some, which [`Judge::complete`] then tells. `items` are those
+    /// that the pictures are of. Before their names, `place` says where the folder is, for the record and the file of answers.
+    ///
+    /// # Errors
+    /// What kept the endpoint from answering; [`Error::Interrupted`].
+    pub fn score(
+        &self,
+        place: &str,
+        entries: &[Entry],
+        items: &[Item],
+        watcher: &mut dyn Watcher,
+    ) -> Result<Option<Scores>> {
+        let p = self.run.pipeline;
+        if let Kind::BuiltIn = self.kind {
+            return shapes::evaluate(entries, p.seed).map(Some);
+        }
+        let paired = pair(Path::new(place), entries, items)?;
+        let named = |entry: &Entry| Entry {
+            file_name: format!("{place}/{}", entry.file_name),
+            ..entry.clone()
+        };
+        let named: Vec<Entry> = paired.pictures.iter().map(|(entry, _)| named(entry)).collect();
+        let asked: Vec<(&Entry, &Item)> = named
+            .iter()
+            .zip(paired.pictures.iter().map(|(_, item)| *item))
+            .collect();
+        let Some(answers) = self.answers(&asked, watcher)? else {
+            return Ok(None);
+        };
+        let names = (p.evaluate.benchmark.as_str(), self.name());
+        asked::score((names.0, &names.1), &paired, &answers, p.evaluate.dependencies, p.seed).map(Some)
+    }
+
+    fn answers(&self, asked: &[(&Entry, &Item)], watcher: &mut dyn Watcher) -> Result<Option<Vec<Vec<String>>>> {
+        match &self.kind {
+            Kind::BuiltIn => Ok(None),
+            Kind::File(answers) => {
+                let missing: Vec<Value> = asked
+                    .iter()
+                    .flat_map(|(entry, item)| self.lacks(answers, entry, item))
+                    .collect();
+                if !missing.is_empty() {
+                    self.unanswered.borrow_mut().extend(missing);
+                    return Ok(None);
+                }
+                let one = |(entry, item): &(&Entry, &Item)| answers.of(item, &entry.file_name);
+                asked.iter().map(one).collect::<Result<_>>().map(Some)
+            }
+            Kind::Endpoint(judge) => {
+                let parallel = self.run.pipeline.judge.parallel;
+                let mut all = Vec::new();
+                // Some at a time, so that a stop need not wait for all.
+                for some in asked.chunks(4 * parallel) {
+                    if watcher.stopped() {
+                        let message = "stopped; every answer so far is recorded, and the same command goes on";
+                        return Err(Error::Interrupted(message.into()));
+                    }
+                    all.extend(judge.answers(some, parallel, &|_| ())?);
+                    watcher.prepared("pictures judged", all.len(), asked.len());
+                }
+                Ok(Some(all))
+            }
+        }
+    }
+
+    fn lacks(&self, answers: &Answers, entry: &Entry, item: &Item) -> Vec<Value> {
+        let row = |question: &crate::evaluate::questions::Question| {
+            let root = self.run.folder.path("");
+            let image = entry.path.strip_prefix(&root).unwrap_or(&entry.path);
+            json!({
+                "item_id": item.id, "file_name": entry.file_name, "image": image, "question_id": question.id,
+                "question": question.text, "choices": question.choices,
+            })
+        };
+        let missing = item
+            .questions
+            .iter()
+            .filter(|q| answers.get(item, &entry.file_name, q.id).is_none());
+        missing.map(row).collect()
+    }
+
+    /// # Errors
+    /// [`Error::File`] where a file of answers lacks some: a list of them is then there.
+    pub fn complete(&self) -> Result<()> {
+        let missing = self.unanswered.borrow();
+        let (Kind::File(answers), false) = (&self.kind, missing.is_empty()) else {
+            return match std::fs::remove_file(&self.list) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.list, e)),
+                _ => Ok(()),
+            };
+        };
+        jsonl::write(&self.list, &missing)?;
+        let message = format!(
+            "has no answer to {} questions; they are in {}, which the file can take over with an `answer` in each row; then \
+             the same command goes on",
+            missing.len(),
+            self.list.display()
+        );
+        Err(Error::file(answers.path(), message))
+    }
+}
+
+fn client(run: &Run, url: &str) -> Result<Client> {
+    let s = &run.pipeline.judge;
+    let settings = Settings {
+        option: "judge",
+        url: url.into(),
+        model: s.model.clone().unwrap_or_default(),
+        api: Some(Api::Chat),
+        temperature: 0.0,
+        max_tokens: s.max_tokens,
+        timeout: Duration::from_secs_f64(s.timeout),
+        retries: s.retries,
+        ..Settings::default()
+    };
+    let limits = Limits {
+        requests: s.max_requests,
+        ..Limits::default()
+    };
+    Client::from_environment(settings, limits)
+}
