@@ -77,7 +77,7 @@ impl Sizes {
         Head::new(data, head, self.tk, self.heads, self.size)
     }
 
-    /// The result, and the log-sum-exp of each query's scores `[n, tq, heads]`.
+    /// The result, and the log-sum-exp of each query's scores `[n, heads, tq]`.
     fn forward<T: Gemm + Elementary>(self, inputs: [&Tensor; 3]) -> (Tensor, Vec<T>) {
         let Self {
             tq,
@@ -91,7 +91,7 @@ impl Sizes {
         let mut log_sums = buffer::<T>(q.len() / size);
         let tasks: Vec<_> = HeadMut::split(&mut out, tq, heads, size, QUERIES)
             .into_iter()
-            .zip(HeadMut::split(&mut log_sums, tq, heads, 1, QUERIES))
+            .zip(HeadMut::split(&mut log_sums, tq, 1, 1, QUERIES))
             .collect();
         let blocks = tq.div_ceil(QUERIES);
         tasks.into_par_iter().enumerate().for_each(|(task, (out, log_sums))| {
@@ -157,7 +157,7 @@ impl Sizes {
                 v: self.keys(&v, head),
                 causal,
             };
-            let log_sums = Head::new(&log_sums, head, tq, heads, 1);
+            let log_sums = Head::new(&log_sums, head, tq, 1, 1);
             backward(
                 inputs,
                 self.queries(&y, head),

@@ -11,7 +11,7 @@ use super::dtype::{DType, Element};
 use crate::device::gpu::Buffer;
 
 /// Buffers below this many bytes go through the allocator, which serves them well.
-const SMALLEST_POOLED_BYTES: usize = 64 << 10;
+const SMALLEST_POOLED_BYTES: usize = 8 << 10;
 /// What the pool may hold on to.
 const POOL_LIMIT_BYTES: usize = 1 << 30;
 

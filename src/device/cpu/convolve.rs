@@ -1,14 +1,18 @@
 //! Convolution of maps with few channels, without gathering patches: gathering one would cost as much as multiplying it.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::gemm::{Aligned, Gemm, Layout, Packer, Tile, VECTORS};
 use crate::tensor::buffer;
 
 /// Pixels that one task works on at least, if a map has as many: whole rows.
-const PIXELS: usize = 64;
+const PIXELS: usize = 128;
 /// Channels beyond which gathering costs little beside multiplying.
 const MOST: usize = 128;
+/// Values of the taps that are multiplied at a time: a row of the kernel, if it has no more.
+const DEPTH: usize = 256;
 
 /// A convolution with step 1: output pixel (image, y, x) is the sum over taps (ky, kx) of source pixel
 /// `(y + ky + offset, x + kx + offset)`, zero outside, times the weights of the tap `[c, out]`.
@@ -34,8 +38,9 @@ impl<T: Gemm> Convolution<'_, T> {
         few(c) && few(self.out) && self.out.is_multiple_of(VECTOR) && !self.pixels.contains(&0)
     }
 
-    /// The result plus `bias` `[out]`. `pack` puts the weights of a tap into panels whose lines are the output channels.
-    pub fn run(&self, bias: Option<&[T]>, pack: impl Fn([usize; 2], &mut Packer<'_, T>)) -> Vec<T> {
+    /// The result plus `bias` `[out]`. `pack` puts the weights of a row of taps, or some of them, into panels whose lines
+    /// are the output channels: ky, kx, then channels.
+    pub fn run(&self, bias: Option<&[T]>, pack: impl Fn(usize, Range<usize>, &mut Packer<'_, T>)) -> Vec<T> {
         let kernel = T::kernel();
         let [images, rows, columns] = self.pixels;
         let c = self.size[2];
@@ -43,10 +48,13 @@ impl<T: Gemm> Convolution<'_, T> {
             width: VECTORS * kernel.lanes,
             round: kernel.lanes,
         };
-        let mut weights = Aligned::new(self.taps() * c * self.out);
-        for (tap, to) in weights.get_mut().chunks_exact_mut(c * self.out).enumerate() {
-            let mut packer = Packer::new(kernel, to, layout, self.out, c);
-            pack([tap / self.kernel[1], tap % self.kernel[1]], &mut packer);
+        let mut weights = Aligned::new(self.kernel[0] * self.kernel[1] * c * self.out);
+        let mut rest = weights.get_mut();
+        for (ky, taps) in self.taps() {
+            let (steps, to) = (taps.len() * c, rest);
+            let (to, later) = to.split_at_mut(steps * self.out);
+            pack(ky, taps, &mut Packer::new(kernel, to, layout, self.out, steps));
+            rest = later;
         }
         let mut y = buffer::<T>(images * rows * columns * self.out);
         let rows_of_task = PIXELS.div_ceil(columns).min(rows);
@@ -55,18 +63,18 @@ impl<T: Gemm> Convolution<'_, T> {
             .for_each(|(image, y)| {
                 let tasks = y.par_chunks_mut(rows_of_task * columns * self.out).enumerate();
                 tasks.for_each(|(task, y)| {
-                    if let Some(bias) = bias {
-                        y.chunks_exact_mut(self.out).for_each(|y| y.copy_from_slice(bias));
-                    }
                     let source = self.padded_rows(image, task * rows_of_task, y.len() / columns / self.out);
-                    self.rows(source.get(), weights.get(), y, bias.is_some());
+                    self.rows(source.get(), weights.get(), y, bias);
                 });
             });
         y
     }
 
-    fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
+    /// The taps that are multiplied at a time: ky, and some kx.
+    fn taps(&self) -> impl Iterator<Item = (usize, Range<usize>)> + use<T> {
+        let [height, width] = self.kernel;
+        let count = if width * self.size[2] <= DEPTH { width } else { 1 };
+        (0..height).flat_map(move |ky| (0..width).step_by(count).map(move |kx| (ky, kx..width.min(kx + count))))
     }
 
     /// Columns of the source that a row of output pixels meets.
@@ -100,39 +108,52 @@ impl<T: Gemm> Convolution<'_, T> {
     }
 
     /// Rows of output pixels: of each strip of output channels tap after tap, so that its weights stay in the first cache.
-    fn rows(&self, source: &[T], weights: &[T], y: &mut [T], add: bool) {
+    fn rows(&self, source: &[T], weights: &[T], y: &mut [T], bias: Option<&[T]>) {
         let kernel = T::kernel();
         let (c, columns, padded) = (self.size[2], self.pixels[2], self.padded_columns());
         let rows = y.len() / columns / self.out;
         assert!(source.len() == (rows + self.kernel[0] - 1) * padded * c && y.len() == rows * columns * self.out);
-        assert!(weights.len() == self.taps() * c * self.out);
+        assert!(weights.len() == self.kernel[0] * self.kernel[1] * c * self.out);
+        assert!(bias.is_none_or(|bias| bias.len() == self.out));
         // Tiles of about equal height.
         let height = columns.div_ceil(columns.div_ceil(kernel.rows));
         let strip = VECTORS * kernel.lanes;
         for left in (0..self.out).step_by(strip) {
             let width = strip.min(self.out - left);
-            for tap in 0..self.taps() {
-                let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
-                let b = &weights[(tap * self.out + left) * c..][..width * c];
+            let mut before = 0;
+            for (ky, taps) in self.taps() {
+                let depth = taps.len() * c;
+                let b = &weights[before * self.out + left * depth..][..width * depth];
                 for row in 0..rows {
                     for first in (0..columns).step_by(height) {
+                        let to = y[(row * columns + first) * self.out + left..].as_mut_ptr();
+                        let (plus, plus_row) = match bias {
+                            _ if before > 0 => (to.cast_const(), self.out),
+                            Some(bias) => (bias[left..].as_ptr(), 0),
+                            None => (std::ptr::null(), 0),
+                        };
                         // SAFETY: the assertions above hold all rows, columns and taps, and `width` whole vectors.
                         unsafe {
                             kernel.run(&Tile {
                                 rows: height.min(columns - first),
                                 vectors: width / kernel.lanes,
-                                depth: c,
-                                a: source.as_ptr().add(((row + ky) * padded + first + kx) * c),
+                                depth,
+                                // The pixels of a row of taps follow each other, and so do their channels.
+                                a: source.as_ptr().add(((row + ky) * padded + first + taps.start) * c),
                                 a_row: c,
                                 a_step: 1,
                                 b: b.as_ptr(),
-                                c: y.as_mut_ptr().add((row * columns + first) * self.out + left),
+                                b_step: width,
+                                c: to,
                                 c_row: self.out,
-                                add: add || tap > 0,
+                                columns: width,
+                                plus,
+                                plus_row,
                             });
                         }
                     }
                 }
+                before += depth;
             }
         }
     }

@@ -79,4 +79,13 @@ impl<'a, T> HeadMut<'a, T> {
         // SAFETY: row `i` of this block lies inside the data that `split` borrowed, and in no other block.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.size) }
     }
+    /// Where row `first` begins, and how far apart rows are, for a caller that writes `count` rows of `size` values.
+    pub fn rows_from(&mut self, first: usize, count: usize) -> (*mut T, usize) {
+        assert!(
+            first + count <= self.rows,
+            "rows {first} to {count} more of {}",
+            self.rows
+        );
+        (self.data.wrapping_add(first * self.stride), self.stride)
+    }
 }

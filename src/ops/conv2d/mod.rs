@@ -93,9 +93,12 @@ fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>
         out: size.c_out,
     };
     if size.stride == 1 && convolution.fits() {
-        return convolution.run(bias.as_deref(), |[ky, kx], to| {
-            let line = |c_out: usize| &weight[((c_out * size.kh + ky) * size.kw + kx) * size.c_in..][..size.c_in];
-            to.lines(0..size.c_in, 1, |c_out| (c_out < size.c_out).then(|| line(c_out)));
+        return convolution.run(bias.as_deref(), |ky, taps, to| {
+            let steps = taps.len() * size.c_in;
+            to.lines(0..steps, 1, |c_out| {
+                let tap = (c_out * size.kh + ky) * size.kw + taps.start;
+                Some(&weight[tap * size.c_in..][..steps])
+            });
         });
     }
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
@@ -128,10 +131,11 @@ fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
         out: c_in,
     };
     if size.stride == 1 && convolution.fits() {
-        return convolution.run(None, |[ky, kx], to| {
-            // The last tap meets the first output pixel.
-            let tap = (size.kh - 1 - ky) * size.kw + size.kw - 1 - kx;
-            to.steps(size.c_out, |c_out| {
+        return convolution.run(None, |ky, taps, to| {
+            to.steps(taps.len() * size.c_out, |step| {
+                let (kx, c_out) = (taps.start + step / size.c_out, step % size.c_out);
+                // The last tap meets the first output pixel.
+                let tap = (size.kh - 1 - ky) * size.kw + size.kw - 1 - kx;
                 &weight[(c_out * size.kh * size.kw + tap) * c_in..][..c_in]
             });
         });

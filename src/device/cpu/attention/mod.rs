@@ -7,7 +7,7 @@
 
 mod products;
 
-use products::{Left, QuerySum, multiply, pack};
+use products::{Left, QuerySum, multiply, pack, unpack};
 
 use super::gemm::{Gemm, VECTORS};
 use super::heads::{Head, HeadMut};
@@ -128,11 +128,19 @@ fn forward_panels<T: Gemm + Elementary, const W: usize>(
             );
             multiply(Left::columns(v, from), scores, &mut sums, from > 0);
         }
-        let inverse = softmax.sums.map(|sum| T::from_f64(1.0) / sum);
+        vectorized(
+            #[inline(always)]
+            || {
+                let inverse = softmax.sums.map(|sum| T::from_f64(1.0) / sum);
+                for sums in &mut sums {
+                    for (sum, &inverse) in sums.iter_mut().zip(&inverse) {
+                        *sum *= inverse;
+                    }
+                }
+            },
+        );
+        unpack(&sums, &mut out, first);
         for j in 0..lanes {
-            for (y, sums) in out.row(first + j).iter_mut().zip(&sums) {
-                *y = sums[j] * inverse[j];
-            }
             log_sums.row(first + j)[0] = softmax.highest[j] + softmax.sums[j].log2();
         }
     }
@@ -190,7 +198,7 @@ fn backward_panels<T: Gemm + Elementary, const W: usize>(
     let Inputs { q, k, v, .. } = inputs;
     let (scale, one) = (inputs.scale(), T::from_f64(1.0));
     let panel = || vec![[T::default(); W]; q.size];
-    let (mut queries, mut dy_panel, mut dq) = (panel(), panel(), panel());
+    let (mut queries, mut y_panel, mut dy_panel, mut dq) = (panel(), panel(), panel(), panel());
     let block = || vec![[T::default(); W]; KEYS.min(k.rows)];
     let (mut scores, mut slopes) = (block(), block());
     let mut dk = gradients.k.map(|to| QuerySum::new(to, W));
@@ -201,12 +209,21 @@ fn backward_panels<T: Gemm + Elementary, const W: usize>(
         pack(dy, first, lanes, one, &mut dy_panel);
         dk.iter_mut().for_each(|dk| dk.pack(q, first, lanes, scale));
         dv.iter_mut().for_each(|dv| dv.pack(dy, first, lanes, one));
+        pack(y, first, lanes, one, &mut y_panel);
         let (mut log_sum, mut along) = ([T::default(); W], [T::default(); W]);
-        for j in 0..lanes {
-            log_sum[j] = log_sums.row(first + j)[0];
-            let pairs = y.row(first + j).iter().zip(dy.row(first + j));
-            along[j] = pairs.map(|(&y, &dy)| y * dy).sum();
+        for (j, log_sum) in log_sum[..lanes].iter_mut().enumerate() {
+            *log_sum = log_sums.row(first + j)[0];
         }
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, dy) in y_panel.iter().zip(&dy_panel) {
+                    for ((along, &y), &dy) in along.iter_mut().zip(y).zip(dy) {
+                        *along += y * dy;
+                    }
+                }
+            },
+        );
         let visible = inputs.visible(first + lanes - 1);
         for from in (0..visible).step_by(KEYS) {
             let count = KEYS.min(visible - from);
@@ -232,11 +249,15 @@ fn backward_panels<T: Gemm + Elementary, const W: usize>(
             }
         }
         if let Some(to) = &mut gradients.q {
-            for j in 0..lanes {
-                for (to, dq) in to.row(first + j).iter_mut().zip(&dq) {
-                    *to = dq[j] * scale;
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || {
+                    for x in dq.as_flattened_mut() {
+                        *x *= scale;
+                    }
+                },
+            );
+            unpack(&dq, to, first);
         }
     }
     dk.into_iter().chain(dv).for_each(QuerySum::write);

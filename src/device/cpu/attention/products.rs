@@ -1,24 +1,63 @@
 //! The matrix products of attention: panels of queries as columns, and sums over queries.
 
-use crate::device::cpu::gemm::{Gemm, Tile, VECTORS};
+use crate::device::cpu::gemm::{Gemm, LINES, Tile, Turn, VECTORS};
 use crate::device::cpu::heads::{Head, HeadMut};
-use crate::device::cpu::math::Elementary;
+use crate::device::cpu::math::{Elementary, vectorized};
 
 /// `lanes` rows from `first` on, times `factor`, as the columns of `to`; zeros in the columns after them.
-pub fn pack<T: Elementary, const W: usize>(
+pub fn pack<T: Gemm + Elementary, const W: usize>(
     head: Head<'_, T>,
     first: usize,
     lanes: usize,
     factor: T,
     to: &mut [[T; W]],
 ) {
-    if lanes < W {
-        to.fill([T::default(); W]);
-    }
-    for j in 0..lanes {
-        for (to, &x) in to.iter_mut().zip(head.row(first + j)) {
-            to[j] = x * factor;
+    assert!(lanes <= W && to.len() == head.size, "another size than the head's");
+    for left in (0..W).step_by(LINES) {
+        let mut from = [std::ptr::null(); LINES];
+        for (i, from) in from.iter_mut().enumerate().take(lanes.saturating_sub(left)) {
+            *from = head.row(first + left + i).as_ptr();
         }
+        let turn = Turn {
+            from,
+            steps: to.len(),
+            to: to.as_flattened_mut()[left..].as_mut_ptr(),
+            to_step: W,
+            lines: LINES.min(W - left),
+        };
+        // SAFETY: rows of the head have a value for each row of `to`, and those have `lines` from `left` on.
+        unsafe { T::kernel().turn(&turn) };
+    }
+    vectorized(
+        #[inline(always)]
+        || {
+            for x in to.as_flattened_mut() {
+                *x *= factor;
+            }
+        },
+    );
+}
+
+/// The first columns of `panel`, as many as there are rows in `to` from `first` on or in the panel, as these rows: the
+/// reverse of [`pack`].
+pub fn unpack<T: Gemm, const W: usize>(panel: &[[T; W]], to: &mut HeadMut<'_, T>, first: usize) {
+    assert_eq!(panel.len(), to.size, "another size than the head's");
+    let lanes = W.min(to.rows - first);
+    for (i, channels) in panel.chunks(LINES).enumerate() {
+        let mut from = [std::ptr::null(); LINES];
+        for (from, channel) in from.iter_mut().zip(channels) {
+            *from = channel.as_ptr();
+        }
+        let (to, to_step) = to.rows_from(first, lanes);
+        let turn = Turn {
+            from,
+            steps: lanes,
+            to: to.wrapping_add(i * LINES),
+            to_step,
+            lines: channels.len(),
+        };
+        // SAFETY: `to` has as many rows, each of all channels, and the channels have as many lanes.
+        unsafe { T::kernel().turn(&turn) };
     }
 }
 
@@ -64,6 +103,7 @@ fn tiles<T: Gemm>(a: Left<'_, T>, rows: usize, b: &[T], width: usize, c: &mut [T
     // Tiles of about equal height.
     let height = rows.div_ceil(rows.div_ceil(kernel.rows));
     for top in (0..rows).step_by(height) {
+        let to = c[top * c_row..].as_mut_ptr();
         // SAFETY: the assertions above bound all that is read and written.
         unsafe {
             kernel.run(&Tile {
@@ -74,9 +114,12 @@ fn tiles<T: Gemm>(a: Left<'_, T>, rows: usize, b: &[T], width: usize, c: &mut [T
                 a_row: a.row,
                 a_step: a.step,
                 b: b.as_ptr(),
-                c: c.as_mut_ptr().add(top * c_row),
+                b_step: width,
+                c: to,
                 c_row,
-                add,
+                columns: width,
+                plus: if add { to } else { std::ptr::null() },
+                plus_row: c_row,
             });
         }
     }
@@ -142,8 +185,12 @@ impl<'a, T: Gemm> QuerySum<'a, T> {
 
     pub fn write(mut self) {
         for (i, sums) in self.sums.chunks_exact(self.padded).enumerate() {
-            let to = self.to.row(i);
-            to.copy_from_slice(&sums[..to.len()]);
+            // Blocks of a known size are copied without a call.
+            let (blocks, rest) = self.to.row(i).as_chunks_mut::<8>();
+            let (from, _) = sums.as_chunks::<8>();
+            blocks.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            let done = 8 * blocks.len();
+            rest.iter_mut().zip(&sums[done..]).for_each(|(to, &sum)| *to = sum);
         }
     }
 }

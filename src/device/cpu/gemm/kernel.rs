@@ -20,13 +20,17 @@ pub struct Tile<T> {
     pub a: *const T,
     pub a_row: usize,
     pub a_step: usize,
-    /// Vectors of step k are at `b + k * vectors * lanes`.
+    /// Vectors of step k are at `b + k * b_step`.
     pub b: *const T,
+    pub b_step: usize,
     /// Row i of the output is at `c + i * c_row`.
     pub c: *mut T,
     pub c_row: usize,
-    /// Whether the product is added to `c` instead of replacing it.
-    pub add: bool,
+    /// Columns that are written: all of the vectors, or fewer of the last one.
+    pub columns: usize,
+    /// What the product is added to: row i is at `plus + i * plus_row`. Null: nothing.
+    pub plus: *const T,
+    pub plus_row: usize,
 }
 
 /// Vectors of columns that a full panel has.
@@ -87,7 +91,7 @@ unsafe fn at<'a, U, T>(p: *const T) -> &'a U {
 /// A module with the kernel of one instruction set and type.
 macro_rules! kernel {
     ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident, $turn:path, $spread:path,
-     $zero:path, $splat:path, $fma:path, $add:path) => {
+     $zero:path, $splat:path, $fma:path, $add:path, $part:path) => {
         mod $name {
             use super::*;
 
@@ -120,15 +124,28 @@ macro_rules! kernel {
                             }
                         }
                         a = a.wrapping_add(tile.a_step);
-                        b = b.wrapping_add(V * $lanes);
+                        b = b.wrapping_add(tile.b_step);
+                    }
+                    if tile.columns < V * $lanes {
+                        // A copy: what a pointer leads to would not be kept in registers.
+                        let mut all = [[$zero(); V]; R];
+                        for r in 0..R {
+                            for v in 0..V {
+                                all[r][v] = sums[r][v];
+                            }
+                        }
+                        $part(tile, all.as_ptr().cast());
+                        return;
                     }
                     for r in 0..R {
                         for v in 0..V {
-                            let c = tile.c.wrapping_add(r.wrapping_mul(tile.c_row).wrapping_add(v * $lanes));
-                            let sum = if tile.add {
-                                $add(transmute(*at::<[$t; $lanes], _>(c)), sums[r][v])
-                            } else {
+                            let at_row = |row: usize| r.wrapping_mul(row).wrapping_add(v * $lanes);
+                            let c = tile.c.wrapping_add(at_row(tile.c_row));
+                            let sum = if tile.plus.is_null() {
                                 sums[r][v]
+                            } else {
+                                let plus = tile.plus.wrapping_add(at_row(tile.plus_row));
+                                $add(transmute(*at::<[$t; $lanes], _>(plus)), sums[r][v])
                             };
                             c.cast::<[$t; $lanes]>().write_unaligned(transmute(sum));
                         }
@@ -164,18 +181,67 @@ macro_rules! up_to_4 {
 use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 14, up_to_14, turn::avx512_f32, turn::avx512_f32_spread, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps);
+kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 14, up_to_14, turn::avx512_f32, turn::avx512_f32_spread, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, part::avx512_f32);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 14, up_to_14, turn::portable, turn::portable_spread, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd);
+kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 14, up_to_14, turn::portable, turn::portable_spread, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd, part::portable::<f64, 8>);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, turn::avx2_f32, turn::portable_spread, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps);
+kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, turn::avx2_f32, turn::portable_spread, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, part::portable::<f32, 8>);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, turn::portable, turn::portable_spread, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd);
+kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, turn::portable, turn::portable_spread, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd, part::portable::<f64, 4>);
 
 kernel!(portable_f32, , f32, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
-    portable::fma, portable::add);
+    portable::fma, portable::add, part::portable::<f32, 4>);
 kernel!(portable_f64, , f64, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
-    portable::fma, portable::add);
+    portable::fma, portable::add, part::portable::<f64, 4>);
+
+/// Tiles whose last vector is written in part. `sums` has all rows, each of whole vectors.
+mod part {
+    #[cfg(target_arch = "x86_64")]
+    use std::arch::x86_64::*;
+
+    use super::Tile;
+    use crate::tensor::Real;
+
+    /// # Safety
+    /// As for [`super::Kernel::run`], and `sums` must be valid for vectors of `L` lanes.
+    pub unsafe fn portable<T: Real, const L: usize>(tile: &Tile<T>, sums: *const T) {
+        for r in 0..tile.rows {
+            for j in 0..tile.columns {
+                // SAFETY: demanded of the caller.
+                unsafe {
+                    let sum = *sums.add(r * tile.vectors * L + j);
+                    let sum = if tile.plus.is_null() {
+                        sum
+                    } else {
+                        *tile.plus.add(r * tile.plus_row + j) + sum
+                    };
+                    *tile.c.add(r * tile.c_row + j) = sum;
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`super::Kernel::run`], and `sums` must be valid; the processor must have AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn avx512_f32(tile: &Tile<f32>, sums: *const f32) {
+        for r in 0..tile.rows {
+            for first in (0..tile.columns).step_by(16) {
+                let mask = ((1u32 << 16.min(tile.columns - first)) - 1) as __mmask16;
+                // SAFETY: elements that the mask leaves out are neither read nor written.
+                unsafe {
+                    let mut sum = _mm512_loadu_ps(sums.add(r * tile.vectors * 16 + first));
+                    if !tile.plus.is_null() {
+                        let plus = tile.plus.wrapping_add(r * tile.plus_row + first);
+                        sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, plus), sum);
+                    }
+                    _mm512_mask_storeu_ps(tile.c.wrapping_add(r * tile.c_row + first), mask, sum);
+                }
+            }
+        }
+    }
+}
 
 /// Vectors of four as arrays, which compilers turn into what the target has.
 mod portable {

@@ -2,8 +2,9 @@
 //! high-performance matrix multiplication").
 //!
 //! The operand with fewer lines is packed once for all threads; tasks share out the lines of the other one, and pack
-//! theirs a block of the depth at a time, or read short rows where they are. An element of the output is summed in
-//! blocks of `DEPTH`, in order: the bytes depend neither on the number of threads nor on how the lines are shared out.
+//! theirs a block of the depth at a time. What lies close together is read where it is instead. An element of the output
+//! is summed in blocks of `DEPTH`, in order, or, in a small output, in pieces of a few blocks that are then added in
+//! order: the bytes depend neither on the number of threads nor on how the lines are shared out.
 
 mod kernel;
 mod operand;
@@ -19,6 +20,7 @@ pub use kernel::{Gemm, Kernel, Tile, VECTORS};
 pub use operand::{Matrix, Operand};
 pub use panels::{Aligned, Layout, Packer};
 use plan::run;
+pub use turn::{LINES, Turn};
 
 /// What happens to the old content of the output.
 #[derive(Clone, Copy)]

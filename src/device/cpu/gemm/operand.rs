@@ -11,13 +11,21 @@ pub trait Operand<T>: Sync {
 
     fn depth(&self) -> usize;
 
-    /// All lines as they are, where each is contiguous and they follow each other.
-    fn contiguous(&self) -> Option<&[T]> {
+    /// The elements where they are, if they lie in steady distances.
+    fn in_place(&self) -> Option<InPlace<'_, T>> {
         None
     }
 
     /// Copies some of the depth of some lines into panels.
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>);
+}
+
+/// Element (line, step) is `data[line * line_stride + step * step_stride]`; one of the two strides is 1.
+#[derive(Clone, Copy)]
+pub struct InPlace<'a, T> {
+    pub data: &'a [T],
+    pub line_stride: usize,
+    pub step_stride: usize,
 }
 
 /// A view of contiguous data as lines of some depth.
@@ -71,8 +79,13 @@ impl<T: Real> Operand<T> for Matrix<'_, T> {
         self.depth
     }
 
-    fn contiguous(&self) -> Option<&[T]> {
-        self.by_line.then_some(self.data)
+    fn in_place(&self) -> Option<InPlace<'_, T>> {
+        let (line_stride, step_stride) = if self.by_line { (self.depth, 1) } else { (1, self.lines) };
+        Some(InPlace {
+            data: self.data,
+            line_stride,
+            step_stride,
+        })
     }
 
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>) {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::kernel::Kernel;
+use super::operand::InPlace;
 use super::turn::{LINES, Spread, Turn};
 use crate::tensor::{Real, buffer, recycle};
 
@@ -28,12 +29,18 @@ impl Layout {
 /// Some lines of an operand over some steps of the depth.
 #[derive(Clone, Copy)]
 pub struct Panels<'a, T> {
-    pub data: &'a [T],
+    pub elements: Elements<'a, T>,
     pub layout: Layout,
     pub lines: usize,
     pub steps: usize,
-    /// Whether they are panels one after the other, each `[steps, width]`; else they are as they came, `[lines, steps]`.
-    pub packed: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Elements<'a, T> {
+    /// Panels one after the other, each `[steps, width]`.
+    Packed(&'a [T]),
+    /// As they came.
+    InPlace(InPlace<'a, T>),
 }
 
 /// Lines that a kernel takes at a time: element (line, step) is `data[line * line_stride + step * step_stride]`.
@@ -47,21 +54,27 @@ pub struct Panel<'a, T> {
     pub step_stride: usize,
 }
 
-impl<'a, T> Panels<'a, T> {
+impl<'a, T: Copy> Panels<'a, T> {
     pub fn iter(self) -> impl Iterator<Item = Panel<'a, T>> + Clone {
         let Self {
-            data,
+            elements,
             layout,
             lines,
             steps,
-            packed,
         } = self;
         (0..lines).step_by(layout.width).map(move |first| {
             let width = layout.width_at(first, lines);
             let known = width.min(lines - first);
-            let (line_stride, step_stride) = if packed { (1, width) } else { (steps, 1) };
+            let (data, line_stride, step_stride) = match elements {
+                Elements::Packed(data) => (&data[first * steps..][..width * steps], 1, width),
+                Elements::InPlace(from) => {
+                    let (line, step) = (from.line_stride, from.step_stride);
+                    let end = (known - 1) * line + steps.saturating_sub(1) * step + 1;
+                    (&from.data[first * line..][..end], line, step)
+                }
+            };
             Panel {
-                data: &data[first * steps..][..if packed { width } else { known } * steps],
+                data,
                 first,
                 lines: known,
                 width,

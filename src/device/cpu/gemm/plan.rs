@@ -5,10 +5,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, VECTORS};
-use super::panels::{Aligned, Layout, Packer, Panels};
+use super::operand::InPlace;
+use super::panels::{Aligned, Elements, Layout, Packer, Panels};
 use super::target::Target;
 use super::{Operand, Output, Pair};
-use crate::tensor::Real;
+use crate::tensor::{Real, buffer, recycle};
 
 /// Steps of the depth that are summed before they are added to the output: a panel of them fits into the first cache.
 const DEPTH: usize = 256;
@@ -20,6 +21,14 @@ const SHARED_COLUMNS: usize = 1024;
 const OWN_PANELS: usize = 8;
 /// Products smaller than this are over before another thread has woken up.
 const SMALLEST_PARALLEL: usize = 1 << 18;
+/// And so are copies of fewer elements.
+const SMALLEST_PARALLEL_COPY: usize = 1 << 15;
+/// Elements that are read where they are may be this far apart: farther ones compete for few lines of the caches.
+const NEAR: usize = 64;
+/// A product of at most this many elements is cut up along its depth, having too few tasks otherwise, into pieces of
+/// this many blocks.
+const FEW: usize = 1 << 12;
+const PIECE: usize = 4;
 /// Tasks for each thread, if there are panels enough: threads may be unequally fast.
 const TASKS: usize = 4;
 
@@ -27,8 +36,6 @@ const TASKS: usize = 4;
 pub struct Block {
     pub pair: usize,
     pub depth: Range<usize>,
-    /// How much depth there is before.
-    pub before: usize,
 }
 
 /// The output as tasks see it: each writes elements that no other does.
@@ -40,7 +47,7 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 pub struct Plan<'a, T> {
     pub kernel: &'a Kernel<T>,
     pub pairs: &'a [Pair<'a, T>],
-    pub blocks: Vec<Block>,
+    pub blocks: &'a [Block],
     pub rows: usize,
     pub columns: usize,
     pub row_layout: Layout,
@@ -61,7 +68,6 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
             blocks.push(Block {
                 pair,
                 depth: first..a.depth().min(first + DEPTH),
-                before: depth + first,
             });
         }
         depth += a.depth();
@@ -77,10 +83,10 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     if rows * columns == 0 {
         return;
     }
-    let plan = Plan {
+    let whole = Plan {
         kernel,
         pairs,
-        blocks,
+        blocks: &blocks,
         rows,
         columns,
         // Tiles of about equal height.
@@ -96,14 +102,38 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
         transposed,
     };
     let parallel = rows * columns * depth >= SMALLEST_PARALLEL;
-    plan.run(depth, &Shared(c.as_mut_ptr()), parallel);
+    if rows * columns > FEW || blocks.len() < 2 * PIECE {
+        whole.run(&Shared(c.as_mut_ptr()), parallel);
+        return;
+    }
+    let (first, rest) = blocks.split_at(PIECE);
+    let mut sums = buffer::<T>(rest.len().div_ceil(PIECE) * c.len());
+    let rest = rest.chunks(PIECE).zip(sums.chunks_exact_mut(c.len()));
+    let mut pieces = vec![(first, output, &mut *c)];
+    pieces.extend(rest.map(|(blocks, sums)| (blocks, Output::Set, sums)));
+    let least = if parallel { 1 } else { pieces.len() };
+    pieces
+        .into_par_iter()
+        .with_min_len(least)
+        .for_each(|(blocks, output, c)| {
+            let piece = Plan {
+                blocks,
+                output,
+                ..whole
+            };
+            piece.run(&Shared(c.as_mut_ptr()), false);
+        });
+    for sums in sums.chunks_exact(c.len()) {
+        c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum);
+    }
+    recycle(sums);
 }
 
 impl<T: Real> Plan<'_, T> {
-    fn run(&self, depth: usize, c: &Shared<T>, parallel: bool) {
+    fn run(&self, c: &Shared<T>, parallel: bool) {
         let share_rows = self.rows <= self.columns && self.rows <= SHARED_ROWS;
         let threads = if parallel { rayon::current_num_threads() } else { 1 };
-        let shared = self.pack_shared(share_rows, depth, parallel);
+        let shared = self.pack_shared(share_rows, parallel);
         let (lines, layout) = if share_rows {
             (self.columns, self.column_layout)
         } else {
@@ -128,17 +158,38 @@ impl<T: Real> Plan<'_, T> {
         if rows { a } else { b }
     }
 
-    /// One operand whole: for each block its panels.
-    fn pack_shared(&self, rows: bool, depth: usize, parallel: bool) -> Aligned<T> {
+    /// Some lines and steps of an operand where they are, if a kernel reads them well there.
+    fn in_place(&self, rows: bool, block: &Block, lines: Range<usize>) -> Option<InPlace<'_, T>> {
+        let operand = self.operand(block.pair, rows);
+        let all = operand.in_place()?;
+        let near = if all.line_stride == 1 {
+            all.step_stride <= NEAR && (rows || all.step_stride.is_multiple_of(self.kernel.lanes))
+        } else {
+            rows && operand.depth() <= DEPTH
+        };
+        let start = lines.start * all.line_stride + block.depth.start * all.step_stride;
+        near.then(|| InPlace {
+            data: &all.data[start..],
+            ..all
+        })
+    }
+
+    /// One operand whole: for each block its panels, unless it is read where it is.
+    fn pack_shared(&self, rows: bool, parallel: bool) -> Aligned<T> {
         let (lines, layout) = if rows {
             (self.rows, self.row_layout)
         } else {
             (self.columns, self.column_layout)
         };
+        let blocks = self.blocks.iter();
+        let packed: Vec<&Block> = blocks
+            .filter(|block| self.in_place(rows, block, 0..lines).is_none())
+            .collect();
+        let depth: usize = packed.iter().map(|block| block.depth.len()).sum();
         let mut data = Aligned::new(layout.padded(lines) * depth);
         let mut rest = data.get_mut();
         let mut parts = Vec::new();
-        for block in &self.blocks {
+        for block in packed {
             for first in (0..lines).step_by(2 * layout.width) {
                 let lines = first..lines.min(first + 2 * layout.width);
                 let part;
@@ -151,7 +202,7 @@ impl<T: Real> Plan<'_, T> {
             self.operand(block.pair, rows)
                 .pack(lines, block.depth.clone(), &mut packer);
         };
-        if parallel {
+        if parallel && lines * depth >= SMALLEST_PARALLEL_COPY {
             parts.into_par_iter().for_each(pack);
         } else {
             parts.into_iter().for_each(pack);
@@ -178,35 +229,37 @@ impl<T: Real> Plan<'_, T> {
                 (own.clone(), lines.clone())
             };
             let mut target = Target::new(self, rows, columns, c.0);
+            // Steps of the shared operand that were packed so far.
+            let mut before = 0;
             for (number, block) in self.blocks.iter().enumerate() {
                 let steps = block.depth.len();
-                let operand = self.operand(block.pair, !share_rows);
-                // Rows of one block are read where they are: they are near enough to each other.
-                let as_they_are = operand.contiguous().filter(|_| !share_rows && operand.depth() <= DEPTH);
-                let own = Panels {
-                    data: match as_they_are {
-                        Some(lines) => &lines[own.start * steps..own.end * steps],
-                        None => {
-                            let scratch = scratch.get_or_insert_with(|| Aligned::new(room)).get_mut();
-                            let scratch = &mut scratch[..padded * steps];
-                            let mut packer = Packer::new(self.kernel, scratch, own_layout, own.len(), steps);
-                            operand.pack(own.clone(), block.depth.clone(), &mut packer);
-                            scratch
-                        }
-                    },
-                    layout: own_layout,
-                    lines: own.len(),
-                    steps,
-                    packed: as_they_are.is_none(),
+                let own_elements = match self.in_place(!share_rows, block, own.clone()) {
+                    Some(elements) => Elements::InPlace(elements),
+                    None => {
+                        let scratch = scratch.get_or_insert_with(|| Aligned::new(room)).get_mut();
+                        let scratch = &mut scratch[..padded * steps];
+                        let mut packer = Packer::new(self.kernel, scratch, own_layout, own.len(), steps);
+                        self.operand(block.pair, !share_rows)
+                            .pack(own.clone(), block.depth.clone(), &mut packer);
+                        Elements::Packed(scratch)
+                    }
                 };
-                let start = shared_layout.padded(shared_lines) * block.before + first * steps;
-                let shared = Panels {
-                    data: &shared[start..][..shared_layout.padded(lines.len()) * steps],
-                    layout: shared_layout,
-                    lines: lines.len(),
-                    steps,
-                    packed: true,
+                let shared_elements = match self.in_place(share_rows, block, lines.clone()) {
+                    Some(elements) => Elements::InPlace(elements),
+                    None => {
+                        let start = shared_layout.padded(shared_lines) * before + first * steps;
+                        before += steps;
+                        Elements::Packed(&shared[start..][..shared_layout.padded(lines.len()) * steps])
+                    }
                 };
+                let panels = |elements, layout, lines| Panels {
+                    elements,
+                    layout,
+                    lines,
+                    steps,
+                };
+                let own = panels(own_elements, own_layout, own.len());
+                let shared = panels(shared_elements, shared_layout, lines.len());
                 let (a, b) = if share_rows { (shared, own) } else { (own, shared) };
                 target.add(a, b, number == 0);
             }

@@ -8,7 +8,7 @@ use super::panels::Panels;
 use super::plan::Plan;
 use crate::tensor::{Real, buffer, recycle};
 
-/// Where a task's sums are: in the output, or in a tile of its own where whole vectors do not fit into that.
+/// Where a task's sums are: in the output, or in a tile of its own where that is transposed.
 pub struct Target<'a, T: Real> {
     plan: &'a Plan<'a, T>,
     rows: Range<usize>,
@@ -20,8 +20,8 @@ pub struct Target<'a, T: Real> {
 impl<'a, T: Real> Target<'a, T> {
     pub fn new(plan: &'a Plan<'a, T>, rows: Range<usize>, columns: Range<usize>, c: *mut T) -> Self {
         let lanes = plan.kernel.lanes;
-        let direct = !plan.transposed && columns.len().is_multiple_of(lanes);
-        let tile = (!direct).then(|| buffer(rows.len() * columns.len().next_multiple_of(lanes)));
+        let padded = columns.len().next_multiple_of(lanes);
+        let tile = plan.transposed.then(|| buffer(rows.len() * padded));
         let mut new = Self {
             plan,
             rows,
@@ -52,31 +52,32 @@ impl<'a, T: Real> Target<'a, T> {
         self.c.wrapping_add(at)
     }
 
-    /// Puts what the sums start with in place.
+    /// Puts what the sums start with in place, unless the first block brings it.
     fn begin(&mut self) {
         let (rows, columns, row) = (self.rows.len(), self.columns.len(), self.row());
+        let (output, empty) = (self.plan.output, self.plan.blocks.is_empty());
         let mut tile = self.tile.take();
         for i in 0..rows {
             // SAFETY: these elements of the output are this task's own, and in `Shared` for all that it has.
             unsafe {
-                match (&mut tile, self.plan.output) {
-                    (_, Output::Set) if !self.plan.blocks.is_empty() => {}
-                    (Some(tile), Output::Set) => tile[i * row..][..columns].fill(T::default()),
-                    (None, Output::Set) => std::slice::from_raw_parts_mut(self.at(i, 0), columns).fill(T::default()),
-                    (None, Output::Add) => {}
-                    (None, Output::Bias(bias)) => std::slice::from_raw_parts_mut(self.at(i, 0), columns)
+                match (&mut tile, output) {
+                    (None, Output::Set) if empty => {
+                        std::slice::from_raw_parts_mut(self.at(i, 0), columns).fill(T::default());
+                    }
+                    (None, Output::Bias(bias)) if empty => std::slice::from_raw_parts_mut(self.at(i, 0), columns)
                         .copy_from_slice(&bias[self.columns.clone()]),
+                    (None, _) => break,
+                    (Some(tile), Output::Set) => {
+                        if empty {
+                            tile[i * row..][..columns].fill(T::default());
+                        }
+                    }
                     (Some(tile), Output::Add) => {
                         for (j, to) in tile[i * row..][..columns].iter_mut().enumerate() {
                             *to = *self.at(i, j);
                         }
                     }
-                    (Some(tile), Output::Bias(bias)) if self.plan.transposed => {
-                        tile[i * row..][..columns].fill(bias[self.rows.start + i]);
-                    }
-                    (Some(tile), Output::Bias(bias)) => {
-                        tile[i * row..][..columns].copy_from_slice(&bias[self.columns.clone()]);
-                    }
+                    (Some(tile), Output::Bias(bias)) => tile[i * row..][..columns].fill(bias[self.rows.start + i]),
                 }
             }
         }
@@ -86,28 +87,42 @@ impl<'a, T: Real> Target<'a, T> {
     /// Adds the product of a block of the depth.
     pub fn add(&mut self, a: Panels<'_, T>, b: Panels<'_, T>, first: bool) {
         let kernel = self.plan.kernel;
-        let row = self.row();
-        let add = !first || !matches!(self.plan.output, Output::Set);
+        let (row, steps) = (self.row(), b.steps);
+        assert_eq!(a.steps, steps, "the blocks differ");
+        let whole_vectors = self.tile.is_some();
+        let room = if whole_vectors { row } else { self.columns.len() };
         let base = match &mut self.tile {
             Some(tile) => tile.as_mut_ptr(),
             None => self.at(0, 0),
         };
         for b in b.iter() {
+            let columns = if whole_vectors { b.width } else { b.lines };
             for a in a.iter() {
-                assert!(a.first + a.lines <= self.rows.len() && b.first + b.width <= row);
+                assert!(a.first + a.lines <= self.rows.len() && b.first + columns <= room);
+                let c = base.wrapping_add(a.first * row + b.first);
+                let (plus, plus_row): (*const T, usize) = match self.plan.output {
+                    Output::Set if first => (std::ptr::null(), 0),
+                    Output::Bias(bias) if first && !self.plan.transposed => {
+                        (bias[self.columns.start + b.first..][..columns].as_ptr(), 0)
+                    }
+                    _ => (c, row),
+                };
                 // SAFETY: the panels have all steps, and the assertion bounds what is written.
                 unsafe {
                     kernel.run(&Tile {
                         rows: a.lines,
                         vectors: b.width / kernel.lanes,
-                        depth: b.data.len() / b.width,
+                        depth: steps,
                         a: a.data.as_ptr(),
                         a_row: a.line_stride,
                         a_step: a.step_stride,
                         b: b.data.as_ptr(),
-                        c: base.wrapping_add(a.first * row + b.first),
+                        b_step: b.step_stride,
+                        c,
                         c_row: row,
-                        add,
+                        columns,
+                        plus,
+                        plus_row,
                     });
                 }
             }
