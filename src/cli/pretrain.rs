@@ -27,9 +27,6 @@ pub struct Pretrain {
     /// Captioned pictures that text encoder and UNet learn from.
     #[arg(long, default_value_t = Pretraining::PAIRS)]
     pairs: usize,
-    /// Optimizer steps of text encoder and UNet before those of the text encoder.
-    #[arg(long, default_value_t = Pretraining::FIRST_STEPS)]
-    first_steps: u64,
     /// Optimizer steps of the text encoder alone.
     #[arg(long, default_value_t = Pretraining::TEXT_STEPS)]
     text_steps: u64,
@@ -58,7 +55,6 @@ impl Pretrain {
             seed: common.seed(),
             vae_steps: self.vae_steps,
             pairs: self.pairs,
-            first_steps: self.first_steps,
             text_steps: self.text_steps,
             steps: self.steps,
             save_every: self.save_every,

@@ -14,6 +14,7 @@ mod outline;
 mod render;
 pub mod scene;
 mod skill;
+mod spots;
 pub mod vocabulary;
 
 pub use render::{SIDE, render};

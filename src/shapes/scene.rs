@@ -1,11 +1,12 @@
 //! A scene: where each object of a description is drawn, how large, in which exact colour. Layout is by trial: sizes and
-//! places are drawn until all that the description claims holds with a margin.
+//! places are drawn until all that the description claims holds with a margin, places near the usual ones at first.
 
 use super::description::Shape;
 use super::description::{Backdrop, Claim, Colour, Description, Place, Relation, Shading, Size};
 use super::draw::Draw;
 use super::outline;
 use super::render::SIDE;
+use super::spots;
 use crate::error::{Error, Result};
 
 /// One shape on the canvas.
@@ -53,6 +54,10 @@ const LARGE_SIZES: [f32; 2] = [15.0, 17.5];
 /// A shape that has another one inside.
 const HOLDER_SIZES: [f32; 2] = [17.0, 21.0];
 const TRIALS: usize = 40_000;
+/// Trials with things near their usual places; then they may be anywhere.
+const USUAL_TRIALS: usize = 1000;
+/// How far from its usual place a thing may be, in pixels in both directions.
+const STRAY: f32 = 4.5;
 
 /// Draws a scene in which `description` holds; what it leaves open is chosen.
 ///
@@ -76,8 +81,10 @@ pub fn lay_out(description: &Description, draw: &mut Draw) -> Result<Scene> {
             )));
         }
     }
-    for _ in 0..TRIALS {
-        if let Some(objects) = place(description, &colours, draw) {
+    let usual = spots::usual(description);
+    for trial in 0..TRIALS {
+        let spots = if trial < USUAL_TRIALS { &usual[..] } else { &[] };
+        if let Some(objects) = place(description, &colours, spots, draw) {
             scene.objects = objects;
             return Ok(scene);
         }
@@ -124,8 +131,9 @@ fn ink(colour: Colour, jitter: f32, draw: &mut Draw) -> [f32; 3] {
     colour.rgb().map(|v| f32::from(v) + draw.between(-jitter, jitter))
 }
 
-/// One trial: sizes and centres for all, or `None` where a claim or a gap fails.
-fn place(description: &Description, colours: &[Colour], draw: &mut Draw) -> Option<Vec<Object>> {
+/// One trial: sizes and centres for all, or `None` where a claim or a gap fails. Things that are not inside others stand
+/// near `spots` in turn, and anywhere where these have come to an end.
+fn place(description: &Description, colours: &[Colour], spots: &[[f32; 2]], draw: &mut Draw) -> Option<Vec<Object>> {
     let mut objects: Vec<Object> = Vec::with_capacity(description.total());
     // A holder comes first: what is inside is placed relative to it, and painted over it.
     let mut order: Vec<usize> = (0..description.things.len()).collect();
@@ -140,7 +148,17 @@ fn place(description: &Description, colours: &[Colour], draw: &mut Draw) -> Opti
                 None => {
                     let low = outline::REACH * size + MARGIN;
                     let high = SIDE as f32 - low;
-                    (draw.between(low, high), draw.between(low, high))
+                    let (x, y) = match spots.get(objects.len()) {
+                        Some(spot) => {
+                            let [x, y] = spot.map(|share| share * SIDE as f32 + draw.between(-STRAY, STRAY));
+                            (x, y)
+                        }
+                        None => (draw.between(low, high), draw.between(low, high)),
+                    };
+                    if x.min(y) < low || x.max(y) > high {
+                        return None;
+                    }
+                    (x, y)
                 }
             };
             let object = Object {
@@ -185,8 +203,8 @@ fn sizes(description: &Description, thing: usize) -> [f32; 2] {
         (Some(Size::Large), _) => LARGE_SIZES,
         (None, _) if is_inside(description, thing) => SMALL_SIZES,
         (None, 2..) if description.things.iter().any(|thing| thing.size == Some(Size::Large)) => [7.0, 9.0],
-        (None, 1) => [9.0, 16.5],
-        (None, 2) => [8.5, 12.0],
+        (None, 1) => [11.0, 16.5],
+        (None, 2) => [9.0, 12.0],
         (None, 3) => [8.0, 10.0],
         (None, _) => [7.2, 8.8],
     }

@@ -20,8 +20,6 @@ use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 const BATCH: usize = 32;
-/// The first steps' learning rate falls as if there were this many: they end while it is high.
-const FIRST_LR_STEPS: u64 = 3600;
 /// Share of captions that are replaced by the empty one, which guidance compares with.
 const CAPTION_DROPOUT: f32 = 0.1;
 
@@ -34,21 +32,18 @@ struct Denoiser<'a> {
     pairs: &'a Pairs,
 }
 
-/// One of the two trainings of both networks together.
-struct Round {
-    stage: &'static str,
-    what: &'static str,
-    steps: u64,
-    lr_steps: u64,
-    /// What the settings of its states say besides the seed and the pairs.
-    settings: String,
-}
-
 /// Trains both networks, and writes the model's folder at every saved state.
 pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, watcher: &mut dyn Watcher) -> Result<()> {
     vae.config.scaling_factor = pairs.scaling_factor;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
-    let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
+    let identity = RunIdentity {
+        settings: format!(
+            "seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n",
+            run.seed, run.text_steps, run.steps, run.pairs
+        ),
+        model: identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes()),
+        data: pairs.identity.clone(),
+    };
     let denoiser = Denoiser {
         seed: run.seed,
         text: ClipText::initial(text, false, run.seed, DType::F32)?,
@@ -57,68 +52,30 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
         schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddim, &scheduler)?)?,
         pairs,
     };
+    words::train(run, &denoiser.text, watcher)?;
     let networks = Networks {
         vae: &vae,
         text: &denoiser.text,
         unet: &denoiser.unet,
     };
-    let first = Round {
-        stage: "first",
-        what: "first steps of text encoder and UNet",
-        steps: run.first_steps,
-        lr_steps: FIRST_LR_STEPS,
-        settings: format!("steps = {FIRST_LR_STEPS}\n"),
-    };
-    denoiser.round(run, first, &model, &networks, 0, watcher)?;
-    let before = format!("{model} {} {}", pairs.identity, run.first_steps);
-    words::train(run, &denoiser.text, identity::of_bytes(before.as_bytes()), watcher)?;
-    let second = Round {
-        stage: "second",
+    let recipe = Recipe {
+        stage: "denoiser",
         what: "steps of text encoder and UNet",
         steps: run.steps,
-        lr_steps: run.steps,
-        settings: format!(
-            "first-steps = {}\ntext-steps = {}\nsteps = {}\n",
-            run.first_steps, run.text_steps, run.steps
-        ),
+        lr: 2e-3,
+        warmup: 100,
+        weight_decay: 1e-2,
+        average: 0.999,
     };
-    denoiser.round(run, second, &model, &networks, run.first_steps, watcher)?;
+    let params = [denoiser.text.parameters(), denoiser.unet.parameters()].concat();
+    let mut stage = Stage::open(run, recipe, params, identity)?;
+    let write = || networks.write(&run.out);
+    stage.run(watcher, |leaves, step| denoiser.compute(leaves, step), write)?;
     // Also when everything had been done before: the result is there after every successful run.
     networks.write(&run.out)
 }
 
 impl Denoiser<'_> {
-    /// Runs one training of both networks; what is drawn for its step i is drawn for number `offset` + i.
-    fn round(
-        &self,
-        run: &Pretraining,
-        round: Round,
-        model: &str,
-        networks: &Networks,
-        offset: u64,
-        watcher: &mut dyn Watcher,
-    ) -> Result<()> {
-        let identity = RunIdentity {
-            settings: format!("seed = {}\n{}pairs = {}\n", run.seed, round.settings, run.pairs),
-            model: model.into(),
-            data: self.pairs.identity.clone(),
-        };
-        let recipe = Recipe {
-            stage: round.stage,
-            what: round.what,
-            steps: round.steps,
-            lr: 1e-3,
-            lr_steps: round.lr_steps,
-            warmup: 100,
-            weight_decay: 1e-2,
-            average: 0.999,
-        };
-        let params = [self.text.parameters(), self.unet.parameters()].concat();
-        let mut stage = Stage::open(run, recipe, params, identity)?;
-        let write = || networks.write(&run.out);
-        stage.run(watcher, |leaves, step| self.compute(leaves, offset + step), write)
-    }
-
     fn compute(&self, leaves: &[Tensor], step: u64) -> Result<Computed> {
         let (latents, ids) = self.batch(step);
         let noise = random::normals(self.seed, Stream::Noise, 0, step, latents.len());

@@ -1,5 +1,6 @@
-//! The built-in model from nothing: first its VAE on pictures of the world; then text encoder and UNet together on the
-//! latents of captioned pictures, interrupted by a stage that teaches the text encoder what captions claim. Everything is drawn by index, so that a resumed run gives the bytes of an unbroken one.
+//! The built-in model from nothing: first its VAE, on pictures of the world; then the text encoder, on what captions
+//! claim; then text encoder and UNet together, on the latents of captioned pictures. Everything is drawn by index, so that
+//! a resumed run gives the bytes of an unbroken one.
 
 mod denoiser;
 mod pairs;
@@ -23,8 +24,6 @@ pub struct Pretraining {
     pub vae_steps: u64,
     /// Captioned pictures that text encoder and UNet learn from.
     pub pairs: usize,
-    /// Optimizer steps of text encoder and UNet before the text encoder's own, which teach the UNet what pictures look like.
-    pub first_steps: u64,
     /// Optimizer steps of the text encoder alone.
     pub text_steps: u64,
     /// Optimizer steps of text encoder and UNet after that.
@@ -35,11 +34,10 @@ pub struct Pretraining {
 
 impl Pretraining {
     /// The settings of the model that ships.
-    pub const VAE_STEPS: u64 = 1000;
+    pub const VAE_STEPS: u64 = 2000;
     pub const PAIRS: usize = 32_768;
-    pub const FIRST_STEPS: u64 = 2600;
     pub const TEXT_STEPS: u64 = 800;
-    pub const STEPS: u64 = 2000;
+    pub const STEPS: u64 = 13_000;
 
     /// Trains, and writes the model's folder; with `resume` goes on from what an earlier run left in it.
     ///
@@ -62,7 +60,6 @@ impl Pretraining {
         for (name, value) in [
             ("vae-steps", self.vae_steps),
             ("pairs", self.pairs as u64),
-            ("first-steps", self.first_steps),
             ("text-steps", self.text_steps),
             ("steps", self.steps),
             ("save-every", self.save_every),

@@ -29,9 +29,8 @@ pub(super) struct Recipe {
     /// What the progress bar counts.
     pub what: &'static str,
     pub steps: u64,
-    /// The highest rate: after the warm-up it falls along a cosine, which reaches 0 at step `lr_steps`.
+    /// The highest rate: after the warm-up it falls along a cosine to 0 at the last step.
     pub lr: f64,
-    pub lr_steps: u64,
     pub warmup: u64,
     pub weight_decay: f64,
     /// Decay of the weights' average.
@@ -107,7 +106,7 @@ impl Stage {
         let Computed { gradients, losses } = compute(&self.flat.leaves(), self.flat.step)?;
         self.flat.accumulate(&gradients)?;
         let r = &self.recipe;
-        let lr = LrSchedule::new(Shape::Cosine, r.lr, r.warmup, r.lr_steps).at(self.flat.step);
+        let lr = LrSchedule::new(Shape::Cosine, r.lr, r.warmup, r.steps).at(self.flat.step);
         let loss = losses[0].1;
         if !loss.is_finite() || !self.flat.gradient_norm()?.is_finite() {
             let step = self.flat.step + 1;

@@ -36,7 +36,6 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
         what: "steps of the VAE",
         steps: run.vae_steps,
         lr: 2e-3,
-        lr_steps: run.vae_steps,
         warmup: 50,
         weight_decay: 0.0,
         average: 0.995,

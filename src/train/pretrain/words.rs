@@ -10,10 +10,12 @@ use crate::error::Result;
 use crate::nn::{ClipText, Linear, Weights};
 use crate::ops;
 use crate::shapes::description::{Colour, Description, Shape, Size};
+use crate::shapes::model::{text_config, vocabulary_size};
 use crate::shapes::vocabulary::tokenizer;
 use crate::shapes::{Prompt, Split};
 use crate::tensor::{DType, Tensor};
 use crate::train::checkpoint::RunIdentity;
+use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 const STAGE: &str = "words";
@@ -26,10 +28,10 @@ const SIZES: usize = Shape::ALL.len() * 2;
 const FACTS: usize = PAIRS + SIZES + Colour::ALL.len();
 
 /// Trains `text` in place, with a linear layer that reads the facts off and is dropped afterwards.
-pub(super) fn train(run: &Pretraining, text: &ClipText, before: String, watcher: &mut dyn Watcher) -> Result<()> {
+pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watcher) -> Result<()> {
     let identity = RunIdentity {
         settings: format!("seed = {}\ntext-steps = {}\n", run.seed, run.text_steps),
-        model: before,
+        model: identity::of_bytes(text_config(vocabulary_size()).to_string().as_bytes()),
         data: String::new(),
     };
     let weights = Weights::initial(run.seed + 2, DType::F32);
@@ -40,7 +42,6 @@ pub(super) fn train(run: &Pretraining, text: &ClipText, before: String, watcher:
         what: "steps of the text encoder",
         steps: run.text_steps,
         lr: 2e-3,
-        lr_steps: run.text_steps,
         warmup: 20,
         weight_decay: 1e-2,
         average: 0.99,
