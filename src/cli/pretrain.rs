@@ -33,6 +33,9 @@ pub struct Pretrain {
     /// Optimizer steps of text encoder and UNet after that.
     #[arg(long, default_value_t = Pretraining::STEPS)]
     steps: u64,
+    /// Optimizer steps of both after those, from a lower rate.
+    #[arg(long, default_value_t = Pretraining::REFINING_STEPS)]
+    refining_steps: u64,
     /// Steps between saved states; at each the model in --out is the one of that step.
     #[arg(long, default_value_t = 250)]
     save_every: u64,
@@ -57,6 +60,7 @@ impl Pretrain {
             pairs: self.pairs,
             text_steps: self.text_steps,
             steps: self.steps,
+            refining_steps: self.refining_steps,
             save_every: self.save_every,
         };
         let mut terminal = Terminal::new(common)?;

@@ -19,6 +19,7 @@ fn run(out: &Path) -> Pretraining {
         pairs: 6,
         text_steps: STEPS,
         steps: STEPS,
+        refining_steps: STEPS,
         save_every: 1,
     }
 }
@@ -79,7 +80,7 @@ fn a_run_gives_the_same_bytes_again_on_other_threads_and_after_any_stop() {
     let (whole, broken) = (run(&dir.path().join("whole")), run(&dir.path().join("broken")));
     assert!(go(&whole, false, 2, u64::MAX));
     // In the middle and at the last step of every stage.
-    for stop in 1..=3 * STEPS {
+    for stop in 1..=4 * STEPS {
         assert!(!go(&broken, stop > 1, 1, 1), "stop {stop}");
     }
     // The latents were damaged meanwhile: they are made again.
@@ -107,6 +108,7 @@ fn the_folder_is_a_model_and_belongs_to_one_run() {
         vae_steps: 1,
         text_steps: 1,
         steps: 1,
+        refining_steps: 1,
         ..run(dir.path())
     };
     assert!(go(&first, false, 2, u64::MAX));

@@ -32,18 +32,16 @@ struct Denoiser<'a> {
     pairs: &'a Pairs,
 }
 
-/// Trains both networks, and writes the model's folder at every saved state.
+/// Trains both networks, and writes the model's folder at every saved state. When the rate has fallen to 0 it rises once more,
+/// to half as much, and the averaged weights learn on (warm restarts, Loshchilov & Hutter 2017, arXiv:1608.03983).
 pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, watcher: &mut dyn Watcher) -> Result<()> {
     vae.config.scaling_factor = pairs.scaling_factor;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
-    let identity = RunIdentity {
-        settings: format!(
-            "seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n",
-            run.seed, run.text_steps, run.steps, run.pairs
-        ),
-        model: identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes()),
-        data: pairs.identity.clone(),
-    };
+    let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
+    let mut settings = format!(
+        "seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n",
+        run.seed, run.text_steps, run.steps, run.pairs
+    );
     let denoiser = Denoiser {
         seed: run.seed,
         text: ClipText::initial(text, false, run.seed, DType::F32)?,
@@ -58,19 +56,37 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
         text: &denoiser.text,
         unet: &denoiser.unet,
     };
-    let recipe = Recipe {
-        stage: "denoiser",
-        what: "steps of text encoder and UNet",
-        steps: run.steps,
-        lr: 2e-3,
-        warmup: 100,
-        weight_decay: 1e-2,
-        average: 0.999,
-    };
     let params = [denoiser.text.parameters(), denoiser.unet.parameters()].concat();
-    let mut stage = Stage::open(run, recipe, params, identity)?;
-    let write = || networks.write(&run.out);
-    stage.run(watcher, |leaves, step| denoiser.compute(leaves, step), write)?;
+    let mut done = 0;
+    for (stage, what, steps, lr) in [
+        ("denoiser", "steps of text encoder and UNet", run.steps, 2e-3),
+        (
+            "refined",
+            "steps that refine text encoder and UNet",
+            run.refining_steps,
+            1e-3,
+        ),
+    ] {
+        let recipe = Recipe {
+            stage,
+            what,
+            steps,
+            lr,
+            warmup: 100,
+            weight_decay: 1e-2,
+            average: 0.999,
+        };
+        let identity = RunIdentity {
+            settings: settings.clone(),
+            model: model.clone(),
+            data: pairs.identity.clone(),
+        };
+        let mut stage = Stage::open(run, recipe, params.clone(), identity)?;
+        let compute = |leaves: &[Tensor], step| denoiser.compute(leaves, done + step);
+        stage.run(watcher, compute, || networks.write(&run.out))?;
+        done += steps;
+        settings += &format!("refining-steps = {}\n", run.refining_steps);
+    }
     // Also when everything had been done before: the result is there after every successful run.
     networks.write(&run.out)
 }
