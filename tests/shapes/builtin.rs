@@ -3,6 +3,7 @@
 use selma::nn::AutoencoderKl;
 use selma::pipeline::draw::{Drawing, Job};
 use selma::pipeline::{Guidance, StableDiffusion};
+use selma::shapes::description::{Colour, Shape};
 use selma::shapes::judge::{View, judge, questions};
 use selma::shapes::{Skill, Split, builtin, render};
 use selma::tensor::DType;
@@ -73,6 +74,31 @@ fn it_draws_the_colour_and_the_background_that_it_is_told() {
         .count();
     println!("{right} of {} pictures have the background", grounds.len());
     assert!(right >= 22, "{right} of {}", grounds.len());
+}
+
+/// One thing, one colour: more often right than wrong, where one in seven would be chance.
+#[test]
+fn it_draws_the_shape_that_it_is_told() {
+    let model = model();
+    let told: Vec<(Shape, Colour)> = (Shape::ALL.into_iter())
+        .flat_map(|shape| shape.usual_colours().iter().map(move |&colour| (shape, colour)))
+        .flat_map(|told| [told; 3])
+        .collect();
+    let captions: Vec<String> = (told.iter())
+        .map(|(shape, colour)| format!("a {} {}", colour.name(), shape.name()))
+        .collect();
+    let views = views(&model, &captions);
+    let mut right = [(0, 0); 7];
+    for (&(shape, colour), view) in told.iter().zip(&views) {
+        let (yes, of) = &mut right[shape as usize];
+        *yes += usize::from(matches!(&view.found[..], [found] if (found.shape, found.colour) == (Some(shape), colour)));
+        *of += 1;
+    }
+    for (shape, (yes, of)) in Shape::ALL.into_iter().zip(right) {
+        println!("{}: {yes} of {of}", shape.name());
+    }
+    let yes: usize = right.iter().map(|&(yes, _)| yes).sum();
+    assert!(2 * yes > told.len(), "{yes} of {}", told.len());
 }
 
 /// The VAE alone loses little: scenes that went through it are still told apart.
