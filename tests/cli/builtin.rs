@@ -69,7 +69,7 @@ fn a_model_is_summed_up() {
     let shapes = summary(&["inspect", "--model", "shapes"]);
     assert_eq!(
         (&shapes["side"], &shapes["prediction"]),
-        (&json!(64), &json!("epsilon"))
+        (&json!(64), &json!("v_prediction"))
     );
     let folder = crate::parity("models/tiny-sdxl").display().to_string();
     let xl = summary(&["inspect", &folder]);
