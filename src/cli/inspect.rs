@@ -17,7 +17,7 @@ use crate::lora::inspect::{self, inspect};
 #[derive(clap::Args)]
 pub struct Inspect {
     /// A LoRA in any layout, a checkpoint or a model folder.
-    #[arg(required_unless_present = "model", conflicts_with = "model")]
+    #[arg(conflicts_with = "model")]
     file: Option<PathBuf>,
     /// A model as other commands take it: also shapes, or an id of the Hugging Face hub.
     #[arg(long)]
@@ -32,7 +32,11 @@ impl Inspect {
         let path = match (&self.file, &self.model) {
             (Some(file), _) => file.clone(),
             (None, Some(model)) => common.model(model)?,
-            (None, None) => return Err(Error::Usage("what? Give a file or --model".into())),
+            (None, None) => {
+                return Err(Error::Usage(
+                    "inspect: expected a FILE (a LoRA, a checkpoint or a model folder), or --model".into(),
+                ));
+            }
         };
         if path.is_file() && is_checkpoint(&path)? {
             let summary = checkpoint::summary::inspect(&path)?;
