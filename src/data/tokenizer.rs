@@ -64,7 +64,8 @@ impl Tokenizer {
         Self::load_with_vocab(dir, dir)
     }
 
-    /// Loads the configuration from `dir`, and `vocab.json` and `merges.txt` from `vocab_dir`.
+    /// Loads the configuration from `dir`, and `vocab.json` and `merges.txt` from `vocab_dir`, or where those are missing
+    /// `tokenizer.json`: transformers from 5.0 on saves nothing else.
     ///
     /// # Errors
     /// As [`Tokenizer::load`].
@@ -73,6 +74,11 @@ impl Tokenizer {
         if in_checkpoint(vocab_dir).is_some() {
             // Checkpoints come without their vocabulary, which is CLIP's.
             return Self::new(clip_vocabulary::ids(), clip_vocabulary::MERGES, &config, vocab_dir);
+        }
+        let whole = vocab_dir.join("tokenizer.json");
+        if !vocab_dir.join("vocab.json").exists() && whole.exists() {
+            let (vocab, merges) = of_whole(&whole)?;
+            return Self::from_texts(&vocab, &merges, &config, vocab_dir);
         }
         let vocab = text_of(&vocab_dir.join("vocab.json"))?;
         let merges = text_of(&vocab_dir.join("merges.txt"))?;
@@ -202,6 +208,26 @@ impl Tokenizer {
         }
         let ids = Tensor::new(ids, &[texts.len(), self.max_length]);
         Ok(EncodedBatch { ids, overlong })
+    }
+}
+
+/// The texts of `vocab.json` and `merges.txt` that a `tokenizer.json` holds.
+fn of_whole(path: &Path) -> Result<(String, String)> {
+    let whole = component::json(path)?;
+    let model = &whole["model"];
+    let merges = model["merges"].as_array().into_iter().flatten();
+    let lines = merges.map(|merge| match merge.as_array().map(Vec::as_slice) {
+        // Older files have "a b", newer ones ["a", "b"].
+        Some([first, second]) => Some(format!("{} {}\n", first.as_str()?, second.as_str()?)),
+        _ => Some(format!("{}\n", merge.as_str()?)),
+    });
+    let lines: Option<String> = lines.collect();
+    match (model["type"].as_str(), lines) {
+        (Some("BPE"), Some(lines)) => Ok((model["vocab"].to_string(), lines)),
+        _ => Err(Error::file(
+            path,
+            "expected byte-pair encoding as its model, with vocab and merges",
+        )),
     }
 }
 

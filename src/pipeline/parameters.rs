@@ -147,7 +147,7 @@ pub fn model_files(model: &Path, vae: Option<&Path>, vocab: Option<&Path>) -> Re
     for folder in [Some(&dir.tokenizer), dir.tokenizer_2.as_ref()].into_iter().flatten() {
         let words = vocab.unwrap_or(folder);
         files.push(folder.join("tokenizer_config.json"));
-        files.extend(["vocab.json", "merges.txt"].map(|name| words.join(name)));
+        files.extend(["vocab.json", "merges.txt", "tokenizer.json"].map(|name| words.join(name)));
     }
     // What a checkpoint has inside is hashed with it.
     files.retain(|file| file.exists());

@@ -47,6 +47,40 @@ fn ids_are_those_of_transformers() {
     assert!(cases >= 2);
 }
 
+/// What transformers 5 saves is one file; the merges are pairs in newer ones, and lines in older ones.
+#[test]
+fn one_file_holds_what_two_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = |name: &str| std::fs::read_to_string(parity().join("clip_vocab").join(name)).unwrap();
+    let (vocab, merges) = (read("vocab.json"), read("merges.txt"));
+    let vocab: Value = serde_json::from_str(&vocab).unwrap();
+    let lines = || {
+        merges
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with("#version"))
+    };
+    let pairs: Vec<Vec<&str>> = lines().map(|line| line.split(' ').collect()).collect();
+    let config = json!({"pad_token": "!", "model_max_length": 77});
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let load = |whole: Value| {
+        std::fs::write(dir.path().join("tokenizer.json"), whole.to_string()).unwrap();
+        Tokenizer::load(dir.path())
+    };
+    let text = "A red-brown caf\u{e9}, isn't it? 42 \u{732b}";
+    let expected = with_pad("!").encode(text).unwrap();
+    for merges in [json!(pairs), json!(lines().collect::<Vec<_>>())] {
+        let tokenizer = load(json!({"model": {"type": "BPE", "vocab": &vocab, "merges": merges}})).unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), expected);
+    }
+    for wrong in [json!({}), json!({"model": {"type": "WordPiece", "vocab": {}}})] {
+        let message = load(wrong).err().unwrap().to_string();
+        assert!(
+            message.contains("tokenizer.json") && message.contains("byte-pair"),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn configuration_folders_are_read() {
     let tokenizer = parity().join("models/tiny-sd2/tokenizer");
