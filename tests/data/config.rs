@@ -1,5 +1,6 @@
 //! Training configurations.
 
+use selma::data::preprocess::Crop;
 use selma::train::config::{Prediction, TrainConfig};
 use selma::train::lr_schedule::Shape;
 
@@ -102,4 +103,37 @@ fn values_out_of_range_are_named() {
         let message = crate::message(config.validate());
         assert!(message.contains(expected), "{message}");
     }
+}
+
+/// Every setting of the scripts behind the paper: one table for SD v1.4, and what SDXL's has otherwise.
+#[test]
+fn the_presets_are_the_settings_of_the_papers_scripts() {
+    let sd = TrainConfig::preset("selma-sd").unwrap();
+    assert_eq!(
+        (sd.resolution, sd.batch_size, sd.grad_accum, sd.steps),
+        (Some(512), 16, 4, 5000)
+    );
+    assert_eq!((sd.lr, sd.lr_schedule, sd.warmup), (3e-4, Shape::Constant, 0));
+    assert_eq!((sd.rank, sd.alpha(), sd.scale()), (128, 128.0, 1.0));
+    assert_eq!(sd.targets, ["to_q", "to_k", "to_v", "to_out.0"]);
+    assert_eq!(
+        (sd.betas, sd.eps, sd.weight_decay, sd.max_grad_norm),
+        ([0.9, 0.999], 1e-8, 1e-2, 1.0)
+    );
+    assert_eq!((sd.snr_gamma, sd.noise_offset, sd.caption_dropout), (None, 0.0, 0.0));
+    assert_eq!(
+        (sd.crop, sd.flip, sd.prediction),
+        (Crop::Random, true, Prediction::Auto)
+    );
+    assert_eq!((sd.seed, sd.save_every, sd.keep), (42, 500, 20));
+    let xl = TrainConfig::preset("selma-sdxl").unwrap();
+    let otherwise = TrainConfig {
+        resolution: Some(1024),
+        batch_size: 4,
+        grad_accum: 8,
+        steps: 10_000,
+        save_every: 2000,
+        ..sd
+    };
+    assert_eq!(xl, otherwise);
 }
