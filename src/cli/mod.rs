@@ -102,7 +102,7 @@ impl Common {
     /// A note for the person at the terminal.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            eprintln!("{}", terminal::printable(&text.to_string()));
         }
     }
 }
@@ -150,7 +150,7 @@ pub fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("selma: {error}");
+            eprintln!("selma: {}", terminal::printable(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }

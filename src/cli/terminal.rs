@@ -6,7 +6,20 @@ use serde_json::json;
 use crate::cli::Common;
 use crate::cli::interrupt::Interrupt;
 use crate::error::Result;
+use crate::selma::reply::is_hidden;
 use crate::train::watcher::{StepReport, Watcher};
+
+/// `text` without what a terminal obeys: messages quote files, and files may come from anybody.
+pub(super) fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if is_hidden(c) && !matches!(c, '\n' | '\t') {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
+}
 
 /// Progress and notes on stderr, steps as JSON on stdout where asked for, and Ctrl-C.
 pub(super) struct Terminal<'a> {

@@ -142,13 +142,15 @@ fn caption(text: &str) -> String {
     plain_line(text)
 }
 
-/// One line of plain text: control characters and those that change the direction of writing become spaces, runs of
-/// blanks one space. Text from elsewhere goes through this before it reaches a terminal or a prompt file.
+/// A character that a terminal obeys, or that changes the direction of writing.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
+}
+
+/// One line of plain text: hidden characters become spaces, runs of blanks one space. Text from elsewhere goes through this
+/// before it reaches a prompt file.
 pub fn plain_line(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FEFF}')
-    };
-    let visible: String = text.chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
+    let visible: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).collect();
     visible.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -319,3 +319,42 @@ fn what_cannot_be_asked_is_named() {
     );
     assert!(!scores.exists());
 }
+
+/// Files of questions and answers may come from anybody: what they hold does not reach the terminal as more than text.
+#[test]
+fn a_file_cannot_command_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = questions(dir.path());
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("color", "col\u{1b}]0;owned\u{7}\u{202e}our\u{9b}2J"),
+    )
+    .unwrap();
+    pictures(&dir.path().join("pictures"), 1);
+    let answers = dir.path().join("answers.csv");
+    let eval = || {
+        let mut command = Command::cargo_bin("selma").unwrap();
+        command.args(["eval", "--benchmark", "dsg", "--questions"]).arg(&path);
+        command
+            .arg("--images")
+            .arg(dir.path().join("pictures"))
+            .arg("--answers")
+            .arg(&answers);
+        command.arg("--out").arg(dir.path().join("scores.json"));
+        let output = command.output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let odd = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!said.contains(odd), "{said:?}");
+        said
+    };
+    let rows = |items: &[&str]| -> String {
+        let of_item = |item: &&str| format!("{item},1,yes\n{item},2,no\n");
+        items.iter().map(of_item).collect()
+    };
+    let head = "item_id,question_id,answer\n";
+    std::fs::write(&answers, format!("{head}{}", rows(&["whoops_1", "vrd_2", "vrd_3"]))).unwrap();
+    assert!(eval().contains("attribute - col"));
+    std::fs::write(&answers, format!("{head}{}", rows(&["no\u{1b}[2Jbody"]))).unwrap();
+    assert!(eval().contains("is not among the questions"));
+}

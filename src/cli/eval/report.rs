@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cli::Common;
+use crate::cli::terminal::printable;
 use crate::error::Result;
 use crate::evaluate::asked::Asked;
 use crate::evaluate::comparison::Comparison;
@@ -92,13 +93,15 @@ fn all(group: &BTreeMap<String, Estimate>) {
     group.iter().for_each(|(name, estimate)| one(name, estimate));
 }
 
+/// Names are those of a file of questions, which may come from anybody.
 fn one(name: &str, estimate: &Estimate) {
+    let name = printable(name);
     println!("  {name:28} {:6.3}  {}", estimate.mean, interval(estimate));
 }
 
 fn one_difference(name: &str, difference: &Difference) {
     let p = difference.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
-    let estimate = &difference.estimate;
+    let (name, estimate) = (printable(name), &difference.estimate);
     println!("  {name:28} {:+6.3}  {}{p}", estimate.mean, interval(estimate));
 }
 
