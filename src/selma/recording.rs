@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::llm::Usage;
 use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
 use crate::formats::jsonl;
@@ -28,6 +29,17 @@ pub struct Record {
     /// The tokens are estimates.
     #[serde(default)]
     pub estimated: bool,
+}
+
+impl Record {
+    /// What the reply took, as far as that is known.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            input: self.input_tokens.unwrap_or(0),
+            output: self.output_tokens.unwrap_or(0),
+            estimated: self.estimated,
+        }
+    }
 }
 
 /// The replies of a file by request.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::llm::{Client, Usage};
+use super::llm::Client;
 use super::prompts::{Ask, Collector};
 use super::recording::{self, Record, Recorder};
 use crate::error::{Error, Result};
@@ -67,9 +67,25 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// What the recording holds is counted as spent.
+    ///
     /// # Errors
     /// Those of [`Recorder::open`]; [`Error::Usage`] if the recording is of another model.
     pub fn open(client: Client, recording: &Path) -> Result<Self> {
+        let endpoint = Self::counted(client, recording)?;
+        let budget = &endpoint.client.budget;
+        endpoint
+            .recorded
+            .values()
+            .for_each(|record| budget.add_recorded(record.usage()));
+        Ok(endpoint)
+    }
+
+    /// As [`Endpoint::open`], with a client whose budget knows the recording already.
+    ///
+    /// # Errors
+    /// Those of [`Endpoint::open`].
+    pub fn counted(client: Client, recording: &Path) -> Result<Self> {
         let (recorder, recorded) = Recorder::open(recording)?;
         let model = client.settings().model.as_str();
         let others = recorded.values().filter_map(|record| record.llm_model.as_deref());
@@ -78,13 +94,6 @@ impl Endpoint {
                 "{}: was recorded with --llm-model {other}; go on with that, or use another --out",
                 recording.display()
             )));
-        }
-        for record in recorded.values() {
-            client.budget.add_recorded(Usage {
-                input: record.input_tokens.unwrap_or(0),
-                output: record.output_tokens.unwrap_or(0),
-                estimated: record.estimated,
-            });
         }
         Ok(Self {
             client,
