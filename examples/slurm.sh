@@ -12,7 +12,7 @@ set -euo pipefail
 GPUS="${GPUS---gpus=1}"
 CPUS="${CPUS:-8}"
 TIME="${TIME:-24:00:00}"
-# With [select] add select; with benchmark = "dsg" and no file of questions add questions after prompts.
+# With [select] add select; where `selma run --dry-run` lists questions, add questions after prompts.
 STAGES="${STAGES:-prompts images}"
 SELMA="${SELMA:-selma}"
 

@@ -44,7 +44,7 @@ impl Select {
             candidates.extend(list(dir, by)?);
         }
         let chosen = select::select(&candidates, rule);
-        select::write(&self.out, &chosen)?;
+        select::write(&self.out, &chosen, Path::new(""))?;
         let mean = |of: &mut dyn Iterator<Item = f64>| {
             let (sum, count) = of.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
             sum / f64::from(count)

@@ -68,11 +68,10 @@ fn settings<'a>(run: &Run<'a>) -> &'a ChooseSettings {
 
 /// The settings that decide the choice. Where answers come from a file they are not among them: an expert is not trained
 /// anew for another answer.
-pub(super) fn decides(run: &Run) -> Result<String> {
+pub(super) fn decides(run: &Run) -> String {
     let (c, e, j) = (settings(run), &run.pipeline.evaluate, &run.pipeline.judge);
-    let questions = e.questions.as_deref().map(digest::file).transpose()?;
-    let judge = json!([e.benchmark, questions, e.dependencies, j.model]);
-    Ok(format!("{} {judge} {}", json!(c), run.draws(&e.draw)))
+    let judge = json!([e.own_benchmark(), e.dependencies, j.model]);
+    format!("{} {judge} {}", json!(c), run.draws(&e.draw))
 }
 
 /// The steps at which a candidate is taken.
@@ -137,19 +136,17 @@ pub(super) fn train(run: &Run, part: &str, trainer: &mut Trainer, watcher: &mut 
 /// # Errors
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
 pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher) -> Result<()> {
-    let sets = sets(run, Purpose::Choice)?;
+    let learnt = |skill: &str| trained.iter().any(|expert| run.learns(expert.task.part(), skill));
+    let sets = sets(run, Purpose::Choice, &learnt)?;
     let mut lacking = None;
     let mut painter = Painter::load(run, &run.pipeline.experts.model, None, &run.pipeline.evaluate.draw)?;
     for Trained { mut task, took } in trained {
         let begin = Instant::now();
         let part = task.part();
         if !is_made(run, part)? {
-            let of_file = run.pipeline.evaluate.questions.is_some();
-            let own: Vec<&Set> = sets
-                .iter()
-                .filter(|set| of_file || run.learns(part, &set.name))
-                .collect();
-            let judge = Judge::open(run, &format!("experts/{part}"), watcher)?;
+            let own: Vec<&Set> = sets.iter().filter(|set| run.learns(part, &set.name)).collect();
+            let benchmark = run.pipeline.evaluate.own_benchmark();
+            let judge = Judge::open(run, &format!("experts/{part}"), benchmark, watcher)?;
             let choice = score(run, part, &own, &mut painter, &judge, watcher)?;
             // The pictures of the other experts wait for answers too.
             if let Err(error) = judge.complete() {

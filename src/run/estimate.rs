@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::held_out::{self, Purpose};
 use super::images::Painter;
 use super::settings::DrawSettings;
-use super::{Piece, Run, Stage, Standing, choose, evaluate, experts};
+use super::{Piece, Run, Stage, Standing, choose, evaluate, experts, questions};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
@@ -45,6 +45,7 @@ impl Run<'_> {
     /// # Errors
     /// Whatever is wrong with models or settings.
     pub fn estimates(&self, watcher: &mut dyn Watcher) -> Result<Vec<Estimate>> {
+        self.check()?;
         let p = self.pipeline;
         let generator = self.cost(&p.images.model, p.images.vae.as_deref(), &p.images.draw, watcher)?;
         let trainee = match p.images.model == p.experts.model {
@@ -74,11 +75,12 @@ impl Run<'_> {
                 0.0,
             ),
             Stage::Questions => {
-                let count = held_out::count(self, Purpose::Choice)? + held_out::count(self, Purpose::Evaluation)?;
+                let count: usize = questions::all(self).iter().map(|about| about.prompts(self)).sum();
                 (format!("{} requests", 3 * count), count as u64 * 2000, 0.0)
             }
             Stage::Images | Stage::Select => {
-                let count = p.prompts.count;
+                let further = p.select.as_ref().map_or(0, |select| select.draws() as usize - 1);
+                let count = p.prompts.count * if piece.stage == Stage::Select { further } else { 1 };
                 let draw = &p.images.draw;
                 let size = self.picture_bytes(&p.images.model, draw)?;
                 let seconds = count as f64 * picture(generator, draw);
@@ -92,9 +94,8 @@ impl Run<'_> {
                 // Forward, and backward through what is frozen, on one row where a guided step has two.
                 let seconds = samples as f64 * 1.5 * trainee.step;
                 let candidates = p.choose.as_ref().map_or(0, |_| choose::steps(self, part).len() as u64);
-                let sets = held_out::names(self);
-                let of_file = p.evaluate.questions.is_some();
-                let drawn_from = sets.iter().filter(|set| of_file || self.learns(part, set)).count();
+                let sets = held_out::names(self, Purpose::Choice);
+                let drawn_from = sets.iter().filter(|set| self.learns(part, set)).count();
                 let pictures = candidates * (drawn_from * held_out::count(self, Purpose::Choice)?) as u64;
                 let draw = &p.evaluate.draw;
                 let size = self.picture_bytes(&p.experts.model, draw)?;

@@ -62,9 +62,16 @@ pub struct Summary {
     pub judge: String,
     /// Of each skill, or of the file.
     pub prompts: usize,
+    /// Of the file, because the pipeline asks for fewer.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub prompts_left_out: usize,
     pub seeds: u64,
     pub arms: Vec<ArmScores>,
     pub comparisons: Vec<Compared>,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 impl Summary {
@@ -88,7 +95,9 @@ impl Summary {
 pub(super) fn decides(run: &Run) -> Result<String> {
     let e = &run.pipeline.evaluate;
     let skills: Vec<&str> = run.pipeline.skills.iter().map(|skill| skill.id.as_str()).collect();
-    let chosen_by = run.pipeline.choose.as_ref().map(|choose| choose.prompts);
+    // Those of a file are the same whatever checkpoints are chosen by.
+    let chosen_by = run.pipeline.choose.as_ref().filter(|_| e.questions.is_none());
+    let chosen_by = chosen_by.map(|choose| choose.prompts);
     let questions = e.questions.as_deref().map(digest::file).transpose()?;
     let asked = e
         .asks()
@@ -104,7 +113,7 @@ pub(super) fn decides(run: &Run) -> Result<String> {
 /// for.
 pub(super) fn arms(run: &Run) -> Vec<Arm> {
     let p = run.pipeline;
-    let sets = held_out::names(run);
+    let sets = held_out::names(run, Purpose::Evaluation);
     let arm = |name: &str, lora: Option<String>, sets: &[String]| Arm {
         name: name.into(),
         lora: lora.map(|folder| Path::new(&folder).join("lora.safetensors")),
@@ -146,8 +155,8 @@ pub(super) fn pictures(arm: &str, set: &str, seed: u64) -> String {
 /// # Errors
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
 pub(super) fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
-    let sets = held_out::sets(run, Purpose::Evaluation)?;
-    let judge = Judge::open(run, "evaluate", watcher)?;
+    let sets = held_out::sets(run, Purpose::Evaluation, &|_| true)?;
+    let judge = Judge::open(run, "evaluate", &run.pipeline.evaluate.benchmark, watcher)?;
     let drawn = draw(run, &sets, watcher)?;
     let mut all: Vec<(String, Scores)> = Vec::new();
     for (arm, entries) in drawn {
@@ -224,6 +233,7 @@ fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary>
         benchmark: all[0].1.benchmark.clone(),
         judge: all[0].1.judge.clone(),
         prompts: sets.iter().map(|set| set.prompts.len()).max().unwrap_or(0),
+        prompts_left_out: held_out::left_out(run)?,
         seeds: run.pipeline.evaluate.seeds,
         arms: all.iter().map(means).collect(),
         comparisons,

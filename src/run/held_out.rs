@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use super::{Run, questions};
+use super::Run;
+use super::questions::{self, About};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::evaluate::questions::{Item, dsg, tifa};
@@ -27,36 +28,55 @@ pub(super) struct Set {
     pub items: Vec<Item>,
 }
 
-/// The names of the sets: the skills, or the benchmark where its prompts are those of a file.
-pub(super) fn names(run: &Run) -> Vec<String> {
+/// The names of the sets: the skills, or the benchmark where a file's prompts are evaluated.
+pub(super) fn names(run: &Run, purpose: Purpose) -> Vec<String> {
     let p = run.pipeline;
-    match p.evaluate.questions {
-        Some(_) => vec![p.evaluate.benchmark.clone()],
-        None => p.skills.iter().map(|skill| skill.id.clone()).collect(),
+    match (&p.evaluate.questions, purpose) {
+        (Some(_), Purpose::Evaluation) => vec![p.evaluate.benchmark.clone()],
+        _ => p.skills.iter().map(|skill| skill.id.clone()).collect(),
     }
 }
 
+/// Those whose name is `wanted`.
+///
 /// # Errors
 /// [`Error::Failed`] where there are too few prompts; those of the question files.
-pub(super) fn sets(run: &Run, purpose: Purpose) -> Result<Vec<Set>> {
+pub(super) fn sets(run: &Run, purpose: Purpose, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Set>> {
+    let e = &run.pipeline.evaluate;
+    match (&e.questions, purpose) {
+        (Some(path), Purpose::Evaluation) => Ok(vec![set(&e.benchmark, share(run, read(run, path)?), None)]),
+        _ if e.asks() => {
+            let of_skill = |skill: &String| Ok(set(skill, written(run, skill, About::HeldOut(purpose))?, Some(skill)));
+            let names = names(run, purpose);
+            names.iter().filter(|name| wanted(name)).map(of_skill).collect()
+        }
+        _ => {
+            let mut sets = captions(run, purpose)?;
+            sets.retain(|set| wanted(&set.name));
+            Ok(sets)
+        }
+    }
+}
+
+/// Finds out before anything is drawn whether there are prompts to evaluate.
+///
+/// # Errors
+/// As [`sets`].
+pub(super) fn check(run: &Run) -> Result<()> {
     let e = &run.pipeline.evaluate;
     match &e.questions {
-        Some(path) => {
-            let items = share(run, read(run, path)?, purpose);
-            if items.is_empty() {
-                return Err(Error::file(path, "has too few prompts for [choose] and [evaluate]"));
-            }
-            Ok(vec![set(&e.benchmark, items, None)])
-        }
-        None if e.writes_questions() => {
-            let of_skill = |skill: &String| {
-                let items = dsg::read(&run.folder.path(questions::file(skill, purpose)))?;
-                Ok(set(skill, items, Some(skill)))
-            };
-            names(run).iter().map(of_skill).collect()
-        }
-        None => captions(run, purpose),
+        Some(path) => read(run, path).map(|_| ()),
+        None if run.pipeline.evaluates() && !e.asks() => captions(run, Purpose::Evaluation).map(|_| ()),
+        None => Ok(()),
     }
+}
+
+/// What the run wrote to ask about pictures of a skill.
+///
+/// # Errors
+/// As [`dsg::read`].
+pub(super) fn written(run: &Run, skill: &str, about: About) -> Result<Vec<Item>> {
+    dsg::read(&run.folder.path(questions::file(skill, about)))
 }
 
 /// All items that pictures of this run can be of: what a file of answers may speak of.
@@ -64,15 +84,26 @@ pub(super) fn sets(run: &Run, purpose: Purpose) -> Result<Vec<Set>> {
 /// # Errors
 /// As [`sets`].
 pub(super) fn items(run: &Run) -> Result<Vec<Item>> {
+    let of_file = run.pipeline.evaluate.questions.iter().map(|path| read(run, path));
+    let skills = || run.pipeline.skills.iter().map(|skill| skill.id.as_str());
+    let about = questions::all(run).into_iter();
+    let of_run = about.flat_map(|about| skills().map(move |skill| written(run, skill, about)));
+    let all: Vec<Vec<Item>> = of_file.chain(of_run).collect::<Result<_>>()?;
+    Ok(all.concat())
+}
+
+/// Prompts of the evaluation's file that are not drawn, because the pipeline asks for fewer.
+///
+/// # Errors
+/// Those of the question file.
+pub(super) fn left_out(run: &Run) -> Result<usize> {
     match &run.pipeline.evaluate.questions {
-        Some(path) => read(run, path),
-        None => {
-            let mut all = sets(run, Purpose::Evaluation)?;
-            if run.pipeline.choose.is_some() {
-                all.extend(sets(run, Purpose::Choice)?);
-            }
-            Ok(all.into_iter().flat_map(|set| set.items).collect())
+        Some(path) => {
+            let all = read(run, path)?;
+            let count = all.len();
+            Ok(count - share(run, all).len())
         }
+        None => Ok(0),
     }
 }
 
@@ -83,9 +114,9 @@ pub(super) fn items(run: &Run) -> Result<Vec<Item>> {
 pub(super) fn count(run: &Run, purpose: Purpose) -> Result<usize> {
     let p = run.pipeline;
     match (&p.evaluate.questions, purpose) {
-        (Some(path), _) => Ok(share(run, read(run, path)?, purpose).len()),
+        (Some(path), Purpose::Evaluation) => Ok(share(run, read(run, path)?).len()),
         (None, Purpose::Evaluation) => Ok(p.evaluate.prompts_a_skill()),
-        (None, Purpose::Choice) => Ok(p.choose.as_ref().map_or(0, |choose| choose.prompts)),
+        (_, Purpose::Choice) => Ok(p.choose.as_ref().map_or(0, |choose| choose.prompts)),
     }
 }
 
@@ -112,31 +143,11 @@ fn set(name: &str, items: Vec<Item>, skill: Option<&String>) -> Set {
     }
 }
 
-/// The items of a file that serve `purpose`, spread evenly over it: its parts test different things.
-fn share(run: &Run, items: Vec<Item>, purpose: Purpose) -> Vec<Item> {
-    let chosen_by = run.pipeline.choose.as_ref().map_or(0, |choose| choose.prompts);
-    let (choice, rest) = spread(items, chosen_by);
-    match purpose {
-        Purpose::Choice => choice,
-        Purpose::Evaluation => match run.pipeline.evaluate.prompts {
-            Some(count) => spread(rest, count).0,
-            None => rest,
-        },
-    }
-}
-
-/// `count` of `items` at even distances, and the others.
-fn spread(items: Vec<Item>, count: usize) -> (Vec<Item>, Vec<Item>) {
+/// The items of a file that are evaluated, spread evenly over it where they are not all: its parts test different things.
+fn share(run: &Run, items: Vec<Item>) -> Vec<Item> {
     let all = items.len();
-    let taken: BTreeSet<usize> = (0..count.min(all)).map(|i| i * all / count.min(all)).collect();
-    let (mut chosen, mut others) = (Vec::new(), Vec::new());
-    for (i, item) in items.into_iter().enumerate() {
-        match taken.contains(&i) {
-            true => chosen.push(item),
-            false => others.push(item),
-        }
-    }
-    (chosen, others)
+    let count = run.pipeline.evaluate.prompts.map_or(all, |count| count.min(all));
+    (0..count).map(|i| items[i * all / count].clone()).collect()
 }
 
 /// Different captions of the built-in world that no expert has seen.

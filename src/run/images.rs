@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::settings::DrawSettings;
-use super::{Run, Task};
+use super::{Run, Task, select};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{self, ModelDir};
@@ -22,10 +22,14 @@ use crate::train::watcher::Watcher;
 /// # Errors
 /// Whatever is wrong with the model; [`Error::Interrupted`].
 pub(super) fn draw(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
+    let read = |task: &Task| prompts::read(&run.folder.path(format!("prompts/{}.json", task.part())));
+    for task in &tasks {
+        select::check(run, task.part(), &read(task)?)?;
+    }
     let painter = Painter::generator(run)?;
     for mut task in tasks {
         task.begin = Instant::now();
-        let prompts = prompts::read(&run.folder.path(format!("prompts/{}.json", task.part())))?;
+        let prompts = read(&task)?;
         let out = run.folder.path(format!("images/{}", task.part()));
         painter.draw(&prompts, run.pipeline.seed, &out, watcher)?;
         run.finish(task)?;

@@ -22,6 +22,7 @@ use crate::train::watcher::Watcher;
 
 pub(super) struct Judge<'a> {
     run: &'a Run<'a>,
+    benchmark: &'a str,
     kind: Kind,
     /// What a file of answers lacks is listed here.
     list: PathBuf,
@@ -36,11 +37,12 @@ enum Kind {
 }
 
 impl<'a> Judge<'a> {
-    /// An endpoint's answers are recorded in `judge/NAME.answers.jsonl`: they were paid for, and are never removed.
+    /// Of a benchmark's questions. An endpoint's answers are recorded in `judge/NAME.answers.jsonl`: they were paid for, and
+    /// are never removed.
     ///
     /// # Errors
     /// Whatever is wrong with the address, the record of earlier answers or the file of answers.
-    pub fn open(run: &'a Run<'a>, name: &str, watcher: &mut dyn Watcher) -> Result<Self> {
+    pub fn open(run: &'a Run<'a>, name: &str, benchmark: &'a str, watcher: &mut dyn Watcher) -> Result<Self> {
         let settings = &run.pipeline.judge;
         let [record, list] =
             ["answers", "unanswered"].map(|kind| run.folder.path(format!("judge/{name}.{kind}.jsonl")));
@@ -63,6 +65,7 @@ impl<'a> Judge<'a> {
         };
         Ok(Self {
             run,
+            benchmark,
             kind,
             list,
             unanswered: RefCell::default(),
@@ -109,8 +112,14 @@ impl<'a> Judge<'a> {
         let Some(answers) = self.answers(&asked, watcher)? else {
             return Ok(None);
         };
-        let names = (p.evaluate.benchmark.as_str(), self.name());
-        asked::score((names.0, &names.1), &paired, &answers, p.evaluate.dependencies, p.seed).map(Some)
+        asked::score(
+            (self.benchmark, &self.name()),
+            &paired,
+            &answers,
+            p.evaluate.dependencies,
+            p.seed,
+        )
+        .map(Some)
     }
 
     fn answers(&self, asked: &[(&Entry, &Item)], watcher: &mut dyn Watcher) -> Result<Option<Vec<Vec<String>>>> {
@@ -195,9 +204,6 @@ fn client(run: &Run, url: &str) -> Result<Client> {
         retries: s.retries,
         ..Settings::default()
     };
-    let limits = Limits {
-        requests: s.max_requests,
-        ..Limits::default()
-    };
-    Client::from_environment(settings, limits)
+    let client = Client::from_environment(settings, Limits::default())?;
+    Ok(client.with_budget(run.budget_of_judge()))
 }

@@ -9,6 +9,8 @@
 //! [`Run::go`] brings every [`Piece`] up to date: one that is complete is skipped, one that was begun goes on
 //! ([`folder`]). Pieces of a stage are independent of each other, so that processes can share them.
 
+mod budget;
+mod check;
 mod choose;
 pub mod demo;
 mod estimate;
@@ -29,9 +31,10 @@ mod select;
 pub mod settings;
 pub mod stage;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use estimate::Estimate;
@@ -42,7 +45,9 @@ pub use stage::{Piece, Stage};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::model_dir::ModelDir;
 use crate::pipeline::parameters;
+use crate::selma::llm::Budget;
 use crate::tensor::DType;
 use crate::train::watcher::Watcher;
 use folder::Hold;
@@ -61,6 +66,8 @@ pub struct Run<'a> {
     made: RefCell<BTreeMap<Piece, String>>,
     /// The hash of each model's files.
     models: RefCell<BTreeMap<(PathBuf, Option<PathBuf>), String>>,
+    /// What writer and judge may spend.
+    budgets: [OnceCell<Arc<Budget>>; 2],
 }
 
 /// What a user wants of a run.
@@ -98,6 +105,7 @@ impl<'a> Run<'a> {
             command,
             made: RefCell::default(),
             models: RefCell::default(),
+            budgets: Default::default(),
         }
     }
 
@@ -118,6 +126,7 @@ impl<'a> Run<'a> {
     /// made from is not there; whatever keeps a piece from being done.
     pub fn go(&self, selection: &Selection, watcher: &mut dyn Watcher) -> Result<Vec<Piece>> {
         let wanted = self.selected(selection)?;
+        self.check()?;
         let mut worked_on = Vec::new();
         for pieces in wanted.chunk_by(|a, b| a.stage == b.stage) {
             let mut tasks = Vec::new();
@@ -132,6 +141,17 @@ impl<'a> Run<'a> {
             }
         }
         Ok(worked_on)
+    }
+
+    /// Finds out before anything is paid for or drawn whether models and questions are there.
+    ///
+    /// # Errors
+    /// As [`ModelDir::open`]; those of the question file; [`Error::Failed`] where there are too few held-out prompts.
+    fn check(&self) -> Result<()> {
+        for model in [&self.pipeline.images.model, &self.pipeline.experts.model] {
+            ModelDir::open(Path::new(model))?;
+        }
+        held_out::check(self)
     }
 
     fn selected(&self, selection: &Selection) -> Result<Vec<Piece>> {

@@ -1,13 +1,15 @@
 //! What each piece is made from, what it needs before it, and what it leaves.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::folder::{Inputs, Paths};
 use super::held_out::Purpose;
 use super::pipeline::ALL_IN_ONE;
+use super::questions::About;
 use super::settings::DrawSettings;
-
-use super::{Piece, Run, Stage, choose, evaluate, experts, questions};
+use super::{Piece, Run, Stage, choose, evaluate, experts, questions, select};
 use crate::error::Result;
 use crate::formats::digest;
 use crate::train::identity;
@@ -29,7 +31,7 @@ impl Run<'_> {
         match stage {
             Stage::Select if !selects => Vec::new(),
             Stage::Evaluate if !self.pipeline.evaluates() => Vec::new(),
-            Stage::Questions if !self.pipeline.evaluate.writes_questions() => Vec::new(),
+            Stage::Questions if questions::all(self).is_empty() => Vec::new(),
             Stage::Questions => each(stage),
             Stage::Prompts | Stage::Images | Stage::Select => each(stage),
             Stage::Experts => {
@@ -51,7 +53,7 @@ impl Run<'_> {
         match piece.stage {
             Stage::Prompts => Vec::new(),
             Stage::Images | Stage::Questions => vec![Piece::new(Stage::Prompts, part)],
-            Stage::Select => vec![Piece::new(Stage::Images, part)],
+            Stage::Select => [vec![Piece::new(Stage::Images, part)], self.asked_first(part)].concat(),
             Stage::Experts => {
                 let mut needed = match part.strip_suffix(SELECTED) {
                     _ if part == ALL_IN_ONE => self.pieces_of(Stage::Images),
@@ -59,9 +61,7 @@ impl Run<'_> {
                     None => vec![Piece::new(Stage::Images, part)],
                 };
                 if self.pipeline.choose.is_some() {
-                    let mut asked = self.pieces_of(Stage::Questions);
-                    asked.retain(|piece| self.learns(part, piece.part.as_deref().unwrap_or_default()));
-                    needed.extend(asked);
+                    needed.extend(self.asked_first(part));
                 }
                 needed
             }
@@ -88,13 +88,19 @@ impl Run<'_> {
         let p = self.pipeline;
         let mut inputs = Inputs::from([("seed".to_string(), p.seed.to_string())]);
         for needed in self.needs(piece) {
-            let mut hash = self.made(&needed)?;
-            // A checkpoint is chosen by some of the questions alone: other numbers of the rest do not train it anew.
-            if (piece.stage, needed.stage) == (Stage::Experts, Stage::Questions) {
-                let skill = needed.part.as_deref().unwrap_or_default();
-                hash = digest::file(&self.folder.path(questions::file(skill, Purpose::Choice)))?;
+            let hash = self.made(&needed)?;
+            match (needed.stage, asks_about(piece.stage)) {
+                // Of the questions only some are for this piece: other numbers of the rest do not make it anew.
+                (Stage::Questions, Some(about)) => {
+                    let skill = needed.part.as_deref().unwrap_or_default();
+                    let own = piece.part.is_none() || self.learns(part, skill);
+                    if own && about.prompts(self) > 0 {
+                        let file = self.folder.path(questions::file(skill, about));
+                        inputs.insert(needed.name(), digest::file(&file)?);
+                    }
+                }
+                _ => drop(inputs.insert(needed.name(), hash)),
             }
-            inputs.insert(needed.name(), hash);
         }
         let mut put = |key: &str, value: String| inputs.insert(key.into(), value);
         let paths = match piece.stage {
@@ -111,14 +117,13 @@ impl Run<'_> {
                 same(&format!("prompts/{part}.json"))
             }
             Stage::Questions => {
-                if let Some(folder) = &p.prompts.replay {
-                    let replies = folder.join(format!("{part}.questions.replies.jsonl"));
-                    put("replay", digest::file(&replies)?);
+                if let Some(replies) = questions::replayed(self, part)? {
+                    put("replay", replies);
                 }
-                let chosen_by = p.choose.as_ref().map_or(0, |choose| choose.prompts);
-                put("settings", json!([chosen_by, p.evaluate.prompts_a_skill()]).to_string());
-                let mut files: Vec<_> = vec![questions::file(part, Purpose::Evaluation).into()];
-                files.extend((chosen_by > 0).then(|| questions::file(part, Purpose::Choice).into()));
+                let about = questions::all(self);
+                let counts: Vec<usize> = about.iter().map(|about| about.prompts(self)).collect();
+                put("settings", format!("{about:?} {counts:?}"));
+                let files: Vec<PathBuf> = about.iter().map(|about| questions::file(part, *about).into()).collect();
                 Paths {
                     outputs: files.clone(),
                     own: files,
@@ -135,6 +140,7 @@ impl Run<'_> {
                 put("model", self.model(&p.images.model, p.images.vae.as_deref())?);
                 put("settings", self.draws(&p.images.draw));
                 put("rule", p.select.as_ref().map(|s| s.rule.clone()).unwrap_or_default());
+                put("judge", select::decides(self));
                 same(&format!("select/{part}"))
             }
             Stage::Experts => {
@@ -144,7 +150,7 @@ impl Run<'_> {
                 let own = format!("experts/{part}");
                 let mut outputs = vec!["lora.safetensors", "metrics.jsonl"];
                 if p.choose.is_some() {
-                    put("choose", choose::decides(self)?);
+                    put("choose", choose::decides(self));
                     outputs.push(choose::NAME);
                 }
                 Paths {
@@ -173,6 +179,15 @@ impl Run<'_> {
         Ok(Plan { inputs, paths })
     }
 
+    /// The questions that the judge of `part` reads: of the skills that it learns, and where answers come from a file, of all
+    /// that such a file may speak of.
+    fn asked_first(&self, part: &str) -> Vec<Piece> {
+        let mut asked = self.pieces_of(Stage::Questions);
+        let all = self.pipeline.judge.answers.is_some();
+        asked.retain(|piece| all || self.learns(part, piece.part.as_deref().unwrap_or_default()));
+        asked
+    }
+
     /// Whether the expert `part` learns `skill`.
     pub(super) fn learns(&self, part: &str, skill: &str) -> bool {
         part == ALL_IN_ONE || part.strip_suffix(SELECTED).unwrap_or(part) == skill
@@ -180,6 +195,16 @@ impl Run<'_> {
 
     pub(super) fn draws(&self, draw: &DrawSettings) -> String {
         format!("{} {}", serde_json::json!(draw), self.dtype.name())
+    }
+}
+
+/// The questions that the pieces of a stage are judged by.
+fn asks_about(stage: Stage) -> Option<About> {
+    match stage {
+        Stage::Select => Some(About::Learnt),
+        Stage::Experts => Some(About::HeldOut(Purpose::Choice)),
+        Stage::Evaluate => Some(About::HeldOut(Purpose::Evaluation)),
+        _ => None,
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn captions(run: &Run, id: &str, count: usize, watcher: &mut dyn Watc
 /// replies. None for what is built in.
 ///
 /// # Errors
-/// As [`Endpoint::open`] and [`Replay::open`].
+/// As [`Endpoint::counted`] and [`Replay::open`].
 pub(super) fn source(
     run: &Run,
     recording: &str,
@@ -50,11 +50,12 @@ pub(super) fn source(
     Ok(match (&settings.replay, &settings.llm) {
         (Some(folder), _) => Some(Box::new(Replay::open(&folder.join(recording))?)),
         (None, Some(url)) => {
-            let client = Client::from_environment(endpoint(run, url, temperature), limits(run))?;
+            let client = Client::from_environment(endpoint(run, url, temperature), Limits::default())?;
+            let client = client.with_budget(run.budget_of_writer());
             if client.exposes_key() {
                 watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
             }
-            Some(Box::new(Endpoint::open(client, &folder.join(recording))?))
+            Some(Box::new(Endpoint::counted(client, &folder.join(recording))?))
         }
         (None, None) => None,
     })
@@ -70,13 +71,6 @@ fn endpoint(run: &Run, url: &str, temperature: f64) -> Settings {
         timeout: Duration::from_secs_f64(s.timeout),
         retries: s.retries,
         ..Settings::default()
-    }
-}
-
-fn limits(run: &Run) -> Limits {
-    Limits {
-        requests: run.pipeline.prompts.max_requests,
-        ..Limits::default()
     }
 }
 
@@ -102,8 +96,8 @@ fn ask(
     writer.watcher.prepared("prompts", count, count);
     let counts = collector.counts();
     writer.watcher.note(&format!(
-        "{}: {} prompts from {} replies; {} captions were too similar",
-        skill.id, counts.kept, counts.requests, counts.too_similar
+        "{}: {} prompts from {} replies; {} captions were too similar, {} lines were not understood",
+        skill.id, counts.kept, counts.requests, counts.too_similar, counts.lines_not_understood
     ));
     Ok(collector.prompts().to_vec())
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::evaluate::questions::Dependencies;
+use crate::selma::select::Rule;
 
 /// `[prompts]`: who writes how many. One of `llm`, `replay` and `writer` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,8 +31,13 @@ pub struct PromptSettings {
     /// Seconds for one request.
     pub timeout: f64,
     pub retries: u32,
-    /// Requests for each skill, repeated ones included.
+    /// Requests of the whole run, repeated ones included.
     pub max_requests: Option<u64>,
+    /// In the currency of the prices, which it needs.
+    pub max_cost: Option<f64>,
+    /// Of a million tokens of requests, and of replies.
+    pub input_price: Option<f64>,
+    pub output_price: Option<f64>,
 }
 
 impl Default for PromptSettings {
@@ -50,6 +57,9 @@ impl Default for PromptSettings {
             timeout: 120.0,
             retries: 5,
             max_requests: None,
+            max_cost: None,
+            input_price: None,
+            output_price: None,
         }
     }
 }
@@ -105,8 +115,24 @@ pub struct ImageSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SelectSettings {
-    /// `best-of:K`.
+    /// `best-of:K`, `threshold:X` or `top:Q`, as for `selma select`.
     pub rule: String,
+}
+
+impl SelectSettings {
+    /// # Errors
+    /// As [`Rule::parse`].
+    pub fn rule(&self) -> Result<Rule> {
+        Rule::parse(&self.rule)
+    }
+
+    /// Pictures of each prompt.
+    pub fn draws(&self) -> u64 {
+        match self.rule() {
+            Ok(Rule::BestOf(k)) => k as u64,
+            _ => 1,
+        }
+    }
 }
 
 /// `[evaluate]`: what the models are compared by.
@@ -116,8 +142,8 @@ pub struct EvaluateSettings {
     /// `shapes`: held-out captions of the built-in world, and its judge; `dsg` and `tifa`: questions that `[judge]` answers;
     /// `none`: no evaluation.
     pub benchmark: String,
-    /// The questions of dsg or tifa, and with them the prompts; where left out, dsg's are written for held-out prompts of each
-    /// skill.
+    /// The questions of dsg or tifa, and with them the prompts, all of which are evaluated; where left out, dsg's are written
+    /// for held-out prompts of each skill.
     pub questions: Option<PathBuf>,
     /// Which answers a question depends on: `direct`, `cascading` or `none`.
     pub dependencies: Dependencies,
@@ -151,14 +177,15 @@ impl EvaluateSettings {
         self.prompts.unwrap_or(100)
     }
 
-    /// Whether the run writes the questions itself.
-    pub fn writes_questions(&self) -> bool {
-        self.benchmark == "dsg" && self.questions.is_none()
-    }
-
     /// Whether questions are answered about the pictures, by an endpoint or a file.
     pub fn asks(&self) -> bool {
         matches!(self.benchmark.as_str(), "dsg" | "tifa")
+    }
+
+    /// What pictures are judged by whose prompts are not a file's: the run writes DSG's questions about them, or the judge of
+    /// the built-in world knows what to ask.
+    pub fn own_benchmark(&self) -> &str {
+        if self.asks() { "dsg" } else { &self.benchmark }
     }
 }
 
@@ -180,6 +207,11 @@ pub struct JudgeSettings {
     pub max_tokens: u64,
     /// Requests of one command, repeated ones included.
     pub max_requests: Option<u64>,
+    /// In the currency of the prices, which it needs.
+    pub max_cost: Option<f64>,
+    /// Of a million tokens of requests, and of replies.
+    pub input_price: Option<f64>,
+    pub output_price: Option<f64>,
 }
 
 impl Default for JudgeSettings {
@@ -193,6 +225,9 @@ impl Default for JudgeSettings {
             retries: 5,
             max_tokens: 20,
             max_requests: None,
+            max_cost: None,
+            input_price: None,
+            output_price: None,
         }
     }
 }

@@ -77,19 +77,20 @@ pub fn select(candidates: &[Candidate], rule: Rule) -> Vec<&Candidate> {
 }
 
 /// Makes a training folder of copies, `NNNNN` with the ending of the source, and `metadata.jsonl`, which is written last
-/// and keeps the scores. A folder that holds the same selection is completed.
+/// and keeps the scores and the sources, named from `root` where they are in it. A folder that holds the same selection is
+/// completed.
 ///
 /// # Errors
 /// [`Error::Failed`] if nothing was chosen; [`Error::File`] if `out` is a training folder with other pictures;
 /// [`Error::Io`].
-pub fn write(out: &Path, chosen: &[&Candidate]) -> Result<()> {
+pub fn write(out: &Path, chosen: &[&Candidate], root: &Path) -> Result<()> {
     if chosen.is_empty() {
         return Err(Error::Failed("no picture was chosen; take a lower threshold".into()));
     }
     let rows: Vec<Value> = chosen
         .iter()
         .enumerate()
-        .map(|(i, candidate)| row(i, candidate))
+        .map(|(i, candidate)| row(i, candidate, root))
         .collect();
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let metadata = out.join("metadata.jsonl");
@@ -109,9 +110,10 @@ fn name(i: usize, candidate: &Candidate) -> String {
     format!("{i:05}.{}", ending.unwrap_or_else(|| "png".into()))
 }
 
-fn row(i: usize, candidate: &Candidate) -> Value {
+fn row(i: usize, candidate: &Candidate, root: &Path) -> Value {
+    let source = candidate.image.strip_prefix(root).unwrap_or(&candidate.image);
     let mut row = json!({
-        "file_name": name(i, candidate), "text": candidate.prompt, "score": candidate.score, "source": candidate.image,
+        "file_name": name(i, candidate), "text": candidate.prompt, "score": candidate.score, "source": source,
     });
     if let Some(skill) = &candidate.skill {
         row["skill"] = json!(skill);

@@ -2,12 +2,16 @@
 
 mod asked;
 mod demo;
+mod endpoints;
+mod kills;
 mod pieces;
 mod resume;
 #[allow(dead_code, reason = "the tests of the client need more of it")]
 #[path = "../selma/server.rs"]
 mod server;
 mod settings;
+#[cfg(feature = "simulator")]
+mod simulator;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

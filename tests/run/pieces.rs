@@ -27,6 +27,18 @@ fn a_whole_run_and_its_pieces_give_the_same_bytes() {
     ] {
         assert!(bytes.contains_key(Path::new(made)), "{made}");
     }
+    // Weak to strong: one model drew, another learnt.
+    let picture = &bytes[Path::new("images/spatial/00002.png")];
+    let drawn_by = selma::formats::png::parameters(picture).unwrap();
+    assert!(drawn_by.contains("Model: tiny-sd1"), "{drawn_by}");
+    let evaluated = &bytes[Path::new("evaluate/expert-spatial/spatial/seed-42/00000.png")];
+    let drawn_by = selma::formats::png::parameters(evaluated).unwrap();
+    assert!(
+        drawn_by.contains("Model: tiny-sd2") && drawn_by.contains("Lora hashes"),
+        "{drawn_by}"
+    );
+    let page = std::fs::read_to_string(whole.join("report.html")).unwrap();
+    assert!(page.contains("drawn by tiny-sd1, learnt by tiny-sd2"));
     // The experts are all in files of one name: the merge tells them apart.
     let merged = selma::formats::safetensors::Safetensors::open(&whole.join("merge/plain/lora.safetensors")).unwrap();
     let names: Vec<&str> = merged.metadata()["modelspec.merged_from"].split(',').collect();
@@ -152,4 +164,21 @@ fn selected_pictures_teach_experts_beside_the_plain_ones() {
         std::fs::read_dir(plain.join("select/counting/draw-2")).unwrap().count(),
         4
     );
+}
+
+#[test]
+fn what_the_judge_cannot_select_is_refused_before_it_is_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "[select]\nrule = \"best-of:2\"\n");
+    let record = serde_json::json!({ "reply": "4. two red circles\n5. a \u{1b}[31mfox in the snow\n6. a hen" });
+    std::fs::write(dir.path().join("replies/counting.replies.jsonl"), format!("{record}\n")).unwrap();
+    let out = dir.path().join("out");
+    let words = [
+        "[select]",
+        "\"a [31mfox in the snow\"",
+        "counting",
+        "\"dsg\" and a [judge]",
+    ];
+    says(run(&file, &out), 1, &words);
+    assert!(out.join("prompts/counting.json").exists() && !out.join("images").exists());
 }

@@ -1,43 +1,35 @@
 //! Runs that are killed, shared, or changed.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use selma::run::folder::{Inputs, Paths, RunFolder};
 use selma::run::{Piece, Stage};
 
+use crate::kills::Kills;
 use crate::{differences, json, pipeline, results, run, says};
 
+/// Twenty kills at random moments, in as many runs as it takes for them to find one at work.
 #[test]
-fn a_run_that_is_killed_again_and_again_ends_in_the_same_bytes() {
+fn runs_that_are_killed_at_twenty_random_moments_end_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let file = pipeline(dir.path(), "");
-    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let whole = dir.path().join("whole");
     let begin = Instant::now();
     run(&file, &whole).assert().success();
-    let whole_run = begin.elapsed();
-    let mut killed = 0;
-    for i in 0..12u32 {
-        let command = run(&file, &broken);
-        let mut child = Command::new(command.get_program())
-            .args(command.get_args())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        std::thread::sleep(whole_run * (i * 7 % 12) / 40 + Duration::from_millis(20));
-        child.kill().unwrap();
-        killed += u32::from(!child.wait().unwrap().success());
+    let mut kills = Kills::new(20, begin.elapsed() / 2, 2403);
+    for number in 0.. {
+        let broken = dir.path().join(format!("broken-{number}"));
+        kills.through(&run(&file, &broken), &broken);
+        assert_eq!(
+            differences(&results(&whole), &results(&broken)),
+            Vec::<std::path::PathBuf>::new()
+        );
+        if !kills.are_left() {
+            break;
+        }
     }
-    assert!(
-        killed >= 3,
-        "only {killed} of 12 runs were still going when they were killed"
-    );
-    run(&file, &broken).assert().success();
-    assert_eq!(
-        differences(&results(&whole), &results(&broken)),
-        Vec::<std::path::PathBuf>::new()
-    );
+    // In the beginning, in the middle, and near the end.
+    assert!(kills.landed == 20 && kills.places.len() >= 4, "{:?}", kills.places);
 }
 
 #[test]

@@ -28,14 +28,14 @@ fn the_annotated_example_is_the_papers_setting() {
         .replace("# vae", "vae")
         .replace("# negative", "negative")
         .replace("# vocab", "vocab");
-    let shown = shown.replace("# [select]", "[select]").replace("# rule", "rule");
     let shown = shown
         .replace("# rank", "rank")
         .replace("# density", "density")
         .replace("# majority", "majority");
     let all = Pipeline::parse(&shown, Path::new("")).unwrap();
-    assert_eq!(all.select.unwrap().rule, "best-of:4");
     let shown = text
+        .replace("# [select]", "[select]")
+        .replace("# rule", "rule")
         .replace("\n# [judge]", "\n[judge]")
         .replace("\n# [choose]", "\n[choose]");
     let shown = shown
@@ -65,6 +65,7 @@ fn the_annotated_example_is_the_papers_setting() {
         max_requests: Some(100_000),
         ..JudgeSettings::default()
     };
+    assert_eq!(asked.select.unwrap().rule, "best-of:4");
     assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));
     assert_eq!(asked.evaluate.questions.as_deref(), Some(Path::new("dsg-1k-anns.csv")));
     assert_eq!(
@@ -139,6 +140,26 @@ fn what_is_wrong_is_named() {
         ),
         (
             "[evaluate]",
+            "[select]\nrule = \"best-of:0\"\n[evaluate]",
+            &["[select]: rule best-of:0", "best-of:K"],
+        ),
+        (
+            "[evaluate]",
+            "[select]\nrule = \"best-of:2\"\n[evaluate]\nbenchmark = \"none\"",
+            &["[select]", "benchmark"],
+        ),
+        (
+            "\"counting\", ",
+            "\"real-user\", ",
+            &["\"shapes\"", "real-user", "\"dsg\""],
+        ),
+        (
+            "count = 3",
+            "count = 3\nmax-cost = 1.0",
+            &["[prompts]: max-cost needs input-price"],
+        ),
+        (
+            "[evaluate]",
             "[choose]\nevery = 0\n[evaluate]",
             &["[choose]: every = 0"],
         ),
@@ -153,6 +174,31 @@ fn what_is_wrong_is_named() {
         says(run(&file, &out), 2, words);
     }
     assert!(!out.exists(), "a run with a wrong file left something behind");
+}
+
+/// What is paid for is not lost to a slip that shows later.
+#[test]
+fn what_is_not_there_is_told_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "");
+    let sound = std::fs::read_to_string(&file).unwrap();
+    let out = dir.path().join("out");
+    let asked = "benchmark = \"dsg\"\nquestions = \"none.csv\"\n[judge]\nanswers = \"answers.csv\"\n[evaluate2]";
+    for (from, to, word) in [
+        ("models/tiny-sd2", "models/tiny-sd9", "tiny-sd9"),
+        ("models/tiny-sd1", "models/tiny-sd8", "tiny-sd8"),
+        ("prompts = 2\nseeds = 2", asked, "none.csv"),
+    ] {
+        let text = sound.replacen(from, to, 1);
+        // The rest of [evaluate] is of no use here.
+        let text = match text.split_once("[evaluate2]") {
+            Some((before, after)) => format!("{before}{}", &after[after.find("[experts]").unwrap()..]),
+            None => text,
+        };
+        std::fs::write(&file, text).unwrap();
+        says(run(&file, &out), 1, &[word]);
+        assert!(!out.exists(), "{word}");
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     }
     let out = dir.path().join("selected");
     let chosen = select(&all, Rule::BestOf(4));
-    write(&out, &chosen).unwrap();
+    write(&out, &chosen, dir.path()).unwrap();
     let data = Dataset::open(&out).unwrap();
     let captions: Vec<_> = data.samples().iter().map(|sample| sample.caption.as_str()).collect();
     assert_eq!(captions, ["a", "b", "c"]);
@@ -76,16 +76,19 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
         std::fs::read(&chosen[2].image).unwrap()
     );
     let metadata = std::fs::read(out.join("metadata.jsonl")).unwrap();
-    assert!(String::from_utf8_lossy(&metadata).contains("\"score\":0.8,"));
+    let text = String::from_utf8_lossy(&metadata);
+    assert!(text.contains("\"score\":0.8,") && !text.contains(dir.path().to_str().unwrap()));
     // A killed command is repeated.
     std::fs::remove_file(out.join("00001.png")).unwrap();
-    write(&out, &chosen).unwrap();
+    write(&out, &chosen, dir.path()).unwrap();
     assert!(out.join("00001.png").is_file());
-    let refusal = write(&out, &select(&all, Rule::BestOf(1))).unwrap_err().to_string();
+    let refusal = write(&out, &select(&all, Rule::BestOf(1)), dir.path())
+        .unwrap_err()
+        .to_string();
     assert!(
         refusal.contains("selected") && refusal.contains("new folder"),
         "{refusal}"
     );
     assert_eq!(std::fs::read(out.join("metadata.jsonl")).unwrap(), metadata);
-    assert!(write(&dir.path().join("none"), &[]).is_err());
+    assert!(write(&dir.path().join("none"), &[], dir.path()).is_err());
 }

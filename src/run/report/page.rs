@@ -8,7 +8,7 @@ use super::scores::{points, title};
 use super::{Contents, chart, scores};
 use crate::error::Result;
 use crate::run::evaluate::{BASE, MERGED, expert, pictures};
-use crate::run::held_out;
+use crate::run::held_out::{self, Purpose};
 use crate::run::pipeline::ALL_IN_ONE;
 
 const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
@@ -67,7 +67,7 @@ fn asked(c: &Contents) -> Markup {
 fn grids(c: &Contents) -> Result<Markup> {
     let p = c.run.pipeline;
     let mut shown = Vec::new();
-    for set in held_out::names(c.run) {
+    for set in held_out::names(c.run, Purpose::Evaluation) {
         let mut arms = vec![BASE.to_string()];
         arms.extend(Some(expert(&set)).filter(|arm| c.scores.contains_key(arm)));
         arms.extend(p.all_in_one.then(|| ALL_IN_ONE.into()));

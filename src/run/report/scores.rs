@@ -151,6 +151,9 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
             "Means over pictures, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
             (summary.judge) ", " (summary.prompts) " prompts" @if !of_file { " a skill" } ", " (summary.seeds)
             " pictures a prompt."
+            @if summary.prompts_left_out > 0 {
+                " Not the whole benchmark: " (summary.prompts_left_out) " of its prompts were left out, as the pipeline asks for."
+            }
             @if let Some(asked) = c.scores.get(BASE).and_then(|scores| scores.asked.as_ref()) {
                 " Dependencies of questions: " (asked.dependencies) "."
             }

@@ -1,0 +1,139 @@
+//! What the tables of a pipeline must agree on.
+
+use super::Pipeline;
+use super::pipeline::ALL_IN_ONE;
+use crate::error::{Error, Result};
+use crate::shapes;
+
+impl Pipeline {
+    /// # Errors
+    /// [`Error::Usage`] naming the table and key that is missing or wrong.
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |text: &str| Err(Error::Usage(text.into()));
+        if self.skills.is_empty() {
+            return wrong("skills: expected at least one name or file, such as skills = [\"counting\"]");
+        }
+        for (i, skill) in self.skills.iter().enumerate() {
+            if skill.id == ALL_IN_ONE || self.skills[..i].iter().any(|other| other.id == skill.id) {
+                return Err(Error::Usage(format!(
+                    "skills: `{}` is there twice, or reserved",
+                    skill.id
+                )));
+            }
+        }
+        if self.experts.model.is_empty() {
+            return wrong("[experts]: model is missing");
+        }
+        let p = &self.prompts;
+        let writers = [p.writer.is_some(), p.llm.is_some(), p.replay.is_some()];
+        if writers.iter().filter(|&&given| given).count() != 1 {
+            return wrong("[prompts]: expected one of llm = \"URL\", replay = \"FOLDER\" and writer = \"builtin\"");
+        }
+        if p.writer.as_ref().is_some_and(|writer| writer != "builtin") {
+            return wrong("[prompts]: writer: expected \"builtin\"");
+        }
+        if p.llm.is_some() && p.llm_model.is_none() {
+            return wrong("[prompts]: llm-model is missing");
+        }
+        let counts = [
+            ("[prompts]: count", p.count),
+            ("[prompts]: parallel", p.parallel),
+            ("[prompts]: max-stalled", p.max_stalled),
+            ("[images]: batch-size", self.images.draw.batch_size),
+            ("[evaluate]: batch-size", self.evaluate.draw.batch_size),
+            ("[evaluate]: prompts", self.evaluate.prompts_a_skill()),
+            ("[evaluate]: seeds", self.evaluate.seeds as usize),
+            ("[choose]: every", self.choose.as_ref().map_or(1, |c| c.every as usize)),
+            ("[choose]: prompts", self.choose.as_ref().map_or(1, |c| c.prompts)),
+        ];
+        if let Some((key, value)) = counts.iter().find(|(_, value)| !(1..=1_000_000).contains(value)) {
+            return Err(Error::Usage(format!("{key} = {value}: expected 1 to 1000000")));
+        }
+        if !(p.max_similarity > 0.0 && p.max_similarity <= 1.0) {
+            return wrong("[prompts]: max-similarity: expected a number above 0, at most 1");
+        }
+        if !(p.timeout > 0.0 && p.timeout <= 86400.0 && (0.0..=2.0).contains(&p.temperature)) {
+            return wrong("[prompts]: expected a timeout above 0 and a temperature from 0 to 2");
+        }
+        let j = &self.judge;
+        check_cost("[prompts]", p.max_cost, [p.input_price, p.output_price])?;
+        check_cost("[judge]", j.max_cost, [j.input_price, j.output_price])?;
+        self.check_judge()
+    }
+
+    fn check_judge(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        let (e, j) = (&self.evaluate, &self.judge);
+        let name = e.benchmark.as_str();
+        match (name, &e.questions) {
+            ("dsg", _) | ("tifa", Some(_)) | ("none", None) => {}
+            ("shapes", None) => {
+                let foreign = self
+                    .skills
+                    .iter()
+                    .find(|skill| shapes::Skill::from_name(&skill.id).is_err());
+                if let Some(skill) = foreign {
+                    return wrong(format!(
+                        "[evaluate]: benchmark = \"shapes\" has no held-out captions of {}; take \"dsg\" with a [judge], or \"none\"",
+                        skill.id
+                    ));
+                }
+            }
+            ("tifa", None) => return wrong("[evaluate]: benchmark = \"tifa\": expected questions = \"FILE\"".into()),
+            ("shapes" | "none", Some(_)) => {
+                return wrong(format!(
+                    "[evaluate]: benchmark = {name:?} has no use for questions; leave them out"
+                ));
+            }
+            _ => {
+                return wrong(format!(
+                    "[evaluate]: benchmark = {name:?}: expected \"dsg\", \"tifa\", \"shapes\" or \"none\""
+                ));
+            }
+        }
+        if let Some(select) = &self.select {
+            select.rule().map_err(|why| Error::Usage(format!("[select]: {why}")))?;
+            if name == "none" {
+                return wrong("[select]: needs a benchmark in [evaluate] that judges the pictures".into());
+            }
+        }
+        if name == "none" && self.choose.is_some() {
+            return wrong("[choose]: needs a benchmark in [evaluate] that scores the checkpoints".into());
+        }
+        match (e.asks(), &j.url, &j.answers) {
+            (true, Some(_), None) | (true, None, Some(_)) | (false, None, None) => {}
+            (true, ..) => {
+                return wrong(format!(
+                    "[judge]: benchmark = {name:?} expects one of url = \"URL\" and answers = \"FILE\""
+                ));
+            }
+            (false, ..) => {
+                return wrong(format!(
+                    "[judge]: benchmark = {name:?} has its own judge, or none; leave it out"
+                ));
+            }
+        }
+        if j.url.is_some() && j.model.is_none() {
+            return wrong("[judge]: model is missing".into());
+        }
+        if !(1..=64).contains(&j.parallel) || j.max_tokens == 0 || !(j.timeout > 0.0 && j.timeout <= 86400.0) {
+            return wrong("[judge]: expected parallel from 1 to 64, max-tokens and a timeout above 0".into());
+        }
+        Ok(())
+    }
+}
+
+fn check_cost(table: &str, most: Option<f64>, prices: [Option<f64>; 2]) -> Result<()> {
+    let all = prices.into_iter().chain([most]).flatten();
+    if all.clone().any(|number| !(number >= 0.0 && number.is_finite())) {
+        return Err(Error::Usage(format!(
+            "{table}: max-cost and the prices: expected numbers from 0 on"
+        )));
+    }
+    match most.is_some() && prices.contains(&None) {
+        true => Err(Error::Usage(format!(
+            "{table}: max-cost needs input-price and output-price"
+        ))),
+        false => Ok(()),
+    }
+}
