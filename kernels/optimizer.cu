@@ -5,6 +5,9 @@
 //     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2,   g the gradient times `clip`
 //     p = p (1 - lr decay) - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 //   Clipping, as torch.nn.utils.clip_grad_norm_: clip = min(1, most / (|g| + 1e-6)).
+//   Loss scale (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2), with the constants of torch.amp.GradScaler: a
+//   step whose gradients left the range of f16 changes nothing but the scale, which halves; `interval` updates in a row
+//   without that double it.
 //
 // AdamW reads 16 and writes 12 bytes a parameter, and sizeof(scalar_t) for its copy in compute precision; the norm reads
 // 4, EMA moves 12. 12 FLOPs a parameter: all bound by memory. A thread has four neighbouring values.
@@ -30,7 +33,7 @@ KERNEL_BOUNDS(squared_norm_parts, OPTIMIZER_THREADS, 4)(float* parts, const floa
 }
 
 // norm[0] = |g| / scale, where g carries the loss scale; clip[0] = what brings g to a norm of at most `most` and takes
-// the loss scale out. One block.
+// the loss scale out, and 0 where g is not finite. One block.
 KERNEL_BOUNDS(clip_factor, OPTIMIZER_THREADS, 1)
 (float* norm, float* clip, const float* parts, const float* scale, int count, float most) {
     float sum = 0.f;
@@ -39,16 +42,39 @@ KERNEL_BOUNDS(clip_factor, OPTIMIZER_THREADS, 1)
     if (threadIdx.x == 0) {
         const float length = sqrtf(sum) / scale[0];
         norm[0] = length;
-        clip[0] = fminf(1.f, most / (length + 1e-6f)) / scale[0];
+        clip[0] = length < INFINITY ? fminf(1.f, most / (length + 1e-6f)) / scale[0] : 0.f;
     }
 }
 
-// `rates` [3]: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t). `copy` takes p in compute precision.
+// rates [3] of update t: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t), where take is 1 - b. progress [3]: the loss scale,
+// updates since it last changed, all updates; what is skipped (clip[0] = 0) is no update. An interval of 0 leaves the
+// scale alone. One thread.
+KERNEL(adamw_rates)
+(float* rates, float* progress, const float* clip, const float* lr, float decay, float take_first, float take_second,
+ int interval) {
+    if (threadIdx.x) return;
+    const bool skipped = clip[0] == 0.f;
+    if (!skipped) {
+        progress[1] += 1.f;
+        progress[2] += 1.f;
+    }
+    if (interval && (skipped || progress[1] >= interval)) {
+        progress[0] *= skipped ? .5f : 2.f;
+        progress[1] = 0.f;
+    }
+    const double t = progress[2] > 1.f ? progress[2] : 1.f;
+    rates[0] = (float)(1. - (double)lr[0] * decay);
+    rates[1] = (float)(lr[0] / -expm1(t * log1p(-(double)take_first)));
+    rates[2] = (float)sqrt(-expm1(t * log1p(-(double)take_second)));
+}
+
+// `copy` takes p in compute precision. Nothing changes where clip[0] is 0.
 KERNEL_BOUNDS(adamw, OPTIMIZER_THREADS, 4)
 (float* p, float* m, float* v, scalar_t* copy, const float* g, const float* rates, const float* clip, long long n,
  float keep_first, float take_first, float keep_second, float take_second, float eps) {
     const float decay = rates[0], rate = rates[1], root = rates[2], factor = clip[0];
     const long long first = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 4;
+    if (factor == 0.f) return;
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const long long i = first + j;

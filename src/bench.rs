@@ -75,9 +75,13 @@ impl TrainStep {
     pub fn run(&mut self) -> Result<f64> {
         self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
         self.steps += 1;
-        let computed = self
-            .objective
-            .compute(&self.unet, &self.batch, &self.flat.leaves(), 1.0)?;
+        let computed = self.objective.compute(
+            &self.unet,
+            &self.batch,
+            &self.flat.leaves(),
+            1.0,
+            self.flat.loss_scale(),
+        )?;
         self.flat.accumulate(&computed.gradients)?;
         let settings = AdamW {
             lr: 3e-4,

@@ -80,10 +80,11 @@ impl Watcher for Terminal<'_> {
         self.bar.set_position(report.step);
         if self.common.json {
             let (step, loss, lr, grad_norm) = (report.step, report.loss, report.lr, report.grad_norm);
-            println!(
-                "{}",
-                json!({ "step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm })
-            );
+            let mut line = json!({ "step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm });
+            if let Some(scale) = report.loss_scale {
+                line["loss_scale"] = scale.into();
+            }
+            println!("{line}");
         }
     }
 

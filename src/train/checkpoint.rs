@@ -1,4 +1,4 @@
-//! Resumable state: master copy, moments, average where there is one, and step, in one safetensors file,
+//! Resumable state: master copy, moments, average and loss scale where there are any, and step, in one safetensors file,
 //! `state/step-NNNNNNNN.safetensors`.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use crate::tensor::{DType, Tensor};
 const BUFFERS: [&str; 3] = ["master", "first_moment", "second_moment"];
 /// The buffer of runs that keep an average.
 const AVERAGE: &str = "average";
+/// The values of a loss scale that changes; any other run has made an update at every step.
+const PROGRESS: &str = "progress";
 
 /// What a run computes with: a state resumes only the run that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +45,13 @@ pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -
     let buffers = flat.buffers()?;
     let values = [&buffers.master, &buffers.first_moment, &buffers.second_moment];
     let average = buffers.average.as_ref().map(|average| (&AVERAGE, average));
+    let progress = buffers.progress.values().to_vec();
+    let progress = buffers.progress.adapts().then_some((&PROGRESS, &progress));
     let tensors: Vec<_> = BUFFERS
         .iter()
         .zip(values)
         .chain(average)
+        .chain(progress)
         .map(|(name, v)| (name.to_string(), Tensor::new(v.clone(), &[v.len()])))
         .collect();
     let mut metadata = BTreeMap::from([("selma.step".to_string(), flat.step.to_string())]);
@@ -126,7 +131,9 @@ impl State {
         let average = buffers.average.as_mut().map(|average| (&AVERAGE, average));
         let moments = [&mut buffers.first_moment, &mut buffers.second_moment];
         let into = std::iter::once(&mut buffers.master).chain(moments);
-        for (name, into) in BUFFERS.iter().zip(into).chain(average) {
+        let mut progress = [0.0; 3].to_vec();
+        let scaled = buffers.progress.adapts().then_some((&PROGRESS, &mut progress));
+        for (name, into) in BUFFERS.iter().zip(into).chain(average).chain(scaled) {
             let tensor = self.file.tensor(name)?;
             if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {
                 return Err(damaged(&self.path, &format!("`{name}` has another checksum")));
@@ -136,6 +143,10 @@ impl State {
                 return Err(damaged(&self.path, &message));
             }
             into.copy_from_slice(tensor.data());
+        }
+        buffers.progress.updates = self.step;
+        if let (true, &[scale, clean, updates]) = (buffers.progress.adapts(), progress.as_slice()) {
+            buffers.progress.set([scale, clean, updates]);
         }
         Ok(())
     }

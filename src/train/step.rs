@@ -47,8 +47,16 @@ pub struct Computed {
 }
 
 impl Objective {
-    /// Loss of a micro-batch, and the gradients of `factor * loss` (1 / accumulated micro-batches) for `leaves`.
-    pub fn compute(&self, unet: &UNet, batch: &MicroBatch, leaves: &[Tensor], factor: f64) -> Result<Computed> {
+    /// Loss of a micro-batch, and the gradients of `scale * factor * loss` for `leaves`: 1 / accumulated micro-batches, and
+    /// the loss scale, a scalar on the network's device.
+    pub fn compute(
+        &self,
+        unet: &UNet,
+        batch: &MicroBatch,
+        leaves: &[Tensor],
+        factor: f64,
+        scale: Tensor,
+    ) -> Result<Computed> {
         let [noisy, target] = self.noised(batch, &unet.device())?;
         let weights = self
             .schedule
@@ -60,7 +68,7 @@ impl Objective {
         let loss = ops::weighted_mse(&tape, &predicted, &target, &weights)?;
         let value = loss.to_cpu()?.item();
         let scaled = ops::scale(&tape, &loss, factor)?;
-        let gradients = tape.backward(&scaled)?;
+        let gradients = tape.backward_from(&scaled, scale)?;
         Ok(Computed {
             noisy,
             target,

@@ -171,25 +171,18 @@ impl Trainer {
     fn one_step(&mut self) -> Result<StepReport> {
         let accumulated = self.config.grad_accum as u64;
         let train_timesteps = self.objective.schedule.alphas_cumprod.len() as u32;
-        let leaves = self.flat.leaves();
+        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
         let mut loss = 0.0;
         for i in 0..accumulated {
             let number = self.flat.step * accumulated + i;
             let batch = self.examples.batch(number, train_timesteps)?;
-            let computed = self
-                .objective
-                .compute(&self.unet, &batch, &leaves, 1.0 / accumulated as f64)?;
+            let computed =
+                self.objective
+                    .compute(&self.unet, &batch, &leaves, 1.0 / accumulated as f64, scale.clone())?;
             loss += computed.loss / accumulated as f64;
             self.flat.accumulate(&computed.gradients)?;
         }
         let lr = self.config.schedule().at(self.flat.step);
-        if !loss.is_finite() || !self.flat.gradient_norm()?.is_finite() {
-            return Err(Error::Failed(format!(
-                "the loss or its gradient is no longer a number at step {} (learning rate {lr:e}); the state before it is \
-                 kept: lower --lr, raise --warmup, or look for broken weights in the model",
-                self.flat.step + 1
-            )));
-        }
         let c = &self.config;
         let settings = AdamW {
             lr,
@@ -197,25 +190,39 @@ impl Trainer {
             eps: c.eps,
             weight_decay: c.weight_decay,
         };
+        let progress = self.flat.progress()?;
+        let loss_scale = progress.adapts().then_some(f64::from(progress.scale));
         let grad_norm = self.flat.update(settings, c.max_grad_norm)?;
         let step = self.flat.step;
+        // Gradients that leave the range of f16 fit with a lower scale, down to none at all.
+        let lost = !grad_norm.is_finite() && loss_scale.is_none_or(|scale| scale <= 1.0);
+        if !loss.is_finite() || lost {
+            return Err(Error::Failed(format!(
+                "the loss or its gradient is no longer a number at step {step} (learning rate {lr:e}); the state before it \
+                 is kept: lower --lr, raise --warmup, or look for broken weights in the model"
+            )));
+        }
         Ok(StepReport {
             step,
             loss,
             grad_norm,
+            loss_scale,
             lr,
         })
     }
 
     fn record(&mut self, done: &StepReport) -> Result<()> {
-        let values = [("loss", done.loss), ("lr", done.lr), ("grad_norm", done.grad_norm)];
-        self.metrics.append(done.step, &values)?;
-        let scalars = [
+        let mut values = vec![
             ("train/loss", done.loss),
             ("train/lr", done.lr),
             ("train/grad_norm", done.grad_norm),
         ];
-        self.events.scalars(done.step, &scalars)
+        values.extend(done.loss_scale.map(|scale| ("train/loss_scale", scale)));
+        self.events.scalars(done.step, &values)?;
+        values
+            .iter_mut()
+            .for_each(|(name, _)| *name = name.trim_start_matches("train/"));
+        self.metrics.append(done.step, &values)
     }
 
     fn save(&mut self) -> Result<()> {

@@ -7,8 +7,10 @@ pub struct StepReport {
     pub step: u64,
     /// Mean over the micro-batches.
     pub loss: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; not finite where the step changed nothing but the loss scale.
     pub grad_norm: f64,
+    /// What the loss was multiplied by, in f16.
+    pub loss_scale: Option<f64>,
     pub lr: f64,
 }
 

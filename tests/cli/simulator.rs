@@ -78,6 +78,37 @@ fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
 }
 
 #[test]
+fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    for device in ["cpu", "sim"] {
+        let out = dir.path().join(device);
+        let run = || {
+            let mut command = training(&data, &out);
+            command.args(["--precision", "f16", "--device", device]);
+            command
+        };
+        run().assert().success();
+        let metrics = String::from_utf8(bytes(out.join("metrics.jsonl"))).unwrap();
+        for line in metrics.lines() {
+            let scale = serde_json::from_str::<serde_json::Value>(line).unwrap()["loss_scale"].as_f64();
+            assert!(scale.is_some_and(|scale| scale > 1.0), "{line}");
+        }
+        let files = ["lora.safetensors", "state/step-00000003.safetensors"].map(|file| out.join(file));
+        let progress = Safetensors::open(&files[1]).unwrap().tensor("progress").unwrap();
+        assert_eq!(progress.data::<f32>()[1..], [3.0, 3.0], "three updates");
+        let whole = files.clone().map(bytes);
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        run().arg("--resume").assert().success();
+        assert!(
+            whole == files.map(bytes),
+            "the run on {device} was resumed to other bytes"
+        );
+        assert!(metrics.as_bytes() == bytes(out.join("metrics.jsonl")));
+    }
+}
+
+#[test]
 fn pictures_are_the_same_bytes_and_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let draw = |name: &str, device: &str, precision: &str| {

@@ -1,12 +1,22 @@
 //! `optimizer.cu`.
 
+use selma::autograd::Tape;
+use selma::device::Device;
 use selma::device::gpu::optimizer::{self, Parameters, adamw_rates};
+use selma::nn::Param;
 use selma::ops::{self, optimizer as cpu};
 use selma::tensor::{DType, Tensor};
+use selma::train::parameters::FlatParameters;
 
 use crate::support::{close, everywhere, floats, tensor};
 
 const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
+const SETTINGS: cpu::AdamW = cpu::AdamW {
+    lr: 1e-2,
+    betas: (0.9, 0.999),
+    eps: 1e-8,
+    weight_decay: 0.05,
+};
 
 #[test]
 fn gradients_are_added_up() {
@@ -42,12 +52,6 @@ fn norm_and_clipping() {
 
 #[test]
 fn adamw_moves_parameters_as_on_the_cpu() {
-    let settings = cpu::AdamW {
-        lr: 1e-2,
-        betas: (0.9, 0.999),
-        eps: 1e-8,
-        weight_decay: 0.05,
-    };
     const CLIP: f64 = 0.25;
     everywhere(|gpu, dtype| {
         for n in LENGTHS {
@@ -58,13 +62,15 @@ fn adamw_moves_parameters_as_on_the_cpu() {
             let copy = gpu.buffer(dtype, n).unwrap();
             let gradients_gpu = gpu.upload(&gradients).unwrap();
             let clip = gpu.upload(&floats(&[CLIP as f32])).unwrap();
+            let progress = gpu.upload(&floats(&[1.0, 0.0, 0.0])).unwrap();
+            let lr = gpu.upload(&floats(&[SETTINGS.lr as f32])).unwrap();
             for step in 1..=3 {
                 cpu::adamw(
                     &mut values,
                     gradients.data(),
                     &mut first,
                     &mut second,
-                    settings,
+                    SETTINGS,
                     step,
                     CLIP,
                 );
@@ -74,13 +80,86 @@ fn adamw_moves_parameters_as_on_the_cpu() {
                     second: &second_gpu,
                     copy: &copy,
                 };
-                let rates = gpu.upload(&floats(&adamw_rates(settings, step))).unwrap();
-                optimizer::adamw(parameters, &gradients_gpu, settings, &rates, &clip).unwrap();
+                let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 0).unwrap();
+                optimizer::adamw(parameters, &gradients_gpu, SETTINGS, &rates, &clip).unwrap();
             }
             close("parameters", &values_gpu, &floats(&values), 1);
             close("first moment", &first_gpu, &floats(&first), 1);
             close("second moment", &second_gpu, &floats(&second), 1);
             close("copy", &copy, &floats(&values).cast(dtype), 1);
+        }
+    });
+}
+
+/// Three updates in a row double the scale; gradients that are not finite change nothing but the scale, which halves.
+#[test]
+fn loss_scale() {
+    everywhere(|gpu, dtype| {
+        let upload = |values: &[f32]| gpu.upload(&floats(values)).unwrap();
+        let (values, first, second) = (upload(&[1.0, -2.0]), upload(&[0.5, 0.5]), upload(&[0.25, 0.25]));
+        let copy = gpu.upload(&floats(&[1.0, -2.0]).cast(dtype)).unwrap();
+        let (progress, lr) = (upload(&[1024.0, 1.0, 7.0]), upload(&[1e-2]));
+        let parameters = Parameters {
+            values: &values,
+            first: &first,
+            second: &second,
+            copy: &copy,
+        };
+        let step = |gradients: &[f32]| {
+            let gradients = upload(gradients);
+            let [norm, clip] = optimizer::clip_factor(&gradients, &progress.view(0, 1), 1.0).unwrap();
+            let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 3).unwrap();
+            optimizer::adamw(parameters, &gradients, SETTINGS, &rates, &clip).unwrap();
+            let buffers = [&values, &first, &second, &progress, &norm].map(|b| b.download(&[b.len()]).unwrap());
+            buffers.map(|tensor| tensor.data::<f32>().to_vec())
+        };
+        let mut before = [vec![1.0, -2.0], vec![0.5, 0.5], vec![0.25, 0.25]];
+        for (broken, scale) in [(f32::INFINITY, 512.0), (f32::NAN, 256.0)] {
+            let [values, first, second, progress, norm] = step(&[broken, 3.0]);
+            assert_eq!([values, first, second], before);
+            assert_eq!(progress, [scale, 0.0, 7.0]);
+            assert!(!norm[0].is_finite());
+        }
+        for (updates, [scale, clean]) in [(8, [256.0, 1.0]), (9, [256.0, 2.0]), (10, [512.0, 0.0])] {
+            let [values, first, second, progress, norm] = step(&[0.0, 128.0]);
+            assert_eq!(progress, [scale, clean, updates as f32]);
+            close("norm", &upload(&norm), &floats(&[0.5]), 1);
+            let [v, m, s] = &mut before;
+            cpu::adamw(v, &[0.0, 0.5], m, s, SETTINGS, updates, 1.0);
+            for (got, expected) in [values, first, second].iter().zip(&before) {
+                close("buffer", &upload(got), &floats(expected), 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_step_that_overflows_changes_the_scale_only() {
+    everywhere(|gpu, dtype| {
+        for device in [Device::Cpu, Device::Gpu(gpu.clone())]
+            .iter()
+            .filter(|_| dtype == DType::F16)
+        {
+            let weight = tensor(1, &[2, 3], dtype).to(device).unwrap();
+            let mut flat = FlatParameters::new(vec![Param::new("weight", weight)], dtype).unwrap();
+            let start = flat.buffers().unwrap().master.clone();
+            let mut step = |dy: f32| {
+                let leaves = flat.leaves();
+                let tape = Tape::watching(&leaves);
+                let x = tensor(2, &[1, 3], dtype).to(device).unwrap();
+                let y = ops::linear(&tape, &x, &leaves[0], None).unwrap();
+                let dy = floats(&[dy, dy]).with_shape(&[1, 2]).cast(dtype).to(device).unwrap();
+                flat.accumulate(&tape.backward_from(&y, dy).unwrap()).unwrap();
+                let norm = flat.update(SETTINGS, 1.0).unwrap();
+                let master = flat.buffers().unwrap().master.clone();
+                (norm.is_finite(), flat.progress().unwrap().values(), master)
+            };
+            assert_eq!(step(f32::INFINITY), (false, [32768.0, 0.0, 0.0], start.clone()));
+            let (finite, progress, master) = step(1.0);
+            assert!(
+                finite && progress == [32768.0, 1.0, 1.0] && master != start,
+                "{progress:?}"
+            );
         }
     });
 }

@@ -71,5 +71,7 @@ fn training_steps_agree_with_peft_in_any_order_of_threads() {
 #[test]
 fn training_steps_agree_in_16_bits() {
     let device = simulator(Checks::Off, Order::Forwards);
-    verified("lora_train_small3_conv_v_snr_accum", &device, DType::Bf16);
+    for precision in [DType::Bf16, DType::F16] {
+        verified("lora_train_small3_conv_v_snr_accum", &device, precision);
+    }
 }

@@ -19,7 +19,7 @@ pub fn accumulate(gradient: &Buffer, part: &Buffer) -> Result<()> {
 }
 
 /// Norm of the gradients without their loss scale, and the factor that takes the scale out and brings the norm to at most
-/// `max_norm`: both f32 `[1]`. `scale` is f32 `[1]`.
+/// `max_norm`: both f32 `[1]`. The factor of gradients that are not finite is 0. `scale` is f32 `[1]`.
 pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<[Buffer; 2]> {
     expect("clip_factor", &[("scale", scale, 1)])?;
     let gpu = gradients.gpu();
@@ -40,20 +40,23 @@ pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<
     Ok([norm, clip])
 }
 
-/// What [`adamw`] reads as `rates`: all that changes from step to step, the first being 1.
-pub fn adamw_rates(settings: AdamW, step: u64) -> [f32; 3] {
-    let AdamW {
-        lr,
-        betas,
-        weight_decay,
-        ..
-    } = settings;
-    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    [
-        (1.0 - lr * weight_decay) as f32,
-        (lr / correction(betas.0)) as f32,
-        correction(betas.1).sqrt() as f32,
-    ]
+/// What [`adamw`] reads as `rates`, f32 `[3]`; counts the update, and adapts the loss scale. `progress` is f32 `[3]`, as in
+/// `kernels/optimizer.cu`, `lr` and `clip` ([`clip_factor`]) are f32 `[1]`: all that changes from step to step. Of
+/// `settings` all but the rate counts. `interval` is 0 for a scale that stays.
+pub fn adamw_rates(progress: &Buffer, clip: &Buffer, lr: &Buffer, settings: AdamW, interval: usize) -> Result<Buffer> {
+    expect(
+        "adamw_rates",
+        &[("progress", progress, 3), ("clip", clip, 1), ("lr", lr, 1)],
+    )?;
+    let gpu = progress.gpu();
+    let rates = gpu.buffer(DType::F32, 3)?;
+    let launch = gpu.kernel(&kernels::ADAMW_RATES, DType::F32).block(32);
+    let launch = launch.output(&rates).update(progress).input(clip).input(lr);
+    let (beta1, beta2) = settings.betas;
+    let launch = launch.float(settings.weight_decay as f32);
+    let launch = launch.float((1.0 - beta1) as f32).float((1.0 - beta2) as f32);
+    launch.int(interval).launch()?;
+    Ok(rates)
 }
 
 /// The buffers of [`adamw`], all of one length, f32 except the copy.
@@ -66,7 +69,8 @@ pub struct Parameters<'a> {
     pub copy: &'a Buffer,
 }
 
-/// One step of AdamW in place. `rates` is f32 `[3]` ([`adamw_rates`]), `clip` f32 `[1]` ([`clip_factor`]).
+/// One step of AdamW in place. `rates` is f32 `[3]` ([`adamw_rates`]), `clip` f32 `[1]` ([`clip_factor`]): where that is 0,
+/// nothing changes.
 pub fn adamw(
     parameters: Parameters<'_>,
     gradients: &Buffer,
@@ -95,7 +99,7 @@ pub fn adamw(
         .update(values)
         .update(first)
         .update(second)
-        .output(copy)
+        .update(copy)
         .input(gradients);
     let launch = launch.input(rates).input(clip).long(n);
     let (beta1, beta2) = settings.betas;

@@ -1,7 +1,6 @@
 //! The flat buffers in a GPU's memory: accumulated, clipped and updated there.
 
-use super::Settings;
-use super::host;
+use super::{Progress, Settings, host};
 use crate::device::gpu::optimizer::{Parameters, accumulate, adamw, adamw_rates, clip_factor, moving_average};
 use crate::device::gpu::{Buffer, Gpu, elementwise};
 use crate::error::{Error, Result};
@@ -15,13 +14,15 @@ pub struct Buffers {
     pub average: Option<Buffer>,
     /// The master copy in the precision of the model, which reads it here.
     pub mirror: Buffer,
-    /// What gradients were multiplied by; f32 `[1]`.
-    scale: Buffer,
+    /// [`Progress::values`], f32 `[3]`, which the kernels advance.
+    progress: Buffer,
+    /// As it was when it came here: what does not change is right.
+    begun: Progress,
 }
 
 impl Buffers {
     pub fn new(gpu: &Gpu, master: Vec<f32>, dtype: DType) -> Result<Self> {
-        Self::upload(gpu, &host::Buffers::new(master), dtype)
+        Self::upload(gpu, &host::Buffers::new(master, dtype), dtype)
     }
 
     /// All of them as they are on the CPU.
@@ -35,7 +36,8 @@ impl Buffers {
             first_moment: upload(&buffers.first_moment)?,
             second_moment: upload(&buffers.second_moment)?,
             average: buffers.average.as_deref().map(upload).transpose()?,
-            scale: upload(&[1.0])?,
+            progress: upload(&buffers.progress.values())?,
+            begun: buffers.progress,
         })
     }
 
@@ -47,6 +49,7 @@ impl Buffers {
             first_moment: values(&self.first_moment)?,
             second_moment: values(&self.second_moment)?,
             average: self.average.as_ref().map(values).transpose()?,
+            progress: self.progress()?,
         })
     }
 
@@ -57,22 +60,35 @@ impl Buffers {
         accumulate(&self.gradient.view(offset, part.len()), &part)
     }
 
+    pub fn progress(&self) -> Result<Progress> {
+        let mut progress = self.begun;
+        if let &[scale, clean, updates] = self.progress.download(&[3])?.data::<f32>() {
+            progress.set([scale, clean, updates]);
+        }
+        Ok(progress)
+    }
+
+    /// The loss scale, a scalar.
+    pub fn scale(&self) -> Tensor {
+        Tensor::on_gpu(self.progress.view(0, 1), &[])
+    }
+
     pub fn gradient_norm(&self) -> Result<f64> {
-        let [norm, _] = clip_factor(&self.gradient, &self.scale, f32::INFINITY)?;
+        let [norm, _] = clip_factor(&self.gradient, &self.progress.view(0, 1), f32::INFINITY)?;
         number(&norm)
     }
 
     pub(super) fn update(&mut self, settings: Settings) -> Result<f64> {
         let Settings {
             adamw: settings,
-            step,
             max_norm,
             average_keeps,
         } = settings;
         let gpu = self.master.gpu();
         let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
-        let [norm, clip] = clip_factor(&self.gradient, &self.scale, most)?;
-        let rates = gpu.upload(&Tensor::new(adamw_rates(settings, step).to_vec(), &[3]))?;
+        let [norm, clip] = clip_factor(&self.gradient, &self.progress.view(0, 1), most)?;
+        let lr = gpu.upload(&Tensor::new(vec![settings.lr as f32], &[1]))?;
+        let rates = adamw_rates(&self.progress, &clip, &lr, settings, self.begun.interval as usize)?;
         let parameters = Parameters {
             values: &self.master,
             first: &self.first_moment,

@@ -1,7 +1,6 @@
 //! The flat buffers in the CPU's memory.
 
-use super::Settings;
-use crate::error::Result;
+use super::{Progress, Settings};
 use crate::ops::optimizer::{adamw, clip_factor, move_average, squared_norm};
 use crate::tensor::{DType, Tensor};
 
@@ -14,10 +13,11 @@ pub struct Buffers {
     pub second_moment: Vec<f32>,
     /// A running mean of the master copy, where the run keeps one.
     pub average: Option<Vec<f32>>,
+    pub progress: Progress,
 }
 
 impl Buffers {
-    pub fn new(master: Vec<f32>) -> Self {
+    pub fn new(master: Vec<f32>, dtype: DType) -> Self {
         let zeros = vec![0.0; master.len()];
         let (gradient, first_moment, second_moment) = (zeros.clone(), zeros.clone(), zeros);
         Self {
@@ -26,6 +26,7 @@ impl Buffers {
             first_moment,
             second_moment,
             average: None,
+            progress: Progress::new(dtype),
         }
     }
 
@@ -42,13 +43,12 @@ impl Buffers {
     }
 
     pub fn gradient_norm(&self) -> f64 {
-        squared_norm(&self.gradient).sqrt()
+        squared_norm(&self.gradient).sqrt() / f64::from(self.progress.scale)
     }
 
-    pub(super) fn update(&mut self, settings: Settings) -> Result<f64> {
+    pub(super) fn update(&mut self, settings: Settings) -> f64 {
         let Settings {
             adamw: settings,
-            step,
             max_norm,
             average_keeps,
         } = settings;
@@ -58,12 +58,16 @@ impl Buffers {
         } else {
             1.0
         };
-        let (m, v) = (&mut self.first_moment, &mut self.second_moment);
-        adamw(&mut self.master, &self.gradient, m, v, settings, step, factor);
+        let factor = factor / f64::from(self.progress.scale);
+        self.progress.advance(norm.is_finite());
+        if norm.is_finite() {
+            let (m, v, update) = (&mut self.first_moment, &mut self.second_moment, self.progress.updates);
+            adamw(&mut self.master, &self.gradient, m, v, settings, update, factor);
+        }
         self.gradient.fill(0.0);
         if let Some(average) = &mut self.average {
             move_average(average, &self.master, average_keeps);
         }
-        Ok(norm)
+        norm
     }
 }

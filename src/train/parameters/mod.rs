@@ -2,6 +2,7 @@
 
 mod gpu;
 mod host;
+mod progress;
 
 use std::borrow::Cow;
 
@@ -12,6 +13,7 @@ use crate::nn::Param;
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 pub use host::Buffers as HostBuffers;
+pub use progress::Progress;
 
 /// Master copy (f32), gradient sums and the two AdamW moments of a list of parameters, on the parameters' device; each
 /// parameter of the model is a view into one mirror of the master in the model's precision.
@@ -21,7 +23,7 @@ pub struct FlatParameters {
     buffers: Buffers,
     /// How fast the running average of the master copy forgets, where the run keeps one.
     average_decay: f64,
-    /// Optimizer steps taken.
+    /// Steps taken, also those that were no update because gradients left the range of f16.
     pub step: u64,
 }
 
@@ -34,8 +36,6 @@ enum Buffers {
 #[derive(Clone, Copy)]
 struct Settings {
     adamw: AdamW,
-    /// From 1 on.
-    step: u64,
     /// 0: not clipped.
     max_norm: f64,
     /// What the running average keeps of itself, where there is one.
@@ -54,7 +54,7 @@ impl FlatParameters {
             master.extend_from_slice(&param.get().to_cpu()?.reals::<f32>());
         }
         let buffers = match params.first().map_or(Device::Cpu, |param| param.get().device()) {
-            Device::Cpu => Buffers::Host(host::Buffers::new(master)),
+            Device::Cpu => Buffers::Host(host::Buffers::new(master, dtype)),
             Device::Gpu(gpu) => Buffers::Gpu(gpu::Buffers::new(&gpu, master, dtype)?),
         };
         let flat = Self {
@@ -187,7 +187,26 @@ impl FlatParameters {
         Ok(())
     }
 
-    /// Global 2-norm of the accumulated gradient.
+    /// What the gradient of a loss begins with, a scalar on the parameters' device: the loss scale in f16, else 1.
+    pub fn loss_scale(&self) -> Tensor {
+        match &self.buffers {
+            Buffers::Host(buffers) => Tensor::full(&[], f64::from(buffers.progress.scale), DType::F32),
+            Buffers::Gpu(buffers) => buffers.scale(),
+        }
+    }
+
+    /// Updates made, and the loss scale.
+    ///
+    /// # Errors
+    /// What a GPU says.
+    pub fn progress(&self) -> Result<Progress> {
+        match &self.buffers {
+            Buffers::Host(buffers) => Ok(buffers.progress),
+            Buffers::Gpu(buffers) => buffers.progress(),
+        }
+    }
+
+    /// Global 2-norm of the accumulated gradient, without its loss scale.
     ///
     /// # Errors
     /// What a GPU says.
@@ -199,7 +218,8 @@ impl FlatParameters {
     }
 
     /// One AdamW step with the gradient clipped to a global norm of `max_norm` (0: not clipped); clears the gradient
-    /// and returns its norm before clipping. The factor is PyTorch's: max / (norm + 1e-6), where that is below 1.
+    /// and returns its norm before clipping. The factor is PyTorch's: max / (norm + 1e-6), where that is below 1. Where
+    /// the norm is not finite, the parameters stay as they are, and a loss scale halves.
     ///
     /// # Errors
     /// What a GPU says.
@@ -208,12 +228,11 @@ impl FlatParameters {
         let t = self.step as f64;
         let settings = Settings {
             adamw,
-            step: self.step,
             max_norm,
             average_keeps: self.average_decay.min((1.0 + t) / (10.0 + t)),
         };
         let norm = match &mut self.buffers {
-            Buffers::Host(buffers) => buffers.update(settings)?,
+            Buffers::Host(buffers) => buffers.update(settings),
             Buffers::Gpu(buffers) => buffers.update(settings)?,
         };
         self.publish();

@@ -129,6 +129,7 @@ impl Stage {
             step,
             loss,
             grad_norm,
+            loss_scale: None,
             lr,
         })
     }
