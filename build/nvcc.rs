@@ -47,6 +47,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
         return Err("this build of selma is without CUDA kernels: SELMA_CUDA_ARCH was `none`".into());
     }
     let nvcc = find()?;
+    let said = version(&nvcc);
     let mut jobs = Vec::new();
     let mut scalars = Vec::new();
     let mut images = Vec::new();
@@ -61,6 +62,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
             fatbins.push(output.clone());
             jobs.push(Job {
                 command,
+                compiler: said.clone(),
                 sources: vec![file.path.clone()],
                 output,
             });
@@ -69,27 +71,32 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
         images.push((file.stem.clone(), fatbins));
     }
     let headers = work::files_below(kernels, &["h"]);
+    let toolkit = release(&said);
     let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
     let resources = scalars
         .into_iter()
         .zip(&said)
         .flat_map(|(scalar, said)| resources(scalar, said));
     Ok(Compiled {
-        toolkit: version(&nvcc),
+        toolkit,
         resources: resources.collect(),
         images,
     })
 }
 
-/// From "release 13.0, V13.0.88".
-fn version(nvcc: &Path) -> (i32, i32) {
+/// What nvcc says of its version.
+fn version(nvcc: &Path) -> String {
     let said = Command::new(nvcc).arg("--version").output();
     let said = said.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
-    let said = String::from_utf8_lossy(&said);
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// From "release 13.0, V13.0.88".
+fn release(said: &str) -> (i32, i32) {
     let release = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
     let numbers = release.and_then(|release| release.split_once('.'));
     let version = numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-    version.unwrap_or_else(|| panic!("{}: no version in {said:?}", nvcc.display()))
+    version.unwrap_or_else(|| panic!("nvcc --version: no release in {said:?}"))
 }
 
 /// `90a` or `80+ptx` as an option of nvcc.

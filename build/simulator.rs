@@ -53,7 +53,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
         build.flag(flag);
     }
     let compiler = build.try_get_compiler().map_err(|e| missing(&e.to_string()))?;
-    suitable(&compiler)?;
+    let version = suitable(&compiler)?;
 
     let job = |sources: Vec<PathBuf>, name: &str, flags: &[String]| {
         let output = out.join(format!("{name}.o"));
@@ -61,6 +61,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
         command.args(flags).arg("-c");
         Job {
             command,
+            compiler: version.clone(),
             sources,
             output,
         }
@@ -102,12 +103,12 @@ fn missing(why: &str) -> String {
     format!("this build of selma is without the simulator, which needs g++ 12 or later (CXX): {why}")
 }
 
-/// The hooks of the checked kernels and `_Float16` came with GCC 12.
-fn suitable(compiler: &cc::Tool) -> Result<(), String> {
+/// The compiler's name and version. The hooks of the checked kernels and `_Float16` came with GCC 12.
+fn suitable(compiler: &cc::Tool) -> Result<String, String> {
     let mut command = compiler.to_command();
     let named = format!("{:?}", command.get_program());
     let version = command
-        .arg("-dumpversion")
+        .arg("-dumpfullversion")
         .output()
         .map_err(|e| missing(&format!("{named}: {e}")))?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
@@ -117,7 +118,7 @@ fn suitable(compiler: &cc::Tool) -> Result<(), String> {
             "{named} is version {version:?} of another compiler or too old"
         )));
     }
-    Ok(())
+    Ok(format!("{named} {version}"))
 }
 
 /// A source that includes the kernel file and exports its kernels.

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 /// One run of a compiler, which is told source and output last.
 pub struct Job {
     pub command: Command,
+    /// What the compiler says that it is: another version is another job, another folder is not.
+    pub compiler: String,
     /// What is compiled, then what else it includes besides headers.
     pub sources: Vec<PathBuf>,
     pub output: PathBuf,
@@ -47,7 +49,7 @@ pub fn run(jobs: Vec<Job>, headers: &[PathBuf], cache: &Path) -> Result<Vec<Stri
 fn run_one(mut job: Job, headers: u64, cache: &Path) -> Result<String, String> {
     let mut hasher = DefaultHasher::new();
     // Not the command's environment, which says where this build is.
-    (headers, job.command.get_program()).hash(&mut hasher);
+    (headers, &job.compiler).hash(&mut hasher);
     job.command.get_args().for_each(|argument| argument.hash(&mut hasher));
     for source in &job.sources {
         bytes(source)?.hash(&mut hasher);
