@@ -3,7 +3,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use selma::autograd::Tape;
-use selma::ops::{self, Padding};
+use selma::ops::{self, Branch, LoraOrder, Padding};
 use selma::tensor::random::{self, Stream};
 use selma::tensor::{DType, Tensor};
 
@@ -82,7 +82,13 @@ fn linear(c: &mut Criterion) {
             normal(3, &[out, width]),
         ];
         both(c, &format!("lora_linear {rows}x{width}x{out}"), &inputs, 3, |t, x| {
-            ops::lora_linear(t, &x[0], &x[3], None, &x[1], &x[2], 1.0).expect("sizes that fit")
+            let branch = Branch {
+                a: &x[1],
+                b: &x[2],
+                scale: 1.0,
+                order: LoraOrder::Factored,
+            };
+            ops::lora_linear(t, &x[0], &x[3], None, branch).expect("sizes that fit")
         });
     }
     for (rows, width) in [(1024, 320), (4096, 32)] {

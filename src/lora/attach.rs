@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Result};
 use crate::lora::expert::Factors;
 use crate::nn::{Layer, LoraBranch, Param};
+use crate::ops::LoraOrder;
 use crate::tensor::{DType, Tensor};
 
 /// Gives `layer` a branch from factors in the layout of files (`down` `[r, in]` or `[r, in, kh, kw]`, `up` `[out, r]`)
@@ -31,12 +32,26 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
         Param::new(format!("{name}.lora_B.weight"), up.cast(dtype).to(&device)?),
     ];
     let [a, b] = params.clone();
-    let branch = Some(LoraBranch { down: a, up: b, scale });
+    let branch = Some(LoraBranch {
+        down: a,
+        up: b,
+        scale,
+        order: LoraOrder::Auto,
+    });
     match layer {
         Layer::Linear(linear) => linear.lora = branch,
         Layer::Conv(conv) => conv.lora = branch,
     }
     Ok(params)
+}
+
+/// Says in which order the products of a linear layer's branch are made.
+pub fn set_order(layer: &mut Layer<'_>, order: LoraOrder) {
+    if let Layer::Linear(linear) = layer
+        && let Some(branch) = &mut linear.lora
+    {
+        branch.order = order;
+    }
 }
 
 /// Takes a layer's branch off.

@@ -46,7 +46,7 @@ impl Conv2d {
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         let (stride, padding) = (self.stride, self.padding);
         let y = ops::conv2d(tape, x, &self.weight.get(), Some(&self.bias.get()), stride, padding)?;
-        let Some(LoraBranch { down, up, scale }) = &self.lora else {
+        let Some(LoraBranch { down, up, scale, .. }) = &self.lora else {
             return Ok(y);
         };
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]

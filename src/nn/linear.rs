@@ -31,8 +31,14 @@ impl Linear {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         match &self.lora {
             None => ops::linear(tape, x, &weight, bias.as_ref()),
-            Some(LoraBranch { down, up, scale }) => {
-                ops::lora_linear(tape, x, &weight, bias.as_ref(), &down.get(), &up.get(), *scale)
+            Some(LoraBranch { down, up, scale, order }) => {
+                let branch = ops::Branch {
+                    a: &down.get(),
+                    b: &up.get(),
+                    scale: *scale,
+                    order: *order,
+                };
+                ops::lora_linear(tape, x, &weight, bias.as_ref(), branch)
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::ops::LoraOrder;
 use crate::tensor::Tensor;
 
 /// A named tensor that can be replaced while modules hold it. Clones are the same parameter.
@@ -49,4 +50,6 @@ pub struct LoraBranch {
     pub down: Param,
     pub up: Param,
     pub scale: f64,
+    /// Of the products on a linear layer.
+    pub order: LoraOrder,
 }

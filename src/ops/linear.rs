@@ -1,4 +1,4 @@
-//! Linear layers, plain and with a LoRA branch.
+//! Linear layers.
 
 use super::on_gpu;
 use crate::autograd::Tape;
@@ -52,102 +52,14 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
     Ok(y)
 }
 
-/// `x W^T + b + scale (x A^T) B^T`: `a` `[r, in]`, `b` `[out, r]`; several experts at once are one `a` and `b` with the
-/// ranks stacked and the scales folded into `b`.
-///
-/// The branch is kept factored (Hu et al. 2021, arXiv:2106.09685), and `h = x A^T` is kept for the backward pass.
-///
-/// # Errors
-/// [`Error::Shape`] where the shapes do not fit.
-pub fn lora_linear(
-    tape: &Tape,
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    a: &Tensor,
-    b: &Tensor,
-    scale: f64,
-) -> Result<Tensor> {
-    const OP: &str = "lora_linear";
-    let [out, width] = weight.dims(OP)?;
-    let (rows, _) = check(OP, x, width, out, bias)?;
-    let [rank, a_width] = a.dims(OP)?;
-    if a_width != width || b.shape() != [out, rank] {
-        return Err(Error::shape(
-            OP,
-            format!(
-                "a {:?} and b {:?} do not fit a weight of shape [{out}, {width}]; expected [rank, {width}] and [{out}, rank]",
-                a.shape(),
-                b.shape()
-            ),
-        ));
-    }
-    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
-    if on_gpu::holds(OP, &inputs)? {
-        let branch = on_gpu::LoraBranch { a, b, scale };
-        return on_gpu::lora_linear(tape, x, weight, bias, branch, rows, &shaped(x, out));
-    }
-    let dtype = x.dtype();
-    let (y, h) = dispatch!(dtype, T => {
-        let (x_data, w_data) = (x.reals::<T>(), weight.reals::<T>());
-        let (a_data, b_data) = (a.reals::<T>(), b.reals::<T>());
-        let x_lines = Matrix::lines(&x_data, rows, width);
-        // `h` carries the scale: the forward pass and the gradient of b both want it so.
-        let mut h = multiplied::<T>(&[(&x_lines, &Matrix::lines(&a_data, rank, width))]);
-        multiply(&mut h, scale);
-        let pairs: [Pair<'_, T>; 2] = [
-            (&x_lines, &Matrix::lines(&w_data, out, width)),
-            (&Matrix::lines(&h, rows, rank), &Matrix::lines(&b_data, out, rank)),
-        ];
-        let mut y = buffer::<T>(rows * out);
-        with_bias(bias, |output| sum_of_products(&pairs, output, &mut y));
-        (Tensor::from_reals(y, &shaped(x, out), dtype), Tensor::new(h, &[rows, rank]))
-    });
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
-    let saved = (wants[1] || wants[2]).then(|| x.clone());
-    let h = wants[3].then_some(h);
-    let (weight, a, b, shape) = (weight.clone(), a.clone(), b.clone(), x.shape().to_vec());
-    tape.record(OP, &inputs, &y, move |dy| {
-        dispatch!(dtype, T => {
-            let dy = dy.reals::<T>();
-            let dy_lines = Matrix::lines(&dy, rows, out);
-            let mut gradients = vec![None; wants.len()];
-            // scale dy B, the gradient of x A^T.
-            let dh = (wants[0] || wants[2]).then(|| {
-                let mut dh = multiplied::<T>(&[(&dy_lines, &Matrix::steps(&b.reals::<T>(), out, rank))]);
-                multiply(&mut dh, scale);
-                dh
-            });
-            if wants[0] && let Some(dh) = &dh {
-                let dx = multiplied::<T>(&[
-                    (&dy_lines, &Matrix::steps(&weight.reals::<T>(), out, width)),
-                    (&Matrix::lines(dh, rows, rank), &Matrix::steps(&a.reals::<T>(), rank, width)),
-                ]);
-                gradients[0] = Some(Tensor::from_reals(dx, &shape, dtype));
-            }
-            if let Some(x) = &saved {
-                let x = x.reals::<T>();
-                if wants[1] {
-                    gradients[1] = Some(weight_gradient(&dy, &x, out, width, weight.dtype()));
-                }
-                if wants[2] && let Some(dh) = &dh {
-                    gradients[2] = Some(weight_gradient(dh, &x, rank, width, a.dtype()));
-                }
-            }
-            if let Some(h) = &h {
-                gradients[3] = Some(weight_gradient(&dy, h.data::<T>(), out, rank, b.dtype()));
-            }
-            if wants.get(4) == Some(&true) {
-                gradients[4] = Some(Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator()));
-            }
-            Ok(gradients)
-        })
-    });
-    Ok(y)
-}
-
 /// Checks `x` and `bias` against a weight `[out, width]`; gives `x` as (rows, width).
-fn check(op: &'static str, x: &Tensor, width: usize, out: usize, bias: Option<&Tensor>) -> Result<(usize, usize)> {
+pub(super) fn check(
+    op: &'static str,
+    x: &Tensor,
+    width: usize,
+    out: usize,
+    bias: Option<&Tensor>,
+) -> Result<(usize, usize)> {
     let (rows, x_width) = x.rows(op)?;
     if x_width != width {
         return Err(Error::shape(
@@ -171,19 +83,19 @@ fn check(op: &'static str, x: &Tensor, width: usize, out: usize, bias: Option<&T
 }
 
 /// The shape of `x` with another last dimension.
-fn shaped(x: &Tensor, last: usize) -> Vec<usize> {
+pub(super) fn shaped(x: &Tensor, last: usize) -> Vec<usize> {
     let (_, rows) = x.shape().split_last().expect("checked to have a dimension");
     rows.iter().copied().chain([last]).collect()
 }
 
 /// Calls `f` with what a bias means for the output.
-fn with_bias<T: Gemm>(bias: Option<&Tensor>, f: impl FnOnce(Output<'_, T>)) {
+pub(super) fn with_bias<T: Gemm>(bias: Option<&Tensor>, f: impl FnOnce(Output<'_, T>)) {
     let bias = bias.map(|b| b.reals::<T>());
     f(bias.as_ref().map_or(Output::Set, |b| Output::Bias(b)));
 }
 
 /// The sum of the products of `pairs`, of which there is one at least.
-fn multiplied<T: Gemm>(pairs: &[Pair<'_, T>]) -> Vec<T> {
+pub(super) fn multiplied<T: Gemm>(pairs: &[Pair<'_, T>]) -> Vec<T> {
     let (a, b) = pairs[0];
     let mut c = buffer(a.lines() * b.lines());
     sum_of_products(pairs, Output::Set, &mut c);
@@ -191,7 +103,7 @@ fn multiplied<T: Gemm>(pairs: &[Pair<'_, T>]) -> Vec<T> {
 }
 
 /// `dW = dy^T x` `[out, width]`, in the dtype of the gradient of a parameter stored as `stored`.
-fn weight_gradient<T: Gemm>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
+pub(super) fn weight_gradient<T: Gemm>(dy: &[T], x: &[T], out: usize, width: usize, stored: DType) -> Tensor {
     let rows = dy.len() / out.max(1);
     let (dy, x) = (Matrix::steps(dy, rows, out), Matrix::steps(x, rows, width));
     let mut dw = buffer::<T>(out * width);
@@ -204,7 +116,7 @@ fn weight_gradient<T: Gemm>(dy: &[T], x: &[T], out: usize, width: usize, stored:
     Tensor::from_reals(dw, &[out, width], stored.accumulator())
 }
 
-fn multiply<T: Gemm>(values: &mut [T], scale: f64) {
+pub(super) fn multiply<T: Gemm>(values: &mut [T], scale: f64) {
     if scale != 1.0 {
         let scale = T::from_f64(scale);
         values.iter_mut().for_each(|v| *v *= scale);

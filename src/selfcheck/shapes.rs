@@ -5,7 +5,7 @@ use super::{Check, Input};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::{self, Padding};
+use crate::ops::{self, Branch, LoraOrder, Padding};
 use crate::tensor::Tensor;
 
 /// Tokens of a text.
@@ -109,17 +109,29 @@ fn products(most_flops: usize) -> Vec<Check> {
         [256, 1280, 1280, 4],
     ] {
         let m = fit(most_flops, 2 * (c_in * c_out + rank * (c_in + c_out)), most);
-        let inputs = vec![
-            tracked(&[m, c_in]),
-            frozen(&[c_out, c_in]),
-            vector(c_out),
-            tracked(&[rank, c_in]),
-            tracked(&[c_out, rank]),
-        ];
-        let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}");
-        checks.push(check(name, inputs, |tape, x, _| {
-            ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), &x[3], &x[4], 0.5)
-        }));
+        for (order_name, order) in LoraOrder::NAMES {
+            // Auto is one of the others.
+            if order == LoraOrder::Auto || (order != LoraOrder::Factored && rank != 128) {
+                continue;
+            }
+            let inputs = vec![
+                tracked(&[m, c_in]),
+                frozen(&[c_out, c_in]),
+                vector(c_out),
+                tracked(&[rank, c_in]),
+                tracked(&[c_out, rank]),
+            ];
+            let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}, {order_name}");
+            checks.push(check(name, inputs, move |tape, x, _| {
+                let branch = Branch {
+                    a: &x[3],
+                    b: &x[4],
+                    scale: 0.5,
+                    order,
+                };
+                ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), branch)
+            }));
+        }
     }
     checks
 }

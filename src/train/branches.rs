@@ -18,6 +18,7 @@ impl Branches {
     /// # Errors
     /// [`crate::Error::Usage`] for targets that match nothing.
     pub fn attach(config: &TrainConfig, unet: &mut UNet, dtype: DType) -> Result<Self> {
+        let order = config.lora_order()?;
         let targets = Targets::parse(&config.targets.join(","))?;
         let mut shapes = BTreeMap::new();
         unet.visit(&mut |layer| {
@@ -40,9 +41,10 @@ impl Branches {
             let down = attach::in_files(&Tensor::new(values, &down));
             let scale = config.scale();
             match attach::branch(&mut layer, &down, &up, scale, dtype) {
-                Ok([down, up]) => branches.push((name, LoraBranch { down, up, scale })),
+                Ok([down, up]) => branches.push((name, LoraBranch { down, up, scale, order })),
                 Err(e) => failure = Some(e),
             }
+            attach::set_order(&mut layer, order);
         });
         failure.map_or(Ok(Self(branches)), Err)
     }

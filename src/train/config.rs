@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::lr_schedule::{LrSchedule, Shape};
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
+use crate::ops::LoraOrder;
 
 mod keys;
 
@@ -276,14 +277,19 @@ impl TrainConfig {
             &"empty",
             "a prompt, because sample-every is set",
         )?;
-        match self.lora_order.as_str() {
-            "auto" | "factored" => {}
-            "merged" | "projected" => return Err(Error::Unavailable(format!("lora-order {}", self.lora_order))),
-            other => require(false, "lora-order", &other, "auto or factored")?,
-        }
+        self.lora_order()?;
         let precisions = ["auto", "f32", "bf16", "f16"];
         let known = precisions.contains(&self.precision.as_str());
         require(known, "precision", &self.precision, "auto, f32, bf16 or f16")
+    }
+
+    /// # Errors
+    /// [`Error::Usage`] for an order that is none.
+    pub fn lora_order(&self) -> Result<LoraOrder> {
+        LoraOrder::parse(&self.lora_order).ok_or_else(|| {
+            let names = LoraOrder::NAMES.map(|(name, _)| name).join(", ");
+            Error::Usage(format!("lora-order is {}, expected one of {names}", self.lora_order))
+        })
     }
 
     pub fn alpha(&self) -> f64 {

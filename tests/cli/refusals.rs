@@ -60,6 +60,5 @@ fn options_that_do_not_exist_are_refused() {
     refused(&["--crop", "left"], &["random or center"]);
     refused(&["--prediction", "x0"], &["v_prediction"]);
     refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
-    refused(&["--lora-order", "merged"], &["not available in this version"]);
-    refused(&["--lora-order", "sideways"], &["auto or factored"]);
+    refused(&["--lora-order", "sideways"], &["auto, factored, merged"]);
 }

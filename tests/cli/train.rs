@@ -115,6 +115,21 @@ fn options_decide_what_is_trained() {
     };
     let plain = run("plain", &[]);
     assert!(plain == run("order", &["--lora-order", "factored"]));
+    let losses = |metrics: &[u8]| -> Vec<f64> {
+        let lines = String::from_utf8_lossy(metrics).into_owned();
+        let loss = |line: &str| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"]
+                .as_f64()
+                .unwrap()
+        };
+        lines.lines().map(loss).collect()
+    };
+    for order in ["merged", "projected", "merged-projected"] {
+        let got = run(order, &["--lora-order", order]);
+        for (got, expected) in losses(&got).iter().zip(losses(&plain)) {
+            assert!((got - expected).abs() < 1e-5 * expected, "{order}: {got}, {expected}");
+        }
+    }
     let vae = parity("models/tiny-sd2");
     for (name, arguments) in [
         ("betas", ["--betas", "0.5,0.9"]),

@@ -1,10 +1,19 @@
 //! `linear` and `lora_linear`.
 
 use selma::autograd::Tape;
-use selma::ops;
+use selma::ops::{self, Branch, LoraOrder};
 use selma::tensor::{DType, Tensor};
 
 use crate::support::{check, inputs, pytorch, threads};
+
+fn branch<'a>(a: &'a Tensor, b: &'a Tensor, scale: f64) -> Branch<'a> {
+    Branch {
+        a,
+        b,
+        scale,
+        order: LoraOrder::Factored,
+    }
+}
 
 #[test]
 fn equals_pytorch() {
@@ -14,7 +23,13 @@ fn equals_pytorch() {
     pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], |tape, x, settings| {
         let [x, w, b, a, b_lora] = [0, 1, 2, 3, 4].map(|i| x[i].as_ref());
         let scale = settings["scale"].as_f64().unwrap();
-        ops::lora_linear(tape, x.unwrap(), w.unwrap(), b, a.unwrap(), b_lora.unwrap(), scale)
+        ops::lora_linear(
+            tape,
+            x.unwrap(),
+            w.unwrap(),
+            b,
+            branch(a.unwrap(), b_lora.unwrap(), scale),
+        )
     });
 }
 
@@ -42,8 +57,42 @@ fn holds_at_awkward_sizes() {
         for rank in [1, 6] {
             let (a, b_lora) = ([rank, width], [out, rank]);
             check("lora_linear", &[&x, &w, &b, &a, &b_lora], &|t, x| {
-                ops::lora_linear(t, &x[0], &x[1], Some(&x[2]), &x[3], &x[4], -0.7)
+                ops::lora_linear(t, &x[0], &x[1], Some(&x[2]), branch(&x[3], &x[4], -0.7))
             });
+        }
+    }
+}
+
+/// Whatever is tracked, all orders give the same result and gradients.
+#[test]
+fn orders_agree() {
+    for [rows, out, width, rank] in [[1, 1, 1, 1], [13, 31, 17, 6], [70, 9, 65, 4], [3, 130, 20, 40]] {
+        let x = inputs(
+            &[&[rows, width], &[out, width], &[out], &[rank, width], &[out, rank]],
+            DType::F64,
+        );
+        for tracked in [vec![0, 1, 2, 3, 4], vec![3, 4], vec![0, 3], vec![4], vec![0]] {
+            let run = |order| {
+                let tape = Tape::watching(tracked.iter().map(|&i| &x[i]));
+                let branch = Branch {
+                    order,
+                    ..branch(&x[3], &x[4], -0.7)
+                };
+                let y = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), branch).unwrap();
+                let mut gradients = tape.backward_from(&y, y.clone()).unwrap();
+                let gradients = tracked.iter().map(|&i| gradients.remove(&x[i]).unwrap());
+                gradients.chain([y.clone()]).collect::<Vec<_>>()
+            };
+            let factored = run(LoraOrder::Factored);
+            for (name, order) in LoraOrder::NAMES {
+                for (got, expected) in run(order).iter().zip(&factored) {
+                    assert_eq!(got.shape(), expected.shape());
+                    for (got, expected) in got.data::<f64>().iter().zip(expected.data::<f64>()) {
+                        let error = (got - expected).abs();
+                        assert!(error <= 1e-11, "{name} {rows}x{width} to {out}: {got}, {expected}");
+                    }
+                }
+            }
         }
     }
 }
@@ -63,7 +112,7 @@ fn a_fresh_branch_changes_nothing() {
     let tape = Tape::off();
     let plain = ops::linear(&tape, &x[0], &x[1], Some(&x[2])).unwrap();
     let zero = Tensor::zeros(&[24, 4], DType::F32);
-    let adapted = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), &x[3], &zero, 2.0).unwrap();
+    let adapted = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), branch(&x[3], &zero, 2.0)).unwrap();
     assert_eq!(plain.bytes(), adapted.bytes());
 }
 
@@ -77,8 +126,8 @@ fn wrong_shapes_are_errors() {
         ops::linear(&tape, &t(&[]), &w, None),
         ops::linear(&tape, &x, &t(&[4, 3, 1]), None),
         ops::linear(&tape, &x, &w, Some(&t(&[3]))),
-        ops::lora_linear(&tape, &x, &w, None, &t(&[2, 4]), &t(&[4, 2]), 1.0),
-        ops::lora_linear(&tape, &x, &w, None, &t(&[2, 3]), &t(&[4, 1]), 1.0),
+        ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 4]), &t(&[4, 2]), 1.0)),
+        ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 3]), &t(&[4, 1]), 1.0)),
     ];
     for failure in failures {
         assert!(failure.unwrap_err().to_string().contains("linear"));

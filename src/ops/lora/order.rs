@@ -1,0 +1,190 @@
+//! In which order the products of a LoRA branch are made.
+//!
+//! `y = x W^T + s (x A^T) B^T` and its gradients have two exact orders each way: for y and dx, the branch beside the layer
+//! or merged into its weight, `W + s B A`; for dA and dB, products with the branch's own h and dh, or `dW = dy^T x`
+//! projected, `dA = s B^T dW` and `dB = s dW A^T`. Which is cheapest depends on the sizes.
+
+use crate::tensor::DType;
+
+/// What is chosen: [`LoraOrder::Auto`] takes the cheapest by FLOPs, bytes and launches on a GPU, and factored on the CPU,
+/// whose results are the reference. A merged weight is stored like the layer's: in 16 bits the storage rounds small
+/// updates away, so there only somebody who asks for it gets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoraOrder {
+    #[default]
+    Auto,
+    /// The branch beside the layer, gradients of its own products.
+    Factored,
+    /// y and dx of a merged weight.
+    Merged,
+    /// dA and dB of the gradient of the whole weight.
+    Projected,
+    MergedProjected,
+}
+
+impl LoraOrder {
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("auto", Self::Auto),
+        ("factored", Self::Factored),
+        ("merged", Self::Merged),
+        ("projected", Self::Projected),
+        ("merged-projected", Self::MergedProjected),
+    ];
+
+    /// The order of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, order)| *order)
+    }
+
+    pub(in crate::ops) fn plan(self, sizes: &Sizes, dtype: DType) -> Plan {
+        let plan = |merged, projected| Plan { merged, projected };
+        let all = [
+            plan(false, false),
+            plan(false, true),
+            plan(true, false),
+            plan(true, true),
+        ];
+        match self {
+            Self::Factored => all[0],
+            Self::Projected => all[1],
+            Self::Merged => all[2],
+            Self::MergedProjected => all[3],
+            Self::Auto => {
+                let exact = all.into_iter().filter(|plan| !plan.merged || dtype == DType::F32);
+                // The first of equals: the simplest.
+                let cheapest = exact.min_by(|a, b| sizes.cost(*a, dtype).total_cmp(&sizes.cost(*b, dtype)));
+                cheapest.unwrap_or(all[0])
+            }
+        }
+    }
+}
+
+/// One exact order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ops) struct Plan {
+    /// Whether y and dx are made of a merged weight.
+    pub merged: bool,
+    /// Whether dA and dB are made of the gradient of the whole weight.
+    pub projected: bool,
+}
+
+/// `x` `[rows, width]`, `y` `[rows, out]`, and the gradients that are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Sizes {
+    pub rows: usize,
+    pub width: usize,
+    pub out: usize,
+    pub rank: usize,
+    pub wants_dx: bool,
+    pub wants_factors: bool,
+}
+
+impl Sizes {
+    /// What the branch adds to its layer, forward and backward, in bytes that a GPU moves in the same time: each product
+    /// costs its FLOPs or its bytes, whichever take longer, and the time that a launch takes.
+    fn cost(&self, plan: Plan, dtype: DType) -> f64 {
+        /// FLOPs a byte of an H100: its tensor cores, and FFMA.
+        const TENSOR_CORES: f64 = 266.0;
+        const FFMA: f64 = 22.0;
+        /// Two microseconds.
+        const LAUNCH: f64 = 6e6;
+        let work = |m: usize, n: usize, k: usize, values: usize, dtype: DType| {
+            let ridge = if dtype == DType::F32 { FFMA } else { TENSOR_CORES };
+            (2.0 * m as f64 * n as f64 * k as f64 / ridge).max(values as f64 * dtype.size() as f64)
+        };
+        let product = |m, n, k, dtype| LAUNCH + work(m, n, k, m * n + m * k + n * k, dtype);
+        let Self {
+            rows,
+            width,
+            out,
+            rank,
+            wants_dx,
+            wants_factors,
+        } = *self;
+        // h = x A^T and dh = dy B; h B^T and dh A join products that are made anyway.
+        let (h, dh) = (product(rows, rank, width, dtype), product(rows, rank, out, dtype));
+        let joined = |n: usize| work(rows, n, rank, (rows + n) * rank, dtype);
+        let mut cost = if plan.merged {
+            product(out, width, rank, dtype)
+        } else {
+            h + joined(out) + if wants_dx { dh + joined(width) } else { 0.0 }
+        };
+        if wants_factors && plan.projected {
+            cost += product(out, width, rows, dtype);
+            // In float, with float copies of the factors, and slices that are added up.
+            cost += product(rank, width, out, DType::F32) + product(out, rank, width, DType::F32) + 3.0 * LAUNCH;
+        } else if wants_factors {
+            cost += product(rank, width, rows, dtype) + product(out, rank, rows, dtype) + 2.0 * LAUNCH;
+            cost += if plan.merged {
+                h + dh
+            } else if wants_dx {
+                0.0
+            } else {
+                dh
+            };
+        }
+        cost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(rows: usize, width: usize, out: usize, rank: usize, dtype: DType) -> (bool, bool) {
+        let sizes = Sizes {
+            rows,
+            width,
+            out,
+            rank,
+            wants_dx: true,
+            wants_factors: true,
+        };
+        let plan = LoraOrder::Auto.plan(&sizes, dtype);
+        (plan.merged, plan.projected)
+    }
+
+    /// Stable Diffusion at 512 pixels in batches of 16: with the weight merged, the whole weight's gradient is cheaper where
+    /// it has less than 2 rank columns a row, width out / (width + out) < 2 rank.
+    #[test]
+    fn large_layers_take_the_cheapest_order() {
+        assert_eq!(chosen(65536, 320, 320, 128, DType::F32), (true, true));
+        assert_eq!(chosen(16384, 640, 640, 128, DType::F32), (true, false));
+        assert_eq!(chosen(4096, 1280, 1280, 128, DType::F32), (true, false));
+        assert_eq!(chosen(65536, 320, 320, 8, DType::F32), (true, false));
+    }
+
+    #[test]
+    fn sixteen_bits_are_never_merged_unasked() {
+        for (rows, side) in [(65536, 320), (16384, 640), (4096, 1280), (64, 1280)] {
+            for rank in [4, 128] {
+                for dtype in [DType::Bf16, DType::F16] {
+                    assert!(!chosen(rows, side, side, rank, dtype).0, "{rows} {side} {rank}");
+                }
+            }
+        }
+        let sizes = Sizes {
+            rows: 4096,
+            width: 320,
+            out: 320,
+            rank: 8,
+            wants_dx: true,
+            wants_factors: true,
+        };
+        assert!(LoraOrder::Merged.plan(&sizes, DType::Bf16).merged);
+    }
+
+    /// A launch costs more than such a product.
+    #[test]
+    fn small_layers_are_factored_where_nothing_can_be_saved() {
+        assert_eq!(chosen(16, 32, 32, 4, DType::Bf16), (false, false));
+    }
+
+    #[test]
+    fn every_order_has_a_name() {
+        for (name, order) in LoraOrder::NAMES {
+            assert_eq!(LoraOrder::parse(name), Some(order));
+        }
+        assert_eq!(LoraOrder::parse("Factored"), None);
+    }
+}
