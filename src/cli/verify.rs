@@ -7,6 +7,10 @@ use crate::error::{Error, Result};
 use crate::verify;
 
 /// Hold this engine against numbers computed elsewhere.
+///
+/// With --precision bf16 or f16 a quantity may be off by twice what the CPU path in that format is off by. How a single one
+/// of many was rounded there is luck, so a loss shares the bound of the prediction that it is computed from, one matrix's
+/// gradient the largest of all, and one matrix's update ten times that of all together.
 #[derive(clap::Args)]
 pub struct Verify {
     /// Folders with `case.json` and `tensors.safetensors`.
