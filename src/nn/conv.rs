@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
-use crate::ops::{self, Padding};
+use crate::ops::{self, Padding, Plus};
 use crate::tensor::Tensor;
 
 #[derive(Clone)]
@@ -44,14 +44,22 @@ impl Conv2d {
 
     /// `[n, h, w, c_in]` -> `[n, ho, wo, c_out]`.
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        self.forward_plus(tape, x, Plus::default())
+    }
+
+    /// [`Conv2d::forward`] and what is added to it.
+    pub fn forward_plus(&self, tape: &Tape, x: &Tensor, plus: Plus<'_>) -> Result<Tensor> {
         let (stride, padding) = (self.stride, self.padding);
-        let y = ops::conv2d(tape, x, &self.weight.get(), Some(&self.bias.get()), stride, padding)?;
+        let (weight, bias) = (self.weight.get(), self.bias.get());
         let Some(LoraBranch { down, up, scale, .. }) = &self.lora else {
-            return Ok(y);
+            return ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus);
         };
+        let y = ops::conv2d(tape, x, &weight, Some(&bias), stride, padding)?;
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
         let h = ops::linear(tape, &h, &up.get(), None)?;
-        ops::add(tape, &y, &ops::scale(tape, &h, *scale)?)
+        let y = ops::add(tape, &y, &ops::scale(tape, &h, *scale)?)?;
+        let y = plus.t.map_or(Ok(y.clone()), |t| ops::add_channel_bias(tape, &y, t))?;
+        plus.onto.map_or(Ok(y.clone()), |onto| ops::add(tape, onto, &y))
     }
 
     pub(super) fn visit(&mut self, f: &mut Visitor) {

@@ -43,6 +43,23 @@ impl Linear {
         }
     }
 
+    /// `onto` `[.., out]` plus [`Linear::forward`] of `x`.
+    pub fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
+        let factors = self.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
+        let branch = self
+            .lora
+            .as_ref()
+            .zip(factors.as_ref())
+            .map(|(lora, (a, b))| ops::Branch {
+                a,
+                b,
+                scale: lora.scale,
+                order: lora.order,
+            });
+        ops::add_linear(tape, onto, x, &weight, bias.as_ref(), branch)
+    }
+
     pub(super) fn visit(&mut self, f: &mut Visitor) {
         f(Layer::Linear(self));
     }

@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Conv2d, GroupNorm, Linear, Visitor, Weights};
-use crate::ops;
+use crate::ops::Plus;
 use crate::tensor::Tensor;
 
 /// What all resnets of a model have in common.
@@ -45,15 +45,20 @@ impl ResnetBlock2D {
     /// `x` `[n, h, w, c_in]`, `temb` `[n, temb]` after SiLU -> `[n, h, w, c_out]`.
     pub fn forward(&self, tape: &Tape, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
         let h = self.norm1.forward_silu(tape, x)?;
-        let mut h = self.conv1.forward(tape, &h)?; // [n, h, w, c_out]
-        if let (Some(proj), Some(temb)) = (&self.time_emb_proj, temb) {
-            h = ops::add_channel_bias(tape, &h, &proj.forward(tape, temb)?)?;
-        }
+        let t = match (&self.time_emb_proj, temb) {
+            (Some(proj), Some(temb)) => Some(proj.forward(tape, temb)?),
+            _ => None,
+        };
+        let plus = Plus {
+            t: t.as_ref(),
+            onto: None,
+        };
+        let h = self.conv1.forward_plus(tape, &h, plus)?; // [n, h, w, c_out]
         let h = self.norm2.forward_silu(tape, &h)?;
-        let h = self.conv2.forward(tape, &h)?;
+        let onto = |x| Plus { t: None, onto: Some(x) };
         match &self.conv_shortcut {
-            Some(conv) => ops::add(tape, &conv.forward(tape, x)?, &h),
-            None => ops::add(tape, x, &h),
+            Some(shortcut) => shortcut.forward_plus(tape, x, onto(&self.conv2.forward(tape, &h)?)),
+            None => self.conv2.forward_plus(tape, &h, onto(x)),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, Visitor, Weights};
-use crate::ops;
+use crate::ops::{self, Plus};
 use crate::tensor::Tensor;
 
 /// diffusers fixes this one, whatever the model's `norm_eps`.
@@ -30,13 +30,13 @@ impl Attention {
         })
     }
 
-    /// `x` `[n, t, c]`, `context` `[n, l, d]` -> `[n, t, c]`.
-    fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// `x` `[n, t, c]`, `context` `[n, l, d]` -> `onto` `[n, t, c]` and what attention adds to it.
+    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let q = self.to_q.forward(tape, x)?;
         let k = self.to_k.forward(tape, context)?;
         let v = self.to_v.forward(tape, context)?;
         let h = ops::attention(tape, &q, &k, &v, self.heads, false)?;
-        self.to_out.forward(tape, &h)
+        self.to_out.forward_onto(tape, onto, &h)
     }
 
     fn visit(&mut self, f: &mut Visitor) {
@@ -74,12 +74,12 @@ impl BasicTransformerBlock {
 
     fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward(tape, x)?;
-        let x = ops::add(tape, x, &self.attn1.forward(tape, &h, &h)?)?;
+        let x = self.attn1.forward_onto(tape, x, &h, &h)?;
         let h = self.norm2.forward(tape, &x)?;
-        let x = ops::add(tape, &x, &self.attn2.forward(tape, &h, context)?)?;
+        let x = self.attn2.forward_onto(tape, &x, &h, context)?;
         let h = self.norm3.forward(tape, &x)?;
         let h = ops::geglu(tape, &self.ff_in.forward(tape, &h)?)?; // [n, t, 4c]
-        ops::add(tape, &x, &self.ff_out.forward(tape, &h)?)
+        self.ff_out.forward_onto(tape, &x, &h)
     }
 
     fn visit(&mut self, f: &mut Visitor) {
@@ -110,6 +110,20 @@ impl Projection {
         match self {
             Projection::Linear(layer) => layer.forward(tape, x),
             Projection::Conv(layer) => layer.forward(tape, x),
+        }
+    }
+
+    /// `onto` plus [`Projection::forward`] of `x`.
+    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Projection::Linear(layer) => layer.forward_onto(tape, onto, x),
+            Projection::Conv(layer) => {
+                let plus = Plus {
+                    t: None,
+                    onto: Some(onto),
+                };
+                layer.forward_plus(tape, x, plus)
+            }
         }
     }
 
@@ -164,7 +178,7 @@ impl Transformer2D {
             h = block.forward(tape, &h, context)?;
         }
         let h = ops::reshape(tape, &h, &[n, height, width, c])?;
-        ops::add(tape, &self.proj_out.forward(tape, &h)?, x)
+        self.proj_out.forward_onto(tape, x, &h)
     }
 
     pub fn visit(&mut self, f: &mut Visitor) {

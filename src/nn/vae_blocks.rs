@@ -48,8 +48,9 @@ impl PixelAttention {
         let k = self.to_k.forward(tape, &h)?;
         let v = self.to_v.forward(tape, &h)?;
         let h = ops::attention(tape, &q, &k, &v, 1, false)?;
-        let h = ops::reshape(tape, &self.to_out.forward(tape, &h)?, &[n, height, width, c])?;
-        ops::add(tape, &h, x)
+        let x = ops::reshape(tape, x, &[n, height * width, c])?;
+        let y = self.to_out.forward_onto(tape, &x, &h)?;
+        ops::reshape(tape, &y, &[n, height, width, c])
     }
 }
 

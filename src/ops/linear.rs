@@ -1,5 +1,7 @@
 //! Linear layers.
 
+use super::elementwise::add;
+use super::lora::{Branch, lora_linear_onto};
 use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, Pair, product, product_transposed, sum_of_products, sum_rows};
@@ -12,12 +14,41 @@ use crate::tensor::{DType, Tensor, buffer};
 /// # Errors
 /// [`Error::Shape`] where the shapes do not fit.
 pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    linear_onto(tape, None, x, weight, bias)
+}
+
+/// `onto + x W^T + b`, and with a branch what that adds: on a GPU in one pass over the result.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit.
+pub fn add_linear(
+    tape: &Tape,
+    onto: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    branch: Option<Branch<'_>>,
+) -> Result<Tensor> {
+    match branch {
+        None => linear_onto(tape, Some(onto), x, weight, bias),
+        Some(branch) => lora_linear_onto(tape, Some(onto), x, weight, bias, branch),
+    }
+}
+
+fn linear_onto(
+    tape: &Tape,
+    onto: Option<&Tensor>,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     const OP: &str = "linear";
     let [out, width] = weight.dims(OP)?;
     let (rows, _) = check(OP, x, width, out, bias)?;
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     if on_gpu::holds(OP, &inputs)? {
-        return on_gpu::linear(tape, x, weight, bias, rows, &shaped(x, out));
+        let shape = shaped(x, out);
+        return on_gpu::linear(tape, fitting(OP, onto, x, &shape)?, x, weight, bias, &shape);
     }
     let y = dispatch!(x.dtype(), T => {
         let mut y = buffer::<T>(rows * out);
@@ -49,7 +80,26 @@ pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -
             Ok(gradients)
         })
     });
-    Ok(y)
+    onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))
+}
+
+/// `onto`, where it is as the result of the layer will be.
+pub(super) fn fitting<'a>(
+    op: &'static str,
+    onto: Option<&'a Tensor>,
+    x: &Tensor,
+    shape: &[usize],
+) -> Result<Option<&'a Tensor>> {
+    if let Some(onto) = onto {
+        on_gpu::holds(op, &[x, onto])?;
+        if onto.shape() != shape || onto.dtype() != x.dtype() {
+            return Err(Error::shape(
+                op,
+                format!("{onto:?} is not like the result {shape:?} of {x:?}"),
+            ));
+        }
+    }
+    Ok(onto)
 }
 
 /// Checks `x` and `bias` against a weight `[out, width]`; gives `x` as (rows, width).

@@ -20,13 +20,13 @@ mod resample;
 
 pub use attention::attention;
 pub use combine::{clamp, combine};
-pub use conv2d::{Padding, conv2d};
+pub use conv2d::{Padding, Plus, conv2d, conv2d_plus};
 pub use elementwise::{accumulate, add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use embedding::{embedding, timestep_embedding};
 pub use geglu::geglu;
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{add_linear, linear};
 pub use lora::{Branch, LoraOrder, lora_linear};
 pub use loss::weighted_mse;
 pub use permute::{concat_channels, reshape, select_rows, slice_channels};

@@ -93,6 +93,13 @@ fn products(most_flops: usize) -> Vec<Check> {
             ops::linear(tape, &x[0], &x[1], Some(&x[2]))
         }));
     }
+    let rows = fit(most_flops, 2 * 320 * 320, SIDE * SIDE);
+    let inputs = vec![tracked(&[rows, 320]), frozen(&[320, 320]), tracked(&[rows, 320])];
+    checks.push(check(
+        format!("linear {rows}x320 onto a residual"),
+        inputs,
+        |tape, x, _| ops::add_linear(tape, &x[2], &x[0], &x[1], None, None),
+    ));
     // In one of the large tile's size the products over rows and over columns are large as well.
     let inputs = vec![tracked(&[32, 1024]), tracked(&[2048, 1024])];
     checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| {

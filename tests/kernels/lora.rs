@@ -5,15 +5,7 @@ use selma::device::Device;
 use selma::ops::{self, Branch, LoraOrder};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{everywhere, tensor};
-
-/// `||x - reference|| / ||reference||`.
-fn distance(x: &Tensor, reference: &Tensor) -> f64 {
-    let (x, reference) = (x.reals::<f64>(), reference.reals::<f64>());
-    assert_eq!(x.len(), reference.len());
-    let difference: f64 = x.iter().zip(&*reference).map(|(a, b)| (a - b) * (a - b)).sum();
-    (difference / reference.iter().map(|b| b * b).sum::<f64>()).sqrt()
-}
+use crate::support::{everywhere, relative_error, tensor};
 
 /// The result and the gradients of x, A and B.
 fn run(inputs: &[Tensor], order: LoraOrder) -> Vec<Tensor> {
@@ -52,7 +44,7 @@ fn orders_agree() {
             for (name, order) in LoraOrder::NAMES {
                 let pairs = run(&there, order).into_iter().zip(&expected);
                 for (what, (got, expected)) in ["y", "dx", "dA", "dB"].iter().zip(pairs) {
-                    let error = distance(&got, expected);
+                    let error = relative_error(&got, expected);
                     // Written so that NaN fails.
                     assert!(
                         error <= bound,

@@ -4,6 +4,7 @@
 mod attention;
 mod conv2d;
 mod diffusion;
+mod epilogues;
 mod lora;
 mod matmul;
 mod norms;

@@ -68,3 +68,11 @@ pub fn close_within(what: &str, got: &Buffer, expected: &Tensor, share: f64) {
         );
     }
 }
+
+/// `||x - reference|| / ||reference||`.
+pub fn relative_error(x: &Tensor, reference: &Tensor) -> f64 {
+    let (x, reference) = (x.reals::<f64>(), reference.reals::<f64>());
+    assert_eq!(x.len(), reference.len());
+    let difference: f64 = x.iter().zip(&*reference).map(|(a, b)| (a - b) * (a - b)).sum();
+    (difference / reference.iter().map(|b| b * b).sum::<f64>()).sqrt()
+}

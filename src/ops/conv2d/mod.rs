@@ -2,6 +2,8 @@
 
 mod size;
 
+use super::elementwise::{add, add_channel_bias};
+use super::linear::fitting;
 use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::convolve::Convolution;
@@ -44,11 +46,41 @@ pub fn conv2d(
     stride: usize,
     padding: Padding,
 ) -> Result<Tensor> {
+    conv2d_plus(tape, x, weight, bias, stride, padding, Plus::default())
+}
+
+/// What is added to the result of a convolution; all of it may be missing.
+#[derive(Clone, Copy, Default)]
+pub struct Plus<'a> {
+    /// One value a sample and channel, `[n, c_out]`: a time embedding.
+    pub t: Option<&'a Tensor>,
+    /// Like the result.
+    pub onto: Option<&'a Tensor>,
+}
+
+/// [`conv2d`] and what is added to its result: on a GPU in one pass over it.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where the shapes do not fit.
+pub fn conv2d_plus(
+    tape: &Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: Padding,
+    plus: Plus<'_>,
+) -> Result<Tensor> {
     const OP: &str = "conv2d";
     let size = Size::of(OP, x, weight, bias, stride, padding)?;
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     if on_gpu::holds(OP, &inputs)? {
-        return on_gpu::conv2d(tape, x, weight, bias, size.launch());
+        let shape = [size.n, size.ho, size.wo, size.c_out];
+        let plus = Plus {
+            t: fitting(OP, plus.t, x, &[size.n, size.c_out])?,
+            onto: fitting(OP, plus.onto, x, &shape)?,
+        };
+        return on_gpu::conv2d(tape, x, weight, bias, plus, size.launch());
     }
     let dtype = x.dtype();
     let y = dispatch!(dtype, T => {
@@ -77,7 +109,8 @@ pub fn conv2d(
             Ok(gradients)
         })
     });
-    Ok(y)
+    let y = plus.t.map_or(Ok(y.clone()), |t| add_channel_bias(tape, &y, t))?;
+    plus.onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))
 }
 
 fn forward<T: Gemm>(size: &Size, x: &[T], weight: &Tensor, bias: Option<&Tensor>) -> Vec<T> {

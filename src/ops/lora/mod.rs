@@ -2,7 +2,8 @@
 
 mod order;
 
-use super::linear::{check, multiplied, multiply, shaped, weight_gradient, with_bias};
+use super::elementwise::add;
+use super::linear::{check, fitting, multiplied, multiply, shaped, weight_gradient, with_bias};
 use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::Device;
@@ -30,6 +31,17 @@ pub struct Branch<'a> {
 /// [`Error::Shape`] where the shapes do not fit.
 pub fn lora_linear(
     tape: &Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    branch: Branch<'_>,
+) -> Result<Tensor> {
+    lora_linear_onto(tape, None, x, weight, bias, branch)
+}
+
+pub(in crate::ops) fn lora_linear_onto(
+    tape: &Tape,
+    onto: Option<&Tensor>,
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
@@ -66,9 +78,11 @@ pub fn lora_linear(
     };
     let plan = order.plan(&sizes, x.dtype());
     if there {
-        return on_gpu::lora_linear(tape, x, weight, bias, branch, plan, &shaped(x, out));
+        let onto = fitting(OP, onto, x, &shaped(x, out))?;
+        return on_gpu::lora_linear(tape, onto, x, weight, bias, branch, plan);
     }
-    dispatch!(x.dtype(), T => on_cpu::<T>(tape, x, weight, bias, branch, plan))
+    let y = dispatch!(x.dtype(), T => on_cpu::<T>(tape, x, weight, bias, branch, plan))?;
+    onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))
 }
 
 fn on_cpu<T: Gemm>(

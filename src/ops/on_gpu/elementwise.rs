@@ -2,6 +2,7 @@
 
 use super::of;
 use crate::autograd::Tape;
+use crate::device::gpu::Buffer;
 use crate::device::gpu::elementwise as kernels;
 pub use crate::device::gpu::elementwise::Activation;
 use crate::device::gpu::sums::sum_rows_of_each;
@@ -47,18 +48,20 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor, [n, pixels, c]: [us
     let out = Tensor::on_gpu(kernels::add_channel_bias(&of(x)?, &of(t)?, [n, pixels, c])?, x.shape());
     let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
     tape.record("add_channel_bias", &[x, t], &out, move |dy| {
-        let mut dt = None;
-        if wants_t {
-            let sums = sum_rows_of_each(&of(dy)?, [n, pixels, c])?;
-            let sums = match dy.dtype() {
-                DType::F32 => sums,
-                stored => kernels::cast(&sums, stored)?,
-            };
-            dt = Some(Tensor::on_gpu(sums, &[n, c]));
-        }
-        Ok(vec![wants_x.then(|| dy.clone()), dt])
+        let dt = || sums_of_samples(&of(dy)?, [n, pixels, c]);
+        Ok(vec![wants_x.then(|| dy.clone()), wants_t.then(dt).transpose()?])
     });
     Ok(out)
+}
+
+/// The sums over the pixels of `[n, pixels, c]`, `[n, c]` in the same dtype: the gradient of what each pixel got.
+pub(super) fn sums_of_samples(dy: &Buffer, [n, pixels, c]: [usize; 3]) -> Result<Tensor> {
+    let sums = sum_rows_of_each(dy, [n, pixels, c])?;
+    let sums = match dy.dtype() {
+        DType::F32 => sums,
+        stored => kernels::cast(&sums, stored)?,
+    };
+    Ok(Tensor::on_gpu(sums, &[n, c]))
 }
 
 /// As `ops::silu`, `ops::gelu` or `ops::quick_gelu`.

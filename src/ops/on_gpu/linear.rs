@@ -8,20 +8,22 @@ use crate::device::gpu::sums::sum_rows;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
-/// As `ops::linear` of `[rows, width]` to `[rows, out]`; the result has `shape`.
+/// As `ops::linear`, or `ops::add_linear` without a branch; the result has `shape`.
 pub fn linear(
     tape: &Tape,
+    onto: Option<&Tensor>,
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    rows: usize,
     shape: &[usize],
 ) -> Result<Tensor> {
     let (out, width) = (weight.shape()[0], weight.shape()[1]);
+    let rows = x.len() / width.max(1);
     let (x_memory, w) = (of(x)?, of(weight)?);
-    let bias_memory = bias.map(of).transpose()?;
+    let (bias_memory, onto_memory) = (bias.map(of).transpose()?, onto.map(of).transpose()?);
     let epilogue = Epilogue {
         bias: bias_memory.as_ref(),
+        residual: onto_memory.as_ref(),
         ..Epilogue::default()
     };
     let y = matmul(
@@ -32,12 +34,14 @@ pub fn linear(
         epilogue,
     )?;
     let y = Tensor::on_gpu(y, shape);
-    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(onto).collect();
+    let has_bias = bias.is_some();
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
     let (saved, x_shape) = (wants[1].then_some(x_memory), x.shape().to_vec());
-    tape.record("linear", &inputs, &y, move |dy| {
-        let dy = of(dy)?;
+    let has_onto = onto.is_some();
+    tape.record("linear", &inputs, &y, move |upper| {
+        let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         if wants[0] {
             let dx = matmul(
@@ -55,8 +59,11 @@ pub fn linear(
                 &[out, width],
             ));
         }
-        if wants.get(2) == Some(&true) {
+        if has_bias && wants[2] {
             gradients[2] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));
+        }
+        if let (true, Some(&true), Some(last)) = (has_onto, wants.last(), gradients.last_mut()) {
+            *last = Some(upper.clone());
         }
         Ok(gradients)
     });

@@ -7,6 +7,7 @@ use crate::device::gpu::matmul::{Epilogue, Layout, matmul, matmul_transposed};
 use crate::device::gpu::sums::sum_rows;
 use crate::device::gpu::{Buffer, elementwise};
 use crate::error::Result;
+use crate::ops::linear::shaped;
 use crate::ops::lora::{Branch, Plan};
 use crate::tensor::{DType, Tensor};
 
@@ -19,16 +20,16 @@ struct Shape {
     rank: usize,
 }
 
-/// As `ops::lora_linear` in the order of `plan`; the result has `shape`. `h = x A^T` and its gradient are rounded to the
+/// As `ops::lora_linear` or `ops::add_linear` in the order of `plan`. `h = x A^T` and its gradient are rounded to the
 /// storage type, since tensor cores multiply them, and so is a merged weight.
 pub fn lora_linear(
     tape: &Tape,
+    onto: Option<&Tensor>,
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     branch: Branch<'_>,
     plan: Plan,
-    shape: &[usize],
 ) -> Result<Tensor> {
     let Branch { a, b, scale, .. } = branch;
     let sizes = Shape {
@@ -45,9 +46,10 @@ pub fn lora_linear(
         scale: scale as f32,
         sizes,
     };
-    let bias_memory = bias.map(of).transpose()?;
+    let (bias_memory, onto_memory) = (bias.map(of).transpose()?, onto.map(of).transpose()?);
     let epilogue = Epilogue {
         bias: bias_memory.as_ref(),
+        residual: onto_memory.as_ref(),
         ..Epilogue::default()
     };
     let (merged, h) = if plan.merged {
@@ -58,17 +60,18 @@ pub fn lora_linear(
     let first = pair(&x_memory, merged.as_ref().unwrap_or(&w), width);
     let second = h.as_ref().map(|h| pair(h, &factors.b, sizes.rank));
     let y = matmul([rows, out], Layout::Transposed, first, second, epilogue)?;
-    let y = Tensor::on_gpu(y, shape);
+    let y = Tensor::on_gpu(y, &shaped(x, out));
 
-    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
+    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).chain(onto).collect();
+    let (has_bias, has_onto) = (bias.is_some(), onto.is_some());
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     let wants_factors = wants[2] || wants[3];
     let saved = (wants[1] || wants_factors).then_some(x_memory);
     let h = h.filter(|_| wants[3] && !plan.projected);
     let merged = merged.filter(|_| wants[0]);
     let x_shape = x.shape().to_vec();
-    tape.record("lora_linear", &inputs, &y, move |dy| {
-        let dy = of(dy)?;
+    tape.record("lora_linear", &inputs, &y, move |upper| {
+        let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         let beside = wants[0] && merged.is_none();
         let dh = if beside || (wants[2] && !plan.projected) {
@@ -97,8 +100,11 @@ pub fn lora_linear(
             gradients[2] = da.map(|da| Tensor::on_gpu(da, &[sizes.rank, width]));
             gradients[3] = db.map(|db| Tensor::on_gpu(db, &[out, sizes.rank]));
         }
-        if wants.get(4) == Some(&true) {
+        if has_bias && wants[4] {
             gradients[4] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));
+        }
+        if let (true, Some(&true), Some(last)) = (has_onto, wants.last(), gradients.last_mut()) {
+            *last = Some(upper.clone());
         }
         Ok(gradients)
     });
