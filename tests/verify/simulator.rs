@@ -48,7 +48,15 @@ fn networks_agree_with_diffusers_and_transformers() {
 #[test]
 fn pictures_agree_with_diffusers() {
     let device = simulator(Checks::Off, Order::Forwards);
-    verified("sample_img2img_one_step", &device, DType::F32);
+    for name in ["sample_img2img_one_step", "sample_tiny_sdxl_prompt_2_clip_skip"] {
+        verified(name, &device, DType::F32);
+    }
+}
+
+#[test]
+fn training_sdxl_agrees_with_peft() {
+    let device = simulator(Checks::Off, Order::Forwards);
+    verified("lora_train_sdxl_accum", &device, DType::F32);
 }
 
 /// Loss, gradients, clipping and AdamW, with every access to memory checked, and the same to the last bit whichever thread
