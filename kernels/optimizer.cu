@@ -87,8 +87,8 @@ KERNEL_BOUNDS(adamw, OPTIMIZER_THREADS, 4)
     }
 }
 
-// average = keep average + (1 - keep) p
-KERNEL_BOUNDS(moving_average, OPTIMIZER_THREADS, 4)(float* average, const float* p, long long n, float keep) {
+// average = keep average + (1 - keep) p; keep [1]
+KERNEL_BOUNDS(moving_average, OPTIMIZER_THREADS, 4)(float* average, const float* p, const float* keep, long long n) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) average[i] = average[i] + (1.f - keep) * (p[i] - average[i]);
+    if (i < n) average[i] = average[i] + (1.f - keep[0]) * (p[i] - average[i]);
 }

@@ -1,5 +1,9 @@
-//! Work that is timed: whole training steps with random weights, the same for `selma bench`, `cargo bench` and the
+//! Work that is timed: ops, and whole training steps with random weights, the same for `selma bench`, `cargo bench` and the
 //! scripts in `benches/peers` that time PyTorch beside it.
+
+pub mod ops;
+
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -13,41 +17,54 @@ use crate::ops::optimizer::AdamW;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
+use crate::train::replay::Replay;
 use crate::train::step::{MicroBatch, Noise, Objective};
 
-/// The names of the training steps.
+/// The names of the training steps that any machine can do.
 pub const CASES: [&str; 2] = ["tiny", "sd15"];
+/// The training step that GPUs are compared by.
+pub const GPU_CASE: &str = "sd15_512";
+/// What it computes: forward, the gradients that are needed, and the LoRA in its factored form.
+pub const GPU_CASE_FLOPS: f64 = 16.0 * (803.273e9 + 962.406e9 + 107.89e9);
 
-/// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA of rank 8.
+/// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA.
 pub struct TrainStep {
     unet: UNet,
     flat: FlatParameters,
     objective: Objective,
     batch: MicroBatch,
+    /// How steps are done on a GPU.
+    replay: Option<Replay>,
     /// Steps that were run.
     steps: u64,
 }
 
 impl TrainStep {
-    /// `tiny` is a two-block UNet, batch 16, 16x16 latents; `sd15` the UNet of Stable Diffusion 1.5, batch 1, 32x32.
+    /// `tiny` is a two-block UNet, batch 16, 16x16 latents, rank 8; `sd15` the UNet of Stable Diffusion 1.5, batch 1, 32x32,
+    /// rank 8; `sd15_512` the same at batch 16, 64x64, rank 128.
     ///
     /// # Errors
     /// [`Error::Usage`] for another name; where the device has no room.
     pub fn new(case: &str, device: &Device, dtype: DType) -> Result<Self> {
-        let (config, batch, latent) = match case {
-            "tiny" => (tiny(), 16, 16),
-            "sd15" => (sd15(), 1, 32),
+        let (config, batch, latent, rank) = match case {
+            "tiny" => (tiny(), 16, 16, 8),
+            "sd15" => (sd15(), 1, 32, 8),
+            GPU_CASE => (sd15(), 16, 64, 128),
             _ => {
+                let cases = CASES.join(", ");
                 return Err(Error::Usage(format!(
-                    "no case {case}: expected one of {}",
-                    CASES.join(", ")
+                    "no case {case}: expected one of {cases}, {GPU_CASE}"
                 )));
             }
         };
         let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
         let mut unet = UNet::initial(config, 0, dtype)?;
         unet.place(device)?;
-        let params = branches(&mut unet, dtype)?;
+        let params = branches(&mut unet, rank, dtype)?;
+        let replay = match device {
+            Device::Cpu => None,
+            Device::Gpu(gpu) => Some(Replay::new(gpu, 1)?),
+        };
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);
         let map = [batch, latent, latent, 4];
@@ -67,30 +84,77 @@ impl TrainStep {
                 context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },
+            replay,
             steps: 0,
         })
     }
 
     /// Runs the step and returns its loss.
+    ///
+    /// # Errors
+    /// What the device says.
     pub fn run(&mut self) -> Result<f64> {
+        let loss = self.queue()?;
+        self.loss(loss)
+    }
+
+    /// Runs the step and returns its seconds, on a GPU by the device's clock.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where the loss is no number; what the device says.
+    pub fn seconds(&mut self) -> Result<f64> {
+        let device = self.unet.device();
+        let mut loss = None;
+        let mut step = || {
+            loss = self.queue()?;
+            Ok(())
+        };
+        let seconds = match &device {
+            Device::Gpu(gpu) => gpu.seconds(step)?,
+            Device::Cpu => {
+                let begin = Instant::now();
+                step()?;
+                begin.elapsed().as_secs_f64()
+            }
+        };
+        let loss = self.loss(loss)?;
+        if !loss.is_finite() {
+            return Err(Error::Failed(format!(
+                "the loss is {loss}: the time would mean nothing"
+            )));
+        }
+        Ok(seconds)
+    }
+
+    /// Runs the step; its loss, unless that is in a GPU's memory.
+    fn queue(&mut self) -> Result<Option<f64>> {
         self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
         self.steps += 1;
-        let computed = self.objective.compute(
-            &self.unet,
-            &self.batch,
-            &self.flat.leaves(),
-            1.0,
-            self.flat.loss_scale(),
-        )?;
-        self.flat.accumulate(&computed.gradients)?;
         let settings = AdamW {
             lr: 3e-4,
             betas: (0.9, 0.999),
             eps: 1e-8,
             weight_decay: 1e-2,
         };
+        if let Some(replay) = &mut self.replay {
+            replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &self.batch, 1.0)?;
+            replay.update(&mut self.flat, settings, 1.0)?;
+            return Ok(None);
+        }
+        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
+        let computed = self.objective.compute(&self.unet, &self.batch, &leaves, 1.0, scale)?;
+        self.flat.accumulate(&computed.gradients)?;
         self.flat.update(settings, 1.0)?;
-        Ok(computed.loss)
+        Ok(Some(computed.loss.item()))
+    }
+
+    /// The loss of the step that ran last.
+    fn loss(&mut self, loss: Option<f64>) -> Result<f64> {
+        match (loss, &mut self.replay) {
+            (Some(loss), _) => Ok(loss),
+            (None, Some(replay)) => Ok(replay.reports()?.last().map_or(f64::NAN, |report| report.loss)),
+            (None, None) => Ok(f64::NAN),
+        }
     }
 }
 
@@ -100,8 +164,8 @@ fn noise(batch: usize, step: u64) -> Noise {
     Noise::Drawn { seed: 0, positions }
 }
 
-fn branches(unet: &mut UNet, dtype: DType) -> Result<Vec<Param>> {
-    const RANK: usize = 8;
+/// LoRA branches on the attention of a network.
+pub(crate) fn branches(unet: &mut UNet, rank: usize, dtype: DType) -> Result<Vec<Param>> {
     let targets = Targets::default();
     let (mut params, mut failure) = (Vec::new(), None);
     unet.visit(&mut |mut layer| {
@@ -110,9 +174,9 @@ fn branches(unet: &mut UNet, dtype: DType) -> Result<Vec<Param>> {
             return;
         }
         let index = params.len() as u64;
-        let a = random::normals(1, Stream::Init, index, 0, RANK * shape[1]);
-        let a = Tensor::new(a.into_iter().map(|x| x / RANK as f32).collect(), &[RANK, shape[1]]);
-        let b = Tensor::zeros(&[shape[0], RANK], DType::F32);
+        let a = random::normals(1, Stream::Init, index, 0, rank * shape[1]);
+        let a = Tensor::new(a.into_iter().map(|x| x / rank as f32).collect(), &[rank, shape[1]]);
+        let b = Tensor::zeros(&[shape[0], rank], DType::F32);
         match attach::branch(&mut layer, &a, &b, 1.0, dtype) {
             Ok(pair) => params.extend(pair),
             Err(e) => failure = Some(e),

@@ -116,7 +116,8 @@ impl Generate {
         if let Some(place) = &vae {
             model.vae = AutoencoderKl::load_standing_in(place, &files.vae, dtype)?;
         }
-        model.place(&common.device()?)?;
+        let device = common.device()?;
+        model.place(&device)?;
         if let Some(name) = self.prediction.name() {
             model.scheduler["prediction_type"] = name.into();
         }
@@ -157,6 +158,7 @@ impl Generate {
                 jobs.len()
             ));
         }
+        common.note_memory(&device);
         Ok(())
     }
 

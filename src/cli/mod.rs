@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::device::Device;
+use crate::device::memory::human;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -103,6 +104,17 @@ impl Common {
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
             eprintln!("{}", terminal::printable(&text.to_string()));
+        }
+    }
+
+    /// Says what a GPU's memory was taken for.
+    fn note_memory(&self, device: &Device) {
+        if let Device::Gpu(gpu) = device {
+            let usage = gpu.usage();
+            let (peak, reserved) = (human(usage.peak), human(usage.reserved));
+            self.note(format!(
+                "peak memory on the device: {peak}; {reserved} were taken for it"
+            ));
         }
     }
 }

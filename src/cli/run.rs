@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::cli::Common;
 use crate::cli::terminal::Terminal;
+use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
 use crate::run::{self, Estimate, Pipeline, Selection, Stage, Summary};
 use crate::selma::llm;
-use crate::train::memory::{self, human};
 
 /// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
 ///

@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::cli::terminal::Terminal;
 use crate::cli::{Common, parse_precision};
 use crate::data::preprocess::Crop;
+use crate::device::memory;
 use crate::error::{Error, Result};
 use crate::train::config::{Prediction, TrainConfig};
-use crate::train::memory;
 use crate::train::trainer::Trainer;
 use crate::train::watcher::Watcher;
 
@@ -152,14 +152,20 @@ impl Train {
         terminal.finish();
         let seconds = begin.elapsed().as_secs_f64();
         let samples = (config.steps - first) * (config.batch_size * config.grad_accum) as u64;
-        let planned = trainer.plan().peak();
+        let planned = trainer.plans().host.peak();
+        let on_gpu = trainer.plans().gpu.as_ref();
+        let on_gpu = on_gpu.map(|(gpu, plan)| (gpu.usage(), plan.peak()));
         let usage = memory::usage();
         if common.json {
             let peak = usage.map(|usage| usage.peak);
-            let summary = json!({
+            let mut summary = json!({
                 "lora": config.out.join("lora.safetensors"), "samples": samples, "seconds": seconds,
                 "peak_bytes": peak, "planned_bytes": planned,
             });
+            if let Some((usage, planned)) = on_gpu {
+                summary["device_peak_bytes"] = usage.peak.into();
+                summary["device_planned_bytes"] = planned.into();
+            }
             println!("{summary}");
         } else {
             println!("{}", config.out.join("lora.safetensors").display());
@@ -171,6 +177,14 @@ impl Train {
                 memory::human(usage.peak),
                 memory::human(planned),
                 memory::human(usage.anonymous)
+            ));
+        }
+        if let Some((usage, planned)) = on_gpu {
+            common.note(format!(
+                "peak memory on the device: {} of {} planned; {} were taken for it",
+                memory::human(usage.peak),
+                memory::human(planned),
+                memory::human(usage.reserved)
             ));
         }
         Ok(())

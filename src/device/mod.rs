@@ -3,6 +3,7 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod memory;
 
 use crate::error::{Error, Result};
 use gpu::{Checks, Gpu, Order};

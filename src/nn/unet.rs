@@ -18,7 +18,7 @@ use crate::tensor::{DType, Tensor};
 pub struct AddedConditions {
     /// The second encoder's projected embedding, `[n, p]`.
     pub text_embeds: Tensor,
-    /// Original height and width, top and left of the crop, target height and width: `[n, 6]`, on the CPU.
+    /// Original height and width, top and left of the crop, target height and width: f32 `[n, 6]`.
     pub time_ids: Tensor,
 }
 
@@ -133,6 +133,23 @@ impl UNet {
         context: &Tensor,
         added: Option<&AddedConditions>,
     ) -> Result<Tensor> {
+        let timesteps = Tensor::new(timesteps.to_vec(), &[timesteps.len()]);
+        self.forward_at(tape, sample, &timesteps, context, added)
+    }
+
+    /// As [`UNet::forward`], with the timesteps as a tensor, f32 `[n]`: where all inputs are on the model's device, the host
+    /// takes no part.
+    ///
+    /// # Errors
+    /// As [`UNet::forward`].
+    pub fn forward_at(
+        &self,
+        tape: &Tape,
+        sample: &Tensor,
+        timesteps: &Tensor,
+        context: &Tensor,
+        added: Option<&AddedConditions>,
+    ) -> Result<Tensor> {
         self.check(sample, timesteps, context)?;
         let device = self.device();
         let context = &input(tape, context, &device, self.dtype)?;
@@ -153,11 +170,12 @@ impl UNet {
     }
 
     /// The time embedding, with SDXL's additions -> `[n, 4 * first width]`.
-    fn time_embedding(&self, tape: &Tape, timesteps: &[f32], added: Option<&AddedConditions>) -> Result<Tensor> {
+    fn time_embedding(&self, tape: &Tape, timesteps: &Tensor, added: Option<&AddedConditions>) -> Result<Tensor> {
         let device = self.device();
-        let sinusoid = |values: &[f32], dim| {
+        let sinusoid = |values: &Tensor, dim| {
             let (flip, shift) = (self.config.flip_sin_to_cos, self.config.freq_shift);
-            ops::cast(&ops::timestep_embedding(values, dim, flip, shift, &device)?, self.dtype)
+            let embedded = ops::timestep_embedding(&values.to(&device)?, dim, flip, shift)?;
+            ops::cast(&embedded, self.dtype)
         };
         let t = sinusoid(timesteps, self.config.block_out_channels[0])?;
         let temb = self.time_embedding.forward(tape, &t)?;
@@ -174,12 +192,12 @@ impl UNet {
                 added.time_ids.shape()
             )));
         }
-        let sizes = sinusoid(&added.time_ids.reals::<f32>(), shape.time_dim)?.with_shape(&[n, 6 * shape.time_dim]);
+        let sizes = sinusoid(&added.time_ids, shape.time_dim)?.with_shape(&[n, 6 * shape.time_dim]);
         let h = ops::concat_channels(tape, &input(tape, &added.text_embeds, &device, self.dtype)?, &sizes)?;
         ops::add(tape, &temb, &embedding.forward(tape, &h)?)
     }
 
-    fn check(&self, sample: &Tensor, timesteps: &[f32], context: &Tensor) -> Result<()> {
+    fn check(&self, sample: &Tensor, timesteps: &Tensor, context: &Tensor) -> Result<()> {
         let [n, h, w, c] = sample.dims("UNet2DConditionModel")?;
         let [rows, length, width] = context.dims("UNet2DConditionModel")?;
         let expected = self.config.cross_attention_dim[0];

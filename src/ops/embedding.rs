@@ -4,10 +4,9 @@ use rayon::prelude::*;
 
 use super::on_gpu;
 use crate::autograd::Tape;
-use crate::device::Device;
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Real, Tensor, buffer};
+use crate::tensor::{DType, Real, Tensor, buffer};
 
 /// Rows of `table` `[v, d]` for i64 `ids` of any shape `[..]` -> `[.., d]`, in the dtype of `table`. The ids are on the
 /// CPU wherever the table is.
@@ -60,25 +59,23 @@ fn lookup<T: Real>(table: &Tensor, ids: &Tensor, d: usize, shape: &[usize]) -> T
     Tensor::from_reals(out, shape, table.dtype())
 }
 
-/// diffusers' `get_timestep_embedding` of `timesteps` -> f32 `[n, dim]` on `device` (cast by the caller); no gradient. Frequencies
-/// are `10000^(-i / (dim/2 - freq_shift))`; an odd `dim` ends in a column of zeros.
+/// diffusers' `get_timestep_embedding` of `timesteps`, n values in f32 -> f32 `[n, dim]` (cast by the caller); no gradient.
+/// Frequencies are `10000^(-i / (dim/2 - freq_shift))`; an odd `dim` ends in a column of zeros.
 ///
 /// # Errors
-/// What a GPU says.
-pub fn timestep_embedding(
-    timesteps: &[f32],
-    dim: usize,
-    flip_sin_to_cos: bool,
-    freq_shift: f64,
-    device: &Device,
-) -> Result<Tensor> {
-    if let Device::Gpu(gpu) = device {
-        return on_gpu::timestep_embedding(gpu, timesteps, dim, flip_sin_to_cos, freq_shift);
+/// [`Error::Shape`] for another type; what a GPU says.
+pub fn timestep_embedding(timesteps: &Tensor, dim: usize, flip_sin_to_cos: bool, freq_shift: f64) -> Result<Tensor> {
+    const OP: &str = "timestep_embedding";
+    if timesteps.dtype() != DType::F32 {
+        return Err(Error::shape(OP, format!("expected f32, got {timesteps:?}")));
+    }
+    if on_gpu::holds(OP, &[timesteps])? {
+        return on_gpu::timestep_embedding(timesteps, dim, flip_sin_to_cos, freq_shift);
     }
     const LONGEST_PERIOD: f64 = 10_000.0;
     let half = dim / 2;
     let mut out = vec![0.0_f32; timesteps.len() * dim];
-    for (row, &t) in out.chunks_exact_mut(dim.max(1)).zip(timesteps) {
+    for (row, &t) in out.chunks_exact_mut(dim.max(1)).zip(timesteps.data::<f32>()) {
         for i in 0..half {
             let frequency = (-LONGEST_PERIOD.ln() * i as f64 / (half as f64 - freq_shift)).exp();
             let (sin, cos) = (f64::from(t) * frequency).sin_cos();

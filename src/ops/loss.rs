@@ -9,37 +9,34 @@ use crate::device::cpu::math::{Elementary, vectorized};
 use crate::device::cpu::sums::sum_of_pairs;
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, buffer};
+use crate::tensor::{DType, Tensor, buffer};
 
 /// Elements that one partial sum covers.
 const CHUNK: usize = 1 << 13;
 
 /// `mean_n( weights[n] * mean over the rest of (prediction - target)^2 )`, computed in f32 (f64 for f64) -> scalar `[]`
-/// of the accumulator dtype. `target` gets no gradient.
-pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: &[f32]) -> Result<Tensor> {
+/// of the accumulator dtype. `weights` is f32 `[n]`; it and `target` get no gradient.
+pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
     const OP: &str = "weighted_mse";
     same(OP, prediction, target)?;
     tape.refuse(OP, target)?;
     let n = prediction.shape().first().copied().unwrap_or(0);
-    if prediction.is_empty() || weights.len() != n {
+    if prediction.is_empty() || weights.shape() != [n] || weights.dtype() != DType::F32 {
         return Err(Error::shape(
             OP,
-            format!(
-                "{} weights for predictions {prediction:?}: expected one a sample",
-                weights.len()
-            ),
+            format!("weights {weights:?} for predictions {prediction:?}: expected one a sample, in f32"),
         ));
     }
-    if on_gpu::holds(OP, &[prediction, target])? {
+    if on_gpu::holds(OP, &[prediction, target, weights])? {
         return on_gpu::weighted_mse(tape, prediction, target, weights);
     }
     let dtype = prediction.dtype();
-    let loss = dispatch!(dtype, T => mean::<T>(prediction, target, weights));
+    let loss = dispatch!(dtype, T => mean::<T>(prediction, target, weights.data()));
     let loss = Tensor::full(&[], loss, dtype.accumulator());
-    let (p, t, weights) = (prediction.clone(), target.clone(), weights.to_vec());
+    let (p, t, weights) = (prediction.clone(), target.clone(), weights.clone());
     tape.record(OP, &[prediction], &loss, move |dy| {
         Ok(vec![Some(
-            dispatch!(dtype, T => slope::<T>(&p, &t, &weights, dy.item())),
+            dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())),
         )])
     });
     Ok(loss)

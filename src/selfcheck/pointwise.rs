@@ -60,7 +60,10 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
     checks.push(check(
         "weighted_mse 2x64x64x4".into(),
         vec![tracked(&latents), frozen(&latents)],
-        |tape, x, _| ops::weighted_mse(tape, &x[0], &x[1], &[0.7, 1.3]),
+        |tape, x, device| {
+            let weights = Tensor::new(vec![0.7_f32, 1.3], &[2]);
+            ops::weighted_mse(tape, &x[0], &x[1], &weights.to(device)?)
+        },
     ));
     checks
 }
@@ -99,7 +102,8 @@ pub fn rows(most_flops: usize) -> Vec<Check> {
         |tape, x, _| ops::select_rows(tape, &x[0], &[5, 76]),
     ));
     checks.push(check("timestep_embedding 4x320".into(), Vec::new(), |_, _, device| {
-        ops::timestep_embedding(&[0.0, 1.0, 500.5, 999.0], 320, true, 0.0, device)
+        let timesteps = Tensor::new(vec![0.0_f32, 1.0, 500.5, 999.0], &[4]);
+        ops::timestep_embedding(&timesteps.to(device)?, 320, true, 0.0)
     }));
     checks
 }

@@ -20,6 +20,8 @@ pub struct Activations<'a> {
     pub rank: usize,
     pub dtype: DType,
     pub checkpointing: bool,
+    /// Whether a GPU computes: its ops round what they write, and freed memory goes to whoever asks next.
+    pub on_gpu: bool,
 }
 
 /// Bytes.
@@ -62,12 +64,17 @@ impl Activations<'_> {
             *widest = layer.passing.max(*widest);
         }
         let operands: BTreeSet<usize> = layers.iter().map(|l| l.packed).collect();
+        let kept = (kept * self.batch * self.dtype.size()) as u64;
+        if self.on_gpu {
+            let passing = (largest(|l| l.passing) * self.batch * self.dtype.size()) as u64;
+            return Sizes { kept, passing };
+        }
         // Ops compute in f32 whatever is stored.
         let bytes = |values: usize| (values * DType::F32.size()) as u64;
         let most = bytes(largest(|l| l.passing) * self.batch + largest(|l| l.packed));
         let all = bytes(maps.values().sum::<usize>() * self.batch + operands.iter().sum::<usize>());
         Sizes {
-            kept: (kept * self.batch * self.dtype.size()) as u64,
+            kept,
             passing: all.min(most + POOL),
         }
     }

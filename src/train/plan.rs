@@ -5,7 +5,9 @@ use std::path::Path;
 
 use super::activations::{Activations, Sizes};
 use super::config::TrainConfig;
-use super::memory::human;
+use crate::device::Device;
+use crate::device::gpu::Gpu;
+use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
@@ -30,19 +32,28 @@ pub struct Phase {
 
 impl Phase {
     fn bytes(&self) -> u64 {
-        PROGRAM + self.parts.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 
-/// The phases of a run, one after the other.
+/// The phases of a run, one after the other, in one memory.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub phases: Vec<Phase>,
+    /// Besides them, throughout.
+    program: u64,
     /// Of the activations, what one sample more costs.
     a_sample: u64,
 }
 
-impl Plan {
+/// The memory of this machine, and that of the GPU of the run.
+#[derive(Clone, Debug)]
+pub struct Plans {
+    pub host: Plan,
+    pub gpu: Option<(Gpu, Plan)>,
+}
+
+impl Plans {
     /// Reads headers only. `side` is the training resolution in pixels.
     ///
     /// # Errors
@@ -51,9 +62,9 @@ impl Plan {
         config: &TrainConfig,
         files: &ModelDir,
         vae_folder: &Path,
-        unet: &UNetConfig,
-        vae: &VaeConfig,
+        (unet, vae): (&UNetConfig, &VaeConfig),
         side: usize,
+        device: &Device,
         dtype: DType,
     ) -> Result<Self> {
         let modules = base::modules(&files.root)?.remove("unet").unwrap_or_default();
@@ -71,6 +82,7 @@ impl Plan {
             rank: config.rank,
             dtype,
             checkpointing: config.checkpointing,
+            on_gpu: *device != Device::Cpu,
         };
         let Sizes { kept, passing } = activations.sizes();
         let mut text = weights(&files.text_encoder, dtype)?;
@@ -81,10 +93,11 @@ impl Plan {
         let map = |pixels: usize| (pixels * pixels * vae.block_out_channels[0] * DType::F32.size()) as u64;
         // Master copy, gradient, two moments, the network's copy, and the gradient as it comes from the tape.
         let state = (trained * (5 * DType::F32.size() + dtype.size())) as u64;
+        let a_sample = (kept + passing) / config.batch_size as u64;
         let mut phases = vec![
             Phase {
                 name: "encoding captions",
-                parts: vec![("text encoders", text), ("vocabulary", VOCABULARY)],
+                parts: vec![("text encoders", text)],
             },
             Phase {
                 name: "encoding pictures",
@@ -111,33 +124,96 @@ impl Plan {
                 ],
             });
         }
-        Ok(Self {
+        let plan = |mut phases: Vec<Phase>| {
+            phases[0].parts.push(("vocabulary", VOCABULARY));
+            Plan {
+                phases,
+                program: PROGRAM,
+                a_sample,
+            }
+        };
+        let Device::Gpu(gpu) = device else {
+            let host = plan(phases);
+            return Ok(Self { host, gpu: None });
+        };
+        // Networks pass through on their way, and what is trained when it is saved.
+        let passing = |name, part, bytes| Phase {
+            name,
+            parts: vec![(part, bytes)],
+        };
+        let host = plan(vec![
+            passing("encoding captions", "text encoders", text),
+            passing("encoding pictures", "VAE", vae_weights),
+            passing("training", "UNet, or saved values", unet_weights.max(2 * state)),
+        ]);
+        let there = Plan {
             phases,
-            a_sample: (kept + passing) / config.batch_size as u64,
+            program: 0,
+            a_sample,
+        };
+        Ok(Self {
+            host,
+            gpu: Some((gpu.clone(), there)),
         })
     }
 
-    /// The most that is taken at once.
-    pub fn peak(&self) -> u64 {
-        self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
+    /// A line or more for each memory: what is planned, what is free, and how it divides into phases.
+    ///
+    /// # Errors
+    /// What a GPU says.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let mut lines = self.host.lines("planned memory", memory::available());
+        if let Some((gpu, plan)) = &self.gpu {
+            lines.extend(plan.lines(&format!("planned memory on {}", gpu.name()), gpu.available()?));
+        }
+        Ok(lines)
     }
 
-    /// A line a phase.
-    pub fn lines(&self) -> Vec<String> {
+    /// Takes from the GPU what is planned there.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where the run does not fit, with what would make it smaller.
+    pub fn check(&self, config: &TrainConfig) -> Result<()> {
+        if let Some(available) = memory::available() {
+            self.host.check("", available, config)?;
+        }
+        let Some((gpu, plan)) = &self.gpu else { return Ok(()) };
+        if let Some(available) = gpu.available()? {
+            plan.check(&format!(" on {}", gpu.name()), available, config)?;
+        }
+        gpu.reserve(plan.peak())
+    }
+}
+
+impl Plan {
+    /// The most that is taken at once.
+    pub fn peak(&self) -> u64 {
+        self.program + self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
+    }
+
+    /// What is planned and free, and a line a phase.
+    fn lines(&self, title: &str, available: Option<u64>) -> Vec<String> {
+        let free = available.map_or(String::new(), |bytes| format!(", {} are free", human(bytes)));
+        let title = format!("{title}: {}{free}", human(self.peak()));
         let line = |phase: &Phase| {
             let parts: Vec<String> = phase
                 .parts
                 .iter()
                 .map(|(name, bytes)| format!("{name} {}", human(*bytes)))
                 .collect();
-            format!("  {:<18} {:>9}: {}", phase.name, human(phase.bytes()), parts.join(", "))
+            format!(
+                "  {:<18} {:>9}: {}",
+                phase.name,
+                human(self.program + phase.bytes()),
+                parts.join(", ")
+            )
         };
-        self.phases.iter().map(line).collect()
+        std::iter::once(title).chain(self.phases.iter().map(line)).collect()
     }
 
     /// # Errors
     /// [`Error::Failed`] where the plan does not fit into `available` bytes, with what would make it smaller.
-    pub fn check(&self, available: u64, config: &TrainConfig) -> Result<()> {
+    fn check(&self, place: &str, available: u64, config: &TrainConfig) -> Result<()> {
         if self.peak() <= available {
             return Ok(());
         }
@@ -153,7 +229,7 @@ impl Plan {
         }
         ways.push("a lower --resolution or --rank".into());
         Err(Error::Failed(format!(
-            "training needs {} of memory and {} are free; what would help: {}",
+            "training needs {} of memory{place} and {} are free; what would help: {}",
             human(self.peak()),
             human(available),
             ways.join(", ")

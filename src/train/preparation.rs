@@ -10,11 +10,11 @@ use super::config::TrainConfig;
 use super::encoders::Encoders;
 use super::examples::Examples;
 use super::folder::OutputFolder;
-use super::plan::Plan;
+use super::identity;
+use super::plan::Plans;
 use super::samples::Samples;
 use super::step::Objective;
 use super::watcher::Watcher;
-use super::{identity, memory};
 use crate::data::dataset::Dataset;
 use crate::device::Device;
 use crate::diffusion::config::Class;
@@ -28,7 +28,7 @@ use crate::tensor::{DType, release_pool};
 pub struct Preparation {
     pub(super) config: TrainConfig,
     pub(super) folder: OutputFolder,
-    pub(super) plan: Plan,
+    pub(super) plans: Plans,
     pub(super) examples: Examples,
     pub(super) objective: Objective,
     pub(super) run: RunIdentity,
@@ -96,7 +96,7 @@ impl Preparation {
         let default = unet.sample_size * vae.downscale();
         let side = config.resolution.map_or(default, |side| side as usize);
 
-        let plan = Plan::new(&config, &files, &vae_folder, &unet, &vae, side, dtype)?;
+        let plans = Plans::new(&config, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
         let dataset = Dataset::open(&config.data)?;
         // What is wrong with the command leaves no folder behind.
         let folder = OutputFolder::open(&config.out)?;
@@ -106,9 +106,9 @@ impl Preparation {
             return Err(Error::file(&config.out, message));
         }
         if announced {
-            announce(&plan, watcher);
+            plans.lines()?.iter().for_each(|line| watcher.note(line));
         }
-        memory::available().map_or(Ok(()), |bytes| plan.check(bytes, &config))?;
+        plans.check(&config)?;
         let encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
@@ -149,7 +149,7 @@ impl Preparation {
             unet_folder: files.unet,
             config,
             folder,
-            plan,
+            plans,
             examples,
             objective,
             run,
@@ -191,13 +191,6 @@ fn fits(files: &ModelDir, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
         unet.in_channels, unet.out_channels, vae.latent_channels
     );
     Err(Error::file(files.unet.join("config.json"), message))
-}
-
-/// Says what memory the run will take.
-fn announce(plan: &Plan, watcher: &mut dyn Watcher) {
-    let free = memory::available().map_or(String::new(), |bytes| format!(", {} are free", memory::human(bytes)));
-    watcher.note(&format!("planned memory: {}{free}", memory::human(plan.peak())));
-    plan.lines().iter().for_each(|line| watcher.note(line));
 }
 
 fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {

@@ -2,10 +2,9 @@
 
 use crate::autograd::{Gradients, Tape};
 use crate::device::Device;
-use crate::device::gpu::Gpu;
 use crate::device::gpu::noise::{Draw, Target, add_noise};
 use crate::diffusion::{NoiseSchedule, Prediction};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{AddedConditions, UNet};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -37,12 +36,65 @@ pub enum Noise {
     Drawn { seed: u64, positions: Vec<u64> },
 }
 
+/// A micro-batch as the network takes it. All that differs from one to the next is in its tensors, so that they alone have to
+/// change where a step is replayed.
+pub struct Prepared {
+    input: Input,
+    /// f32 `[n]`.
+    timesteps: Tensor,
+    /// Weights in the loss, f32 `[n]`.
+    weights: Tensor,
+    context: Tensor,
+    added: Option<AddedConditions>,
+}
+
+/// Noisy latents and what is to be predicted from them, or what makes them on a GPU.
+enum Input {
+    Noised {
+        noisy: Tensor,
+        target: Tensor,
+    },
+    Drawn {
+        seed: u64,
+        latents: Tensor,
+        /// What latents and noise are multiplied by, f32 `[n]`.
+        signal: Tensor,
+        sigma: Tensor,
+        /// i64 `[n]` and `[1]`, as [`Draw`] takes them.
+        index: Tensor,
+        step: Tensor,
+    },
+}
+
+impl Prepared {
+    /// All of them, in an order that depends on nothing but which there are.
+    pub fn tensors(&mut self) -> Vec<&mut Tensor> {
+        let mut all = match &mut self.input {
+            Input::Noised { noisy, target } => vec![noisy, target],
+            Input::Drawn {
+                latents,
+                signal,
+                sigma,
+                index,
+                step,
+                ..
+            } => vec![latents, signal, sigma, index, step],
+        };
+        all.extend([&mut self.timesteps, &mut self.weights, &mut self.context]);
+        if let Some(added) = &mut self.added {
+            all.extend([&mut added.text_embeds, &mut added.time_ids]);
+        }
+        all
+    }
+}
+
 /// What one micro-batch computed.
 pub struct Computed {
     pub noisy: Tensor,
     pub target: Tensor,
     pub predicted: Tensor,
-    pub loss: f64,
+    /// `[]`.
+    pub loss: Tensor,
     pub gradients: Gradients,
 }
 
@@ -57,75 +109,117 @@ impl Objective {
         factor: f64,
         scale: Tensor,
     ) -> Result<Computed> {
-        let [noisy, target] = self.noised(batch, &unet.device())?;
+        let device = unet.device();
+        let mut prepared = self.prepare(batch, &device)?;
+        for tensor in prepared.tensors() {
+            *tensor = tensor.to(&device)?;
+        }
+        self.differentiate(unet, &prepared, leaves, factor, scale)
+    }
+
+    /// All of [`Objective::compute`] that the host does: the tensors are still there.
+    pub fn prepare(&self, batch: &MicroBatch, device: &Device) -> Result<Prepared> {
         let weights = self
             .schedule
             .min_snr_weights(&batch.timesteps, self.snr_gamma, self.prediction);
-        let weights: Vec<f32> = weights.into_iter().map(|w| w as f32).collect();
+        let (latents, n) = (&batch.latents, batch.timesteps.len());
+        let floats = |values: Vec<f32>| Tensor::new(values, &[n]);
+        let input = match (&batch.noise, device) {
+            (Noise::Given(noise), _) => self.noised(latents, noise, &batch.timesteps)?,
+            (Noise::Drawn { seed, positions }, Device::Cpu) => {
+                let len = latents.len() / positions.len().max(1);
+                let draw = |&position| random::normals(*seed, Stream::Noise, position, 0, len);
+                let values = positions.iter().flat_map(draw).collect();
+                let noise = Tensor::new(values, latents.shape()).cast(latents.dtype());
+                self.noised(latents, &noise, &batch.timesteps)?
+            }
+            (Noise::Drawn { seed, positions }, Device::Gpu(_)) => {
+                let alphas = batch.timesteps.iter().map(|&t| self.schedule.alpha(t));
+                let alphas: Vec<f64> = alphas.collect::<Result<_>>()?;
+                let each = |f: fn(f64) -> f64| floats(alphas.iter().map(|&a| f(a).sqrt() as f32).collect());
+                let index = positions.iter().map(|&position| position.cast_signed()).collect();
+                Input::Drawn {
+                    seed: *seed,
+                    latents: latents.clone(),
+                    signal: each(|a| a),
+                    sigma: each(|a| 1.0 - a),
+                    index: Tensor::new::<i64>(index, &[positions.len()]),
+                    step: Tensor::new(vec![0_i64], &[1]),
+                }
+            }
+        };
+        Ok(Prepared {
+            input,
+            timesteps: floats(batch.timesteps.iter().map(|&t| t as f32).collect()),
+            weights: floats(weights.into_iter().map(|w| w as f32).collect()),
+            context: batch.context.clone(),
+            added: batch.added.clone(),
+        })
+    }
+
+    /// All of [`Objective::compute`] that the device does, from tensors that are there.
+    pub fn differentiate(
+        &self,
+        unet: &UNet,
+        batch: &Prepared,
+        leaves: &[Tensor],
+        factor: f64,
+        scale: Tensor,
+    ) -> Result<Computed> {
+        let [noisy, target] = self.input(&batch.input)?;
         let tape = Tape::watching(leaves);
-        let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
-        let predicted = unet.forward(&tape, &noisy, &timesteps, &batch.context, batch.added.as_ref())?;
-        let loss = ops::weighted_mse(&tape, &predicted, &target, &weights)?;
-        let value = loss.to_cpu()?.item();
+        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, &batch.context, batch.added.as_ref())?;
+        let loss = ops::weighted_mse(&tape, &predicted, &target, &batch.weights)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;
         Ok(Computed {
             noisy,
             target,
             predicted,
-            loss: value,
+            loss,
             gradients,
         })
     }
 
-    /// Noisy latents and what is to be predicted from them, on `device`.
-    fn noised(&self, batch: &MicroBatch, device: &Device) -> Result<[Tensor; 2]> {
-        let latents = &batch.latents;
-        let given = |noise: &Tensor| {
-            let noisy = self.schedule.add_noise(latents, noise, &batch.timesteps)?;
-            let target = self
-                .prediction
-                .target(&self.schedule, latents, noise, &batch.timesteps)?;
-            Ok([noisy.to(device)?, target.to(device)?])
-        };
-        match (&batch.noise, device) {
-            (Noise::Given(noise), _) => given(noise),
-            (Noise::Drawn { seed, positions }, Device::Cpu) => {
-                let len = latents.len() / positions.len().max(1);
-                let draw = |&position| random::normals(*seed, Stream::Noise, position, 0, len);
-                let values = positions.iter().flat_map(draw).collect();
-                given(&Tensor::new(values, latents.shape()).cast(latents.dtype()))
-            }
-            (Noise::Drawn { seed, positions }, Device::Gpu(gpu)) => self.noised_there(batch, *seed, positions, gpu),
-        }
+    fn noised(&self, latents: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<Input> {
+        Ok(Input::Noised {
+            noisy: self.schedule.add_noise(latents, noise, timesteps)?,
+            target: self.prediction.target(&self.schedule, latents, noise, timesteps)?,
+        })
     }
 
-    fn noised_there(&self, batch: &MicroBatch, seed: u64, positions: &[u64], gpu: &Gpu) -> Result<[Tensor; 2]> {
-        let alphas = batch.timesteps.iter().map(|&t| self.schedule.alpha(t));
-        let alphas: Vec<f64> = alphas.collect::<Result<_>>()?;
-        let each = |f: fn(f64) -> f64| {
-            let values = alphas.iter().map(|&a| f(a).sqrt() as f32).collect();
-            gpu.upload(&Tensor::new(values, &[alphas.len()]))
+    /// Noisy latents and what is to be predicted from them.
+    fn input(&self, input: &Input) -> Result<[Tensor; 2]> {
+        let (seed, latents, tensors) = match input {
+            Input::Noised { noisy, target } => return Ok([noisy.clone(), target.clone()]),
+            Input::Drawn {
+                seed,
+                latents,
+                signal,
+                sigma,
+                index,
+                step,
+            } => (seed, latents, [latents, signal, sigma, index, step]),
         };
-        let (signal, sigma) = (each(|a| a)?, each(|a| 1.0 - a)?);
-        let index = positions.iter().map(|&position| position.cast_signed()).collect();
-        let index = gpu.upload(&Tensor::new::<i64>(index, &[positions.len()]))?;
+        let missing = || Error::Failed("noise is drawn on a GPU, but the latents are on the CPU".into());
+        let memory = tensors.map(|tensor| tensor.memory().ok_or_else(missing));
+        let [memory, signal, sigma, index, step] = memory;
+        let (memory, index, step) = (memory?, index?, step?);
         let draw = Draw {
-            seed,
+            seed: *seed,
             stream: Stream::Noise,
             index: &index,
-            step: &gpu.upload(&Tensor::new(vec![0_i64], &[1]))?,
+            step: &step,
         };
         let target = match self.prediction {
             Prediction::V => Target::Velocity,
             Prediction::Epsilon | Prediction::Sample => Target::Noise,
         };
-        let latents = gpu.upload(&batch.latents)?;
-        let [noisy, wanted] = add_noise(&latents, &signal, &sigma, draw, target)?;
-        let wanted = match self.prediction {
-            Prediction::Sample => latents,
-            Prediction::Epsilon | Prediction::V => wanted,
-        };
-        Ok([noisy, wanted].map(|memory| Tensor::on_gpu(memory, batch.latents.shape())))
+        let drawn = add_noise(&memory, &signal?, &sigma?, draw, target)?;
+        let [noisy, drawn] = drawn.map(|memory| Tensor::on_gpu(memory, latents.shape()));
+        Ok(match self.prediction {
+            Prediction::Sample => [noisy, latents.clone()],
+            Prediction::Epsilon | Prediction::V => [noisy, drawn],
+        })
     }
 }

@@ -10,8 +10,9 @@ use super::examples::Examples;
 use super::folder::OutputFolder;
 use super::metrics::Metrics;
 use super::parameters::FlatParameters;
-use super::plan::Plan;
+use super::plan::Plans;
 use super::preparation::Preparation;
+use super::replay::Replay;
 use super::samples::Samples;
 use super::step::Objective;
 use super::tensorboard::EventFile;
@@ -28,7 +29,7 @@ use crate::tensor::DType;
 pub struct Trainer {
     config: TrainConfig,
     folder: OutputFolder,
-    plan: Plan,
+    plans: Plans,
     unet: UNet,
     examples: Examples,
     objective: Objective,
@@ -38,6 +39,8 @@ pub struct Trainer {
     metrics: Metrics,
     events: EventFile,
     samples: Option<Samples>,
+    /// How steps are done on a GPU.
+    replay: Option<Replay>,
 }
 
 impl Trainer {
@@ -66,7 +69,7 @@ impl Trainer {
         let Preparation {
             config,
             folder,
-            plan,
+            plans,
             examples,
             objective,
             run,
@@ -82,13 +85,17 @@ impl Trainer {
             state.restore(&mut flat)?;
         }
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
+        let replay = match unet.device() {
+            Device::Cpu => None,
+            Device::Gpu(gpu) => Some(Replay::new(&gpu, config.grad_accum)?),
+        };
         let resumed = (flat.step > 0).then_some(flat.step);
         let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
         let events = EventFile::create(&config.out, resumed)?;
         Ok(Self {
             config,
             folder,
-            plan,
+            plans,
             unet,
             examples,
             objective,
@@ -98,6 +105,7 @@ impl Trainer {
             metrics,
             events,
             samples,
+            replay,
         })
     }
 
@@ -123,8 +131,8 @@ impl Trainer {
     }
 
     /// The memory that the run was expected to take.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    pub fn plans(&self) -> &Plans {
+        &self.plans
     }
 
     /// Trains to the last step, or until the watcher says stop; then saves the state and says how to go on.
@@ -143,24 +151,25 @@ impl Trainer {
     /// As [`Trainer::run`].
     pub fn run_to(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
         while self.flat.step < end {
-            let done = self.one_step()?;
-            self.record(&done)?;
-            watcher.step(&done);
+            let report = self.one_step()?;
+            let step = self.flat.step;
+            let last = step == end;
+            let drawing = self.samples.is_some() && step.is_multiple_of(self.config.sample_every);
+            let saving = last || step.is_multiple_of(self.config.save_every);
+            self.tell(report, drawing || saving, watcher)?;
             // Before the state is saved: a run that is killed while it draws comes back to this step.
-            if let Some(samples) = &self.samples
-                && done.step.is_multiple_of(self.config.sample_every)
-            {
-                samples.draw(&self.unet, done.step)?;
+            if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
+                samples.draw(&self.unet, step)?;
             }
             let stopped = watcher.stopped();
-            let last = done.step == end;
-            if last || stopped || done.step.is_multiple_of(self.config.save_every) {
+            if saving || stopped {
+                self.tell(None, true, watcher)?;
                 self.save()?;
             }
             if stopped && !last {
                 let message = format!(
-                    "stopped after step {} of {}, which is saved; the same command with --resume goes on",
-                    done.step, self.config.steps
+                    "stopped after step {step} of {}, which is saved; the same command with --resume goes on",
+                    self.config.steps
                 );
                 return Err(Error::Interrupted(message));
             }
@@ -168,47 +177,63 @@ impl Trainer {
         Ok(())
     }
 
-    fn one_step(&mut self) -> Result<StepReport> {
+    /// One step; what it measured, unless that is still in a GPU's memory.
+    fn one_step(&mut self) -> Result<Option<StepReport>> {
         let accumulated = self.config.grad_accum as u64;
         let train_timesteps = self.objective.schedule.alphas_cumprod.len() as u32;
-        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
-        let mut loss = 0.0;
-        for i in 0..accumulated {
-            let number = self.flat.step * accumulated + i;
-            let batch = self.examples.batch(number, train_timesteps)?;
-            let computed =
-                self.objective
-                    .compute(&self.unet, &batch, &leaves, 1.0 / accumulated as f64, scale.clone())?;
-            loss += computed.loss / accumulated as f64;
-            self.flat.accumulate(&computed.gradients)?;
-        }
-        let lr = self.config.schedule().at(self.flat.step);
         let c = &self.config;
+        let lr = c.schedule().at(self.flat.step);
         let settings = AdamW {
             lr,
             betas: (c.betas[0], c.betas[1]),
             eps: c.eps,
             weight_decay: c.weight_decay,
         };
+        let max_norm = c.max_grad_norm;
+        let (factor, first) = (1.0 / accumulated as f64, self.flat.step * accumulated);
+        if let Some(replay) = &mut self.replay {
+            for number in first..first + accumulated {
+                let batch = self.examples.batch(number, train_timesteps)?;
+                replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
+            }
+            replay.update(&mut self.flat, settings, max_norm)?;
+            return Ok(None);
+        }
+        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
+        let mut loss = 0.0;
+        for number in first..first + accumulated {
+            let batch = self.examples.batch(number, train_timesteps)?;
+            let computed = self
+                .objective
+                .compute(&self.unet, &batch, &leaves, factor, scale.clone())?;
+            loss += computed.loss.item() / accumulated as f64;
+            self.flat.accumulate(&computed.gradients)?;
+        }
         let progress = self.flat.progress()?;
         let loss_scale = progress.adapts().then_some(f64::from(progress.scale));
-        let grad_norm = self.flat.update(settings, c.max_grad_norm)?;
-        let step = self.flat.step;
-        // Gradients that leave the range of f16 fit with a lower scale, down to none at all.
-        let lost = !grad_norm.is_finite() && loss_scale.is_none_or(|scale| scale <= 1.0);
-        if !loss.is_finite() || lost {
-            return Err(Error::Failed(format!(
-                "the loss or its gradient is no longer a number at step {step} (learning rate {lr:e}); the state before it \
-                 is kept: lower --lr, raise --warmup, or look for broken weights in the model"
-            )));
-        }
-        Ok(StepReport {
-            step,
+        let grad_norm = self.flat.update(settings, max_norm)?;
+        Ok(Some(StepReport {
+            step: self.flat.step,
             loss,
             grad_norm,
             loss_scale,
             lr,
-        })
+        }))
+    }
+
+    /// Records what steps have measured: `report`, and what is in a GPU's memory once there is enough of it, or where
+    /// nothing may be left there.
+    fn tell(&mut self, report: Option<StepReport>, all: bool, watcher: &mut dyn Watcher) -> Result<()> {
+        let mut reports: Vec<StepReport> = report.into_iter().collect();
+        if let Some(replay) = self.replay.as_mut().filter(|replay| all || replay.is_full()) {
+            reports.extend(replay.reports()?);
+        }
+        for report in reports {
+            check(&report)?;
+            self.record(&report)?;
+            watcher.step(&report);
+        }
+        Ok(())
     }
 
     fn record(&mut self, done: &StepReport) -> Result<()> {
@@ -245,4 +270,19 @@ impl Trainer {
         let expert = self.branches.expert(&self.flat.buffers()?.master)?;
         save::diffusers(path, &expert, &metadata)
     }
+}
+
+/// # Errors
+/// [`Error::Failed`] where training has come apart.
+fn check(report: &StepReport) -> Result<()> {
+    // Gradients that leave the range of f16 fit with a lower scale, down to none at all.
+    let lost = !report.grad_norm.is_finite() && report.loss_scale.is_none_or(|scale| scale <= 1.0);
+    if report.loss.is_finite() && !lost {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "the loss or its gradient is no longer a number at step {} (learning rate {:e}); the state before it is kept: lower \
+         --lr, raise --warmup, or look for broken weights in the model",
+        report.step, report.lr
+    )))
 }

@@ -99,7 +99,7 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
             let reference = case.tensor(&format!("out.{i}.loss"))?.item();
             checks.push(
                 format!("{i}.loss"),
-                (computed.loss - reference).abs() / reference.abs(),
+                (computed.loss.to_cpu()?.item() - reference).abs() / reference.abs(),
                 3e-5,
             );
             if i == 0 {

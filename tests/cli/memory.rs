@@ -15,13 +15,29 @@ fn train(model: &Path, data: &Path, out: &Path) -> Command {
     command
 }
 
-/// What a run took and what it had planned, in MiB, from the last line of its JSON.
-fn measured(command: &mut Command) -> (f64, f64) {
+/// Two numbers of the last line of a run's JSON, in MiB.
+fn numbers(command: &mut Command, keys: [&str; 2]) -> [f64; 2] {
     let output = command.arg("--json").assert().success();
     let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
     let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    let mib = |key: &str| last[key].as_f64().unwrap_or_else(|| panic!("no {key} in {last}")) / (1 << 20) as f64;
-    (mib("peak_bytes"), mib("planned_bytes"))
+    keys.map(|key| last[key].as_f64().unwrap_or_else(|| panic!("no {key} in {last}")) / (1 << 20) as f64)
+}
+
+/// What a run took and what it had planned, in MiB.
+fn measured(command: &mut Command) -> (f64, f64) {
+    let [peak, plan] = numbers(command, ["peak_bytes", "planned_bytes"]);
+    (peak, plan)
+}
+
+/// That what was taken and what was planned are near each other.
+fn near(seen: &[(&str, f64, f64)]) {
+    for (name, peak, plan) in seen {
+        assert!(
+            *peak <= 1.3 * plan,
+            "{name}: {peak:.0} MiB taken, {plan:.0} MiB planned"
+        );
+        assert!(*plan <= 1.5 * peak, "{name}: {plan:.0} MiB planned for {peak:.0} MiB");
+    }
 }
 
 #[test]
@@ -43,17 +59,32 @@ fn a_run_stays_within_its_plan() {
         eprintln!("{name}: peak {peak:.0} MiB, plan {plan:.0} MiB");
         seen.push((name, peak, plan));
     }
-    for (name, peak, plan) in &seen {
-        assert!(
-            *peak <= 1.3 * plan,
-            "{name}: {peak:.0} MiB taken, {plan:.0} MiB planned"
-        );
-        assert!(*plan <= 1.5 * peak, "{name}: {plan:.0} MiB planned for {peak:.0} MiB");
-    }
+    near(&seen);
     assert!(
         seen[3].1 < 0.8 * seen[1].1,
         "recomputing blocks saves nothing: {seen:?}"
     );
+}
+
+/// In the memory of a GPU, which the simulator counts by the byte.
+#[cfg(feature = "simulator")]
+#[test]
+fn a_run_on_a_gpu_stays_within_its_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = (model::small(dir.path()), pictures(dir.path()));
+    let mut seen = Vec::new();
+    for (name, arguments) in [
+        ("one", vec!["--batch-size", "1"]),
+        ("recomputed", vec!["--batch-size", "2", "--checkpointing"]),
+        ("half", vec!["--batch-size", "2", "--precision", "bf16"]),
+    ] {
+        let mut command = train(&model, &data, &dir.path().join(name));
+        command.args(["--device", "sim", "--resolution", "64"]).args(arguments);
+        let [peak, plan] = numbers(&mut command, ["device_peak_bytes", "device_planned_bytes"]);
+        eprintln!("{name}: peak {peak:.1} MiB, plan {plan:.1} MiB");
+        seen.push((name, peak, plan));
+    }
+    near(&seen);
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn weighted_mse_and_its_gradient() {
             let (p, t) = (tensor(1, &[n, size], dtype), tensor(2, &[n, size], dtype));
             let weights: Vec<f32> = (1..=n).map(|i| i as f32 * 0.7).collect();
             let tape = Tape::watching([&p]);
-            let loss = ops::weighted_mse(&tape, &p, &t, &weights).unwrap();
+            let loss = ops::weighted_mse(&tape, &p, &t, &floats(&weights)).unwrap();
             let scale = Tensor::full(&[], SCALE.into(), DType::F32);
             let gradient = tape.backward_from(&loss, scale).unwrap().remove(&p).unwrap();
             let inputs = [&p, &t, &floats(&weights), &floats(&[SCALE])].map(|t| gpu.upload(t).unwrap());

@@ -170,7 +170,8 @@ fn moving_averages() {
         for n in LENGTHS {
             let (average, values) = (tensor(1, &[n], DType::F32), tensor(2, &[n], DType::F32));
             let average_gpu = gpu.upload(&average).unwrap();
-            optimizer::moving_average(&average_gpu, &gpu.upload(&values).unwrap(), 0.9).unwrap();
+            let keep = gpu.upload(&floats(&[0.9])).unwrap();
+            optimizer::moving_average(&average_gpu, &gpu.upload(&values).unwrap(), &keep).unwrap();
             let mixed = average
                 .data::<f32>()
                 .iter()

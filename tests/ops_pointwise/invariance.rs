@@ -41,7 +41,8 @@ fn threads_do_not_change_large_sums() {
         let rows = ops::reshape(&tape, &y, &[2, 1600, 12]).unwrap();
         let y = ops::attention(&tape, &rows, &rows, &rows, 2, false).unwrap();
         let y = ops::layer_norm(&tape, &y, &w, &w, 1e-5).unwrap();
-        let loss = ops::weighted_mse(&tape, &y, &ops::scale(&Tape::off(), &rows, 0.5).unwrap(), &[1.0, 0.5]).unwrap();
+        let weights = Tensor::new(vec![1.0_f32, 0.5], &[2]);
+        let loss = ops::weighted_mse(&tape, &y, &ops::scale(&Tape::off(), &rows, 0.5).unwrap(), &weights).unwrap();
         let gradients = tape.backward(&loss).unwrap();
         let norm = ops::optimizer::squared_norm(gradients.get(&x).unwrap().data());
         (
@@ -123,7 +124,7 @@ fn wrong_shapes_are_errors() {
         ops::layer_norm(&tape, &Tensor::zeros(&[2, 5], DType::F32), &w, &w, 1e-5),
         ops::attention(&tape, &rows, &rows, &rows, 4, false),
         ops::upsample_nearest(&tape, &x, 0, 3),
-        ops::weighted_mse(&tape, &x, &x, &[1.0]),
+        ops::weighted_mse(&tape, &x, &x, &Tensor::zeros(&[1], DType::F32)),
     ];
     for failure in failures {
         assert!(!failure.unwrap_err().to_string().is_empty());

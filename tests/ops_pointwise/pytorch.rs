@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use selma::autograd::Tape;
-use selma::device::Device;
 use selma::formats::safetensors::Safetensors;
 use selma::ops;
 use selma::tensor::Tensor;
@@ -133,13 +132,13 @@ fn timestep_embedding() {
     check("timestep_embedding", &["t"], 1e-6, |_, x, s| {
         let flip = s["flip_sin_to_cos"].as_bool().unwrap();
         let shift = s["freq_shift"].as_f64().unwrap();
-        ops::timestep_embedding(x[0].data(), number(s, "dim"), flip, shift, &Device::Cpu)
+        ops::timestep_embedding(&x[0], number(s, "dim"), flip, shift)
     });
 }
 
 #[test]
 fn weighted_mse() {
     check("weighted_mse", &["prediction", "target", "weight"], 1e-6, |t, x, _| {
-        ops::weighted_mse(t, &x[0], &x[1], x[2].data())
+        ops::weighted_mse(t, &x[0], &x[1], &x[2])
     });
 }

@@ -66,7 +66,12 @@ pub fn cases() -> Vec<Case> {
         case("weighted_mse", &[&[2, 3, 5]], |t, x| {
             // Values that every dtype holds exactly.
             let target = Tensor::new(values(30, 7), &[2, 3, 5]).cast(DType::Bf16);
-            ops::weighted_mse(t, &x[0], &target.cast(x[0].dtype()), &[0.3, 1.9])
+            ops::weighted_mse(
+                t,
+                &x[0],
+                &target.cast(x[0].dtype()),
+                &Tensor::new(vec![0.3_f32, 1.9], &[2]),
+            )
         }),
     ];
     for silu in [false, true] {

@@ -8,17 +8,18 @@ use crate::tensor::DType;
 pub const MOST_SHARED_BYTES: usize = 99 << 10;
 
 /// A launch as a backend receives it: checked, and not empty.
-pub struct Launch<'a> {
+#[derive(Clone)]
+pub struct Launch {
     pub kernel: &'static Kernel,
     /// The storage type that the kernel is compiled for.
     pub scalar: DType,
     pub grid: [u32; 3],
     pub block: u32,
     pub dynamic_bytes: usize,
-    pub arguments: &'a [Argument],
+    pub arguments: Vec<Argument>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Argument {
     Memory {
         address: u64,

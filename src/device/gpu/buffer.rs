@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::Gpu;
+use super::graph::Command;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
@@ -13,8 +14,9 @@ use crate::tensor::{DType, Tensor};
 pub struct Buffer {
     allocation: Arc<Allocation>,
     dtype: DType,
-    /// In elements.
+    /// In bytes.
     offset: usize,
+    /// In elements.
     len: usize,
 }
 
@@ -26,14 +28,14 @@ struct Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        self.gpu.0.free(self.address);
+        self.gpu.release(self.address);
     }
 }
 
 impl Buffer {
     pub(super) fn allocate(gpu: &Gpu, dtype: DType, len: usize) -> Result<Self> {
         // An empty buffer has an address of its own too.
-        let address = gpu.0.allocate((len * dtype.size()).max(1))?;
+        let address = gpu.allocate(len * dtype.size())?;
         let allocation = Arc::new(Allocation {
             gpu: gpu.clone(),
             address,
@@ -73,7 +75,7 @@ impl Buffer {
     }
 
     pub(super) fn address(&self) -> u64 {
-        self.allocation.address + (self.offset * self.dtype.size()) as u64
+        self.allocation.address + self.offset as u64
     }
 
     /// `len` elements from `offset` on.
@@ -83,9 +85,32 @@ impl Buffer {
     pub fn view(&self, offset: usize, len: usize) -> Self {
         assert!(offset + len <= self.len, "a view leaves its buffer");
         Self {
-            offset: self.offset + offset,
+            offset: self.offset + offset * self.dtype.size(),
             len,
             ..self.clone()
+        }
+    }
+
+    /// `len` elements of `dtype` from byte `offset` on.
+    ///
+    /// # Panics
+    /// If the range leaves the buffer, or does not begin at a multiple of the element's size.
+    pub fn part(&self, offset: usize, dtype: DType, len: usize) -> Self {
+        assert!(
+            offset + len * dtype.size() <= self.byte_len(),
+            "a part leaves its buffer"
+        );
+        let offset = self.offset + offset;
+        assert!(
+            offset.is_multiple_of(dtype.size()),
+            "a part of {} is not aligned",
+            dtype.name()
+        );
+        Self {
+            allocation: self.allocation.clone(),
+            dtype,
+            offset,
+            len,
         }
     }
 
@@ -97,7 +122,39 @@ impl Buffer {
         if self.is_empty() {
             return Ok(());
         }
-        self.gpu().0.clear(self.address(), self.byte_len())
+        self.gpu().queue(Command::Clear {
+            to: self.address(),
+            bytes: self.byte_len(),
+        })
+    }
+
+    /// Copies the elements of another buffer of the device, after everything that was launched before.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `from` has another length or type; what the device says.
+    pub fn copy_from(&self, from: &Buffer) -> Result<()> {
+        if (from.dtype, from.len) != (self.dtype, self.len) {
+            let message = format!("{} elements of {} into {}", from.len, from.dtype.name(), self.len);
+            return Err(Error::shape("copy", message));
+        }
+        self.gpu().queue(Command::Copy {
+            from: from.address(),
+            to: self.address(),
+            bytes: self.byte_len(),
+        })
+    }
+
+    /// Queues a copy of `data` into the first bytes, behind everything that was launched before.
+    ///
+    /// # Errors
+    /// What the device says.
+    ///
+    /// # Panics
+    /// If there are more than the buffer has.
+    pub fn stage(&self, data: &[u8]) -> Result<()> {
+        assert!(data.len() <= self.byte_len(), "more than the buffer holds");
+        self.gpu().not_recording("copies from the host")?;
+        self.gpu().0.backend.stage(data, self.address())
     }
 
     /// The elements as a tensor on the CPU, after everything that was launched before.
@@ -105,12 +162,13 @@ impl Buffer {
     /// # Panics
     /// If `shape` has another number of elements.
     pub fn download(&self, shape: &[usize]) -> Result<Tensor> {
+        self.gpu().not_recording("is read by the host")?;
         macro_rules! read {
             ($t:ty) => {{
                 let mut data = vec![<$t>::default(); self.len];
                 if !data.is_empty() {
                     let bytes = bytemuck::cast_slice_mut(&mut data);
-                    self.gpu().0.download(self.address(), bytes)?;
+                    self.gpu().0.backend.download(self.address(), bytes)?;
                 }
                 Tensor::new(data, shape)
             }};

@@ -1,30 +1,41 @@
 //! NVIDIA GPUs through the driver's API. The driver is loaded when first asked for, so the same binary runs where there
 //! is none. Everything goes through one stream, in the order of the calls.
 
+mod capture;
+mod staging;
+
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{DriverError, result, sys};
 
 use super::Backend;
-use super::argument::{Argument, Launch};
-use super::pool::Pool;
+use super::argument::{Argument, Launch, MOST_SHARED_BYTES};
+use super::graph::Command;
 use super::table::kernels::{IMAGES, TOOLKIT};
 use super::table::scalar_index;
 use crate::error::{Error, Result};
+use capture::Captured;
+use staging::Staging;
 
 /// The oldest that the kernels are compiled for.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
-/// Dynamic shared memory that a kernel may have without asking.
-const USUAL_SHARED_BYTES: usize = 48 << 10;
 
 pub(super) struct Cuda {
+    queue: Arc<Queue>,
+    loaded: Mutex<Loaded>,
+    staging: Mutex<Staging>,
+}
+
+/// The device's context and the one stream that everything goes through. Both live as long as the process.
+struct Queue {
     name: String,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    loaded: Mutex<Loaded>,
-    pool: Mutex<Pool>,
+    /// The kernel that was launched last: a failure on the device is told by a later call.
+    last: Mutex<&'static str>,
 }
 
 /// What was used so far: modules by file and storage type, functions by kernel and storage type.
@@ -35,9 +46,11 @@ struct Loaded {
 }
 
 // SAFETY: the driver's handles may be used from any thread on which the context is current; every call makes it so.
-unsafe impl Send for Cuda {}
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Send for Queue {}
 // SAFETY: as above; the driver locks what it must.
-unsafe impl Sync for Cuda {}
+unsafe impl Sync for Queue {}
 
 impl Cuda {
     /// Device number `ordinal`, as the driver counts.
@@ -94,33 +107,26 @@ impl Cuda {
         unsafe { result::ctx::set_current(context) }.map_err(refused)?;
         // Copies that wait go through the null stream; a stream of this kind keeps its order with it.
         let stream = result::stream::create(result::stream::StreamKind::Default).map_err(refused)?;
-        Ok(Self {
+        let queue = Arc::new(Queue {
             name,
             context,
             stream,
+            last: Mutex::new("none"),
+        });
+        Ok(Self {
+            staging: Mutex::new(Staging::new(&queue)),
+            queue,
             loaded: Mutex::default(),
-            pool: Mutex::default(),
         })
     }
 
-    /// Calls the driver with this device's context.
-    fn call<T>(&self, what: &str, f: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
-        // SAFETY: the context is retained for the life of the process.
-        let done = unsafe { result::ctx::set_current(self.context) }.and_then(|()| f());
-        done.map_err(|e| Error::Failed(format!("{}: {what}: the driver says {e:?}", self.name)))
-    }
-
-    fn pool(&self) -> MutexGuard<'_, Pool> {
-        // The maps are whole whenever the lock is free, here and below.
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        // The maps are whole whenever the lock is free.
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The function of a launch, loaded with its module where it is not yet.
-    fn function(&self, launch: &Launch<'_>) -> Result<sys::CUfunction> {
+    fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
         let (kernel, scalar) = (launch.kernel, scalar_index(launch.scalar));
         let mut loaded = self.loaded();
         if let Some(&function) = loaded.functions.get(&(kernel.name, scalar)) {
@@ -137,89 +143,159 @@ impl Cuda {
                 bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
                 // SAFETY: a fat binary that nvcc wrote, whole, and aligned as it asks for.
                 let load = || unsafe { result::module::load_data(words.as_ptr().cast::<c_void>()) };
-                let module = self.call(&format!("loading {}.cu", kernel.file), load)?;
+                // Where it fails, most likely nothing of the file is for this GPU.
+                let loading = format!("loading {}.cu as it was compiled (SELMA_CUDA_ARCH)", kernel.file);
+                let module = self.queue.call(&loading, load)?;
                 loaded.modules.insert((kernel.file, scalar), module);
                 module
             }
         };
         let name = CString::new(kernel.name).expect("an identifier");
         // SAFETY: modules are never unloaded.
-        let function = self.call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
+        let function = self
+            .queue
+            .call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
+        self.queue.call(kernel.name, || allow_shared_memory(function))?;
         loaded.functions.insert((kernel.name, scalar), function);
         Ok(function)
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let function = self.function(launch)?;
+        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let [x, y, z] = launch.grid;
+        let (grid, block, shared) = ((x, y, z), (launch.block, 1, 1), launch.dynamic_bytes as u32);
+        // SAFETY: the builder has checked number, kinds and memory of the arguments against the kernel's source, and each
+        // has at least as many bytes as its parameter.
+        self.queue.call(launch.kernel.name, || unsafe {
+            result::launch_kernel(function, grid, block, shared, self.queue.stream, &mut pointers)
+        })?;
+        *self.queue.last() = launch.kernel.name;
+        Ok(())
+    }
+}
+
+/// Lets a kernel have what the launch builder allows, beyond the 48 KiB that it may have without asking: static and dynamic
+/// memory together.
+fn allow_shared_memory(function: sys::CUfunction) -> Result<(), DriverError> {
+    use sys::CUfunction_attribute::{
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+    };
+    // SAFETY: the function is loaded, here and below.
+    let taken = unsafe { result::function::get_function_attribute(function, STATIC) }?;
+    unsafe { result::function::set_function_attribute(function, DYNAMIC, MOST_SHARED_BYTES as i32 - taken) }
+}
+
+impl Queue {
+    /// Calls the driver with this device's context.
+    fn call<T>(&self, what: &str, f: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+        // SAFETY: the context is retained for the life of the process.
+        let done = unsafe { result::ctx::set_current(self.context) }.and_then(|()| f());
+        done.map_err(|e| {
+            let (name, last) = (&self.name, *self.last());
+            Error::Failed(format!(
+                "{name}: {what}: the driver says {e:?}; the kernel launched last was {last} (with CUDA_LAUNCH_BLOCKING=1 it \
+                 is the one that failed)"
+            ))
+        })
+    }
+
+    fn last(&self) -> MutexGuard<'_, &'static str> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for all that was queued.
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream lives as long as the process.
+        self.call("waiting", || unsafe { result::stream::synchronize(self.stream) })
     }
 }
 
 impl Backend for Cuda {
     fn name(&self) -> String {
-        self.name.clone()
+        self.queue.name.clone()
     }
 
     fn is_simulated(&self) -> bool {
         false
     }
 
-    fn allocate(&self, bytes: usize) -> Result<u64> {
-        let mut pool = self.pool();
-        if let Some(address) = pool.take(bytes) {
-            return Ok(address);
-        }
-        let what = format!("allocating {bytes} bytes");
-        // SAFETY: the address is freed once, when the pool has given it up.
-        let allocate = || self.call(&what, || unsafe { result::malloc_sync(bytes) });
-        let address = allocate().or_else(|_| {
-            for unused in pool.drain() {
-                // SAFETY: allocated above, and no buffer refers to it. The driver waits for kernels that do. A failure here
-                // is one of an earlier call, which the next call that can tell will tell.
-                let _ = self.call("freeing memory", || unsafe { result::free_sync(unused) });
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        self.queue.call(&format!("allocating {bytes} bytes"), || {
+            // SAFETY: the address is freed once, when the arena has given it up.
+            match unsafe { result::malloc_sync(bytes) } {
+                Ok(address) => Ok(Some(address)),
+                Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+                Err(e) => Err(e),
             }
-            allocate()
-        })?;
-        pool.add(address, bytes);
-        Ok(address)
+        })
     }
 
     fn free(&self, address: u64) {
-        self.pool().give(address);
+        // SAFETY: allocated above, and no buffer refers to it. The driver waits for kernels that do. A failure here is one of
+        // an earlier call, which the next call that can tell will tell.
+        let _ = self
+            .queue
+            .call("freeing memory", || unsafe { result::free_sync(address) });
+    }
+
+    fn room(&self) -> Result<Option<[u64; 2]>> {
+        let (free, total) = self.queue.call("asking for free memory", result::mem_get_info)?;
+        Ok(Some([free as u64, total as u64]))
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
         // SAFETY: the buffer has checked that the bytes lie inside its allocation.
-        self.call("copying to the device", || unsafe {
+        self.queue.call("copying to the device", || unsafe {
             result::memcpy_htod_sync(to, data)
         })
     }
 
-    fn clear(&self, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: as in `upload`.
-        self.call("clearing memory", || unsafe {
-            result::memset_d8_async(to, 0, bytes, self.stream)
-        })
+    fn stage(&self, data: &[u8], to: u64) -> Result<()> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        staging.copy(data, to)
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
-        self.call("copying from the device", || unsafe {
+        self.queue.call("copying from the device", || unsafe {
             result::memcpy_dtoh_sync(to, from)
         })
     }
 
-    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let function = self.function(launch)?;
-        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
-        let [x, y, z] = launch.grid;
-        self.call(launch.kernel.name, || {
-            if launch.dynamic_bytes > USUAL_SHARED_BYTES {
-                let what = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                // SAFETY: the function is loaded.
-                unsafe { result::function::set_function_attribute(function, what, launch.dynamic_bytes as i32) }?;
+    fn queue(&self, command: &Command) -> Result<()> {
+        match *command {
+            Command::Launch(ref launch) => self.launch(launch),
+            // SAFETY: as in `upload`, here and below.
+            Command::Clear { to, bytes } => self.queue.call("clearing memory", || unsafe {
+                result::memset_d8_async(to, 0, bytes, self.queue.stream)
+            }),
+            Command::Copy { from, to, bytes } => self.queue.call("copying on the device", || unsafe {
+                result::memcpy_dtod_async(to, from, bytes, self.queue.stream)
+            }),
+        }
+    }
+
+    fn capture(&self, commands: &[Command]) -> Result<Option<Box<dyn Any + Send + Sync>>> {
+        // Modules cannot be loaded while the stream is captured.
+        for command in commands {
+            if let Command::Launch(launch) = command {
+                self.function(launch)?;
             }
-            let (grid, block) = ((x, y, z), (launch.block, 1, 1));
-            let shared = launch.dynamic_bytes as u32;
-            // SAFETY: the builder has checked number, kinds and memory of the arguments against the kernel's source,
-            // and each has at least as many bytes as its parameter.
-            unsafe { result::launch_kernel(function, grid, block, shared, self.stream, &mut pointers) }
-        })
+        }
+        let captured = Captured::new(&self.queue, || {
+            commands.iter().try_for_each(|command| self.queue(command))
+        })?;
+        Ok(Some(Box::new(captured)))
+    }
+
+    fn replay(&self, captured: &(dyn Any + Send + Sync)) -> Result<()> {
+        let captured: &Captured = captured.downcast_ref().expect("made by `capture`");
+        captured.launch()
+    }
+
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        capture::seconds(&self.queue, work)
     }
 }

@@ -1,6 +1,7 @@
 //! The launch builder: arguments in the kernel's order, each checked against the kernel's own text.
 
 use super::argument::{Argument, Launch, MOST_SHARED_BYTES, Role};
+use super::graph::Command;
 use super::table::{Element, Kernel, Kind};
 use super::{Buffer, Gpu};
 use crate::error::{Error, Result};
@@ -120,14 +121,14 @@ impl<'a> Builder<'a> {
         if self.grid.contains(&0) {
             return Ok(());
         }
-        gpu.0.launch(&Launch {
+        gpu.queue(Command::Launch(Launch {
             kernel,
             scalar: self.scalar,
             grid: self.grid.map(|blocks| blocks as u32),
             block: self.block as u32,
             dynamic_bytes: self.dynamic_bytes,
-            arguments: &arguments,
-        })
+            arguments,
+        }))
     }
 
     /// What is wrong with the launch as a whole.

@@ -1,9 +1,10 @@
 //! GPUs: the kernels of `kernels/*.cu`, launched through one interface whoever executes them. [`Gpu::simulator`] runs
 //! them on the host, for tests and for work on kernels; [`Gpu::cuda`] is an NVIDIA GPU.
 //!
-//! In order: [`Gpu`] and its [`Buffer`]s, the launch builder, the table of kernels that `build.rs` generates, the two
-//! ways to execute; then a file for each kernel file, with its launches.
+//! In order: [`Gpu`] and its [`Buffer`]s, the launch builder, work that is recorded and replayed, the table of kernels that
+//! `build.rs` generates, the two ways to execute; then a file for each kernel file, with its launches.
 
+mod arena;
 mod argument;
 pub mod attention;
 mod buffer;
@@ -12,30 +13,33 @@ pub mod conv2d;
 mod cuda;
 pub mod elementwise;
 pub mod embedding;
+pub mod graph;
 pub mod group_norm;
 mod kind;
 mod launch;
 pub mod layer_norm;
 pub mod loss;
 pub mod matmul;
+mod memory;
 pub mod noise;
 pub mod optimizer;
-#[cfg(feature = "cuda")]
-mod pool;
 pub mod recorder;
 mod simulator;
 pub mod sums;
 pub mod table;
 mod tile;
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use arena::Usage;
 pub use buffer::Buffer;
 pub use simulator::{Checks, Order};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
-use argument::Launch;
+use arena::Arena;
+use graph::Command;
 use launch::Builder;
 use recorder::{Launched, Recorder};
 use table::Kernel;
@@ -45,42 +49,77 @@ mod tests;
 
 /// A device that runs kernels. Clones are the same device; its memory lives as long as the last buffer.
 #[derive(Clone)]
-pub struct Gpu(Arc<dyn Backend>);
+pub struct Gpu(Arc<Shared>);
 
-/// What a way to execute kernels must offer. Addresses are the device's own.
+struct Shared {
+    backend: Box<dyn Backend>,
+    arena: Mutex<Arena>,
+    /// Work that is being recorded instead of done.
+    recording: Mutex<Option<Vec<Command>>>,
+}
+
+/// What a way to execute kernels must offer. Addresses are the device's own. Whatever is queued runs in the order of the
+/// calls.
 trait Backend: Send + Sync {
     fn name(&self) -> String;
 
     /// Whether the host runs the kernels.
     fn is_simulated(&self) -> bool;
 
-    /// `bytes` of new memory at a multiple of 256.
-    fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// `bytes` of new memory at a multiple of 256; none where the device has no room for them.
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
 
     /// Gives back what [`Backend::allocate`] returned.
     fn free(&self, address: u64);
 
+    /// Bytes inside one allocation belong to a new buffer, whose values are unspecified.
+    fn renew(&self, _address: u64, _bytes: usize) {}
+
+    /// Bytes that are free, and bytes in all; none where nobody knows.
+    fn room(&self) -> Result<Option<[u64; 2]>>;
+
     /// # Panics
-    /// If the bytes are not all inside one allocation, here and in [`Backend::download`].
+    /// If the bytes are not all inside one allocation, here and below.
     fn upload(&self, data: &[u8], to: u64) -> Result<()>;
 
-    /// Sets bytes inside one allocation to zero.
-    fn clear(&self, to: u64, bytes: usize) -> Result<()>;
+    /// Queues a copy of `data`, which may be changed when this returns.
+    fn stage(&self, data: &[u8], to: u64) -> Result<()>;
 
-    /// Waits for what was launched before.
+    /// Waits for what was queued before.
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
 
-    /// Queues a launch that the builder has checked.
-    fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+    /// Queues a launch that the builder has checked, a copy, or zeros.
+    fn queue(&self, command: &Command) -> Result<()>;
+
+    /// Makes one piece of what [`Backend::replay`] will queue; none where it is best queued command by command.
+    fn capture(&self, _commands: &[Command]) -> Result<Option<Box<dyn Any + Send + Sync>>> {
+        Ok(None)
+    }
+
+    /// Queues what [`Backend::capture`] has made.
+    fn replay(&self, _captured: &(dyn Any + Send + Sync)) -> Result<()> {
+        Ok(())
+    }
+
+    /// Seconds that the device takes for what `work` queues.
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
 }
 
 impl Gpu {
+    fn over(backend: impl Backend + 'static) -> Self {
+        Self(Arc::new(Shared {
+            backend: Box::new(backend),
+            arena: Mutex::default(),
+            recording: Mutex::default(),
+        }))
+    }
+
     /// The simulator.
     ///
     /// # Errors
     /// [`crate::Error::Usage`] where the build or the processor lacks what it needs.
     pub fn simulator(checks: Checks, order: Order) -> Result<Self> {
-        Ok(Self(Arc::new(simulator::Simulator::open(checks, order)?)))
+        Ok(Self::over(simulator::Simulator::open(checks, order)?))
     }
 
     /// NVIDIA GPU number `ordinal`.
@@ -89,7 +128,7 @@ impl Gpu {
     /// [`crate::Error::Usage`] where the build, the driver or the device lack what it needs.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self(Arc::new(cuda::Cuda::open(ordinal)?)))
+        Ok(Self::over(cuda::Cuda::open(ordinal)?))
     }
 
     /// This build is without the feature `cuda`, and says so.
@@ -100,7 +139,7 @@ impl Gpu {
     }
 
     pub fn name(&self) -> String {
-        self.0.name()
+        self.0.backend.name()
     }
 
     /// The same device under another identity, which remembers the kernels that it runs.
@@ -110,12 +149,12 @@ impl Gpu {
             inner: self.clone(),
             launched: launched.clone(),
         };
-        (Self(Arc::new(recorder)), launched)
+        (Self::over(recorder), launched)
     }
 
     /// Whether the host runs the kernels.
     pub fn is_simulated(&self) -> bool {
-        self.0.is_simulated()
+        self.0.backend.is_simulated()
     }
 
     /// Room for `len` elements, with unspecified values.
@@ -127,14 +166,57 @@ impl Gpu {
     pub fn upload(&self, tensor: &Tensor) -> Result<Buffer> {
         let buffer = self.buffer(tensor.dtype(), tensor.len())?;
         if !tensor.is_empty() {
-            self.0.upload(tensor.bytes(), buffer.address())?;
+            self.not_recording("copies from the host")?;
+            self.0.backend.upload(tensor.bytes(), buffer.address())?;
         }
         Ok(buffer)
+    }
+
+    /// Seconds that the device takes for what `work` launches, by its own clock where it has one.
+    ///
+    /// # Errors
+    /// What `work` or the device say.
+    pub fn seconds(&self, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+        self.not_recording("waits for the device")?;
+        self.0.backend.seconds(&mut work)
+    }
+
+    /// Does a command, or records it.
+    fn queue(&self, command: Command) -> Result<()> {
+        if let Some(commands) = &mut *self.0.recording() {
+            commands.push(command);
+            return Ok(());
+        }
+        self.0.backend.queue(&command)
+    }
+
+    /// # Errors
+    /// [`Error::Failed`] while commands are recorded: `what` cannot be replayed.
+    fn not_recording(&self, what: &str) -> Result<()> {
+        match &*self.0.recording() {
+            None => Ok(()),
+            Some(commands) => Err(Error::Failed(format!(
+                "{}: work that is recorded to be replayed {what}, after {} commands",
+                self.name(),
+                commands.len()
+            ))),
+        }
     }
 
     /// Begins the launch of `kernel` as compiled for storage type `scalar`.
     pub(crate) fn kernel(&self, kernel: &'static Kernel, scalar: DType) -> Builder<'_> {
         Builder::new(self, kernel, scalar)
+    }
+}
+
+impl Shared {
+    fn arena(&self) -> MutexGuard<'_, Arena> {
+        // Whole whenever the lock is free, as what is recorded is.
+        self.arena.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -108,11 +108,14 @@ pub fn adamw(
     launch.float(settings.eps as f32).launch()
 }
 
-/// `average = keep average + (1 - keep) values`, in place.
-pub fn moving_average(average: &Buffer, values: &Buffer, keep: f32) -> Result<()> {
-    expect("moving_average", &[("values", values, average.len())])?;
+/// `average = keep average + (1 - keep) values`, in place; `keep` is f32 `[1]`.
+pub fn moving_average(average: &Buffer, values: &Buffer, keep: &Buffer) -> Result<()> {
+    expect(
+        "moving_average",
+        &[("values", values, average.len()), ("keep", keep, 1)],
+    )?;
     let n = average.len();
     let launch = average.gpu().kernel(&kernels::MOVING_AVERAGE, DType::F32);
     let launch = launch.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
-    launch.update(average).input(values).long(n).float(keep).launch()
+    launch.update(average).input(values).input(keep).long(n).launch()
 }

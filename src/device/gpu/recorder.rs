@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::argument::Launch;
+use super::graph::Command;
 use super::{Backend, Gpu};
 use crate::error::Result;
 
@@ -33,30 +33,44 @@ impl Backend for Recorder {
         self.inner.is_simulated()
     }
 
-    fn allocate(&self, bytes: usize) -> Result<u64> {
-        self.inner.0.allocate(bytes)
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        self.inner.0.backend.allocate(bytes)
     }
 
     fn free(&self, address: u64) {
-        self.inner.0.free(address);
+        self.inner.0.backend.free(address);
+    }
+
+    fn renew(&self, address: u64, bytes: usize) {
+        self.inner.0.backend.renew(address, bytes);
+    }
+
+    fn room(&self) -> Result<Option<[u64; 2]>> {
+        self.inner.0.backend.room()
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
-        self.inner.0.upload(data, to)
+        self.inner.0.backend.upload(data, to)
     }
 
-    fn clear(&self, to: u64, bytes: usize) -> Result<()> {
-        self.inner.0.clear(to, bytes)
+    fn stage(&self, data: &[u8], to: u64) -> Result<()> {
+        self.inner.0.backend.stage(data, to)
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.inner.0.download(from, to)
+        self.inner.0.backend.download(from, to)
     }
 
-    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        self.inner.0.launch(launch)?;
-        let mut launched = self.launched.0.lock().unwrap_or_else(PoisonError::into_inner);
-        launched.insert(launch.kernel.name);
+    fn queue(&self, command: &Command) -> Result<()> {
+        self.inner.0.backend.queue(command)?;
+        if let Command::Launch(launch) = command {
+            let mut launched = self.launched.0.lock().unwrap_or_else(PoisonError::into_inner);
+            launched.insert(launch.kernel.name);
+        }
         Ok(())
+    }
+
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        self.inner.0.backend.seconds(work)
     }
 }

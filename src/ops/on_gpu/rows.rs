@@ -2,7 +2,7 @@
 
 use super::of;
 use crate::autograd::Tape;
-use crate::device::gpu::{Gpu, embedding as kernels};
+use crate::device::gpu::embedding as kernels;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -14,15 +14,8 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor, shape: &[usize]) -> 
 }
 
 /// As `ops::timestep_embedding`.
-pub fn timestep_embedding(
-    gpu: &Gpu,
-    timesteps: &[f32],
-    dim: usize,
-    flip_sin_to_cos: bool,
-    freq_shift: f64,
-) -> Result<Tensor> {
-    let timesteps = gpu.upload(&Tensor::new(timesteps.to_vec(), &[timesteps.len()]))?;
-    let embedded = kernels::timestep_embedding(&timesteps, dim, flip_sin_to_cos, freq_shift as f32)?;
+pub fn timestep_embedding(timesteps: &Tensor, dim: usize, flip_sin_to_cos: bool, freq_shift: f64) -> Result<Tensor> {
+    let embedded = kernels::timestep_embedding(&of(timesteps)?, dim, flip_sin_to_cos, freq_shift as f32)?;
     Ok(Tensor::on_gpu(embedded, &[timesteps.len(), dim]))
 }
 

@@ -18,6 +18,8 @@ pub struct Buffers {
     progress: Buffer,
     /// As it was when it came here: what does not change is right.
     begun: Progress,
+    /// The learning rate, and what the average keeps of itself; f32 `[2]`.
+    rates: Buffer,
 }
 
 impl Buffers {
@@ -38,6 +40,7 @@ impl Buffers {
             average: buffers.average.as_deref().map(upload).transpose()?,
             progress: upload(&buffers.progress.values())?,
             begun: buffers.progress,
+            rates: upload(&[0.0; 2])?,
         })
     }
 
@@ -53,7 +56,7 @@ impl Buffers {
         })
     }
 
-    pub fn accumulate(&mut self, offset: usize, gradient: &Tensor) -> Result<()> {
+    pub fn accumulate(&self, offset: usize, gradient: &Tensor) -> Result<()> {
         let part = gradient
             .memory()
             .ok_or_else(|| Error::Failed("a gradient on the CPU of parameters on a GPU".into()))?;
@@ -68,27 +71,43 @@ impl Buffers {
         Ok(progress)
     }
 
-    /// The loss scale, a scalar.
-    pub fn scale(&self) -> Tensor {
-        Tensor::on_gpu(self.progress.view(0, 1), &[])
+    /// The loss scale, f32 `[1]`.
+    pub fn scale(&self) -> Buffer {
+        self.progress.view(0, 1)
+    }
+
+    /// Whether updates change it.
+    pub fn adapts(&self) -> bool {
+        self.begun.adapts()
     }
 
     pub fn gradient_norm(&self) -> Result<f64> {
-        let [norm, _] = clip_factor(&self.gradient, &self.progress.view(0, 1), f32::INFINITY)?;
+        let [norm, _] = clip_factor(&self.gradient, &self.scale(), f32::INFINITY)?;
         number(&norm)
     }
 
-    pub(super) fn update(&mut self, settings: Settings) -> Result<f64> {
+    pub(super) fn update(&self, settings: Settings) -> Result<f64> {
+        self.tell(settings)?;
+        number(&self.launch_update(settings)?)
+    }
+
+    /// Puts into the GPU's memory what differs from one update to the next.
+    pub fn tell(&self, settings: Settings) -> Result<()> {
+        let rates = [settings.adamw.lr as f32, settings.average_keeps as f32];
+        self.rates.stage(bytemuck::cast_slice(&rates))
+    }
+
+    /// The update that [`Buffers::tell`] was told, and the norm of the gradient before clipping, f32 `[1]`.
+    pub fn launch_update(&self, settings: Settings) -> Result<Buffer> {
         let Settings {
             adamw: settings,
             max_norm,
-            average_keeps,
+            ..
         } = settings;
-        let gpu = self.master.gpu();
         let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
-        let [norm, clip] = clip_factor(&self.gradient, &self.progress.view(0, 1), most)?;
-        let lr = gpu.upload(&Tensor::new(vec![settings.lr as f32], &[1]))?;
-        let rates = adamw_rates(&self.progress, &clip, &lr, settings, self.begun.interval as usize)?;
+        let [norm, clip] = clip_factor(&self.gradient, &self.scale(), most)?;
+        let (lr, interval) = (self.rates.view(0, 1), self.begun.interval as usize);
+        let rates = adamw_rates(&self.progress, &clip, &lr, settings, interval)?;
         let parameters = Parameters {
             values: &self.master,
             first: &self.first_moment,
@@ -98,9 +117,9 @@ impl Buffers {
         adamw(parameters, &self.gradient, settings, &rates, &clip)?;
         self.gradient.clear()?;
         if let Some(average) = &self.average {
-            moving_average(average, &self.master, average_keeps as f32)?;
+            moving_average(average, &self.master, &self.rates.view(1, 1))?;
         }
-        number(&norm)
+        Ok(norm)
     }
 }
 

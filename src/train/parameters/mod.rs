@@ -34,7 +34,7 @@ enum Buffers {
 
 /// What one update is told.
 #[derive(Clone, Copy)]
-struct Settings {
+pub struct Settings {
     adamw: AdamW,
     /// 0: not clipped.
     max_norm: f64,
@@ -191,7 +191,7 @@ impl FlatParameters {
     pub fn loss_scale(&self) -> Tensor {
         match &self.buffers {
             Buffers::Host(buffers) => Tensor::full(&[], f64::from(buffers.progress.scale), DType::F32),
-            Buffers::Gpu(buffers) => buffers.scale(),
+            Buffers::Gpu(buffers) => Tensor::on_gpu(buffers.scale(), &[]),
         }
     }
 
@@ -224,18 +224,31 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn update(&mut self, adamw: AdamW, max_norm: f64) -> Result<f64> {
-        self.step += 1;
-        let t = self.step as f64;
-        let settings = Settings {
-            adamw,
-            max_norm,
-            average_keeps: self.average_decay.min((1.0 + t) / (10.0 + t)),
-        };
+        let settings = self.next_update(adamw, max_norm);
         let norm = match &mut self.buffers {
             Buffers::Host(buffers) => buffers.update(settings),
             Buffers::Gpu(buffers) => buffers.update(settings)?,
         };
         self.publish();
         Ok(norm)
+    }
+
+    /// Counts a step, and says what its update is told.
+    pub(super) fn next_update(&mut self, adamw: AdamW, max_norm: f64) -> Settings {
+        self.step += 1;
+        let t = self.step as f64;
+        Settings {
+            adamw,
+            max_norm,
+            average_keeps: self.average_decay.min((1.0 + t) / (10.0 + t)),
+        }
+    }
+
+    /// The buffers, where they are on a GPU.
+    pub(super) fn on_gpu(&self) -> Option<&gpu::Buffers> {
+        match &self.buffers {
+            Buffers::Host(_) => None,
+            Buffers::Gpu(buffers) => Some(buffers),
+        }
     }
 }

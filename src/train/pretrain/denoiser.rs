@@ -104,7 +104,7 @@ impl Denoiser<'_> {
         let context = self.text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
         let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
         let predicted = self.unet.forward(&tape, &noisy, &times, &context, None)?;
-        let loss = ops::weighted_mse(&tape, &predicted, &target, &[1.0; BATCH])?;
+        let loss = ops::weighted_mse(&tape, &predicted, &target, &Tensor::full(&[BATCH], 1.0, DType::F32))?;
         let losses = vec![("loss", loss.item())];
         let gradients = tape.backward(&loss)?;
         Ok(Computed { gradients, losses })

@@ -58,7 +58,7 @@ fn compute(seed: u64, vae: &AutoencoderKl, leaves: &[Tensor], step: u64) -> Resu
     let moments = vae.moments(&tape, &pixels)?; // [n, 16, 16, 8]
     let latents = ops::posterior_sample(&tape, &moments, &noise)?;
     let decoded = vae.decode(&tape, &latents)?;
-    let error = ops::weighted_mse(&tape, &decoded, &pixels, &[1.0; BATCH])?;
+    let error = ops::weighted_mse(&tape, &decoded, &pixels, &Tensor::full(&[BATCH], 1.0, DType::F32))?;
     let divergence = ops::kl_divergence(&tape, &moments)?;
     let loss = ops::add(&tape, &error, &ops::scale(&tape, &divergence, KL_WEIGHT)?)?;
     let losses = vec![("loss", loss.item()), ("mse", error.item()), ("kl", divergence.item())];

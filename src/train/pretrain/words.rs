@@ -81,7 +81,7 @@ fn compute(
     let states = text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
     let states = ops::reshape(&tape, &states, &[rows, text.config.hidden_size])?;
     let read = reader.forward(&tape, &states)?;
-    let loss = ops::weighted_mse(&tape, &read, &facts, &weights)?;
+    let loss = ops::weighted_mse(&tape, &read, &facts, &Tensor::new(weights, &[rows]))?;
     let losses = vec![("loss", loss.item())];
     // Most facts are 0: the mean over all of them is small beside the gradient norm that is clipped to.
     let scaled = ops::scale(&tape, &loss, FACTS as f64)?;

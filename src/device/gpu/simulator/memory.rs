@@ -1,6 +1,9 @@
 //! The simulated device's memory.
 
+use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
+
+use memmap2::MmapMut;
 
 /// Host memory that kernels see as the device's, and which of its bytes hold a value.
 pub struct Memory {
@@ -16,44 +19,33 @@ pub fn around(memory: &BTreeMap<u64, Memory>, address: u64, bytes: usize) -> (&M
     inside.expect("buffers stay inside their allocation")
 }
 
-/// Bytes on the heap at a multiple of 256, as the driver aligns allocations.
-pub struct Pages {
-    pub start: *mut u8,
-    layout: std::alloc::Layout,
-}
+/// Pages of the system, which are zero, and taken only when first written. They begin at a multiple of 256, as the driver's
+/// allocations do.
+pub struct Pages(UnsafeCell<MmapMut>);
 
 // SAFETY: the bytes are plain memory; who may touch them when is said where they are touched.
 unsafe impl Send for Pages {}
 
 impl Pages {
-    pub fn filled(bytes: usize, value: u8) -> Self {
-        let layout = std::alloc::Layout::from_size_align(bytes, 256).expect("a length below the address space");
-        // SAFETY: the layout is not empty: buffers have at least one byte.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        if start.is_null() {
-            std::alloc::handle_alloc_error(layout);
-        }
-        let pages = Self { start, layout };
-        if value != 0 {
-            pages.fill(0, bytes, value);
-        }
-        pages
+    /// None where the system has no room. There is at least one byte.
+    pub fn zeroed(bytes: usize) -> Option<Self> {
+        Some(Self(UnsafeCell::new(MmapMut::map_anon(bytes).ok()?)))
+    }
+
+    pub fn start(&self) -> *mut u8 {
+        // SAFETY: nothing else refers to the mapping while its address is taken; the bytes are reached through raw pointers
+        // only.
+        unsafe { (&mut *self.0.get()).as_mut_ptr() }
     }
 
     pub fn len(&self) -> usize {
-        self.layout.size()
+        // SAFETY: as in `start`.
+        unsafe { (&*self.0.get()).len() }
     }
 
     pub fn fill(&self, at: usize, bytes: usize, value: u8) {
         assert!(at + bytes <= self.len(), "inside the allocation");
-        // SAFETY: just checked; nothing else refers to the bytes, which are reached through raw pointers only.
-        unsafe { std::ptr::write_bytes(self.start.add(at), value, bytes) };
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { std::alloc::dealloc(self.start, self.layout) };
+        // SAFETY: just checked; nothing else refers to the bytes.
+        unsafe { std::ptr::write_bytes(self.start().add(at), value, bytes) };
     }
 }

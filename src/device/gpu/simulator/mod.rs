@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::Backend;
 use super::argument::{Argument, Launch, Role};
+use super::graph::Command;
 use super::table::kernels::SIMULATOR;
 use super::table::scalar_index;
 use crate::error::{Error, Result};
@@ -72,16 +73,30 @@ impl Backend for Simulator {
         true
     }
 
-    fn allocate(&self, bytes: usize) -> Result<u64> {
-        // 0xff everywhere is NaN in every float format and -1 in integers.
-        let (data, written) = (Pages::filled(bytes, 0xff), Pages::filled(bytes, 0));
-        let address = data.start as u64;
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        let (Some(data), Some(written)) = (Pages::zeroed(bytes), Pages::zeroed(bytes)) else {
+            return Ok(None);
+        };
+        let address = data.start() as u64;
         self.memory().insert(address, Memory { data, written });
-        Ok(address)
+        Ok(Some(address))
     }
 
     fn free(&self, address: u64) {
         self.memory().remove(&address);
+    }
+
+    fn renew(&self, address: u64, bytes: usize) {
+        let memory = self.memory();
+        let (memory, at) = around(&memory, address, bytes);
+        // 0xff everywhere is NaN in every float format and -1 in integers.
+        memory.data.fill(at, bytes, 0xff);
+        memory.written.fill(at, bytes, 0);
+    }
+
+    fn room(&self) -> Result<Option<[u64; 2]>> {
+        // Which bytes are written is kept beside them.
+        Ok(crate::device::memory::available().map(|bytes| [bytes / 2; 2]))
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
@@ -89,28 +104,54 @@ impl Backend for Simulator {
         let (memory, at) = around(&memory, to, data.len());
         // SAFETY: `around` says that the bytes lie inside the allocation, which `Pages` keeps alive; no kernel runs in
         // the meantime, since launches end before they return.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.data.start.add(at), data.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.data.start().add(at), data.len()) };
         memory.written.fill(at, data.len(), 1);
         Ok(())
     }
 
-    fn clear(&self, to: u64, bytes: usize) -> Result<()> {
-        let memory = self.memory();
-        let (memory, at) = around(&memory, to, bytes);
-        memory.data.fill(at, bytes, 0);
-        memory.written.fill(at, bytes, 1);
-        Ok(())
+    fn stage(&self, data: &[u8], to: u64) -> Result<()> {
+        self.upload(data, to)
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         let memory = self.memory();
         let (memory, at) = around(&memory, from, to.len());
         // SAFETY: as in `upload`.
-        unsafe { std::ptr::copy_nonoverlapping(memory.data.start.add(at), to.as_mut_ptr(), to.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(memory.data.start().add(at), to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+    fn queue(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::Launch(launch) => self.launch(launch),
+            &Command::Clear { to, bytes } => {
+                let memory = self.memory();
+                let (memory, at) = around(&memory, to, bytes);
+                memory.data.fill(at, bytes, 0);
+                memory.written.fill(at, bytes, 1);
+                Ok(())
+            }
+            &Command::Copy { from, to, bytes } => {
+                let memory = self.memory();
+                let ((source, at), (target, there)) = (around(&memory, from, bytes), around(&memory, to, bytes));
+                for (source, target) in [(&source.data, &target.data), (&source.written, &target.written)] {
+                    // SAFETY: as in `upload`; buffers that overlap are copied as if through another one.
+                    unsafe { std::ptr::copy(source.start().add(at), target.start().add(there), bytes) };
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let begin = std::time::Instant::now();
+        work()?;
+        Ok(begin.elapsed().as_secs_f64())
+    }
+}
+
+impl Simulator {
+    fn launch(&self, launch: &Launch) -> Result<()> {
         let ranges = self.ranges(launch);
         let checked = self.checks == Checks::On;
         if checked {
@@ -138,11 +179,9 @@ impl Backend for Simulator {
             None => Ok(()),
         }
     }
-}
 
-impl Simulator {
     /// What the pointer arguments stand for.
-    fn ranges(&self, launch: &Launch<'_>) -> Vec<Range> {
+    fn ranges(&self, launch: &Launch) -> Vec<Range> {
         let memory = self.memory();
         let pointers = launch
             .arguments
@@ -160,7 +199,7 @@ impl Simulator {
                     start: address as *mut u8,
                     bytes,
                     // SAFETY: inside the allocation.
-                    written: unsafe { memory.written.start.add(at) },
+                    written: unsafe { memory.written.start().add(at) },
                     role,
                 }
             })
@@ -168,7 +207,7 @@ impl Simulator {
     }
 
     /// Runs all blocks, spread over the threads of rayon's pool; the first failing run of blocks is what is told.
-    fn run(&self, launch: &Launch<'_>, ranges: &[Range]) -> Result<()> {
+    fn run(&self, launch: &Launch, ranges: &[Range]) -> Result<()> {
         let run = SIMULATOR.expect("no simulator could be opened without it");
         let simulated = launch
             .kernel

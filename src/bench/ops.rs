@@ -1,0 +1,218 @@
+//! The ops that a training step is made of, at the sizes of Stable Diffusion 1.5, with the FLOPs that they do and the bytes
+//! that they must at least move.
+
+use crate::autograd::Tape;
+use crate::device::Device;
+use crate::error::Result;
+use crate::ops::{self, Padding};
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+
+/// Text tokens.
+const TOKENS: usize = 77;
+const RANK: usize = 128;
+const HEADS: usize = 8;
+
+type Run = fn(&Tape, &[Tensor]) -> Result<Tensor>;
+
+/// An op that is timed forward, and forward with the backward pass behind it.
+pub struct Op {
+    pub name: String,
+    /// Shapes of what is computed with; the first so many get gradients.
+    inputs: Vec<Vec<usize>>,
+    tracked: usize,
+    /// Vectors, which stay in f32.
+    vectors: usize,
+    run: Run,
+    /// Of the two passes.
+    flops: [f64; 2],
+    /// Values that are read or written at least, in the two passes.
+    values: [f64; 2],
+}
+
+/// What an op takes, once its inputs are on a device.
+pub struct Loaded {
+    inputs: Vec<Tensor>,
+    dy: Tensor,
+    tracked: usize,
+    run: Run,
+}
+
+/// FLOPs and bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    pub flops: f64,
+    pub bytes: f64,
+}
+
+impl Op {
+    /// Forward, or with `backward` both passes together.
+    pub fn work(&self, backward: bool, dtype: DType) -> Work {
+        let passes = 1 + usize::from(backward);
+        let sum = |of: &[f64; 2]| of[..passes].iter().sum::<f64>();
+        Work {
+            flops: sum(&self.flops),
+            bytes: sum(&self.values) * dtype.size() as f64,
+        }
+    }
+
+    /// Inputs of random numbers.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn load(&self, device: &Device, dtype: DType) -> Result<Loaded> {
+        let normal = |i: usize, shape: &[usize], dtype| {
+            let len: usize = shape.iter().product();
+            let values = random::normals(0, Stream::Noise, i as u64, 0, len);
+            // Weights of the size of trained ones keep results near 1.
+            let scale = match shape {
+                [rows, _] if *rows > 1 && i > 0 => 0.02,
+                [_, 3, 3, _] => 0.02,
+                _ => 1.0,
+            };
+            let values = values.into_iter().map(|x| scale * x).collect();
+            Tensor::new(values, shape).cast(dtype).to(device)
+        };
+        let first_vector = self.inputs.len() - self.vectors;
+        let inputs = self.inputs.iter().enumerate();
+        let inputs: Vec<Tensor> = inputs
+            .map(|(i, shape)| normal(i, shape, if i < first_vector { dtype } else { DType::F32 }))
+            .collect::<Result<_>>()?;
+        let y = (self.run)(&Tape::off(), &inputs)?;
+        Ok(Loaded {
+            dy: normal(99, y.shape(), y.dtype())?,
+            inputs,
+            tracked: self.tracked,
+            run: self.run,
+        })
+    }
+}
+
+impl Loaded {
+    /// Does it once.
+    ///
+    /// # Errors
+    /// What the op or the device say.
+    pub fn run(&self, backward: bool) -> Result<()> {
+        if !backward {
+            return (self.run)(&Tape::off(), &self.inputs).map(drop);
+        }
+        let tape = Tape::watching(&self.inputs[..self.tracked]);
+        let y = (self.run)(&tape, &self.inputs)?;
+        tape.backward_from(&y, self.dy.clone()).map(drop)
+    }
+}
+
+/// All of them for `n` samples of `side` x `side` latents, the wide level first.
+pub fn ops(n: usize, side: usize) -> Vec<Op> {
+    let mut all = Vec::new();
+    for (level, c) in [(1, 320), (2, 640), (4, 1280)] {
+        let side = (side / level).max(1);
+        let rows = n * side * side;
+        all.push(conv2d(n, side, c));
+        all.push(attention(n, side * side, side * side, c));
+        all.push(attention(n, side * side, TOKENS, c));
+        all.push(lora_linear(rows, c));
+        all.push(linear(rows, c, 8 * c));
+        all.push(linear(rows, 4 * c, c));
+        all.push(geglu(rows, c));
+        all.push(group_norm(n, side, c));
+        all.push(layer_norm(rows, c));
+    }
+    all
+}
+
+fn linear(rows: usize, k: usize, out: usize) -> Op {
+    let (flops, values) = (2 * rows * k * out, rows * k + k * out + rows * out);
+    Op {
+        name: format!("linear {rows}x{k}->{out}"),
+        inputs: vec![vec![rows, k], vec![out, k]],
+        tracked: 1,
+        vectors: 0,
+        run: |tape, x| ops::linear(tape, &x[0], &x[1], None),
+        flops: [flops as f64; 2],
+        values: [values as f64; 2],
+    }
+}
+
+/// The FLOPs are those of the factored form in both passes.
+fn lora_linear(rows: usize, c: usize) -> Op {
+    let (base, branch) = (2 * rows * c * c, 4 * rows * RANK * c);
+    let forward = 2 * rows * c + c * c;
+    Op {
+        name: format!("lora_linear {rows}x{c}->{c} r{RANK}"),
+        inputs: vec![vec![rows, c], vec![RANK, c], vec![c, RANK], vec![c, c]],
+        tracked: 3,
+        vectors: 0,
+        run: |tape, x| ops::lora_linear(tape, &x[0], &x[3], None, &x[1], &x[2], 1.0),
+        flops: [(base + branch) as f64, (base + 2 * branch) as f64],
+        values: [forward as f64, (forward + rows * c) as f64],
+    }
+}
+
+fn conv2d(n: usize, side: usize, c: usize) -> Op {
+    let map = n * side * side * c;
+    Op {
+        name: format!("conv2d 3x3 {n}x{side}x{side} {c}->{c}"),
+        inputs: vec![vec![n, side, side, c], vec![c, 3, 3, c]],
+        tracked: 1,
+        vectors: 0,
+        run: |tape, x| ops::conv2d(tape, &x[0], &x[1], None, 1, Padding::all(1)),
+        flops: [(2 * map * 9 * c) as f64; 2],
+        values: [(2 * map + 9 * c * c) as f64; 2],
+    }
+}
+
+/// The backward pass computes the scores again: 2.5 times the FLOPs.
+fn attention(n: usize, queries: usize, keys: usize, c: usize) -> Op {
+    let flops = (4 * n * queries * keys * c) as f64;
+    let (q, k) = (n * queries * c, n * keys * c);
+    Op {
+        name: format!("attention {n}x{queries}x{keys}x{c}"),
+        inputs: vec![vec![n, queries, c], vec![n, keys, c], vec![n, keys, c]],
+        tracked: 3,
+        vectors: 0,
+        run: |tape, x| ops::attention(tape, &x[0], &x[1], &x[2], HEADS, false),
+        flops: [flops, 2.5 * flops],
+        values: [(2 * q + 2 * k) as f64, (4 * q + 4 * k) as f64],
+    }
+}
+
+fn geglu(rows: usize, c: usize) -> Op {
+    let half = (rows * 4 * c) as f64;
+    Op {
+        name: format!("geglu {rows}x{}", 8 * c),
+        inputs: vec![vec![rows, 8 * c]],
+        tracked: 1,
+        vectors: 0,
+        run: |tape, x| ops::geglu(tape, &x[0]),
+        flops: [0.0; 2],
+        values: [3.0 * half, 5.0 * half],
+    }
+}
+
+fn group_norm(n: usize, side: usize, c: usize) -> Op {
+    let map = (n * side * side * c) as f64;
+    Op {
+        name: format!("group_norm_silu {n}x{side}x{side}x{c}"),
+        inputs: vec![vec![n, side, side, c], vec![c], vec![c]],
+        tracked: 1,
+        vectors: 2,
+        run: |tape, x| ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, true),
+        flops: [0.0; 2],
+        values: [2.0 * map, 3.0 * map],
+    }
+}
+
+fn layer_norm(rows: usize, c: usize) -> Op {
+    let map = (rows * c) as f64;
+    Op {
+        name: format!("layer_norm {rows}x{c}"),
+        inputs: vec![vec![rows, c], vec![c], vec![c]],
+        tracked: 1,
+        vectors: 2,
+        run: |tape, x| ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5),
+        flops: [0.0; 2],
+        values: [2.0 * map, 3.0 * map],
+    }
+}
