@@ -1,8 +1,13 @@
 //! The ops that a training step is made of, at the sizes of real UNets: `cargo bench --bench ops [-- FILTER]`. Backward
-//! passes are timed together with the forward pass that they need.
+//! passes are timed together with the forward pass that they need. Where there is an NVIDIA GPU, also those of `selma bench`
+//! on it, timed by the device's clock.
+
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use selma::autograd::Tape;
+use selma::device::Device;
+use selma::device::gpu::Gpu;
 use selma::ops::{self, Branch, LoraOrder, Padding};
 use selma::tensor::random::{self, Stream};
 use selma::tensor::{DType, Tensor};
@@ -125,6 +130,25 @@ fn conv2d(c: &mut Criterion) {
     }
 }
 
+/// At 512 pixels, batch 16.
+fn on_gpu(c: &mut Criterion) {
+    let Ok(gpu) = Gpu::cuda(0) else { return };
+    let device = Device::Gpu(gpu.clone());
+    for op in selma::bench::ops::ops(16, 64) {
+        // Made when it is first run: an op that the filter leaves out takes no memory.
+        let mut loaded = None;
+        for (backward, pass) in [(false, "forward"), (true, "both")] {
+            c.bench_function(&format!("gpu {} {pass}", op.name), |b| {
+                let loaded = loaded.get_or_insert_with(|| op.load(&device, DType::Bf16).expect("room for the op"));
+                b.iter_custom(|n| {
+                    let all = || (0..n).try_for_each(|_| loaded.run(backward));
+                    Duration::from_secs_f64(gpu.seconds(all).expect("a device that works"))
+                });
+            });
+        }
+    }
+}
+
 fn threads(_: &mut Criterion) {
     selma::cli::use_threads(None).expect("the first use of the pool");
 }
@@ -132,6 +156,6 @@ fn threads(_: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20);
-    targets = threads, attention, norms, linear, conv2d
+    targets = threads, attention, norms, linear, conv2d, on_gpu
 }
 criterion_main!(benches);

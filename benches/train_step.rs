@@ -1,11 +1,12 @@
-//! Whole LoRA training steps, the ones of `selma bench`: `cargo bench --bench train_step`.
-//! `benches/peers/cpu_step.py` times the same steps in PyTorch.
+//! Whole LoRA training steps, the ones of `selma bench`: `cargo bench --bench train_step`. Where there is an NVIDIA GPU, also
+//! the one that GPUs are compared by, timed by the device's clock. `benches/peers` times the same steps in PyTorch.
 
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use selma::bench::{CASES, TrainStep};
+use selma::bench::{CASES, GPU_CASE, TrainStep};
 use selma::device::Device;
+use selma::device::gpu::Gpu;
 use selma::tensor::DType;
 
 fn steps(c: &mut Criterion) {
@@ -18,6 +19,19 @@ fn steps(c: &mut Criterion) {
             let step = step
                 .get_or_insert_with(|| TrainStep::new(case, &Device::Cpu, DType::F32).expect("a case of this name"));
             b.iter(|| step.run().expect("a step that fits"));
+        });
+    }
+    if let Ok(gpu) = Gpu::cuda(0) {
+        let device = Device::Gpu(gpu);
+        let mut step = None;
+        group.bench_function(format!("{GPU_CASE} on the GPU"), |b| {
+            let step =
+                step.get_or_insert_with(|| TrainStep::new(GPU_CASE, &device, DType::Bf16).expect("room for the case"));
+            b.iter_custom(|n| {
+                (0..n)
+                    .map(|_| Duration::from_secs_f64(step.seconds().expect("a step")))
+                    .sum()
+            });
         });
     }
     group.finish();

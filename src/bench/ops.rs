@@ -1,10 +1,12 @@
 //! The ops that a training step is made of, at the sizes of Stable Diffusion 1.5, with the FLOPs that they do and the bytes
 //! that they must at least move.
 
+use std::sync::Arc;
+
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::{self, Padding};
+use crate::ops::{self, Branch, LoraOrder, Padding};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 
@@ -13,7 +15,7 @@ const TOKENS: usize = 77;
 const RANK: usize = 128;
 const HEADS: usize = 8;
 
-type Run = fn(&Tape, &[Tensor]) -> Result<Tensor>;
+type Run = Arc<dyn Fn(&Tape, &[Tensor]) -> Result<Tensor>>;
 
 /// An op that is timed forward, and forward with the backward pass behind it.
 pub struct Op {
@@ -83,7 +85,7 @@ impl Op {
             dy: normal(99, y.shape(), y.dtype())?,
             inputs,
             tracked: self.tracked,
-            run: self.run,
+            run: self.run.clone(),
         })
     }
 }
@@ -112,7 +114,7 @@ pub fn ops(n: usize, side: usize) -> Vec<Op> {
         all.push(conv2d(n, side, c));
         all.push(attention(n, side * side, side * side, c));
         all.push(attention(n, side * side, TOKENS, c));
-        all.push(lora_linear(rows, c));
+        all.extend(LoraOrder::NAMES.map(|named| lora_linear(rows, c, named)));
         all.push(linear(rows, c, 8 * c));
         all.push(linear(rows, 4 * c, c));
         all.push(geglu(rows, c));
@@ -129,22 +131,31 @@ fn linear(rows: usize, k: usize, out: usize) -> Op {
         inputs: vec![vec![rows, k], vec![out, k]],
         tracked: 1,
         vectors: 0,
-        run: |tape, x| ops::linear(tape, &x[0], &x[1], None),
+        run: Arc::new(|tape, x| ops::linear(tape, &x[0], &x[1], None)),
         flops: [flops as f64; 2],
         values: [values as f64; 2],
     }
 }
 
-/// The FLOPs are those of the factored form in both passes.
-fn lora_linear(rows: usize, c: usize) -> Op {
+/// In one of its orders. The FLOPs are those of the factored form in both passes, whatever the order, so that milliseconds and
+/// shares compare.
+fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) -> Op {
     let (base, branch) = (2 * rows * c * c, 4 * rows * RANK * c);
     let forward = 2 * rows * c + c * c;
     Op {
-        name: format!("lora_linear {rows}x{c}->{c} r{RANK}"),
+        name: format!("lora_linear {rows}x{c}->{c} r{RANK} {name}"),
         inputs: vec![vec![rows, c], vec![RANK, c], vec![c, RANK], vec![c, c]],
         tracked: 3,
         vectors: 0,
-        run: |tape, x| ops::lora_linear(tape, &x[0], &x[3], None, &x[1], &x[2], 1.0),
+        run: Arc::new(move |tape, x| {
+            let branch = Branch {
+                a: &x[1],
+                b: &x[2],
+                scale: 1.0,
+                order,
+            };
+            ops::lora_linear(tape, &x[0], &x[3], None, branch)
+        }),
         flops: [(base + branch) as f64, (base + 2 * branch) as f64],
         values: [forward as f64, (forward + rows * c) as f64],
     }
@@ -157,7 +168,7 @@ fn conv2d(n: usize, side: usize, c: usize) -> Op {
         inputs: vec![vec![n, side, side, c], vec![c, 3, 3, c]],
         tracked: 1,
         vectors: 0,
-        run: |tape, x| ops::conv2d(tape, &x[0], &x[1], None, 1, Padding::all(1)),
+        run: Arc::new(|tape, x| ops::conv2d(tape, &x[0], &x[1], None, 1, Padding::all(1))),
         flops: [(2 * map * 9 * c) as f64; 2],
         values: [(2 * map + 9 * c * c) as f64; 2],
     }
@@ -172,7 +183,7 @@ fn attention(n: usize, queries: usize, keys: usize, c: usize) -> Op {
         inputs: vec![vec![n, queries, c], vec![n, keys, c], vec![n, keys, c]],
         tracked: 3,
         vectors: 0,
-        run: |tape, x| ops::attention(tape, &x[0], &x[1], &x[2], HEADS, false),
+        run: Arc::new(|tape, x| ops::attention(tape, &x[0], &x[1], &x[2], HEADS, false)),
         flops: [flops, 2.5 * flops],
         values: [(2 * q + 2 * k) as f64, (4 * q + 4 * k) as f64],
     }
@@ -185,7 +196,7 @@ fn geglu(rows: usize, c: usize) -> Op {
         inputs: vec![vec![rows, 8 * c]],
         tracked: 1,
         vectors: 0,
-        run: |tape, x| ops::geglu(tape, &x[0]),
+        run: Arc::new(|tape, x| ops::geglu(tape, &x[0])),
         flops: [0.0; 2],
         values: [3.0 * half, 5.0 * half],
     }
@@ -198,7 +209,7 @@ fn group_norm(n: usize, side: usize, c: usize) -> Op {
         inputs: vec![vec![n, side, side, c], vec![c], vec![c]],
         tracked: 1,
         vectors: 2,
-        run: |tape, x| ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, true),
+        run: Arc::new(|tape, x| ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, true)),
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
     }
@@ -211,7 +222,7 @@ fn layer_norm(rows: usize, c: usize) -> Op {
         inputs: vec![vec![rows, c], vec![c], vec![c]],
         tracked: 1,
         vectors: 2,
-        run: |tape, x| ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5),
+        run: Arc::new(|tape, x| ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5)),
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
     }

@@ -160,6 +160,36 @@ fn the_simulator_checks_itself() {
 }
 
 #[test]
+fn ops_are_timed() {
+    let mut command = selma();
+    command.args(["bench", "layer_norm", "--device", "sim", "--runs", "1", "--json"]);
+    let output = command.args(["--peak", "1", "--bandwidth", "1"]).assert().success();
+    let lines = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let cases: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
+    assert!(
+        cases.contains(&"layer_norm 64x320 forward") && cases.contains(&"layer_norm 4x1280 both"),
+        "{cases:?}"
+    );
+    for row in &rows {
+        let (gbs, share) = (row["gbs"].as_f64().unwrap(), row["percent_of_floor"].as_f64().unwrap());
+        assert!(
+            row["median_ms"].as_f64().unwrap() > 0.0 && (share - 100.0 * gbs).abs() < 1e-6 * share,
+            "{row}"
+        );
+    }
+    says(
+        {
+            let mut command = selma();
+            command.args(["bench", "nothing-like-that"]);
+            command
+        },
+        2,
+        &["nothing to time", "tiny", "conv2d"],
+    );
+}
+
+#[test]
 fn what_a_device_cannot_do_is_said() {
     let with = |arguments: &[&str]| {
         let mut command = selma();
