@@ -63,7 +63,7 @@ fn recordings(skill: &str) -> [String; 2] {
 /// The hash of the recorded replies that the questions of `skill` are made from.
 ///
 /// # Errors
-/// [`Error::Io`] where one is not there.
+/// [`Error::File`] where one is not there.
 pub(super) fn replayed(run: &Run, skill: &str) -> Result<Option<String>> {
     let Some(folder) = &run.pipeline.prompts.replay else {
         return Ok(None);
@@ -71,9 +71,15 @@ pub(super) fn replayed(run: &Run, skill: &str) -> Result<Option<String>> {
     let learnt = About::Learnt.prompts(run) > 0;
     let held_out = all(run).iter().any(|about| *about != About::Learnt);
     let used = recordings(skill).into_iter().zip([learnt, held_out]);
-    let hashes = used
-        .filter(|(_, used)| *used)
-        .map(|(name, _)| digest::file(&folder.join(name)));
+    let hash = |(name, _): (String, bool)| match folder.join(name) {
+        path if path.exists() => digest::file(&path),
+        path => {
+            let message = "no such recording; [select], [choose] and dsg without a file have the writer make questions, whose \
+                           replies `replay` needs too: an endpoint leaves them in prompts/ of its run";
+            Err(Error::file(path, message))
+        }
+    };
+    let hashes = used.filter(|(_, used)| *used).map(hash);
     hashes.collect::<Result<Vec<_>>>().map(|hashes| Some(hashes.join(" ")))
 }
 

@@ -1,5 +1,6 @@
 //! `selma run` on small recorded models, with recorded replies in place of an LLM.
 
+mod answers;
 mod asked;
 mod demo;
 mod endpoints;

@@ -1,5 +1,7 @@
 //! The client against a server that misbehaves.
 
+mod failures;
+
 use std::time::{Duration, Instant};
 
 use selma::selma::llm::{Api, Client, Limits, Reply, Settings};
@@ -113,129 +115,6 @@ fn contents_that_are_no_string() {
             Server::start(move |_, _| Answer::Json(200, json!({"choices": [{"message": {"content": content}}]})));
         assert_eq!(ask(&server.url).unwrap().text, text);
     }
-}
-
-#[test]
-fn what_may_pass_is_tried_again() {
-    let broken = "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{\"choices\": [{\"mess";
-    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"choices\": [{";
-    for name in [
-        "500",
-        "503",
-        "closed",
-        "closed in a chunk",
-        "no answer",
-        "malformed",
-        "other JSON",
-        "stall",
-    ] {
-        let server = Server::start(move |number, _| match (number, name) {
-            (2, _) => chat("fine", "stop"),
-            (_, "500") => failure(500, "oops", "server_error"),
-            (_, "503") => Answer::With(503, "Retry-After: 0".into(), json!({})),
-            (_, "closed") => Answer::Raw(broken.into()),
-            (_, "closed in a chunk") => Answer::Raw(chunked.into()),
-            (_, "no answer") => Answer::Raw(Vec::new()),
-            (_, "malformed") => Answer::Raw("HTTP/1.1 200 OK\r\n\r\n{\"choices\": [".into()),
-            (_, "other JSON") => Answer::Json(200, json!({"choices": []})),
-            _ => Answer::Stall,
-        });
-        assert_eq!(
-            ask(&server.url).map(|reply| reply.text),
-            Ok("fine".to_owned()),
-            "{name}"
-        );
-        assert_eq!(server.seen().len(), 3, "{name}");
-    }
-}
-
-#[test]
-fn a_pause_that_the_server_asks_for_is_kept() {
-    let server = Server::start(|number, _| match number {
-        0 => Answer::With(429, "Retry-After: 1".into(), json!({"error": {"message": "slow down"}})),
-        _ => chat("fine", "stop"),
-    });
-    let start = Instant::now();
-    assert_eq!(ask(&server.url).unwrap().text, "fine");
-    assert!(start.elapsed() >= Duration::from_secs(1));
-
-    let server = Server::start(|_, _| Answer::With(429, "Retry-After: 4000".into(), json!({"error": "come back"})));
-    let message = refusal(&server);
-    assert!(
-        message.contains("come back") && message.contains("pause of 4000 s"),
-        "{message}"
-    );
-    assert_eq!(server.seen().len(), 1);
-}
-
-#[test]
-fn no_wait_is_unbounded() {
-    let stalling = Server::start(|_, _| Answer::Stall);
-    let message = refusal(&stalling);
-    assert!(
-        message.contains("no complete reply within 0.4 s; gave up after 3 tries"),
-        "{message}"
-    );
-    let message = refusal(&Server::start(|_, _| Answer::Trickle));
-    assert!(message.contains("no complete reply within 0.4 s"), "{message}");
-    let server = Server::start(|_, _| failure(502, "bad\u{1b}[31m gateway\n\n", ""));
-    let message = refusal(&server);
-    assert!(
-        message.contains("status 502: bad [31m gateway; gave up after 3 tries"),
-        "{message}"
-    );
-    assert_eq!(server.seen().len(), 3);
-    // Nobody listens at the port of a listener that is gone.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let message = ask(&format!("http://{gone}")).unwrap_err();
-    assert!(message.contains("the connection failed"), "{message}");
-}
-
-#[test]
-fn what_will_not_pass_is_told_at_once() {
-    for (status, text, code, words) in [
-        (429, "no money", "insufficient_quota", "no money"),
-        (
-            401,
-            "wrong key sk-do-not-show-this",
-            "",
-            "does not accept the key in OPENAI_API_KEY (status 401: wrong key [key])",
-        ),
-        (
-            404,
-            "no such model",
-            "",
-            "no such model; check the address and --llm-model",
-        ),
-        (400, "bad request", "", "status 400: bad request"),
-        (418, "teapot", "", "status 418: teapot"),
-    ] {
-        let server = Server::start(move |_, _| failure(status, text, code));
-        let message = refusal(&server);
-        assert!(message.contains(words), "{message}");
-        assert_eq!(server.seen().len(), 1, "{message}");
-    }
-    let keyless = Server::start(|_, _| failure(401, "who are you?", ""));
-    let client = Client::new(settings(&keyless.url), None, Limits::default()).unwrap();
-    assert!(
-        client
-            .complete("x")
-            .unwrap_err()
-            .to_string()
-            .contains("set OPENAI_API_KEY")
-    );
-}
-
-#[test]
-fn a_redirect_does_not_take_the_key_along() {
-    let other = Server::start(|_, _| chat("caught", "stop"));
-    let address = other.url.clone();
-    let server = Server::start(move |_, _| Answer::With(307, format!("Location: {address}/v1/x"), json!({})));
-    assert!(refusal(&server).contains("it redirects"));
-    assert!(other.seen().is_empty());
 }
 
 #[test]
