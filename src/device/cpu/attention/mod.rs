@@ -3,18 +3,18 @@
 //!
 //! The lanes of a vector are queries: scores are `[keys, panel]`, and the softmax runs down the keys. So nothing is
 //! added across lanes, every sum has the order of the keys whatever the width of the vectors, and head sizes that fill no
-//! vector waste none. Scores count in powers of two: the scale of the queries holds log2 e.
+//! vector waste none. (In the backward pass queries and keys change places.) Scores count in powers of two: the scale of the queries holds log2 e.
 
 mod products;
 
-use products::{Left, QuerySum, multiply, pack, unpack};
+use products::{KeySum, Left, multiply, pack, unpack};
 
 use super::gemm::{Gemm, VECTORS};
 use super::heads::{Head, HeadMut};
 use super::math::{Elementary, vectorized};
 
-/// Keys whose scores are in the first cache at a time.
-const KEYS: usize = 128;
+/// Keys, or queries in the backward pass, whose scores with a panel are in the first cache at a time.
+const BLOCK: usize = 128;
 
 /// What a head attends with.
 #[derive(Clone, Copy)]
@@ -104,14 +104,14 @@ fn forward_panels<T: Gemm + Elementary, const W: usize>(
     let Inputs { q, k, v, .. } = inputs;
     let mut queries = vec![[T::default(); W]; q.size];
     let mut sums = vec![[T::default(); W]; q.size];
-    let mut scores = vec![[T::default(); W]; KEYS.min(k.rows)];
+    let mut scores = vec![[T::default(); W]; BLOCK.min(k.rows)];
     for first in (0..out.rows).step_by(W) {
         let lanes = W.min(out.rows - first);
         pack(q, top + first, lanes, inputs.scale_of_queries(), &mut queries);
         let mut softmax = Softmax::<T, W>::new();
         let visible = inputs.visible(top + first + lanes - 1);
-        for from in (0..visible).step_by(KEYS) {
-            let scores = &mut scores[..KEYS.min(visible - from)];
+        for from in (0..visible).step_by(BLOCK) {
+            let scores = &mut scores[..BLOCK.min(visible - from)];
             inputs.scores(&queries, from, top + first, scores);
             vectorized(
                 #[inline(always)]
@@ -188,77 +188,92 @@ impl<T: Elementary, const W: usize> Softmax<T, W> {
     }
 }
 
+/// Here the lanes are keys, and sums over queries run down a panel; only those of dq have channels in lanes, which a
+/// small head does not fill.
 fn backward_panels<T: Gemm + Elementary, const W: usize>(
     inputs: Inputs<'_, T>,
     y: Head<'_, T>,
     dy: Head<'_, T>,
     log_sums: Head<'_, T>,
-    mut gradients: Gradients<'_, T>,
+    gradients: Gradients<'_, T>,
 ) {
-    let Inputs { q, k, v, .. } = inputs;
+    let Inputs { q, k, v, causal } = inputs;
     let (scale, one) = (inputs.scale(), T::from_f64(1.0));
+    let Gradients {
+        q: to_q,
+        k: mut to_k,
+        v: mut to_v,
+    } = gradients;
+    // The log-sum-exp and D of each query.
+    let queries: Vec<(T, T)> = (0..q.rows)
+        .map(|i| {
+            let products = y.row(i).iter().zip(dy.row(i)).map(|(&y, &dy)| y * dy);
+            (
+                log_sums.row(i)[0],
+                products.fold(T::default(), |sum, product| sum + product),
+            )
+        })
+        .collect();
     let panel = || vec![[T::default(); W]; q.size];
-    let (mut queries, mut y_panel, mut dy_panel, mut dq) = (panel(), panel(), panel(), panel());
-    let block = || vec![[T::default(); W]; KEYS.min(k.rows)];
+    let (mut keys, mut values, mut dk, mut dv) = (panel(), panel(), panel(), panel());
+    let block = || vec![[T::default(); W]; BLOCK.min(q.rows)];
     let (mut scores, mut slopes) = (block(), block());
-    let mut dk = gradients.k.map(|to| QuerySum::new(to, W));
-    let mut dv = gradients.v.map(|to| QuerySum::new(to, W));
-    for first in (0..q.rows).step_by(W) {
-        let lanes = W.min(q.rows - first);
-        pack(q, first, lanes, inputs.scale_of_queries(), &mut queries);
-        pack(dy, first, lanes, one, &mut dy_panel);
-        dk.iter_mut().for_each(|dk| dk.pack(q, first, lanes, scale));
-        dv.iter_mut().for_each(|dv| dv.pack(dy, first, lanes, one));
-        pack(y, first, lanes, one, &mut y_panel);
-        let (mut log_sum, mut along) = ([T::default(); W], [T::default(); W]);
-        for (j, log_sum) in log_sum[..lanes].iter_mut().enumerate() {
-            *log_sum = log_sums.row(first + j)[0];
-        }
-        vectorized(
-            #[inline(always)]
-            || {
-                for (y, dy) in y_panel.iter().zip(&dy_panel) {
-                    for ((along, &y), &dy) in along.iter_mut().zip(y).zip(dy) {
-                        *along += y * dy;
-                    }
-                }
-            },
-        );
-        let visible = inputs.visible(first + lanes - 1);
-        for from in (0..visible).step_by(KEYS) {
-            let count = KEYS.min(visible - from);
+    let mut dq = to_q.map(|to| KeySum::new(to, W));
+    for first in (0..k.rows).step_by(W) {
+        let lanes = W.min(k.rows - first);
+        pack(k, first, lanes, inputs.scale_of_queries(), &mut keys);
+        pack(v, first, lanes, one, &mut values);
+        dq.iter_mut().for_each(|dq| dq.pack(k, first, lanes, scale));
+        dk.as_flattened_mut().fill(T::default());
+        dv.as_flattened_mut().fill(T::default());
+        // Queries before that see none of these keys.
+        let seeing = if causal { first.min(q.rows) } else { 0 };
+        for from in (seeing..q.rows).step_by(BLOCK) {
+            let count = BLOCK.min(q.rows - from);
             let (scores, slopes) = (&mut scores[..count], &mut slopes[..count]);
-            inputs.scores(&queries, from, first, scores);
-            multiply(Left::rows(v, from), &dy_panel, slopes, false);
+            multiply(Left::rows(q, from), &keys, scores, false);
+            if causal {
+                for (query, scores) in (from..).zip(&mut *scores) {
+                    scores[W.min(query + 1 - first)..].fill(T::from_f64(f64::NEG_INFINITY));
+                }
+            }
+            multiply(Left::rows(dy, from), &values, slopes, false);
             vectorized(
                 #[inline(always)]
                 || {
-                    for (scores, slopes) in scores.iter_mut().zip(slopes.iter_mut()) {
-                        let lanes = scores.iter_mut().zip(slopes).zip(log_sum.iter().zip(&along));
-                        for ((score, slope), (&log_sum, &along)) in lanes {
+                    let rows = scores.iter_mut().zip(slopes.iter_mut()).zip(&queries[from..]);
+                    for ((scores, slopes), &(log_sum, along)) in rows {
+                        for (score, slope) in scores.iter_mut().zip(slopes) {
                             *score = (*score - log_sum).exp2();
                             *slope = *score * (*slope - along);
                         }
                     }
                 },
             );
-            dv.iter_mut().for_each(|dv| dv.add(from, scores));
-            dk.iter_mut().for_each(|dk| dk.add(from, slopes));
-            if gradients.q.is_some() {
-                multiply(Left::columns(k, from), slopes, &mut dq, from > 0);
+            if to_v.is_some() {
+                multiply(Left::columns(dy, from), scores, &mut dv, true);
             }
+            if to_k.is_some() {
+                multiply(Left::columns(q, from), slopes, &mut dk, true);
+            }
+            dq.iter_mut().for_each(|dq| dq.add(from, slopes));
         }
-        if let Some(to) = &mut gradients.q {
+        if let Some(to) = &mut to_v {
+            unpack(&dv, to, first);
+        }
+        if let Some(to) = &mut to_k {
             vectorized(
                 #[inline(always)]
                 || {
-                    for x in dq.as_flattened_mut() {
+                    for x in dk.as_flattened_mut() {
                         *x *= scale;
                     }
                 },
             );
-            unpack(&dq, to, first);
+            unpack(&dk, to, first);
         }
     }
-    dk.into_iter().chain(dv).for_each(QuerySum::write);
+    if let Some(dq) = dq {
+        dq.write();
+    }
 }

@@ -125,25 +125,28 @@ fn tiles<T: Gemm>(a: Left<'_, T>, rows: usize, b: &[T], width: usize, c: &mut [T
     }
 }
 
-/// A gradient that is a sum over queries, `[keys, size]`: here channels are lanes, and so padded to whole vectors.
-pub struct QuerySum<'a, T> {
+/// A gradient that is a sum over keys, `[queries, size]`: here channels are lanes, and so padded to whole vectors.
+pub struct KeySum<'a, T> {
     to: HeadMut<'a, T>,
     sums: Vec<T>,
     padded: usize,
-    /// The other operand of a panel of queries: strips of one or two vectors of channels, each `[queries, channels]`.
+    /// The other operand of a panel of keys: strips of one or two vectors of channels, each `[panel, channels]`.
     operand: Vec<T>,
-    queries: usize,
+    panel: usize,
+    /// Keys in the panel.
+    keys: usize,
 }
 
-impl<'a, T: Gemm> QuerySum<'a, T> {
-    pub fn new(to: HeadMut<'a, T>, queries: usize) -> Self {
+impl<'a, T: Gemm> KeySum<'a, T> {
+    pub fn new(to: HeadMut<'a, T>, panel: usize) -> Self {
         let padded = to.size.next_multiple_of(T::kernel().lanes);
         Self {
             sums: vec![T::default(); to.rows * padded],
-            operand: vec![T::default(); queries * padded],
+            operand: vec![T::default(); panel * padded],
             to,
             padded,
-            queries,
+            panel,
+            keys: 0,
         }
     }
 
@@ -155,21 +158,19 @@ impl<'a, T: Gemm> QuerySum<'a, T> {
             .map(move |left| (left, width.min(padded - left)))
     }
 
-    /// Takes in `lanes` rows from `first` on, times `factor`, as the operand.
-    pub fn pack(&mut self, head: Head<'_, T>, first: usize, lanes: usize, factor: T) {
-        if lanes < self.queries {
-            self.operand.fill(T::default());
-        }
+    /// Takes in `keys` rows from `first` on, times `factor`, as the operand.
+    pub fn pack(&mut self, head: Head<'_, T>, first: usize, keys: usize, factor: T) {
+        self.keys = keys;
         for (left, width) in self.strips() {
-            let strip = &mut self.operand[left * self.queries..][..width * self.queries];
-            for (j, to) in strip.chunks_exact_mut(width).take(lanes).enumerate() {
+            let strip = &mut self.operand[left * self.panel..][..width * self.panel];
+            for (j, to) in strip.chunks_exact_mut(width).take(keys).enumerate() {
                 let channels = &head.row(first + j)[left..];
                 to.iter_mut().zip(channels).for_each(|(to, &x)| *to = x * factor);
             }
         }
     }
 
-    /// Adds `panel` `[keys, queries]` times the operand to the sums of keys from `from` on.
+    /// Adds `panel` `[queries, keys]` times the operand to the sums of queries from `from` on.
     pub fn add<const W: usize>(&mut self, from: usize, panel: &[[T; W]]) {
         let left_operand = Left {
             data: panel.as_flattened(),
@@ -177,7 +178,8 @@ impl<'a, T: Gemm> QuerySum<'a, T> {
             step: 1,
         };
         for (left, width) in self.strips() {
-            let strip = &self.operand[left * W..][..width * W];
+            // No more than the keys: what lanes without one hold is not always finite.
+            let strip = &self.operand[left * W..][..width * self.keys];
             let sums = &mut self.sums[from * self.padded + left..];
             tiles(left_operand, panel.len(), strip, width, sums, self.padded, true);
         }

@@ -94,3 +94,35 @@ fn every_kernel_is_right_and_gives_the_same_bytes() {
     every_kernel_is_right::<f32>(1e-6, fused(f32::kernels().len()));
     every_kernel_is_right::<f64>(1e-15, fused(f64::kernels().len()));
 }
+
+/// Every number of steps around one, eight and sixteen, and of lines, some of them missing.
+#[test]
+fn every_kernel_turns_lines() {
+    for kernel in f32::kernels() {
+        for (steps, lines) in (1..=41).flat_map(|steps| (1..=LINES).map(move |lines| (steps, lines))) {
+            let data = values::<f32>(LINES * steps, 5);
+            let line = |i: usize| (i != 3).then(|| &data[i * steps..][..steps]);
+            let untouched = 7.0;
+            let mut to = vec![untouched; steps * (LINES + 1)];
+            let turn = Turn {
+                from: std::array::from_fn(|i| line(i).filter(|_| i < lines).map_or(std::ptr::null(), <[f32]>::as_ptr)),
+                steps,
+                to: to.as_mut_ptr(),
+                to_step: LINES + 1,
+                lines,
+            };
+            // SAFETY: every line has all steps, and `to` a row for each of them.
+            unsafe { kernel.turn(&turn) };
+            for (k, row) in to.chunks_exact(LINES + 1).enumerate() {
+                for (i, &got) in row.iter().enumerate() {
+                    let expected = if i < lines {
+                        line(i).map_or(0.0, |line| line[k])
+                    } else {
+                        untouched
+                    };
+                    assert_eq!(got, expected, "step {k} of {steps}, line {i} of {lines}");
+                }
+            }
+        }
+    }
+}

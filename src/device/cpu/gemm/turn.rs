@@ -75,12 +75,111 @@ mod x86 {
 
     use super::*;
 
+    /// Fours of lines side by side: element 4 q + l of vector 4 i + j is step 4 q + j of line 4 i + l, if that of `r` is
+    /// step n of line i in element n of vector i.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fours<const N: usize>(mut r: [__m512; N]) -> [__m512; N] {
+        let mut t = r;
+        for i in 0..N / 2 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        let double = |x: __m512| _mm512_castps_pd(x);
+        for i in 0..N / 4 {
+            let (a, b) = (double(t[4 * i]), double(t[4 * i + 1]));
+            let (c, d) = (double(t[4 * i + 2]), double(t[4 * i + 3]));
+            r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+            r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+            r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+            r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+        }
+        r
+    }
+
+    /// Sixteen steps of eight lines, from `k` on.
+    ///
+    /// # Safety
+    /// As for [`avx512_f32`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn eight_lines(turn: &Turn<f32>, k: usize, to: *mut f32) {
+        let mut r = [_mm512_setzero_ps(); 8];
+        for (r, from) in r.iter_mut().zip(turn.from) {
+            if !from.is_null() {
+                // SAFETY: demanded of the caller.
+                *r = unsafe { _mm512_loadu_ps(from.wrapping_add(k)) };
+            }
+        }
+        let r = fours(r);
+        // Steps j and 4 + j, then 8 + j and 12 + j, of all lines.
+        let halves = [
+            _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+            _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15),
+        ];
+        for j in 0..4 {
+            for (i, half) in halves.into_iter().enumerate() {
+                let (a, b) = (_mm512_castps_pd(r[j]), _mm512_castps_pd(r[4 + j]));
+                let steps = _mm512_permutex2var_pd(a, half, b);
+                let to = |step: usize| to.wrapping_add(step * turn.to_step).cast::<f64>();
+                // SAFETY: demanded of the caller.
+                unsafe {
+                    _mm256_storeu_pd(to(8 * i + j), _mm512_castpd512_pd256(steps));
+                    _mm256_storeu_pd(to(8 * i + 4 + j), _mm512_extractf64x4_pd::<1>(steps));
+                }
+            }
+        }
+    }
+
+    /// Eight steps of all lines, from `k` on.
+    ///
+    /// # Safety
+    /// As for [`avx512_f32`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn eight_steps(turn: &Turn<f32>, k: usize, to: *mut f32, written: __mmask16) {
+        let mut lines = [_mm256_setzero_pd(); LINES];
+        for (line, from) in lines.iter_mut().zip(turn.from) {
+            if !from.is_null() {
+                // SAFETY: demanded of the caller.
+                *line = unsafe { _mm256_loadu_pd(from.wrapping_add(k).cast()) };
+            }
+        }
+        let mut r = [_mm512_setzero_ps(); 8];
+        for (i, r) in r.iter_mut().enumerate() {
+            // Lines 0 to 3 and 8 to 11, each beside the one four further on.
+            let first = i / 4 * 8 + i % 4;
+            let pair = _mm512_insertf64x4::<1>(_mm512_castpd256_pd512(lines[first]), lines[first + 4]);
+            *r = _mm512_castpd_ps(pair);
+        }
+        let r = fours(r);
+        for j in 0..4 {
+            let early = _mm512_shuffle_f32x4::<0x88>(r[j], r[4 + j]);
+            let late = _mm512_shuffle_f32x4::<0xdd>(r[j], r[4 + j]);
+            // SAFETY: elements that the mask leaves out are not written.
+            unsafe {
+                _mm512_mask_storeu_ps(to.wrapping_add(j * turn.to_step), written, early);
+                _mm512_mask_storeu_ps(to.wrapping_add((4 + j) * turn.to_step), written, late);
+            }
+        }
+    }
+
     /// # Safety
     /// As for [`portable`]; the processor must have AVX-512.
     #[target_feature(enable = "avx512f")]
     pub unsafe fn avx512_f32(turn: &Turn<f32>) {
         let written = ((1u32 << turn.lines) - 1) as __mmask16;
         for k in (0..turn.steps).step_by(16) {
+            let to = turn.to.wrapping_add(k * turn.to_step);
+            // SAFETY: demanded of the caller.
+            unsafe {
+                if turn.lines == 8 && turn.steps - k >= 16 {
+                    eight_lines(turn, k, to);
+                    continue;
+                }
+                if turn.steps - k == 8 {
+                    eight_steps(turn, k, to, written);
+                    continue;
+                }
+            }
             let steps = 16.min(turn.steps - k);
             let read = ((1u32 << steps) - 1) as __mmask16;
             let mut r = [_mm512_setzero_ps(); 16];
@@ -89,25 +188,8 @@ mod x86 {
                 // SAFETY: elements that the mask leaves out are not read.
                 *r = unsafe { _mm512_maskz_loadu_ps(read, from.wrapping_add(k)) };
             }
-            // Pairs, then fours of lines side by side.
+            let r = fours(r);
             let mut t = r;
-            for i in 0..8 {
-                t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-                t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-            }
-            let double = |x: __m512| _mm512_castps_pd(x);
-            for i in 0..4 {
-                let (a, b, c, d) = (
-                    double(t[4 * i]),
-                    double(t[4 * i + 1]),
-                    double(t[4 * i + 2]),
-                    double(t[4 * i + 3]),
-                );
-                r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-                r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-                r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-                r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-            }
             // Quarter q of r[4 i + j] is step 4 q + j of lines 4 i up to 4 i + 3.
             for j in 0..4 {
                 let a = _mm512_shuffle_f32x4::<0x88>(r[j], r[4 + j]);
@@ -119,7 +201,6 @@ mod x86 {
                 t[8 + j] = _mm512_shuffle_f32x4::<0xdd>(a, c);
                 t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(b, d);
             }
-            let to = turn.to.wrapping_add(k * turn.to_step);
             for (i, t) in t.iter().enumerate() {
                 if i < steps {
                     // SAFETY: elements that the mask leaves out are not written.
