@@ -60,6 +60,14 @@ impl Linear {
         ops::add_linear(tape, onto, x, &weight, bias.as_ref(), branch)
     }
 
+    /// GEGLU of [`Linear::forward`]: `[.., in]` -> `[.., out / 2]`.
+    pub fn forward_geglu(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
+        match &self.lora {
+            None => ops::linear_geglu(tape, x, &self.weight.get(), self.bias.as_ref().map(Param::get).as_ref()),
+            Some(_) => ops::geglu(tape, &self.forward(tape, x)?),
+        }
+    }
+
     pub(super) fn visit(&mut self, f: &mut Visitor) {
         f(Layer::Linear(self));
     }

@@ -78,7 +78,7 @@ impl BasicTransformerBlock {
         let h = self.norm2.forward(tape, &x)?;
         let x = self.attn2.forward_onto(tape, &x, &h, context)?;
         let h = self.norm3.forward(tape, &x)?;
-        let h = ops::geglu(tape, &self.ff_in.forward(tape, &h)?)?; // [n, t, 4c]
+        let h = self.ff_in.forward_geglu(tape, &h)?; // [n, t, 4c]
         self.ff_out.forward_onto(tape, &x, &h)
     }
 

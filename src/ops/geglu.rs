@@ -3,12 +3,14 @@
 use rayon::prelude::*;
 
 use super::elementwise::float;
+use super::linear::{check, linear, shaped, with_bias};
 use super::on_gpu;
 use crate::autograd::Tape;
+use crate::device::cpu::gemm::{Gemm, Matrix, Output, product};
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, buffer};
+use crate::tensor::{Tensor, buffer, recycle};
 
 /// Elements that one task works on.
 const CHUNK: usize = 1 << 13;
@@ -39,19 +41,7 @@ fn geglu_forward<T: Elementary>(x: &Tensor, c: usize) -> Tensor {
     let rows = (CHUNK / c.max(1)).max(1);
     out.par_chunks_mut((rows * c).max(1))
         .zip(xs.par_chunks((rows * 2 * c).max(1)))
-        .for_each(|(out, x)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(2 * c)) {
-                        let (value, gate) = x.split_at(c);
-                        for ((y, &v), &g) in out.iter_mut().zip(value).zip(gate) {
-                            *y = v * g.gelu();
-                        }
-                    }
-                },
-            );
-        });
+        .for_each(|(out, x)| gate(out, x, c));
     Tensor::from_reals(out, &halved(x, c), x.dtype())
 }
 
@@ -70,22 +60,110 @@ fn geglu_backward<T: Elementary>(x: &Tensor, dy: &Tensor, c: usize) -> Tensor {
     dx.par_chunks_mut((rows * 2 * c).max(1))
         .zip(xs.par_chunks((rows * 2 * c).max(1)))
         .zip(dys.par_chunks((rows * c).max(1)))
-        .for_each(|((dx, x), dy)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let rows = dx.chunks_exact_mut(2 * c).zip(x.chunks_exact(2 * c));
-                    for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
-                        let (value, gate) = x.split_at(c);
-                        let (d_value, d_gate) = dx.split_at_mut(c);
-                        for i in 0..c {
-                            let (gelu, slope) = gate[i].gelu_and_slope();
-                            d_value[i] = dy[i] * gelu;
-                            d_gate[i] = dy[i] * value[i] * slope;
-                        }
-                    }
-                },
-            );
-        });
+        .for_each(|((dx, x), dy)| gate_gradient(dx, x, dy, c));
     Tensor::from_reals(dx, x.shape(), x.dtype())
+}
+
+/// Rows of `x` `[.., 2c]` to those of `out` `[.., c]`.
+fn gate<T: Elementary>(out: &mut [T], x: &[T], c: usize) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(2 * c)) {
+                let (value, gate) = x.split_at(c);
+                for ((y, &v), &g) in out.iter_mut().zip(value).zip(gate) {
+                    *y = v * g.gelu();
+                }
+            }
+        },
+    );
+}
+
+fn gate_gradient<T: Elementary>(dx: &mut [T], x: &[T], dy: &[T], c: usize) {
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = dx.chunks_exact_mut(2 * c).zip(x.chunks_exact(2 * c));
+            for ((dx, x), dy) in rows.zip(dy.chunks_exact(c)) {
+                let (value, gate) = x.split_at(c);
+                let (d_value, d_gate) = dx.split_at_mut(c);
+                for i in 0..c {
+                    let (gelu, slope) = gate[i].gelu_and_slope();
+                    d_value[i] = dy[i] * gelu;
+                    d_gate[i] = dy[i] * value[i] * slope;
+                }
+            }
+        },
+    );
+}
+
+/// Values between the layer and its gate that one task works on: they stay in the second cache.
+const BETWEEN: usize = 1 << 16;
+
+/// [`geglu`] of `x W^T + b`: `x` `[.., in]`, `weight` `[2c, in]`, `bias` `[2c]` -> `[.., c]`. A small frozen layer is
+/// computed some rows at a time together with the gate, so that what lies between them and its gradient are read where
+/// they were just written.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit.
+pub fn linear_geglu(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "linear_geglu";
+    let [width, inner] = weight.dims(OP)?;
+    let trained = tape.wants(weight) || bias.is_some_and(|bias| tape.wants(bias));
+    let (small, exact) = (weight.len() <= BETWEEN, x.dtype().accumulator() == x.dtype());
+    if trained || !small || !exact || width % 2 != 0 || weight.is_empty() || on_gpu::holds(OP, &[x, weight])? {
+        return geglu(tape, &linear(tape, x, weight, bias)?);
+    }
+    check(OP, x, inner, width, bias)?;
+    let out = dispatch!(x.dtype(), T => {
+        let (out, between) = layer_and_gate::<T>(x, weight, bias);
+        let (weight, shape, dtype) = (weight.clone(), x.shape().to_vec(), x.dtype());
+        let out = Tensor::from_reals(out, &shaped(x, width / 2), dtype);
+        let between = Tensor::from_reals(between, &shaped(x, width), dtype);
+        tape.record(OP, &[x], &out, move |dy| {
+            let dx = layer_and_gate_gradient::<T>(&between, &weight, dy);
+            Ok(vec![Some(Tensor::from_reals(dx, &shape, dtype))])
+        });
+        out
+    });
+    Ok(out)
+}
+
+/// The result, and what was between layer and gate.
+fn layer_and_gate<T: Gemm + Elementary>(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> (Vec<T>, Vec<T>) {
+    let [width, inner] = [weight.shape()[0], weight.shape()[1]];
+    let (xs, w) = (x.reals::<T>(), weight.reals::<T>());
+    let rows = xs.len() / inner;
+    let (mut between, mut out) = (buffer::<T>(rows * width), buffer::<T>(rows * width / 2));
+    let chunk = (BETWEEN / width).max(1);
+    with_bias(bias, |output| {
+        between
+            .par_chunks_mut(chunk * width)
+            .zip(out.par_chunks_mut(chunk * width / 2))
+            .zip(xs.par_chunks(chunk * inner))
+            .for_each(|((between, out), x)| {
+                let x = Matrix::lines(x, x.len() / inner, inner);
+                product(&x, &Matrix::lines(&w, width, inner), output, between);
+                gate(out, between, width / 2);
+            });
+    });
+    (out, between)
+}
+
+fn layer_and_gate_gradient<T: Gemm + Elementary>(between: &Tensor, weight: &Tensor, dy: &Tensor) -> Vec<T> {
+    let [width, inner] = [weight.shape()[0], weight.shape()[1]];
+    let (xs, w, dys) = (between.reals::<T>(), weight.reals::<T>(), dy.reals::<T>());
+    let mut dx = buffer::<T>(xs.len() / width * inner);
+    let chunk = (BETWEEN / width).max(1);
+    dx.par_chunks_mut(chunk * inner)
+        .zip(xs.par_chunks(chunk * width))
+        .zip(dys.par_chunks(chunk * width / 2))
+        .for_each(|((dx, x), dy)| {
+            let mut d_between = buffer::<T>(x.len());
+            gate_gradient(&mut d_between, x, dy, width / 2);
+            let d = Matrix::lines(&d_between, x.len() / width, width);
+            product(&d, &Matrix::steps(&w, width, inner), Output::Set, dx);
+            recycle(d_between);
+        });
+    dx
 }

@@ -23,7 +23,7 @@ pub use combine::{clamp, combine};
 pub use conv2d::{Padding, Plus, conv2d, conv2d_plus};
 pub use elementwise::{accumulate, add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use embedding::{embedding, timestep_embedding};
-pub use geglu::geglu;
+pub use geglu::{geglu, linear_geglu};
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::{add_linear, linear};

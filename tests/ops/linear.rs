@@ -97,6 +97,25 @@ fn orders_agree() {
     }
 }
 
+/// To the last bit, also where several tasks share the rows, and for a layer too large to be computed with its gate.
+#[test]
+fn a_layer_computed_with_its_gate_is_the_same_as_before_it() {
+    for (rows, inner, width) in [(1, 1, 2), (700, 24, 256), (9, 130, 600)] {
+        for dtype in [DType::F32, DType::F64, DType::Bf16] {
+            let x = inputs(&[&[rows, inner], &[width, inner], &[width], &[rows, width / 2]], dtype);
+            let gradient = |op: &dyn Fn(&Tape) -> selma::Result<Tensor>| {
+                let tape = Tape::watching([&x[0]]);
+                let y = op(&tape).unwrap();
+                let gradients = tape.backward_from(&y, x[3].clone()).unwrap();
+                (y.bytes().to_vec(), gradients.get(&x[0]).unwrap().bytes().to_vec())
+            };
+            let apart = gradient(&|tape| ops::geglu(tape, &ops::linear(tape, &x[0], &x[1], Some(&x[2]))?));
+            let together = gradient(&|tape| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])));
+            assert!(together == apart, "{rows} rows of {inner} to {width}, {dtype:?}");
+        }
+    }
+}
+
 /// Long enough in every dimension to be cut into several tiles and blocks.
 #[test]
 fn threads_do_not_change_large_products() {
@@ -128,6 +147,7 @@ fn wrong_shapes_are_errors() {
         ops::linear(&tape, &x, &w, Some(&t(&[3]))),
         ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 4]), &t(&[4, 2]), 1.0)),
         ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 3]), &t(&[4, 1]), 1.0)),
+        ops::linear_geglu(&tape, &t(&[2, 4]), &w, None),
     ];
     for failure in failures {
         assert!(failure.unwrap_err().to_string().contains("linear"));
