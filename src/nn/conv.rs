@@ -62,6 +62,19 @@ impl Conv2d {
         plus.onto.map_or(Ok(y.clone()), |onto| ops::add(tape, onto, &y))
     }
 
+    /// [`Conv2d::forward`] of `x` `[n, h, w, c_in]` upsampled to `height` and `width`.
+    pub fn forward_upsampled(&self, tape: &Tape, x: &Tensor, [height, width]: [usize; 2]) -> Result<Tensor> {
+        let [_, h, w, _] = x.dims("Conv2d")?;
+        if self.lora.is_none()
+            && self.stride == 1
+            && self.padding == Padding::all(1)
+            && [height, width] == [2 * h, 2 * w]
+        {
+            return ops::upsample_conv2d(tape, x, &self.weight.get(), Some(&self.bias.get()));
+        }
+        self.forward(tape, &ops::upsample_nearest(tape, x, height, width)?)
+    }
+
     pub(super) fn visit(&mut self, f: &mut Visitor) {
         f(Layer::Conv(self));
     }

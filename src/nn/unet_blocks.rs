@@ -200,7 +200,7 @@ impl UpBlock {
             Some(conv) => {
                 // The next skip's size is twice this one, or one less where the way down rounded up.
                 let [_, height, width, _] = skips.last().ok_or_else(exhausted)?.dims("UNet2DConditionModel")?;
-                conv.forward(tape, &ops::upsample_nearest(tape, &h, height, width)?)
+                conv.forward_upsampled(tape, &h, [height, width])
             }
             None => Ok(h),
         }

@@ -218,7 +218,7 @@ impl Decoder {
             h = block.forward(tape, &h)?;
             if let Some(conv) = &block.resample {
                 let [_, height, width, _] = h.dims("AutoencoderKL")?;
-                h = conv.forward(tape, &ops::upsample_nearest(tape, &h, 2 * height, 2 * width)?)?;
+                h = conv.forward_upsampled(tape, &h, [2 * height, 2 * width])?;
             }
         }
         self.conv_out.forward(tape, &self.conv_norm_out.forward_silu(tape, &h)?)

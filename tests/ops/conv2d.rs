@@ -113,3 +113,43 @@ fn wrong_shapes_are_errors() {
         assert!(failure.unwrap_err().to_string().starts_with("conv2d"));
     }
 }
+
+/// As the two ops one after the other, whether the map is large or small, the weight frozen or trained.
+#[test]
+fn upsampling_with_a_convolution_is_the_same_as_before_it() {
+    for ([n, h, w], c_in, c_out) in [([1, 2, 3], 5, 4), ([2, 7, 9], 16, 32), ([3, 5, 6], 7, 1)] {
+        let x = inputs(
+            &[
+                &[n, h, w, c_in],
+                &[c_out, 3, 3, c_in],
+                &[c_out],
+                &[n, 2 * h, 2 * w, c_out],
+            ],
+            DType::F64,
+        );
+        for watched in [&x[..1], &x[..3]] {
+            let both = |op: &dyn Fn(&Tape) -> selma::Result<Tensor>| {
+                let tape = Tape::watching(watched);
+                let y = op(&tape).unwrap();
+                let gradients = tape.backward_from(&y, x[3].clone()).unwrap();
+                let gradients = watched.iter().map(|input| gradients.get(input).unwrap().clone());
+                [y].into_iter().chain(gradients).collect::<Vec<Tensor>>()
+            };
+            let apart = both(&|tape| {
+                let large = ops::upsample_nearest(tape, &x[0], 2 * h, 2 * w)?;
+                ops::conv2d(tape, &large, &x[1], Some(&x[2]), 1, Padding::all(1))
+            });
+            let together = both(&|tape| ops::upsample_conv2d(tape, &x[0], &x[1], Some(&x[2])));
+            for (expected, got) in apart.iter().zip(&together) {
+                assert_eq!(expected.shape(), got.shape());
+                for (expected, got) in expected.data::<f64>().iter().zip(got.data::<f64>()) {
+                    assert!((expected - got).abs() < 1e-12, "{n}x{h}x{w}: {got}, not {expected}");
+                }
+            }
+        }
+    }
+    threads("upsample_conv2d", &[&[2, 9, 8, 20]], &|t, x| {
+        let weight = inputs(&[&[33, 3, 3, 20]], DType::F32).remove(0).cast(x[0].dtype());
+        ops::upsample_conv2d(t, &x[0], &weight, None)
+    });
+}

@@ -1,6 +1,7 @@
 //! Convolution over `[n, h, w, c]` as a GEMM over patches.
 
 mod size;
+mod upsampled;
 
 use super::elementwise::{add, add_channel_bias};
 use super::linear::fitting;
@@ -13,6 +14,7 @@ use crate::dispatch;
 use crate::error::Result;
 use crate::tensor::{Tensor, buffer, recycle};
 use size::Size;
+pub use upsampled::upsample_conv2d;
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

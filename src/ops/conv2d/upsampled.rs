@@ -1,0 +1,114 @@
+//! A 3x3 convolution of a map at twice its size, without making that map: the four output pixels over a source pixel meet
+//! 2x2 source pixels each, under sums of taps. That is 4 products where there were 9.
+
+use rayon::prelude::*;
+
+use super::{Padding, conv2d};
+use crate::autograd::Tape;
+use crate::dispatch;
+use crate::error::Result;
+use crate::ops::{on_gpu, upsample_nearest};
+use crate::tensor::{Real, Tensor, buffer};
+
+/// Source pixels that the sums of taps pay for.
+const PIXELS: usize = 64;
+
+/// [`conv2d`] with a padding of 1 over [`upsample_nearest`] to twice the size: `x` `[n, h, w, c_in]`, `weight`
+/// `[c_out, 3, 3, c_in]`, `bias` `[c_out]` -> `[n, 2 h, 2 w, c_out]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where the shapes do not fit.
+pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "upsample_conv2d";
+    let [n, h, w, _] = x.dims(OP)?;
+    let [_, kh, kw, _] = weight.dims(OP)?;
+    let trained = tape.wants(weight) || bias.is_some_and(|bias| tape.wants(bias));
+    let exact = x.dtype().accumulator() == x.dtype();
+    if trained || !exact || [kh, kw] != [3, 3] || n * h * w < PIXELS || on_gpu::holds(OP, &[x, weight])? {
+        let x = upsample_nearest(tape, x, 2 * h, 2 * w)?;
+        return conv2d(tape, &x, weight, bias, 1, Padding::all(1));
+    }
+    let phase = |[py, px]: [usize; 2]| {
+        let taps = dispatch!(x.dtype(), T => sums_of_taps::<T>(weight, [py, px]));
+        let padding = Padding {
+            top: 1 - py,
+            left: 1 - px,
+            bottom: py,
+            right: px,
+        };
+        conv2d(tape, x, &taps, bias, 1, padding)
+    };
+    let phases = [phase([0, 0])?, phase([0, 1])?, phase([1, 0])?, phase([1, 1])?];
+    let y = dispatch!(x.dtype(), T => interleave::<T>(&phases));
+    tape.record(OP, &phases.each_ref(), &y, |dy| {
+        Ok(dispatch!(dy.dtype(), T => (0..4).map(|phase| Some(take::<T>(dy, phase))).collect()))
+    });
+    Ok(y)
+}
+
+/// The weights `[c_out, 2, 2, c_in]` of the output pixels at odd (1) or even (0) rows and columns: along an axis the even
+/// ones meet source pixels -1 (tap 0) and 0 (taps 1 and 2), the odd ones 0 (taps 0 and 1) and 1 (tap 2).
+fn sums_of_taps<T: Real>(weight: &Tensor, [py, px]: [usize; 2]) -> Tensor {
+    let &[c_out, _, _, c_in] = weight.shape() else {
+        unreachable!("checked by the op")
+    };
+    let w = weight.reals::<T>();
+    let taps = |odd: usize, source: usize| match (odd, source) {
+        (0, 0) => 0..1,
+        (0, _) => 1..3,
+        (_, 0) => 0..2,
+        _ => 2..3,
+    };
+    let mut sums = vec![T::default(); c_out * 4 * c_in];
+    let kernels = sums
+        .par_chunks_mut((4 * c_in).max(1))
+        .zip(w.par_chunks((9 * c_in).max(1)));
+    kernels.for_each(|(sums, w)| {
+        for (at, sums) in sums.chunks_exact_mut(c_in).enumerate() {
+            for ky in taps(py, at / 2) {
+                for kx in taps(px, at % 2) {
+                    let w = &w[(3 * ky + kx) * c_in..][..c_in];
+                    sums.iter_mut().zip(w).for_each(|(sum, &w)| *sum += w);
+                }
+            }
+        }
+    });
+    Tensor::new(sums, &[c_out, 2, 2, c_in])
+}
+
+/// Four maps `[n, h, w, c]` of the pixels at even rows and columns, even and odd, odd and even, odd ones
+/// -> `[n, 2 h, 2 w, c]`.
+fn interleave<T: Real>(phases: &[Tensor; 4]) -> Tensor {
+    let &[n, h, w, c] = phases[0].shape() else {
+        unreachable!("a result of conv2d")
+    };
+    let maps = phases.each_ref().map(|phase| phase.data::<T>());
+    let mut y = buffer::<T>(n * 4 * h * w * c);
+    y.par_chunks_mut((2 * w * c).max(1)).enumerate().for_each(|(row, y)| {
+        let source = row / 2 * w * c;
+        for (x, pixels) in y.chunks_exact_mut(2 * c).enumerate() {
+            let (even, odd) = pixels.split_at_mut(c);
+            even.copy_from_slice(&maps[row % 2 * 2][source + x * c..][..c]);
+            odd.copy_from_slice(&maps[row % 2 * 2 + 1][source + x * c..][..c]);
+        }
+    });
+    Tensor::new(y, &[n, 2 * h, 2 * w, c])
+}
+
+/// The reverse of [`interleave`]: the pixels of one of the four maps.
+fn take<T: Real>(y: &Tensor, phase: usize) -> Tensor {
+    let &[n, h, w, c] = y.shape() else {
+        unreachable!("a result of interleave")
+    };
+    let y = y.data::<T>();
+    let mut map = buffer::<T>(n * h / 2 * (w / 2) * c);
+    map.par_chunks_mut((w / 2 * c).max(1))
+        .enumerate()
+        .for_each(|(row, map)| {
+            let source = &y[(2 * row + phase / 2) * w * c..][..w * c];
+            for (pixel, pair) in map.chunks_exact_mut(c).zip(source.chunks_exact(2 * c)) {
+                pixel.copy_from_slice(&pair[phase % 2 * c..][..c]);
+            }
+        });
+    Tensor::new(map, &[n, h / 2, w / 2, c])
+}
