@@ -1,5 +1,7 @@
 //! One micro-batch: noise the latents, predict, compare, differentiate.
 
+use rayon::prelude::*;
+
 use crate::autograd::{Gradients, Tape};
 use crate::device::Device;
 use crate::device::gpu::noise::{Draw, Target, add_noise};
@@ -129,7 +131,7 @@ impl Objective {
             (Noise::Drawn { seed, positions }, Device::Cpu) => {
                 let len = latents.len() / positions.len().max(1);
                 let draw = |&position| random::normals(*seed, Stream::Noise, position, 0, len);
-                let values = positions.iter().flat_map(draw).collect();
+                let values: Vec<f32> = positions.par_iter().flat_map_iter(draw).collect();
                 let noise = Tensor::new(values, latents.shape()).cast(latents.dtype());
                 self.noised(latents, &noise, &batch.timesteps)?
             }

@@ -40,7 +40,7 @@ impl<T: Gemm> Convolution<'_, T> {
 
     /// The result plus `bias` `[out]`. `pack` puts the weights of a row of taps, or some of them, into panels whose lines
     /// are the output channels: ky, kx, then channels.
-    pub fn run(&self, bias: Option<&[T]>, pack: impl Fn(usize, Range<usize>, &mut Packer<'_, T>)) -> Vec<T> {
+    pub fn run(&self, bias: Option<&[T]>, pack: impl Fn(usize, Range<usize>, &mut Packer<'_, T>) + Sync) -> Vec<T> {
         let kernel = T::kernel();
         let [images, rows, columns] = self.pixels;
         let c = self.size[2];
@@ -50,12 +50,16 @@ impl<T: Gemm> Convolution<'_, T> {
         };
         let mut weights = Aligned::new(self.kernel[0] * self.kernel[1] * c * self.out);
         let mut rest = weights.get_mut();
+        let mut parts = Vec::new();
         for (ky, taps) in self.taps() {
-            let (steps, to) = (taps.len() * c, rest);
-            let (to, later) = to.split_at_mut(steps * self.out);
-            pack(ky, taps, &mut Packer::new(kernel, to, layout, self.out, steps));
-            rest = later;
+            let part;
+            (part, rest) = rest.split_at_mut(taps.len() * c * self.out);
+            parts.push((ky, taps, part));
         }
+        parts.into_par_iter().for_each(|(ky, taps, to)| {
+            let steps = taps.len() * c;
+            pack(ky, taps, &mut Packer::new(kernel, to, layout, self.out, steps));
+        });
         let mut y = buffer::<T>(images * rows * columns * self.out);
         let rows_of_task = PIXELS.div_ceil(columns).min(rows);
         y.par_chunks_mut(rows * columns * self.out)
