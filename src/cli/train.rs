@@ -102,9 +102,9 @@ pub struct Train {
     /// Recompute whole blocks in the backward pass: a third more work for less memory.
     #[arg(long, alias = "gradient-checkpointing")]
     checkpointing: bool,
-    /// How the products of the LoRA are ordered (default: auto): auto, on a GPU the cheapest that loses nothing and
-    /// factored on the CPU; factored; merged, into W + BA for outputs and gradients of inputs, which in 16 bits rounds
-    /// small updates away; projected, dA and dB from the gradient of the whole weight; merged-projected.
+    /// How the products of the LoRA are ordered (default: auto): auto, the cheapest that loses nothing; factored; merged,
+    /// into W + BA for outputs and gradients of inputs, which in 16 bits rounds small updates away; projected, dA and dB
+    /// from the gradient of the whole weight; merged-projected.
     #[arg(long)]
     lora_order: Option<String>,
     /// Steps between saved states (default: 500).

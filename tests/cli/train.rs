@@ -114,7 +114,7 @@ fn options_decide_what_is_trained() {
         bytes(out.join("metrics.jsonl"))
     };
     let plain = run("plain", &[]);
-    assert!(plain == run("order", &["--lora-order", "factored"]));
+    assert!(plain == run("order", &["--lora-order", "auto"]));
     let losses = |metrics: &[u8]| -> Vec<f64> {
         let lines = String::from_utf8_lossy(metrics).into_owned();
         let loss = |line: &str| {
@@ -124,7 +124,7 @@ fn options_decide_what_is_trained() {
         };
         lines.lines().map(loss).collect()
     };
-    for order in ["merged", "projected", "merged-projected"] {
+    for order in ["factored", "merged", "projected", "merged-projected"] {
         let got = run(order, &["--lora-order", order]);
         for (got, expected) in losses(&got).iter().zip(losses(&plain)) {
             assert!((got - expected).abs() < 1e-5 * expected, "{order}: {got}, {expected}");

@@ -10,7 +10,7 @@ use crate::device::Device;
 use crate::device::cpu::gemm::{Gemm, Matrix, Pair, sum_of_products, sum_rows};
 use crate::dispatch;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, buffer};
+use crate::tensor::{Tensor, buffer, recycle};
 pub use order::LoraOrder;
 pub(in crate::ops) use order::{Plan, Sizes};
 
@@ -64,10 +64,6 @@ pub(in crate::ops) fn lora_linear_onto(
     }
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
     let there = on_gpu::holds(OP, &inputs)?;
-    let order = match (order, x.device()) {
-        (LoraOrder::Auto, Device::Cpu) => LoraOrder::Factored,
-        _ => order,
-    };
     let sizes = Sizes {
         rows,
         width,
@@ -75,6 +71,10 @@ pub(in crate::ops) fn lora_linear_onto(
         rank,
         wants_dx: tape.wants(x),
         wants_factors: tape.wants(a) || tape.wants(b),
+    };
+    let order = match (order, x.device()) {
+        (LoraOrder::Auto, Device::Cpu) => sizes.order_on_cpu(x.dtype()),
+        _ => order,
     };
     let plan = order.plan(&sizes, x.dtype());
     if there {
@@ -161,6 +161,7 @@ fn on_cpu<T: Gemm>(
             }
             gradients[1] = dw.filter(|_| wants[1]);
         }
+        dh.into_iter().for_each(recycle);
         if wants.get(4) == Some(&true) {
             gradients[4] = Some(Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator()));
         }
