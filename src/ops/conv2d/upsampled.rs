@@ -59,11 +59,12 @@ fn sums_of_taps<T: Real>(weight: &Tensor, [py, px]: [usize; 2]) -> Tensor {
         (_, 0) => 0..2,
         _ => 2..3,
     };
-    let mut sums = vec![T::default(); c_out * 4 * c_in];
+    let mut sums = buffer::<T>(c_out * 4 * c_in);
     let kernels = sums
         .par_chunks_mut((4 * c_in).max(1))
         .zip(w.par_chunks((9 * c_in).max(1)));
     kernels.for_each(|(sums, w)| {
+        sums.fill(T::default());
         for (at, sums) in sums.chunks_exact_mut(c_in).enumerate() {
             for ky in taps(py, at / 2) {
                 for kx in taps(px, at % 2) {
