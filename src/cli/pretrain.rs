@@ -33,7 +33,10 @@ pub struct Pretrain {
     /// Optimizer steps of text encoder and UNet after that.
     #[arg(long, default_value_t = Pretraining::STEPS)]
     steps: u64,
-    /// Optimizer steps of both after those, from a lower rate.
+    /// How often both are refined after those, from a lower rate.
+    #[arg(long, default_value_t = Pretraining::REFINEMENTS)]
+    refinements: u64,
+    /// Optimizer steps of each refinement.
     #[arg(long, default_value_t = Pretraining::REFINING_STEPS)]
     refining_steps: u64,
     /// Steps between saved states; at each the model in --out is the one of that step.
@@ -60,6 +63,7 @@ impl Pretrain {
             pairs: self.pairs,
             text_steps: self.text_steps,
             steps: self.steps,
+            refinements: self.refinements,
             refining_steps: self.refining_steps,
             save_every: self.save_every,
         };

@@ -19,7 +19,8 @@ fn run(out: &Path) -> Pretraining {
         pairs: 6,
         text_steps: STEPS,
         steps: STEPS,
-        refining_steps: STEPS,
+        refinements: 2,
+        refining_steps: 1,
         save_every: 1,
     }
 }
@@ -108,7 +109,7 @@ fn the_folder_is_a_model_and_belongs_to_one_run() {
         vae_steps: 1,
         text_steps: 1,
         steps: 1,
-        refining_steps: 1,
+        refinements: 1,
         ..run(dir.path())
     };
     assert!(go(&first, false, 2, u64::MAX));

@@ -32,8 +32,8 @@ struct Denoiser<'a> {
     pairs: &'a Pairs,
 }
 
-/// Trains both networks, and writes the model's folder at every saved state. When the rate has fallen to 0 it rises once more,
-/// to half as much, and the averaged weights learn on (warm restarts, Loshchilov & Hutter 2017, arXiv:1608.03983).
+/// Trains both networks, and writes the model's folder at every saved state. When the rate has fallen to 0 it rises again, to
+/// half as much, and the averaged weights learn on, several times (warm restarts, Loshchilov & Hutter 2017, arXiv:1608.03983).
 pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, watcher: &mut dyn Watcher) -> Result<()> {
     vae.config.scaling_factor = pairs.scaling_factor;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
@@ -58,15 +58,16 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
     };
     let params = [denoiser.text.parameters(), denoiser.unet.parameters()].concat();
     let mut done = 0;
-    for (stage, what, steps, lr) in [
-        ("denoiser", "steps of text encoder and UNet", run.steps, 2e-3),
+    let first = ("denoiser".to_owned(), "steps of text encoder and UNet", run.steps, 2e-3);
+    let refine = |i| {
         (
-            "refined",
+            format!("refined-{i}"),
             "steps that refine text encoder and UNet",
             run.refining_steps,
             1e-3,
-        ),
-    ] {
+        )
+    };
+    for (stage, what, steps, lr) in std::iter::once(first).chain((1..=run.refinements).map(refine)) {
         let recipe = Recipe {
             stage,
             what,

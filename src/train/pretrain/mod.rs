@@ -28,7 +28,9 @@ pub struct Pretraining {
     pub text_steps: u64,
     /// Optimizer steps of text encoder and UNet after that.
     pub steps: u64,
-    /// Optimizer steps of both after those, from a lower rate.
+    /// How often both are refined after those, from a lower rate.
+    pub refinements: u64,
+    /// Optimizer steps of each refinement.
     pub refining_steps: u64,
     /// Steps between saved states.
     pub save_every: u64,
@@ -40,6 +42,7 @@ impl Pretraining {
     pub const PAIRS: usize = 32_768;
     pub const TEXT_STEPS: u64 = 800;
     pub const STEPS: u64 = 13_000;
+    pub const REFINEMENTS: u64 = 3;
     pub const REFINING_STEPS: u64 = 5000;
 
     /// Trains, and writes the model's folder; with `resume` goes on from what an earlier run left in it.
@@ -65,6 +68,7 @@ impl Pretraining {
             ("pairs", self.pairs as u64),
             ("text-steps", self.text_steps),
             ("steps", self.steps),
+            ("refinements", self.refinements),
             ("refining-steps", self.refining_steps),
             ("save-every", self.save_every),
         ] {

@@ -25,7 +25,7 @@ pub(super) struct Computed {
 /// How a network is trained.
 pub(super) struct Recipe {
     /// The name of its states and records.
-    pub stage: &'static str,
+    pub stage: String,
     /// What the progress bar counts.
     pub what: &'static str,
     pub steps: u64,
@@ -49,7 +49,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Goes on from the newest state there is. `identity`: all else that decides the numbers.
     pub fn open(run: &Pretraining, recipe: Recipe, params: Vec<Param>, identity: RunIdentity) -> Result<Self> {
-        let states = run.states(recipe.stage);
+        let states = run.states(&recipe.stage);
         let mut flat = FlatParameters::new(params, DType::F32)?;
         flat.keep_average(recipe.average)?;
         if let Some(newest) = checkpoint::list(&states)?.last() {

@@ -32,7 +32,7 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
     };
     let vae = AutoencoderKl::initial(config, run.seed, DType::F32)?;
     let recipe = Recipe {
-        stage: STAGE,
+        stage: STAGE.into(),
         what: "steps of the VAE",
         steps: run.vae_steps,
         lr: 2e-3,

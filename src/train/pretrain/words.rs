@@ -38,7 +38,7 @@ pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watche
     let reader = Linear::load(&weights.scope("reader"), text.config.hidden_size, FACTS, true)?;
     let tokenizer = tokenizer()?;
     let recipe = Recipe {
-        stage: STAGE,
+        stage: STAGE.into(),
         what: "steps of the text encoder",
         steps: run.text_steps,
         lr: 2e-3,
