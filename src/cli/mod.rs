@@ -158,6 +158,7 @@ enum Command {
 
 /// Parses, runs, and turns an error into its message and exit status.
 pub fn main() -> ExitCode {
+    end_where_nobody_reads();
     let cli = Cli::parse_from(std::env::args_os().map(kebab_case));
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -166,6 +167,24 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// `println!` panics when it cannot print. Who reads along may stop reading, as `head` does: that ends the command quietly; on
+/// a full disk it ends with the reason. The default action of SIGPIPE would also end it where a server closes a connection.
+fn end_where_nobody_reads() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        match message.strip_prefix("failed printing to stdout: ") {
+            // What a shell reports of a command that SIGPIPE ended: 128 + 13.
+            Some(why) if why.starts_with("Broken pipe") => std::process::exit(141),
+            Some(why) => {
+                eprintln!("selma: cannot print: {why}");
+                std::process::exit(1);
+            }
+            None => others(panic),
+        }
+    }));
 }
 
 fn run(cli: Cli) -> Result<()> {

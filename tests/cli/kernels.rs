@@ -1,5 +1,7 @@
 //! `selma kernels`.
 
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 
 use crate::selma;
@@ -40,4 +42,20 @@ fn resources_are_known_and_nothing_spills() {
         assert!(row["registers"].as_u64().unwrap() > 0, "{row}");
         assert!(row["spill_stores"] == 0 && row["spill_loads"] == 0, "{row}");
     }
+}
+
+/// `selma kernels | head -0`: the reader is gone before the first line.
+#[test]
+fn a_reader_that_leaves_is_no_panic() {
+    let mut selma = Command::new(assert_cmd::cargo::cargo_bin!("selma"));
+    let mut child = selma
+        .arg("kernels")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(141));
 }
