@@ -47,19 +47,14 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
         answered += &format!("{row}\n");
     }
     std::fs::write(dir.path().join("answers.jsonl"), answered).unwrap();
-    let drawn = std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"))
-        .unwrap()
-        .modified()
-        .unwrap();
+    let modified = || {
+        let picture = std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"));
+        picture.unwrap().modified().unwrap()
+    };
+    let drawn = modified();
     let outcome = json(run(&file, &out));
     assert_eq!(outcome["done"], json!(["evaluate", "report"]));
-    assert_eq!(
-        std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"))
-            .unwrap()
-            .modified()
-            .unwrap(),
-        drawn
-    );
+    assert_eq!(modified(), drawn);
     let arms = outcome["summary"]["arms"].as_array().unwrap();
     let names: Vec<(&str, f64)> = arms
         .iter()
@@ -82,13 +77,7 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
         json(run(&file, &out))["summary"]["arms"][2]["overall"]["mean"],
         2.0 / 3.0
     );
-    assert_eq!(
-        std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"))
-            .unwrap()
-            .modified()
-            .unwrap(),
-        drawn
-    );
+    assert_eq!(modified(), drawn);
 }
 
 /// Fills in what a run could not know: an answer that follows from the picture's name.
