@@ -96,16 +96,6 @@ KERNEL_BOUNDS(cast_to_float, ELEMENTWISE_THREADS, 4)(float* y, const scalar_t* x
     store_floats(y + i, v, n - i);
 }
 
-// The next kernels see `rows` rows of `width` values; a thread has one pack of one row, and every pack of a row is one
-// of PACK neighbouring values.
-DEV bool row_of_thread(long long rows, int width, long long& row, int& column) {
-    const int packs = (width + PACK - 1) / PACK;
-    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    row = i / packs;
-    column = int(i % packs) * PACK;
-    return row < rows;
-}
-
 // x [rows, 2 width] -> y [rows, width]
 KERNEL_BOUNDS(geglu_forward, ELEMENTWISE_THREADS, 4)(scalar_t* y, const scalar_t* x, long long rows, int width) {
     long long row;

@@ -1,17 +1,10 @@
 // Lookups and reorderings of rows: tokens, timesteps, channels side by side, nearest neighbours. One value is read and
-// one written for each of the result (twice sizeof(scalar_t) bytes); no arithmetic but the timesteps' sine and cosine.
+// one written for each of the result (twice sizeof(scalar_t) bytes); no arithmetic but the timesteps' sine and cosine, and
+// the sums of gradients.
 #include "kernel.h"
 
 CONSTANT(EMBEDDING_THREADS, 256);
 
-// The pack of a row that this thread has, rows of `width` values; false past the last.
-DEV bool row_of_thread(long long rows, int width, long long& row, int& column) {
-    const int packs = (width + PACK - 1) / PACK;
-    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    row = i / packs;
-    column = int(i % packs) * PACK;
-    return row < rows;
-}
 DEV void copy_pack(scalar_t* y, const scalar_t* x, int left) {
     float v[PACK];
     load_pack(v, x, left);
@@ -27,6 +20,36 @@ KERNEL_BOUNDS(embedding_forward, EMBEDDING_THREADS, 4)
         copy_pack(y + row * width + column, table + ids[row] * width + column, width - column);
 }
 
+// The gradient of a lookup, in two launches. y [rows, width] float: row r is the sum of rows first[r] to first[r + 1] of x,
+// or of the rows that `order` has there, in their order. The first launch adds up pieces of the rows that took one row of
+// the table, so that one frequent id does not keep one thread busy alone; the second adds up the pieces.
+KERNEL_BOUNDS(embedding_backward, EMBEDDING_THREADS, 4)
+(float* y, const scalar_t* x, const long long* order, const long long* first, long long rows, int width) {
+    long long row;
+    int column;
+    if (!row_of_thread(rows, width, row, column)) return;
+    float sum[PACK] = {};
+    const long long end = first[row + 1];
+    for (long long i = first[row]; i < end; i++) {
+        float v[PACK];
+        load_pack(v, x + (order ? order[i] : i) * width + column, width - column);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[j] += v[j];
+    }
+    store_floats(y + row * width + column, sum, width - column);
+}
+
+// The gradient of a lookup of one row in each t: y [rows, width] is x [rows / t, width] in the rows `ids`, and 0 elsewhere.
+KERNEL_BOUNDS(spread_rows, EMBEDDING_THREADS, 4)
+(scalar_t* y, const scalar_t* x, const long long* ids, long long rows, int t, int width) {
+    long long row;
+    int column;
+    if (!row_of_thread(rows, width, row, column)) return;
+    float v[PACK] = {};
+    if (ids[row / t] == row) load_pack(v, x + row / t * width + column, width - column);
+    store_pack(y + row * width + column, v, width - column);
+}
+
 // y [rows, width] = the values from `offset` on of rows of x, which have `stride`: half of the gradient of concat_channels.
 KERNEL_BOUNDS(slice_channels, EMBEDDING_THREADS, 4)
 (scalar_t* y, const scalar_t* x, long long rows, int width, int stride, int offset) {
@@ -34,6 +57,20 @@ KERNEL_BOUNDS(slice_channels, EMBEDDING_THREADS, 4)
     int column;
     if (row_of_thread(rows, width, row, column))
         copy_pack(y + row * width + column, x + row * stride + offset + column, width - column);
+}
+// Its own gradient: y [rows, stride] is x [rows, width] from `offset` on, and 0 around it.
+KERNEL_BOUNDS(spread_channels, EMBEDDING_THREADS, 4)
+(scalar_t* y, const scalar_t* x, long long rows, int width, int stride, int offset) {
+    long long row;
+    int column;
+    if (!row_of_thread(rows, stride, row, column)) return;
+    float v[PACK];
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        const int from = column + j - offset;
+        v[j] = from >= 0 && from < width ? load(x, row * width + from) : 0.f;
+    }
+    store_pack(y + row * stride + column, v, stride - column);
 }
 // y [rows, a + b] = x [rows, a] beside z [rows, b]: a skip connection.
 KERNEL_BOUNDS(concat_channels, EMBEDDING_THREADS, 4)

@@ -3,7 +3,7 @@
 // Min-SNR weights: Hang et al. 2023, arXiv:2303.09556. `scale` is the loss scale, in device memory so that a replayed
 // launch sees what the optimizer last decided.
 //
-// A block takes LOSS_VALUES neighbouring values of one sample and leaves its part of the sum; weighted_mse_sum adds the
+// A block takes LOSS_VALUES neighbouring values of one sample and leaves its part of the sum; mean_of_parts adds the
 // parts up in their order, one block for all. 3 sizeof(scalar_t) bytes and 5 FLOPs a value.
 #include "kernel.h"
 #include "reduce.h"
@@ -37,10 +37,10 @@ KERNEL_BOUNDS(weighted_mse, LOSS_THREADS, 4)
     if (threadIdx.x == 0) partial[(long long)sample * gridDim.x + blockIdx.x] = weight * sum;
 }
 
-// loss[0] = the sum of `parts` parts over `values` values; one block.
-KERNEL_BOUNDS(weighted_mse_sum, LOSS_THREADS, 1)(float* loss, const float* partial, int parts, long long values) {
+// mean[0] = the sum of `parts` parts over `values` values; one block.
+KERNEL_BOUNDS(mean_of_parts, LOSS_THREADS, 1)(float* mean, const float* partial, int parts, long long values) {
     float sum = 0.f;
     for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += partial[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) loss[0] = sum / values;
+    if (threadIdx.x == 0) mean[0] = sum / values;
 }

@@ -86,3 +86,12 @@ DEV void store_floats(float* y, const float (&values)[PACK], long long left) {
             if (i < left) y[i] = values[i];
     }
 }
+
+// For kernels that see `rows` rows of `width` values: the pack of a row that this thread has; false past the last.
+DEV bool row_of_thread(long long rows, int width, long long& row, int& column) {
+    const int packs = (width + PACK - 1) / PACK;
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    row = i / packs;
+    column = int(i % packs) * PACK;
+    return row < rows;
+}

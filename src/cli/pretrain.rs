@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use crate::cli::Common;
 use crate::cli::terminal::Terminal;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 use crate::train::pretrain::Pretraining;
@@ -50,14 +49,12 @@ impl Pretrain {
             let message = format!("no built-in model {}: expected shapes", self.model);
             return Err(Error::Usage(message));
         }
-        if common.device()? != Device::Cpu {
-            return Err(Error::Unavailable(format!("selma pretrain --device {}", common.device)));
-        }
         if common.precision()? != DType::F32 {
             return Err(Error::Unavailable("pretraining in 16 bits".into()));
         }
         let run = Pretraining {
             out: self.out,
+            device: common.device()?,
             seed: common.seed(),
             vae_steps: self.vae_steps,
             pairs: self.pairs,
@@ -71,6 +68,7 @@ impl Pretrain {
         let begin = Instant::now();
         run.run(self.resume, &mut terminal)?;
         terminal.finish();
+        common.note_memory(&run.device);
         common.note(format!("{:.1} minutes", begin.elapsed().as_secs_f64() / 60.0));
         if !common.json {
             println!("{}", run.out.display());

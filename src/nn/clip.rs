@@ -210,6 +210,10 @@ impl ClipText {
         place(&self.parameters, device)
     }
 
+    pub fn device(&self) -> Device {
+        self.token_embedding.get().device()
+    }
+
     /// `ids` `[n, t]`, i64, on the CPU. Causal; padding is attended to like any token.
     ///
     /// # Errors

@@ -25,12 +25,14 @@ const ROWS: usize = 256;
 pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result<Tensor> {
     const OP: &str = "posterior_sample";
     let c = latent_channels(OP, moments)?;
-    on_gpu::refuse(OP, &[moments, noise])?;
     tape.refuse(OP, noise)?;
     let rows = moments.len() / (2 * c);
     if noise.rows(OP)? != (rows, c) || moments.dtype() != noise.dtype() {
         let message = format!("{noise:?} is not noise for the moments {moments:?}");
         return Err(Error::shape(OP, message));
+    }
+    if on_gpu::holds(OP, &[moments, noise])? {
+        return on_gpu::posterior_sample(tape, moments, noise, [rows, c]);
     }
     let out = dispatch!(moments.dtype(), T => sample::<T>(moments, noise, c));
     let (saved, saved_noise) = (moments.clone(), noise.clone());
@@ -50,7 +52,9 @@ pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result
 pub fn kl_divergence(tape: &Tape, moments: &Tensor) -> Result<Tensor> {
     const OP: &str = "kl_divergence";
     let c = latent_channels(OP, moments)?;
-    on_gpu::refuse(OP, &[moments])?;
+    if on_gpu::holds(OP, &[moments])? {
+        return on_gpu::kl_divergence(tape, moments, [moments.len() / (2 * c), c]);
+    }
     let mean = dispatch!(moments.dtype(), T => divergence::<T>(moments, c));
     let out = Tensor::full(&[], mean, moments.dtype().accumulator());
     let saved = moments.clone();

@@ -65,6 +65,17 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
             ops::weighted_mse(tape, &x[0], &x[1], &weights.to(device)?)
         },
     ));
+    let moments = [2, SIDE, SIDE, 8];
+    checks.push(check(
+        "posterior_sample 2x64x64x4".into(),
+        vec![tracked(&moments), frozen(&latents)],
+        |tape, x, _| ops::posterior_sample(tape, &x[0], &x[1]),
+    ));
+    checks.push(check(
+        "kl_divergence 2x64x64x4".into(),
+        vec![tracked(&moments)],
+        |tape, x, _| ops::kl_divergence(tape, &x[0]),
+    ));
     checks
 }
 
@@ -80,7 +91,7 @@ pub fn rows(most_flops: usize) -> Vec<Check> {
     )];
     checks.push(check(
         format!("slice_channels {side}x{side}x640"),
-        vec![frozen(&map)],
+        vec![tracked(&map)],
         |tape, x, _| ops::slice_channels(tape, &x[0], 320, 320),
     ));
     checks.push(check(
@@ -90,7 +101,7 @@ pub fn rows(most_flops: usize) -> Vec<Check> {
     ));
     checks.push(check(
         "embedding 77 of 1000x768".into(),
-        vec![frozen(&[1000, 768])],
+        vec![tracked(&[1000, 768])],
         |tape, x, _| {
             let ids = (0..TOKENS as i64).map(|i| i * 31 % 1000).collect();
             ops::embedding(tape, &x[0], &Tensor::new(ids, &[1, TOKENS]))
@@ -98,7 +109,7 @@ pub fn rows(most_flops: usize) -> Vec<Check> {
     ));
     checks.push(check(
         "select_rows 2x77x768".into(),
-        vec![frozen(&[2, TOKENS, 768])],
+        vec![tracked(&[2, TOKENS, 768])],
         |tape, x, _| ops::select_rows(tape, &x[0], &[5, 76]),
     ));
     checks.push(check("timestep_embedding 4x320".into(), Vec::new(), |_, _, device| {

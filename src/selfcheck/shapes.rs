@@ -217,7 +217,7 @@ fn attentions(most_flops: usize) -> Vec<Check> {
     // The VAE's head.
     let tokens = ((most_flops / (12 * 512)) as f64).sqrt() as usize;
     let tokens = tokens.clamp(16, SIDE * SIDE);
-    let inputs = (0..3).map(|_| frozen(&[1, tokens, 512])).collect();
+    let inputs = (0..3).map(|_| tracked(&[1, tokens, 512])).collect();
     checks.push(check(
         format!("attention 1x512, {tokens} queries"),
         inputs,

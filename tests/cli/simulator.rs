@@ -197,11 +197,6 @@ fn what_a_device_cannot_do_is_said() {
         command
     };
     says(
-        with(&["pretrain", "shapes", "--out", "x", "--device", "sim"]),
-        2,
-        &["pretrain --device sim", "not available"],
-    );
-    says(
         with(&["selfcheck", "--device", "cpu"]),
         2,
         &["--device cuda or --device sim"],

@@ -35,15 +35,32 @@ fn attention_of_wide_heads() {
             };
             let q = tensor(1, &[n, tq, size], dtype);
             let [k, v] = [2, 3].map(|seed| tensor(seed, &[n, tk, size], dtype));
-            let [q_gpu, k_gpu, v_gpu] = [&q, &k, &v].map(|t| gpu.upload(t).unwrap());
-            let y = attention.forward_wide(&q_gpu, &k_gpu, &v_gpu).unwrap();
-            let expected = ops::attention(&Tape::off(), &q, &k, &v, 1, false).unwrap();
-            close_within(&format!("{attention:?}"), &y, &expected, 2f64.powi(-18));
+            let memory = [&q, &k, &v].map(|t| gpu.upload(t).unwrap());
+            let op = |tape: &Tape| ops::attention(tape, &q, &k, &v, 1, false);
+            let y = attention.forward_wide(&memory).unwrap();
+            close_within(
+                &format!("{attention:?}"),
+                &y,
+                &op(&Tape::off()).unwrap(),
+                2f64.powi(-18),
+            );
+            let dy = tensor(4, &[n, tq, size], dtype);
+            let got = attention.backward_wide(&gpu.upload(&dy).unwrap(), &memory).unwrap();
+            let expected = gradients(&[&q, &k, &v], &dy, op);
+            // The CPU takes y, rounded in 16 bits, for its gradients of scores.
+            let share = match dtype {
+                DType::Bf16 => 2f64.powi(-8),
+                DType::F16 => 2f64.powi(-11),
+                _ => 2f64.powi(-18),
+            };
+            for (name, (got, expected)) in ["dq", "dk", "dv"].into_iter().zip(got.iter().zip(&expected)) {
+                close_within(&format!("{attention:?}, {name}"), got, expected, share);
+            }
             let masked = Attention {
                 causal: true,
                 ..attention
             };
-            let error = masked.forward_wide(&q_gpu, &k_gpu, &v_gpu).unwrap_err().to_string();
+            let error = masked.forward_wide(&memory).unwrap_err().to_string();
             assert!(error.contains("must be single"), "{error}");
         }
     });

@@ -14,7 +14,11 @@ fn tokens() {
             let table = tensor(1, &[v, d], dtype);
             let ids = Tensor::new((0..77).map(|i| (i * 31 % v) as i64).collect(), &[77]);
             let y = embedding::embedding(&gpu.upload(&table).unwrap(), &ids, [v, d]).unwrap();
-            close("embedding", &y, &ops::embedding(&Tape::off(), &table, &ids).unwrap(), 1);
+            let op = |tape: &Tape| ops::embedding(tape, &table, &ids);
+            close("embedding", &y, &op(&Tape::off()).unwrap(), 1);
+            let dy = tensor(2, &[77, d], dtype);
+            let got = embedding::embedding_backward(&gpu.upload(&dy).unwrap(), &ids, [v, d]).unwrap();
+            close("embedding, gradient", &got, &gradients(&[&table], &dy, op)[0], 77);
         }
         let table = gpu.upload(&tensor(1, &[4, 2], dtype)).unwrap();
         let error = embedding::embedding(&table, &Tensor::new(vec![3_i64, 4], &[2]), [4, 2]).unwrap_err();
@@ -45,6 +49,27 @@ fn channels_side_by_side_and_apart() {
                 &z,
                 1,
             );
+            // The middle of them, which begins and ends anywhere in a pack.
+            let whole = tensor(3, &[rows, a + b], dtype);
+            let (start, len) = (a / 2, (a + b) / 2);
+            let dy = tensor(4, &[rows, len], dtype);
+            let got = embedding::spread_channels(&gpu.upload(&dy).unwrap(), rows, a + b, start, len).unwrap();
+            let op = |tape: &Tape| ops::slice_channels(tape, &whole, start, len);
+            close("gradient of a slice", &got, &gradients(&[&whole], &dy, op)[0], 0);
+        }
+    });
+}
+
+#[test]
+fn one_row_of_each_sample() {
+    everywhere(|gpu, dtype| {
+        for (t, c, rows) in [(1, 1, vec![0]), (5, 7, vec![4, 0, 2]), (77, 40, vec![76, 3])] {
+            let n = rows.len();
+            let (x, dy) = (tensor(1, &[n, t, c], dtype), tensor(2, &[n, c], dtype));
+            let ids = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64).collect();
+            let got = embedding::spread_rows(&gpu.upload(&dy).unwrap(), &Tensor::new(ids, &[n]), [t, c]).unwrap();
+            let op = |tape: &Tape| ops::select_rows(tape, &x, &rows);
+            close("gradient of a row", &got, &gradients(&[&x], &dy, op)[0], 0);
         }
     });
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use selma::device::Device;
 use selma::pipeline::StableDiffusion;
 use selma::tensor::DType;
 use selma::train::pretrain::Pretraining;
@@ -14,6 +15,7 @@ const STEPS: u64 = 2;
 fn run(out: &Path) -> Pretraining {
     Pretraining {
         out: out.into(),
+        device: Device::Cpu,
         seed: 7,
         vae_steps: STEPS,
         pairs: 6,

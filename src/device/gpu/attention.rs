@@ -1,16 +1,14 @@
-//! Launches of `attention.cu` and `attention_backward.cu`, and of `softmax.cu` for heads that are too wide for them.
+//! Launches of `attention.cu` and `attention_backward.cu`. Heads that are too wide for them: `wide_attention.rs`.
 
 use super::Buffer;
 use super::argument::MOST_SHARED_BYTES;
 use super::buffer::expect;
-use super::elementwise::cast;
 use super::launch::Builder;
-use super::matmul::{Epilogue, Layout, Pair, matmul, matmul_into};
 use super::table::{Kernel, kernels};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-const OP: &str = "attention";
+pub(super) const OP: &str = "attention";
 
 /// The shape of an attention of `q` `[n, tq, heads * size]` to `k` and `v` `[n, tk, heads * size]`. With `causal`, row `i`
 /// sees keys `0..=i`.
@@ -100,69 +98,6 @@ impl Attention {
         self.size > KERNELS[KERNELS.len() - 1].size
     }
 
-    /// The result for one wide head, like `q`. Scores are made in f32, for so many queries at a time that they take at most
-    /// 64 MiB.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for several heads or a causal mask, which no model has with such heads.
-    pub fn forward_wide(&self, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<Buffer> {
-        const SCORES: usize = 16 << 20;
-        let Self { n, tq, tk, size, .. } = *self;
-        if self.heads != 1 || self.causal || tk == 0 {
-            let message =
-                format!("{self:?}: heads of that many channels must be single and see some keys, all of them");
-            return Err(Error::shape(OP, message));
-        }
-        expect(
-            OP,
-            &[
-                ("q", q, n * tq * size),
-                ("k", k, n * tk * size),
-                ("v", v, n * tk * size),
-            ],
-        )?;
-        let (gpu, dtype) = (q.gpu(), q.dtype());
-        let [q, k, v] = [wide(q)?, wide(k)?, wide(v)?];
-        let y = gpu.buffer(DType::F32, n * tq * size)?;
-        let at_once = (SCORES / tk).clamp(1, tq.max(1));
-        let scaled = Epilogue {
-            alpha: 1.0 / (size as f32).sqrt(),
-            ..Epilogue::default()
-        };
-        for sample in 0..n {
-            let keys = k.view(sample * tk * size, tk * size);
-            let values = v.view(sample * tk * size, tk * size);
-            for first in (0..tq).step_by(at_once) {
-                let rows = at_once.min(tq - first);
-                let (start, len) = ((sample * tq + first) * size, rows * size);
-                let block = q.view(start, len);
-                let queries = Pair {
-                    a: &block,
-                    b: &keys,
-                    k: size,
-                };
-                let scores = matmul([rows, tk], Layout::Transposed, queries, None, scaled)?;
-                let launch = gpu.kernel(&kernels::SOFTMAX_ROWS, DType::F32);
-                let launch = launch.grid([rows, 1, 1]).block(kernels::SOFTMAX_THREADS);
-                launch.update(&scores).int(tk).launch()?;
-                let weighted = Pair {
-                    a: &scores,
-                    b: &values,
-                    k: tk,
-                };
-                matmul_into(
-                    &y.view(start, len),
-                    [rows, size],
-                    Layout::Plain,
-                    weighted,
-                    None,
-                    Epilogue::default(),
-                )?;
-            }
-        }
-        stored(y, dtype)
-    }
-
     /// The gradients of q, k and v.
     pub fn backward(&self, dy: &Buffer, saved: Saved<'_>) -> Result<[Buffer; 3]> {
         let Saved { q, k, v, y, log_sums } = saved;
@@ -248,17 +183,4 @@ impl Attention {
     fn sizes<'a>(&self, launch: Builder<'a>) -> Builder<'a> {
         launch.int(self.heads).int(self.size)
     }
-}
-
-/// The values in f32.
-fn wide(x: &Buffer) -> Result<Buffer> {
-    match x.dtype() {
-        DType::F32 => Ok(x.clone()),
-        _ => cast(x, DType::F32),
-    }
-}
-
-/// The values in the storage type again.
-fn stored(x: Buffer, dtype: DType) -> Result<Buffer> {
-    if dtype == DType::F32 { Ok(x) } else { cast(&x, dtype) }
 }

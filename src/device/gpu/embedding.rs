@@ -27,6 +27,62 @@ pub fn embedding(table: &Buffer, ids: &Tensor, [v, d]: [usize; 2]) -> Result<Buf
     Ok(y)
 }
 
+/// Rows of the gradient of one row of a table that one thread adds up at first.
+const PIECE: usize = 64;
+
+/// The gradient of a table `[v, d]`, in f32, from that of its rows at `ids`: `dy` `[.., d]`. What went to one row of the
+/// table is added up in the order of the ids, 64 at a time first.
+pub fn embedding_backward(dy: &Buffer, ids: &Tensor, [v, d]: [usize; 2]) -> Result<Buffer> {
+    const OP: &str = "embedding";
+    expect(OP, &[("dy", dy, ids.len() * d)])?;
+    let ids: &[i64] = ids.data();
+    let mut order: Vec<i64> = (0..ids.len() as i64).collect();
+    order.sort_by_key(|&i| ids[i as usize]);
+    // Where in the order a piece begins, and at which piece a row of the table.
+    let (mut pieces, mut rows, mut sorted) = (vec![0], vec![0], 0);
+    for row in 0..v as i64 {
+        let end = sorted + order[sorted..].iter().take_while(|&&i| ids[i as usize] == row).count();
+        while sorted < end {
+            sorted = (sorted + PIECE).min(end);
+            pieces.push(sorted as i64);
+        }
+        rows.push(pieces.len() as i64 - 1);
+    }
+    let gpu = dy.gpu();
+    let [order, pieces, rows] = [order, pieces, rows].map(|list| {
+        let len = list.len();
+        gpu.upload(&Tensor::new(list, &[len]))
+    });
+    let (order, pieces, rows) = (order?, pieces?, rows?);
+    let parts = sum_listed_rows(dy, Some(&order), &pieces, d)?;
+    sum_listed_rows(&parts, None, &rows, d)
+}
+
+/// f32 `[first.len() - 1, width]`: in row r the sum of rows `first[r]..first[r + 1]` of `x` in the given order.
+fn sum_listed_rows(x: &Buffer, order: Option<&Buffer>, first: &Buffer, width: usize) -> Result<Buffer> {
+    let rows = first.len() - 1;
+    let y = x.gpu().buffer(DType::F32, rows * width)?;
+    let launch = x.gpu().kernel(&kernels::EMBEDDING_BACKWARD, x.dtype());
+    let launch = launch.grid(grid(x, rows, width)).block(THREADS);
+    let launch = launch.output(&y).input(x).input_if(order).input(first);
+    launch.long(rows).int(width).launch()?;
+    Ok(y)
+}
+
+/// `[n t, d]` of zeros, but for the rows at `ids` `[n]`, one in each t: there those of `dy` `[n, d]`.
+pub fn spread_rows(dy: &Buffer, ids: &Tensor, [t, d]: [usize; 2]) -> Result<Buffer> {
+    let n = ids.len();
+    expect("select_rows", &[("dy", dy, n * d)])?;
+    let gpu = dy.gpu();
+    let ids = gpu.upload(ids)?;
+    let y = gpu.buffer(dy.dtype(), n * t * d)?;
+    let launch = gpu.kernel(&kernels::SPREAD_ROWS, dy.dtype());
+    let launch = launch.grid(grid(dy, n * t, d)).block(THREADS);
+    let launch = launch.output(&y).input(dy).input(&ids);
+    launch.long(n * t).int(t).int(d).launch()?;
+    Ok(y)
+}
+
 /// Channels `offset` to `offset + width` of `x` `[rows, stride]`.
 pub fn slice_channels(x: &Buffer, rows: usize, stride: usize, offset: usize, width: usize) -> Result<Buffer> {
     const OP: &str = "slice_channels";
@@ -37,6 +93,16 @@ pub fn slice_channels(x: &Buffer, rows: usize, stride: usize, offset: usize, wid
     let y = x.gpu().buffer(x.dtype(), rows * width)?;
     let launch = x.gpu().kernel(&kernels::SLICE_CHANNELS, x.dtype());
     let launch = launch.grid(grid(x, rows, width)).block(THREADS).output(&y).input(x);
+    launch.long(rows).int(width).int(stride).int(offset).launch()?;
+    Ok(y)
+}
+
+/// The gradient of [`slice_channels`]: `dy` `[rows, width]` from channel `offset` of `[rows, stride]` on, zeros elsewhere.
+pub fn spread_channels(dy: &Buffer, rows: usize, stride: usize, offset: usize, width: usize) -> Result<Buffer> {
+    expect("slice_channels", &[("dy", dy, rows * width)])?;
+    let y = dy.gpu().buffer(dy.dtype(), rows * stride)?;
+    let launch = dy.gpu().kernel(&kernels::SPREAD_CHANNELS, dy.dtype());
+    let launch = launch.grid(grid(dy, rows, stride)).block(THREADS).output(&y).input(dy);
     launch.long(rows).int(width).int(stride).int(offset).launch()?;
     Ok(y)
 }

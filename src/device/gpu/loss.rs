@@ -32,13 +32,18 @@ pub fn weighted_mse(prediction: &Buffer, target: &Buffer, weights: &Buffer, scal
         .output(&gradient);
     let launch = launch.input(prediction).input(target).input(weights).input(scale);
     launch.long(values / n).launch()?;
-    let loss = gpu.buffer(DType::F32, 1)?;
-    let launch = gpu.kernel(&kernels::WEIGHTED_MSE_SUM, DType::F32).block(THREADS);
+    Ok([mean_of_parts(&partial, values)?, gradient])
+}
+
+/// The sum of `parts`, f32, over so many values: f32 `[1]`.
+pub(super) fn mean_of_parts(parts: &Buffer, values: usize) -> Result<Buffer> {
+    let mean = parts.gpu().buffer(DType::F32, 1)?;
+    let launch = parts.gpu().kernel(&kernels::MEAN_OF_PARTS, DType::F32).block(THREADS);
     launch
-        .output(&loss)
-        .input(&partial)
-        .int(n * blocks)
+        .output(&mean)
+        .input(parts)
+        .int(parts.len())
         .long(values)
         .launch()?;
-    Ok([loss, gradient])
+    Ok(mean)
 }

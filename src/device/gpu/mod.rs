@@ -23,11 +23,13 @@ pub mod matmul;
 mod memory;
 pub mod noise;
 pub mod optimizer;
+pub mod posterior;
 pub mod recorder;
 mod simulator;
 pub mod sums;
 pub mod table;
 mod tile;
+mod wide_attention;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -2,6 +2,7 @@
 
 use super::of;
 use crate::autograd::Tape;
+use crate::device::gpu::Buffer;
 use crate::device::gpu::attention::{Attention, Saved};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -9,19 +10,18 @@ use crate::tensor::Tensor;
 /// As `ops::attention` of the sizes in `sizes`, which fit the tensors.
 pub fn attention(tape: &Tape, [q, k, v]: [&Tensor; 3], sizes: Attention) -> Result<Tensor> {
     let memory = [of(q)?, of(k)?, of(v)?];
-    if sizes.is_wide() {
-        // No network that is trained has such heads.
-        for x in [q, k, v] {
-            tape.refuse("attention with heads of more than 160 channels on a GPU", x)?;
-        }
-        let y = sizes.forward_wide(&memory[0], &memory[1], &memory[2])?;
-        return Ok(Tensor::on_gpu(y, q.shape()));
-    }
-    let [y, log_sums] = sizes.forward(&memory[0], &memory[1], &memory[2])?;
-    let out = Tensor::on_gpu(y.clone(), q.shape());
     let inputs = [q, k, v];
     let wants = inputs.map(|x| tape.wants(x));
     let shapes = inputs.map(|x| x.shape().to_vec());
+    if sizes.is_wide() {
+        let out = Tensor::on_gpu(sizes.forward_wide(&memory)?, q.shape());
+        tape.record("attention", &inputs, &out, move |dy| {
+            Ok(wanted(sizes.backward_wide(&of(dy)?, &memory)?, &shapes, wants))
+        });
+        return Ok(out);
+    }
+    let [y, log_sums] = sizes.forward(&memory[0], &memory[1], &memory[2])?;
+    let out = Tensor::on_gpu(y.clone(), q.shape());
     tape.record("attention", &inputs, &out, move |dy| {
         let saved = Saved {
             q: &memory[0],
@@ -30,11 +30,14 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Tensor; 3], sizes: Attention) -> Resu
             y: &y,
             log_sums: &log_sums,
         };
-        let gradients = sizes.backward(&of(dy)?, saved)?;
-        let gradients = gradients.into_iter().zip(&shapes).zip(wants);
-        Ok(gradients
-            .map(|((gradient, shape), wanted)| wanted.then(|| Tensor::on_gpu(gradient, shape)))
-            .collect())
+        Ok(wanted(sizes.backward(&of(dy)?, saved)?, &shapes, wants))
     });
     Ok(out)
+}
+
+fn wanted(gradients: [Buffer; 3], shapes: &[Vec<usize>; 3], wants: [bool; 3]) -> Vec<Option<Tensor>> {
+    let gradients = gradients.into_iter().zip(shapes).zip(wants);
+    gradients
+        .map(|((gradient, shape), wanted)| wanted.then(|| Tensor::on_gpu(gradient, shape)))
+        .collect()
 }

@@ -8,6 +8,7 @@ mod linear;
 mod lora;
 mod loss;
 mod norms;
+mod posterior;
 mod rows;
 
 pub(super) use attention::attention;
@@ -17,6 +18,7 @@ pub(super) use linear::linear;
 pub(super) use lora::lora_linear;
 pub(super) use loss::weighted_mse;
 pub(super) use norms::{group_norm, layer_norm};
+pub(super) use posterior::{kl_divergence, posterior_sample};
 pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, timestep_embedding, upsample_nearest};
 
 use crate::device::Device;

@@ -8,9 +8,14 @@ use crate::tensor::Tensor;
 
 /// As `ops::embedding`, with `ids` on the CPU, which has checked them; the result has `shape`.
 pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor, shape: &[usize]) -> Result<Tensor> {
-    tape.refuse("embedding on a GPU", table)?;
     let size = [table.shape()[0], table.shape()[1]];
-    Ok(Tensor::on_gpu(kernels::embedding(&of(table)?, ids, size)?, shape))
+    let out = Tensor::on_gpu(kernels::embedding(&of(table)?, ids, size)?, shape);
+    let ids = ids.clone();
+    tape.record("embedding", &[table], &out, move |dy| {
+        let gradient = kernels::embedding_backward(&of(dy)?, &ids, size)?;
+        Ok(vec![Some(Tensor::on_gpu(gradient, &size))])
+    });
+    Ok(out)
 }
 
 /// As `ops::timestep_embedding`.
@@ -42,21 +47,27 @@ pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor, [a, b]: [usize; 2], 
 
 /// As `ops::slice_channels` of `[.., c]`; the result has `shape`, whose last dimension is what is taken.
 pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, shape: &[usize]) -> Result<Tensor> {
-    tape.refuse("slice_channels on a GPU", x)?;
     let (rows, c) = x.rows("slice_channels")?;
     let len = shape[shape.len() - 1];
-    Ok(Tensor::on_gpu(
-        kernels::slice_channels(&of(x)?, rows, c, start, len)?,
-        shape,
-    ))
+    let out = Tensor::on_gpu(kernels::slice_channels(&of(x)?, rows, c, start, len)?, shape);
+    let whole = x.shape().to_vec();
+    tape.record("slice_channels", &[x], &out, move |dy| {
+        let dx = kernels::spread_channels(&of(dy)?, rows, c, start, len)?;
+        Ok(vec![Some(Tensor::on_gpu(dx, &whole))])
+    });
+    Ok(out)
 }
 
 /// As `ops::select_rows` of `x` `[n, t, c]`: a lookup among all `n t` rows.
 pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
-    tape.refuse("select_rows on a GPU", x)?;
     let ids = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64);
     let ids = Tensor::new(ids.collect(), &[n]);
-    Ok(Tensor::on_gpu(kernels::embedding(&of(x)?, &ids, [n * t, c])?, &[n, c]))
+    let out = Tensor::on_gpu(kernels::embedding(&of(x)?, &ids, [n * t, c])?, &[n, c]);
+    tape.record("select_rows", &[x], &out, move |dy| {
+        let dx = kernels::spread_rows(&of(dy)?, &ids, [t, c])?;
+        Ok(vec![Some(Tensor::on_gpu(dx, &[n, t, c]))])
+    });
+    Ok(out)
 }
 
 /// As `ops::upsample_nearest` of `[n, h, w, c]`.

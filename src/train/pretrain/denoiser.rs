@@ -5,10 +5,11 @@ use super::pairs::{LATENT_LEN, Pairs};
 use super::stage::{Computed, Recipe, Stage};
 use super::words;
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::Result;
-use crate::nn::{AutoencoderKl, ClipText, UNet};
+use crate::nn::{AutoencoderKl, ClipText, Param, UNet};
 use crate::ops;
 use crate::shapes::model::{
     LATENT_CHANNELS, LATENT_SIDE, Networks, scheduler_config, text_config, unet_config, vocabulary_size,
@@ -23,10 +24,11 @@ const BATCH: usize = 32;
 /// Share of captions that are replaced by the empty one, which guidance compares with.
 const CAPTION_DROPOUT: f32 = 0.1;
 
-struct Denoiser<'a> {
+pub(super) struct Denoiser<'a> {
     seed: u64,
-    text: ClipText,
-    unet: UNet,
+    batch: usize,
+    pub text: ClipText,
+    pub unet: UNet,
     schedule: NoiseSchedule,
     prediction: Prediction,
     pairs: &'a Pairs,
@@ -36,27 +38,20 @@ struct Denoiser<'a> {
 /// half as much, and the averaged weights learn on, several times (warm restarts, Loshchilov & Hutter 2017, arXiv:1608.03983).
 pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, watcher: &mut dyn Watcher) -> Result<()> {
     vae.config.scaling_factor = pairs.scaling_factor;
+    let denoiser = Denoiser::new(run.seed, BATCH, pairs, &run.device)?;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
     let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
     let mut settings = format!(
         "seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n",
         run.seed, run.text_steps, run.steps, run.pairs
     );
-    let denoiser = Denoiser {
-        seed: run.seed,
-        text: ClipText::initial(text, false, run.seed, DType::F32)?,
-        unet: UNet::initial(unet, run.seed + 1, DType::F32)?,
-        prediction: Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or_default())?,
-        schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddim, &scheduler)?)?,
-        pairs,
-    };
     words::train(run, &denoiser.text, watcher)?;
     let networks = Networks {
         vae: &vae,
         text: &denoiser.text,
         unet: &denoiser.unet,
     };
-    let params = [denoiser.text.parameters(), denoiser.unet.parameters()].concat();
+    let params = denoiser.params();
     let mut done = 0;
     let first = ("denoiser".to_owned(), "steps of text encoder and UNet", run.steps, 2e-3);
     let refine = |i| {
@@ -92,21 +87,44 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
     networks.write(&run.out)
 }
 
-impl Denoiser<'_> {
-    fn compute(&self, leaves: &[Tensor], step: u64) -> Result<Computed> {
+impl<'a> Denoiser<'a> {
+    /// Fresh networks on `device`, which learn from batches of so many pairs.
+    pub fn new(seed: u64, batch: usize, pairs: &'a Pairs, device: &Device) -> Result<Self> {
+        let scheduler = scheduler_config();
+        let denoiser = Self {
+            seed,
+            batch,
+            text: ClipText::initial(text_config(vocabulary_size()), false, seed, DType::F32)?,
+            unet: UNet::initial(unet_config(), seed + 1, DType::F32)?,
+            prediction: Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or_default())?,
+            schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddim, &scheduler)?)?,
+            pairs,
+        };
+        denoiser.text.place(device)?;
+        denoiser.unet.place(device)?;
+        Ok(denoiser)
+    }
+
+    pub fn params(&self) -> Vec<Param> {
+        [self.text.parameters(), self.unet.parameters()].concat()
+    }
+
+    pub fn compute(&self, leaves: &[Tensor], step: u64) -> Result<Computed> {
         let (latents, ids) = self.batch(step);
         let noise = random::normals(self.seed, Stream::Noise, 0, step, latents.len());
         let noise = Tensor::new(noise, latents.shape());
         let timesteps = self.timesteps(step);
-        let noisy = self.schedule.add_noise(&latents, &noise, &timesteps)?;
+        let device = self.unet.device();
+        let noisy = self.schedule.add_noise(&latents, &noise, &timesteps)?.to(&device)?;
         let target = self.prediction.target(&self.schedule, &latents, &noise, &timesteps)?;
+        let (target, weights) = (target.to(&device)?, Tensor::full(&[self.batch], 1.0, DType::F32));
 
         let tape = Tape::watching(leaves);
         let context = self.text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
         let times: Vec<f32> = timesteps.iter().map(|&t| t as f32).collect();
         let predicted = self.unet.forward(&tape, &noisy, &times, &context, None)?;
-        let loss = ops::weighted_mse(&tape, &predicted, &target, &Tensor::full(&[BATCH], 1.0, DType::F32))?;
-        let losses = vec![("loss", loss.item())];
+        let loss = ops::weighted_mse(&tape, &predicted, &target, &weights.to(&device)?)?;
+        let losses = vec![("loss", loss.to_cpu()?.item())];
         let gradients = tape.backward(&loss)?;
         Ok(Computed { gradients, losses })
     }
@@ -114,8 +132,8 @@ impl Denoiser<'_> {
     /// Latents `[n, 16, 16, 4]` and ids `[n, 77]` of pairs chosen at random.
     fn batch(&self, step: u64) -> (Tensor, Tensor) {
         let pairs = self.pairs;
-        let dropped = random::uniform(self.seed, Stream::Dropout, 0, step, BATCH);
-        let (mut latents, mut ids) = (Vec::with_capacity(BATCH * LATENT_LEN), Vec::<i64>::new());
+        let dropped = random::uniform(self.seed, Stream::Dropout, 0, step, self.batch);
+        let (mut latents, mut ids) = (Vec::with_capacity(self.batch * LATENT_LEN), Vec::<i64>::new());
         for (i, &draw) in dropped.iter().enumerate() {
             let pair = random::below(self.seed, Stream::Shuffle, i as u64, step, pairs.len() as u32) as usize;
             latents.extend_from_slice(&pairs.latents[pair * LATENT_LEN..][..LATENT_LEN]);
@@ -124,16 +142,16 @@ impl Denoiser<'_> {
                 false => ids.extend(&pairs.ids[pair * pairs.length..][..pairs.length]),
             }
         }
-        let latents = Tensor::new(latents, &[BATCH, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS]);
-        (latents, Tensor::new(ids, &[BATCH, pairs.length]))
+        let latents = Tensor::new(latents, &[self.batch, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS]);
+        (latents, Tensor::new(ids, &[self.batch, pairs.length]))
     }
 
     /// One timestep from each of as many equal parts of the schedule: as random as independent ones, but every batch has
     /// early and late ones, so that losses and gradients differ less from batch to batch.
     fn timesteps(&self, step: u64) -> Vec<usize> {
         let all = self.schedule.alphas_cumprod.len();
-        let within = random::uniform(self.seed, Stream::Timestep, 0, step, BATCH);
-        let one = |(i, u): (usize, &f32)| ((i as f32 + u) / BATCH as f32 * all as f32) as usize;
+        let within = random::uniform(self.seed, Stream::Timestep, 0, step, self.batch);
+        let one = |(i, u): (usize, &f32)| ((i as f32 + u) / self.batch as f32 * all as f32) as usize;
         within.iter().enumerate().map(one).map(|t| t.min(all - 1)).collect()
     }
 }

@@ -5,11 +5,14 @@
 mod denoiser;
 mod pairs;
 mod stage;
+#[cfg(all(test, feature = "simulator"))]
+mod tests;
 mod vae;
 mod words;
 
 use std::path::PathBuf;
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::train::folder::OutputFolder;
 use crate::train::watcher::Watcher;
@@ -19,6 +22,8 @@ use pairs::Pairs;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pretraining {
     pub out: PathBuf,
+    /// Where the networks are trained.
+    pub device: Device,
     pub seed: u64,
     /// Optimizer steps of the VAE.
     pub vae_steps: u64,

@@ -67,7 +67,7 @@ impl Pairs {
     /// [`Error::Interrupted`] where the watcher says stop; [`Error::Io`] where the latents cannot be kept.
     pub fn encode(run: &Pretraining, vae: &AutoencoderKl, watcher: &mut dyn Watcher) -> Result<Self> {
         let examples: Vec<(Skill, u64)> = (0..run.pairs).map(example).collect();
-        let identity = identity_of(run, vae);
+        let identity = identity_of(run, vae)?;
         let mut latents = match kept(run, &identity) {
             Some(latents) => latents,
             None => {
@@ -138,18 +138,21 @@ fn encode(
         let draw = |&(_, i): &(Skill, u64)| random::normals(run.seed, Stream::Posterior, i + 1, 0, LATENT_LEN);
         let noise = examples.iter().flat_map(draw).collect();
         let shape = [examples.len(), LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
-        let drawn = ops::posterior_sample(&tape, &moments, &Tensor::new(noise, &shape))?;
-        latents.extend_from_slice(drawn.data::<f32>());
+        let noise = Tensor::new(noise, &shape).to(&run.device)?;
+        let drawn = ops::posterior_sample(&tape, &moments, &noise)?;
+        latents.extend_from_slice(drawn.to_cpu()?.data::<f32>());
     }
     Ok(latents)
 }
 
 /// Of what the latents are made: settings, and the VAE's weights.
-fn identity_of(run: &Pretraining, vae: &AutoencoderKl) -> String {
-    let values: Vec<Tensor> = vae.parameters().iter().map(|p| p.get()).collect();
+fn identity_of(run: &Pretraining, vae: &AutoencoderKl) -> Result<String> {
+    let values = vae.parameters().iter().map(|p| p.get().to_cpu());
+    let values: Vec<Tensor> = values.collect::<Result<_>>()?;
     let weights: Vec<u8> = values.iter().flat_map(|t| t.bytes()).copied().collect();
     let weights = identity::of_bytes(&weights);
-    identity::of_bytes(format!("{} {} {MIX:?} {weights}", run.seed, run.pairs).as_bytes())
+    let all = format!("{} {} {MIX:?} {weights}", run.seed, run.pairs);
+    Ok(identity::of_bytes(all.as_bytes()))
 }
 
 const LATENTS: &str = "latents";

@@ -31,6 +31,7 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
         data: String::new(),
     };
     let vae = AutoencoderKl::initial(config, run.seed, DType::F32)?;
+    vae.place(&run.device)?;
     let recipe = Recipe {
         stage: STAGE.into(),
         what: "steps of the VAE",
@@ -41,27 +42,33 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
         average: 0.995,
     };
     let mut stage = Stage::open(run, recipe, vae.parameters().to_vec(), identity)?;
-    stage.run(watcher, |leaves, step| compute(run.seed, &vae, leaves, step), || Ok(()))?;
+    let compute = |leaves: &[Tensor], step| compute(run.seed, BATCH, &vae, leaves, step);
+    stage.run(watcher, compute, || Ok(()))?;
     Ok(vae)
 }
 
-fn compute(seed: u64, vae: &AutoencoderKl, leaves: &[Tensor], step: u64) -> Result<Computed> {
-    let first = step * BATCH as u64;
+/// Step `step` on the next `batch` pictures.
+pub(super) fn compute(seed: u64, batch: usize, vae: &AutoencoderKl, leaves: &[Tensor], step: u64) -> Result<Computed> {
+    let first = step * batch as u64;
     let skill = |i: u64| Skill::ALL[(i % Skill::ALL.len() as u64) as usize];
-    let pictures: Vec<_> = (first..first + BATCH as u64).map(|i| (skill(i), i)).collect();
-    let pixels = picture::batch(seed, &pictures)?; // [n, 64, 64, 3]
-    let shape = [BATCH, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
+    let pictures: Vec<_> = (first..first + batch as u64).map(|i| (skill(i), i)).collect();
+    let shape = [batch, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
     let noise = random::normals(seed, Stream::Posterior, 0, step, shape.iter().product());
-    let noise = Tensor::new(noise, &shape);
+    let device = vae.device();
+    let pixels = picture::batch(seed, &pictures)?.to(&device)?; // [n, 64, 64, 3]
+    let noise = Tensor::new(noise, &shape).to(&device)?;
+    let weights = Tensor::full(&[batch], 1.0, DType::F32).to(&device)?;
 
     let tape = Tape::watching(leaves);
     let moments = vae.moments(&tape, &pixels)?; // [n, 16, 16, 8]
     let latents = ops::posterior_sample(&tape, &moments, &noise)?;
     let decoded = vae.decode(&tape, &latents)?;
-    let error = ops::weighted_mse(&tape, &decoded, &pixels, &Tensor::full(&[BATCH], 1.0, DType::F32))?;
+    let error = ops::weighted_mse(&tape, &decoded, &pixels, &weights)?;
     let divergence = ops::kl_divergence(&tape, &moments)?;
     let loss = ops::add(&tape, &error, &ops::scale(&tape, &divergence, KL_WEIGHT)?)?;
-    let losses = vec![("loss", loss.item()), ("mse", error.item()), ("kl", divergence.item())];
+    let told = [("loss", &loss), ("mse", &error), ("kl", &divergence)];
+    let told = told.map(|(name, value)| Ok((name, value.to_cpu()?.item())));
+    let losses = told.into_iter().collect::<Result<_>>()?;
     let gradients = tape.backward(&loss)?;
     Ok(Computed { gradients, losses })
 }

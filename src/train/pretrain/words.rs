@@ -7,7 +7,7 @@ use super::stage::{Computed, Recipe, Stage};
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::nn::{ClipText, Linear, Weights};
+use crate::nn::{ClipText, Linear, Param, Weights, place};
 use crate::ops;
 use crate::shapes::description::{Colour, Description, Shape, Size};
 use crate::shapes::model::{text_config, vocabulary_size};
@@ -27,16 +27,14 @@ const PAIRS: usize = Shape::ALL.len() * Colour::HUES.len();
 const SIZES: usize = Shape::ALL.len() * 2;
 const FACTS: usize = PAIRS + SIZES + Colour::ALL.len();
 
-/// Trains `text` in place, with a linear layer that reads the facts off and is dropped afterwards.
+/// Trains `text` in place, on its device, with a linear layer that reads the facts off and is dropped afterwards.
 pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watcher) -> Result<()> {
     let identity = RunIdentity {
         settings: format!("seed = {}\ntext-steps = {}\n", run.seed, run.text_steps),
         model: identity::of_bytes(text_config(vocabulary_size()).to_string().as_bytes()),
         data: String::new(),
     };
-    let weights = Weights::initial(run.seed + 2, DType::F32);
-    let reader = Linear::load(&weights.scope("reader"), text.config.hidden_size, FACTS, true)?;
-    let tokenizer = tokenizer()?;
+    let (reader, weights) = Reader::new(run.seed, text)?;
     let recipe = Recipe {
         stage: STAGE.into(),
         what: "steps of the text encoder",
@@ -46,47 +44,61 @@ pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watche
         weight_decay: 1e-2,
         average: 0.99,
     };
-    let params = [text.parameters(), &weights.finish()?].concat();
+    let params = [text.parameters(), &weights].concat();
     let mut stage = Stage::open(run, recipe, params, identity)?;
-    let step = |leaves: &[Tensor], step| compute(run.seed, text, &reader, &tokenizer, leaves, step);
+    let step = |leaves: &[Tensor], step| reader.compute(run.seed, BATCH, text, leaves, step);
     stage.run(watcher, step, || Ok(()))
 }
 
-fn compute(
-    seed: u64,
-    text: &ClipText,
-    reader: &Linear,
-    tokenizer: &Tokenizer,
-    leaves: &[Tensor],
-    step: u64,
-) -> Result<Computed> {
-    let length = tokenizer.max_length();
-    let (mut ids, mut facts) = (Vec::new(), Vec::with_capacity(BATCH * length * FACTS));
-    let mut weights = Vec::with_capacity(BATCH * length);
-    for i in 0..BATCH as u64 {
-        let (skill, index) = example((step * BATCH as u64 + i) as usize);
-        let Prompt { caption, description } = skill.prompt(Split::Train, seed, index);
-        // Start of text and the words know less than the whole; what follows them can know all.
-        let before = (1 + tokenizer.tokens(&caption)?.len()).min(length - 1);
-        let after = length - before;
-        ids.extend(tokenizer.encode(&caption)?.ids);
-        weights.extend(std::iter::repeat_n(0.0, before));
-        weights.extend(std::iter::repeat_n(length as f32 / after as f32, after));
-        facts.extend(facts_of(&description).repeat(length));
-    }
-    let rows = BATCH * length;
-    let (ids, facts) = (Tensor::new(ids, &[BATCH, length]), Tensor::new(facts, &[rows, FACTS]));
+/// Reads the facts off a text encoder's states.
+pub(super) struct Reader {
+    layer: Linear,
+    tokenizer: Tokenizer,
+}
 
-    let tape = Tape::watching(leaves);
-    let states = text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
-    let states = ops::reshape(&tape, &states, &[rows, text.config.hidden_size])?;
-    let read = reader.forward(&tape, &states)?;
-    let loss = ops::weighted_mse(&tape, &read, &facts, &Tensor::new(weights, &[rows]))?;
-    let losses = vec![("loss", loss.item())];
-    // Most facts are 0: the mean over all of them is small beside the gradient norm that is clipped to.
-    let scaled = ops::scale(&tape, &loss, FACTS as f64)?;
-    let gradients = tape.backward(&scaled)?;
-    Ok(Computed { gradients, losses })
+impl Reader {
+    /// A fresh one for `text`, on its device, and its weights.
+    pub fn new(seed: u64, text: &ClipText) -> Result<(Self, Vec<Param>)> {
+        let weights = Weights::initial(seed + 2, DType::F32);
+        let layer = Linear::load(&weights.scope("reader"), text.config.hidden_size, FACTS, true)?;
+        let weights = weights.finish()?;
+        place(&weights, &text.device())?;
+        let tokenizer = tokenizer()?;
+        Ok((Self { layer, tokenizer }, weights))
+    }
+
+    /// Step `step` on the next `batch` captions.
+    pub fn compute(&self, seed: u64, batch: usize, text: &ClipText, leaves: &[Tensor], step: u64) -> Result<Computed> {
+        let (tokenizer, length) = (&self.tokenizer, self.tokenizer.max_length());
+        let (mut ids, mut facts) = (Vec::new(), Vec::with_capacity(batch * length * FACTS));
+        let mut weights = Vec::with_capacity(batch * length);
+        for i in 0..batch as u64 {
+            let (skill, index) = example((step * batch as u64 + i) as usize);
+            let Prompt { caption, description } = skill.prompt(Split::Train, seed, index);
+            // Start of text and the words know less than the whole; what follows them can know all.
+            let before = (1 + tokenizer.tokens(&caption)?.len()).min(length - 1);
+            let after = length - before;
+            ids.extend(tokenizer.encode(&caption)?.ids);
+            weights.extend(std::iter::repeat_n(0.0, before));
+            weights.extend(std::iter::repeat_n(length as f32 / after as f32, after));
+            facts.extend(facts_of(&description).repeat(length));
+        }
+        let (rows, device) = (batch * length, text.device());
+        let ids = Tensor::new(ids, &[batch, length]);
+        let facts = Tensor::new(facts, &[rows, FACTS]).to(&device)?;
+        let weights = Tensor::new(weights, &[rows]).to(&device)?;
+
+        let tape = Tape::watching(leaves);
+        let states = text.forward(&tape, &ids)?.last_hidden_state; // [n, 77, d]
+        let states = ops::reshape(&tape, &states, &[rows, text.config.hidden_size])?;
+        let read = self.layer.forward(&tape, &states)?;
+        let loss = ops::weighted_mse(&tape, &read, &facts, &weights)?;
+        let losses = vec![("loss", loss.to_cpu()?.item())];
+        // Most facts are 0: the mean over all of them is small beside the gradient norm that is clipped to.
+        let scaled = ops::scale(&tape, &loss, FACTS as f64)?;
+        let gradients = tape.backward(&scaled)?;
+        Ok(Computed { gradients, losses })
+    }
 }
 
 /// 1 for what a description claims, 0 for the rest: `FACTS` values.
