@@ -1,6 +1,7 @@
 //! Work that is timed: ops, and whole training steps with random weights, the same for `selma bench`, `cargo bench` and the
 //! scripts in `benches/peers` that time PyTorch beside it.
 
+pub mod beside;
 pub mod ops;
 
 use std::time::Instant;

@@ -26,8 +26,9 @@ import cpu_step
 RANK, HEADS, TOKENS = 128, 8, 77
 
 
-def linear(rows, k, out):
-    return f"linear {rows}x{k}->{out}", [(rows, k), (out, k)], 1, lambda x, w: F.linear(x, w)
+def linear(rows, k, out, bias=False):
+    shapes = [(rows, k), (out, k)] + [(out,)] * bias
+    return f"linear {rows}x{k}->{out}" + " bias" * bias, shapes, 1, F.linear
 
 
 def lora_linear(rows, c):
@@ -37,9 +38,9 @@ def lora_linear(rows, c):
     return f"lora_linear {rows}x{c}->{c} r{RANK} auto", [(rows, c), (RANK, c), (c, RANK), (c, c)], 3, run
 
 
-def conv2d(n, side, c):
-    name = f"conv2d 3x3 {n}x{side}x{side} {c}->{c}"
-    return name, [(n, c, side, side), (c, c, 3, 3)], 1, lambda x, w: F.conv2d(x, w, padding=1)
+def conv2d(n, side, c, trained):
+    name = f"conv2d 3x3 {n}x{side}x{side} {c}->{c}" + " trained" * trained
+    return name, [(n, c, side, side), (c, c, 3, 3)], 1 + trained, lambda x, w: F.conv2d(x, w, padding=1)
 
 
 def attention(n, queries, keys, c):
@@ -72,12 +73,13 @@ def ops(n, side):
     for level, c in ((1, 320), (2, 640), (4, 1280)):
         at = max(side // level, 1)
         rows = n * at * at
-        yield conv2d(n, at, c)
+        yield conv2d(n, at, c, False)
+        yield conv2d(n, at, c, True)
         yield attention(n, at * at, at * at, c)
         yield attention(n, at * at, TOKENS, c)
         yield lora_linear(rows, c)
         yield linear(rows, c, 8 * c)
-        yield linear(rows, 4 * c, c)
+        yield linear(rows, 4 * c, c, bias=True)
         yield geglu(rows, c)
         yield group_norm(n, at, c)
         yield layer_norm(rows, c)
@@ -193,6 +195,8 @@ def line(name, ours, theirs):
     share = ours.get("percent_of_floor") if ours else None
     cells.append(f"{share:5.1f} %" if share else f"{'-':>7}")
     cells += [f"{way} {ms:.3f}" for way, ms in theirs.items()]
+    if ours and ours.get("library_ms"):
+        cells.append(f"{ours['library']} {ours['library_ms']:.3f}")
     print("  ".join(cells), flush=True)
 
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::autograd::Tape;
 use crate::device::Device;
+use crate::device::gpu::conv2d::Conv2d;
+use crate::device::gpu::library::{Added, Pass, Product, Work as Library};
 use crate::error::Result;
 use crate::ops::{self, Branch, LoraOrder, Padding};
 use crate::tensor::random::{self, Stream};
@@ -30,6 +32,8 @@ pub struct Op {
     flops: [f64; 2],
     /// Values that are read or written at least, in the two passes.
     values: [f64; 2],
+    /// What NVIDIA's libraries do instead in the two passes, where they have it.
+    library: [Vec<Library>; 2],
 }
 
 /// What an op takes, once its inputs are on a device.
@@ -56,6 +60,11 @@ impl Op {
             flops: sum(&self.flops),
             bytes: sum(&self.values) * dtype.size() as f64,
         }
+    }
+
+    /// What one of NVIDIA's libraries does instead; empty where none has this op.
+    pub fn library(&self, backward: bool) -> Vec<Library> {
+        self.library[..=usize::from(backward)].concat()
     }
 
     /// Inputs of random numbers.
@@ -111,12 +120,13 @@ pub fn ops(n: usize, side: usize) -> Vec<Op> {
     for (level, c) in [(1, 320), (2, 640), (4, 1280)] {
         let side = (side / level).max(1);
         let rows = n * side * side;
-        all.push(conv2d(n, side, c));
+        all.push(conv2d(n, side, c, false));
+        all.push(conv2d(n, side, c, true));
         all.push(attention(n, side * side, side * side, c));
         all.push(attention(n, side * side, TOKENS, c));
         all.extend(LoraOrder::NAMES.map(|named| lora_linear(rows, c, named)));
-        all.push(linear(rows, c, 8 * c));
-        all.push(linear(rows, 4 * c, c));
+        all.push(linear(rows, c, 8 * c, false));
+        all.push(linear(rows, 4 * c, c, true));
         all.push(geglu(rows, c));
         all.push(group_norm(n, side, c));
         all.push(layer_norm(rows, c));
@@ -124,17 +134,48 @@ pub fn ops(n: usize, side: usize) -> Vec<Op> {
     all
 }
 
-fn linear(rows: usize, k: usize, out: usize) -> Op {
+fn linear(rows: usize, k: usize, out: usize, bias: bool) -> Op {
     let (flops, values) = (2 * rows * k * out, rows * k + k * out + rows * out);
+    let added = if bias { Added::Bias } else { Added::Nothing };
     Op {
-        name: format!("linear {rows}x{k}->{out}"),
-        inputs: vec![vec![rows, k], vec![out, k]],
+        name: format!("linear {rows}x{k}->{out}{}", if bias { " bias" } else { "" }),
+        inputs: [vec![rows, k], vec![out, k]]
+            .into_iter()
+            .chain(bias.then(|| vec![out]))
+            .collect(),
         tracked: 1,
-        vectors: 0,
-        run: Arc::new(|tape, x| ops::linear(tape, &x[0], &x[1], None)),
+        vectors: usize::from(bias),
+        run: Arc::new(|tape, x| ops::linear(tape, &x[0], &x[1], x.get(2))),
         flops: [flops as f64; 2],
         values: [values as f64; 2],
+        library: [vec![of_weight([rows, k, out], added)], vec![plain([rows, out, k])]],
     }
+}
+
+/// `[rows, k]` by a weight that is stored as `[out, k]`.
+fn of_weight([rows, k, out]: [usize; 3], added: Added) -> Library {
+    product([rows, k, out], false, true, added)
+}
+
+/// `[rows, k]` by `[k, out]`.
+fn plain([rows, k, out]: [usize; 3]) -> Library {
+    product([rows, k, out], false, false, Added::Nothing)
+}
+
+/// The gradient `[out, k]` of a weight from dy `[rows, out]` and x `[rows, k]`.
+fn weight_gradient([rows, k, out]: [usize; 3]) -> Library {
+    product([out, rows, k], true, false, Added::Nothing)
+}
+
+fn product([rows, depth, columns]: [usize; 3], left_transposed: bool, right_transposed: bool, added: Added) -> Library {
+    Library::Product(Product {
+        rows,
+        columns,
+        depth,
+        left_transposed,
+        right_transposed,
+        added,
+    })
 }
 
 /// In one of its orders. The FLOPs are those of the factored form in both passes, whatever the order, so that milliseconds and
@@ -142,6 +183,12 @@ fn linear(rows: usize, k: usize, out: usize) -> Op {
 fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) -> Op {
     let (base, branch) = (2 * rows * c * c, 4 * rows * RANK * c);
     let forward = 2 * rows * c + c * c;
+    // The libraries have no other form.
+    let library = if order == LoraOrder::Factored {
+        factored(rows, c)
+    } else {
+        Default::default()
+    };
     Op {
         name: format!("lora_linear {rows}x{c}->{c} r{RANK} {name}"),
         inputs: vec![vec![rows, c], vec![RANK, c], vec![c, RANK], vec![c, c]],
@@ -158,19 +205,58 @@ fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) 
         }),
         flops: [(base + branch) as f64, (base + 2 * branch) as f64],
         values: [forward as f64, (forward + rows * c) as f64],
+        library,
     }
 }
 
-fn conv2d(n: usize, side: usize, c: usize) -> Op {
+/// h = x A^T, y = x W^T, y += h B^T; dh = dy B, dx = dy W, dx += dh A, dA = dh^T x, dB = dy^T h.
+fn factored(rows: usize, c: usize) -> [Vec<Library>; 2] {
+    let forward = vec![
+        of_weight([rows, c, RANK], Added::Nothing),
+        of_weight([rows, c, c], Added::Nothing),
+        of_weight([rows, RANK, c], Added::Y),
+    ];
+    let backward = vec![
+        plain([rows, c, RANK]),
+        plain([rows, c, c]),
+        product([rows, RANK, c], false, false, Added::Y),
+        weight_gradient([rows, c, RANK]),
+        weight_gradient([rows, RANK, c]),
+    ];
+    [forward, backward]
+}
+
+/// Where the weight is trained too, its gradient is part of the backward pass.
+fn conv2d(n: usize, side: usize, c: usize, trained: bool) -> Op {
     let map = n * side * side * c;
+    let (flops, values) = (2 * map * 9 * c, 2 * map + 9 * c * c);
+    let tracked = 1 + usize::from(trained);
+    let shape = Conv2d {
+        n,
+        h: side,
+        w: side,
+        c_in: c,
+        c_out: c,
+        kh: 3,
+        kw: 3,
+        stride: 1,
+        padding: Padding::all(1),
+        doubled: false,
+    };
+    let pass = |pass| Library::Convolution(shape, pass);
+    let gradients = [Pass::Dgrad, Pass::Wgrad].map(pass);
     Op {
-        name: format!("conv2d 3x3 {n}x{side}x{side} {c}->{c}"),
+        name: format!(
+            "conv2d 3x3 {n}x{side}x{side} {c}->{c}{}",
+            if trained { " trained" } else { "" }
+        ),
         inputs: vec![vec![n, side, side, c], vec![c, 3, 3, c]],
-        tracked: 1,
+        tracked,
         vectors: 0,
         run: Arc::new(|tape, x| ops::conv2d(tape, &x[0], &x[1], None, 1, Padding::all(1))),
-        flops: [(2 * map * 9 * c) as f64; 2],
-        values: [(2 * map + 9 * c * c) as f64; 2],
+        flops: [flops as f64, (tracked * flops) as f64],
+        values: [values as f64, (tracked * values) as f64],
+        library: [vec![pass(Pass::Forward)], gradients[..tracked].to_vec()],
     }
 }
 
@@ -186,6 +272,7 @@ fn attention(n: usize, queries: usize, keys: usize, c: usize) -> Op {
         run: Arc::new(|tape, x| ops::attention(tape, &x[0], &x[1], &x[2], HEADS, false)),
         flops: [flops, 2.5 * flops],
         values: [(2 * q + 2 * k) as f64, (4 * q + 4 * k) as f64],
+        library: Default::default(),
     }
 }
 
@@ -199,6 +286,7 @@ fn geglu(rows: usize, c: usize) -> Op {
         run: Arc::new(|tape, x| ops::geglu(tape, &x[0])),
         flops: [0.0; 2],
         values: [3.0 * half, 5.0 * half],
+        library: Default::default(),
     }
 }
 
@@ -212,6 +300,7 @@ fn group_norm(n: usize, side: usize, c: usize) -> Op {
         run: Arc::new(|tape, x| ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, true)),
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
+        library: Default::default(),
     }
 }
 
@@ -225,5 +314,40 @@ fn layer_norm(rows: usize, c: usize) -> Op {
         run: Arc::new(|tape, x| ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5)),
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
+        library: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The libraries are given the FLOPs that an op is credited with, on operands of the op's sizes.
+    #[test]
+    fn the_libraries_do_the_same_work() {
+        let ops = ops(2, 16);
+        assert_eq!(ops.iter().filter(|op| !op.library(true).is_empty()).count(), 3 * 5);
+        for op in ops.iter().filter(|op| !op.library(false).is_empty()) {
+            for backward in [false, true] {
+                let works = op.library(backward);
+                let flops = works.iter().map(|work| match work {
+                    Library::Product(p) => 2.0 * (p.rows * p.columns * p.depth) as f64,
+                    Library::Convolution(conv, _) => {
+                        let [x, weight, y] = work.lens().unwrap();
+                        assert_eq!((x, weight, y), (conv.n * conv.h * conv.w * conv.c_in, weight, x));
+                        2.0 * (y * weight / conv.c_out) as f64
+                    }
+                });
+                assert_eq!(
+                    flops.sum::<f64>(),
+                    op.work(backward, DType::F32).flops,
+                    "{} {backward}",
+                    op.name
+                );
+            }
+            let [x, weight, _] = op.library(false)[0].lens().unwrap();
+            let len = |i: usize| op.inputs[i].iter().product::<usize>();
+            assert_eq!([x, weight], [len(0), len(1)], "{}", op.name);
+        }
     }
 }

@@ -1,20 +1,28 @@
 //! `selma bench`: ops and whole training steps on a device.
 
+mod row;
+
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use crate::bench::ops::{Loaded, Work, ops};
-use crate::bench::{CASES, GPU_CASE, GPU_CASE_FLOPS, TrainStep};
+use crate::bench::ops::{Work, ops};
+use crate::bench::{CASES, GPU_CASE, GPU_CASE_FLOPS, TrainStep, beside};
 use crate::cli::Common;
 use crate::device::Device;
+use crate::device::gpu::library::{Libraries, Work as LibraryWork};
 use crate::device::gpu::{Buffer, Gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
+use row::{Limits, Row};
 
 /// Bytes that are written before each op on a GPU, so that it finds nothing in the cache; also what its copies are timed
 /// with.
 const FLUSHED_BYTES: usize = 256 << 20;
 
 /// Time ops and whole training steps with random numbers.
+///
+/// On a GPU, products and convolutions are timed by cuBLASLt and cuDNN too, each by the first choice of its heuristics, where
+/// those libraries are installed.
 #[derive(clap::Args)]
 pub struct Bench {
     /// What to time: the training step of this name, or everything whose name contains this.
@@ -54,22 +62,32 @@ impl Bench {
             );
             return Err(Error::Usage(message));
         }
+        let libraries = match &device {
+            Device::Gpu(gpu) => gpu.libraries(),
+            Device::Cpu => None,
+        };
         let mut table = Table {
             bench: &self,
-            json: common.json,
-            bandwidth: self.bandwidth,
+            common,
+            limits: Limits {
+                peak: self.peak,
+                bandwidth: self.bandwidth,
+            },
             flushed: None,
+            noted: BTreeSet::new(),
         };
         if let Device::Gpu(gpu) = &device
             && real_gpu
         {
-            table.measure(gpu, common)?;
+            table.measure(gpu)?;
         }
         for op in &ops {
             let loaded = op.load(&device, dtype)?;
             for (backward, pass) in [(false, "forward"), (true, "both")] {
-                let times = self.times(|| table.seconds(&device, &loaded, backward))?;
-                table.row(&format!("{} {pass}", op.name), &times, Some(op.work(backward, dtype)));
+                let times = self.times(|| table.seconds(&device, || loaded.run(backward)))?;
+                let library = table.library(&device, libraries.as_deref(), &op.library(backward), dtype);
+                let case = format!("{} {pass}", op.name);
+                table.row(&case, &times, Some(op.work(backward, dtype)), library);
             }
         }
         for case in steps {
@@ -79,7 +97,7 @@ impl Bench {
                 flops: GPU_CASE_FLOPS,
                 bytes: 0.0,
             });
-            table.row(case, &times, work);
+            table.row(case, &times, work, None);
         }
         Ok(())
     }
@@ -95,67 +113,80 @@ impl Bench {
     }
 }
 
-/// What rows are printed with.
+/// What rows are made and printed with.
 struct Table<'a> {
     bench: &'a Bench,
-    json: bool,
-    /// GB/s.
-    bandwidth: Option<f64>,
+    common: &'a Common,
+    limits: Limits,
     /// Memory that is written between runs.
     flushed: Option<Buffer>,
+    /// What was said about libraries already.
+    noted: BTreeSet<String>,
 }
 
 impl Table<'_> {
     /// Finds out what copies on the device reach.
-    fn measure(&mut self, gpu: &Gpu, common: &Common) -> Result<()> {
+    fn measure(&mut self, gpu: &Gpu) -> Result<()> {
         let buffers = [gpu, gpu].map(|gpu| gpu.buffer(DType::F32, FLUSHED_BYTES / DType::F32.size()));
         let [from, to] = buffers;
         let (from, to) = (from?, to?);
         let copies = self.bench.times(|| gpu.seconds(|| to.copy_from(&from)))?;
         let reached = 2.0 * FLUSHED_BYTES as f64 / copies[copies.len() / 2] / 1e6;
-        common.note(format!("{}: copies reach {reached:.0} GB/s", gpu.name()));
-        self.bandwidth.get_or_insert(reached);
+        self.common
+            .note(format!("{}: copies reach {reached:.0} GB/s", gpu.name()));
+        self.limits.bandwidth.get_or_insert(reached);
         self.flushed = Some(to);
         Ok(())
     }
 
     /// Seconds of one run of an op.
-    fn seconds(&self, device: &Device, loaded: &Loaded, backward: bool) -> Result<f64> {
+    fn seconds(&self, device: &Device, run: impl Fn() -> Result<()>) -> Result<f64> {
         let Device::Gpu(gpu) = device else {
             let begin = Instant::now();
-            loaded.run(backward)?;
+            run()?;
             return Ok(begin.elapsed().as_secs_f64());
         };
         self.flushed.as_ref().map_or(Ok(()), Buffer::clear)?;
-        gpu.seconds(|| loaded.run(backward))
+        gpu.seconds(run)
     }
 
-    fn row(&self, case: &str, times_ms: &[f64], work: Option<Work>) {
-        let (median, min, runs) = (times_ms[times_ms.len() / 2], times_ms[0], times_ms.len());
-        let rates = work.map(|work| (work.flops / median / 1e9, work.bytes / median / 1e6));
-        let (peak, bandwidth) = (self.bench.peak, self.bandwidth);
-        let share = rates.and_then(|(tflops, gbs)| {
-            // An op takes at least as long as its arithmetic and as its bytes, whichever is longer.
-            let of_peak = if tflops > 0.0 { tflops / peak? } else { 0.0 };
-            Some(100.0 * of_peak.max(gbs / bandwidth?))
+    /// The library that does this work too, and its median milliseconds. Where it cannot, a note says why, once.
+    fn library(
+        &mut self,
+        device: &Device,
+        libraries: Option<&dyn Libraries>,
+        work: &[LibraryWork],
+        dtype: DType,
+    ) -> Option<(&'static str, Option<f64>)> {
+        let (Device::Gpu(gpu), Some(libraries), Some(first)) = (device, libraries, work.first()) else {
+            return None;
+        };
+        let timed = beside::ready(libraries, gpu, work, dtype).and_then(|calls| {
+            let all = || calls.iter().try_for_each(|call| call.queue());
+            self.bench.times(|| self.seconds(device, all))
         });
-        if self.json {
-            let mut row = serde_json::json!({ "case": case, "median_ms": median, "min_ms": min, "runs": runs });
-            if let Some((tflops, gbs)) = rates {
-                row["tflops"] = tflops.into();
-                row["gbs"] = gbs.into();
-                row["percent_of_floor"] = share.into();
+        let median = timed.map(|times| times[times.len() / 2]);
+        let median = median.inspect_err(|e| {
+            let why = e.to_string();
+            if !self.noted.contains(&why) {
+                self.common.note(&why);
+                self.noted.insert(why);
             }
-            println!("{row}");
-            return;
+        });
+        Some((first.library(), median.ok()))
+    }
+
+    fn row(&self, case: &str, times_ms: &[f64], work: Option<Work>, library: Option<(&'static str, Option<f64>)>) {
+        let row = Row {
+            case,
+            times_ms,
+            work,
+            limits: self.limits,
+            library,
+        };
+        match self.common.json {
+            true => println!("{}", row.json()),
+            false => println!("{}", row.text()),
         }
-        let mut line = format!("{case:<44} median {median:>9.3} ms  min {min:>9.3} ms  {runs} runs");
-        if let Some((tflops, gbs)) = rates {
-            line += &format!("  {tflops:>8.3} TFLOP/s  {gbs:>7.1} GB/s");
-        }
-        if let Some(share) = share {
-            line += &format!("  {share:>5.1} % of the floor");
-        }
-        println!("{line}");
     }
 }

@@ -2,6 +2,7 @@
 //! is none. Everything goes through one stream, in the order of the calls.
 
 mod capture;
+mod libraries;
 mod staging;
 
 use std::any::Any;
@@ -14,6 +15,7 @@ use cudarc::driver::{DriverError, result, sys};
 use super::Backend;
 use super::argument::{Argument, Launch, MOST_SHARED_BYTES};
 use super::graph::Command;
+use super::library::Libraries;
 use super::table::kernels::{IMAGES, TOOLKIT};
 use super::table::scalar_index;
 use crate::error::{Error, Result};
@@ -293,6 +295,10 @@ impl Backend for Cuda {
     fn replay(&self, captured: &(dyn Any + Send + Sync)) -> Result<()> {
         let captured: &Captured = captured.downcast_ref().expect("made by `capture`");
         captured.launch()
+    }
+
+    fn libraries(&self) -> Option<Box<dyn Libraries>> {
+        Some(Box::new(libraries::Loaded::new(&self.queue)))
     }
 
     fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {

@@ -18,6 +18,7 @@ pub mod group_norm;
 mod kind;
 mod launch;
 pub mod layer_norm;
+pub mod library;
 pub mod loss;
 pub mod matmul;
 mod memory;
@@ -101,6 +102,11 @@ trait Backend: Send + Sync {
     /// Queues what [`Backend::capture`] has made.
     fn replay(&self, _captured: &(dyn Any + Send + Sync)) -> Result<()> {
         Ok(())
+    }
+
+    /// NVIDIA's libraries, where they work on this device.
+    fn libraries(&self) -> Option<Box<dyn library::Libraries>> {
+        None
     }
 
     /// Seconds that the device takes for what `work` queues.
