@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::device::gpu::conv2d::Conv2d;
 use crate::device::gpu::library::{Added, Pass, Product, Work as Library};
 use crate::error::Result;
-use crate::ops::{self, Branch, LoraOrder, Padding};
+use crate::ops::{self, Branch, LoraOrder, LoraSizes, Padding};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 
@@ -34,6 +34,8 @@ pub struct Op {
     values: [f64; 2],
     /// What NVIDIA's libraries do instead in the two passes, where they have it.
     library: [Vec<Library>; 2],
+    /// That of a LoRA layer, and the layer's sizes where it is trained.
+    order: Option<(LoraOrder, LoraSizes)>,
 }
 
 /// What an op takes, once its inputs are on a device.
@@ -60,6 +62,19 @@ impl Op {
             flops: sum(&self.flops),
             bytes: sum(&self.values) * dtype.size() as f64,
         }
+    }
+
+    /// The exact order that a LoRA layer's products are made in, and whether the planner takes it.
+    pub fn order(&self, backward: bool, device: &Device, dtype: DType) -> Option<(LoraOrder, bool)> {
+        let (order, sizes) = self.order?;
+        let sizes = LoraSizes {
+            wants_dx: backward,
+            wants_factors: backward,
+            ..sizes
+        };
+        let chosen = LoraOrder::Auto.taken(&sizes, device, dtype);
+        let taken = order.taken(&sizes, device, dtype);
+        Some((taken, taken == chosen))
     }
 
     /// What one of NVIDIA's libraries does instead; empty where none has this op.
@@ -149,6 +164,7 @@ fn linear(rows: usize, k: usize, out: usize, bias: bool) -> Op {
         flops: [flops as f64; 2],
         values: [values as f64; 2],
         library: [vec![of_weight([rows, k, out], added)], vec![plain([rows, out, k])]],
+        order: None,
     }
 }
 
@@ -183,6 +199,14 @@ fn product([rows, depth, columns]: [usize; 3], left_transposed: bool, right_tran
 fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) -> Op {
     let (base, branch) = (2 * rows * c * c, 4 * rows * RANK * c);
     let forward = 2 * rows * c + c * c;
+    let sizes = LoraSizes {
+        rows,
+        width: c,
+        out: c,
+        rank: RANK,
+        wants_dx: true,
+        wants_factors: true,
+    };
     // The libraries have no other form.
     let library = if order == LoraOrder::Factored {
         factored(rows, c)
@@ -206,6 +230,7 @@ fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) 
         flops: [(base + branch) as f64, (base + 2 * branch) as f64],
         values: [forward as f64, (forward + rows * c) as f64],
         library,
+        order: Some((order, sizes)),
     }
 }
 
@@ -257,6 +282,7 @@ fn conv2d(n: usize, side: usize, c: usize, trained: bool) -> Op {
         flops: [flops as f64, (tracked * flops) as f64],
         values: [values as f64, (tracked * values) as f64],
         library: [vec![pass(Pass::Forward)], gradients[..tracked].to_vec()],
+        order: None,
     }
 }
 
@@ -273,6 +299,7 @@ fn attention(n: usize, queries: usize, keys: usize, c: usize) -> Op {
         flops: [flops, 2.5 * flops],
         values: [(2 * q + 2 * k) as f64, (4 * q + 4 * k) as f64],
         library: Default::default(),
+        order: None,
     }
 }
 
@@ -287,6 +314,7 @@ fn geglu(rows: usize, c: usize) -> Op {
         flops: [0.0; 2],
         values: [3.0 * half, 5.0 * half],
         library: Default::default(),
+        order: None,
     }
 }
 
@@ -301,6 +329,7 @@ fn group_norm(n: usize, side: usize, c: usize) -> Op {
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
         library: Default::default(),
+        order: None,
     }
 }
 
@@ -315,6 +344,7 @@ fn layer_norm(rows: usize, c: usize) -> Op {
         flops: [0.0; 2],
         values: [2.0 * map, 3.0 * map],
         library: Default::default(),
+        order: None,
     }
 }
 
@@ -349,5 +379,39 @@ mod tests {
             let len = |i: usize| op.inputs[i].iter().product::<usize>();
             assert_eq!([x, weight], [len(0), len(1)], "{}", op.name);
         }
+    }
+
+    /// In the way of the planner, whichever row it is: auto and one other.
+    fn chosen(device: &Device, dtype: DType) {
+        let all = ops(2, 16);
+        for backward in [false, true] {
+            for sizes in ["512x320->320", "128x640->640", "32x1280->1280"] {
+                let of_sizes = all
+                    .iter()
+                    .filter(|op| op.name.contains(&format!("lora_linear {sizes}")));
+                let orders: Vec<_> = of_sizes.filter_map(|op| op.order(backward, device, dtype)).collect();
+                assert_eq!(orders.len(), LoraOrder::NAMES.len());
+                let (auto, marked) = orders[0];
+                assert!(marked && auto != LoraOrder::Auto, "{sizes}");
+                let marked: Vec<_> = orders[1..].iter().filter(|(_, chosen)| *chosen).collect();
+                assert_eq!(marked, [&(auto, true)], "{sizes} {backward}");
+            }
+        }
+        assert!(all.iter().filter_map(|op| op.order(true, device, dtype)).count() == 15);
+    }
+
+    #[test]
+    fn one_order_is_the_planners() {
+        chosen(&Device::Cpu, DType::F32);
+        chosen(&Device::Cpu, DType::Bf16);
+    }
+
+    #[cfg(feature = "simulator")]
+    #[test]
+    fn one_order_is_the_planners_on_a_gpu() {
+        use crate::device::gpu::{Checks, Gpu, Order};
+        let device = Device::Gpu(Gpu::simulator(Checks::Off, Order::Forwards).unwrap());
+        chosen(&device, DType::F32);
+        chosen(&device, DType::Bf16);
     }
 }

@@ -22,7 +22,8 @@ const FLUSHED_BYTES: usize = 256 << 20;
 /// Time ops and whole training steps with random numbers.
 ///
 /// On a GPU, products and convolutions are timed by cuBLASLt and cuDNN too, each by the first choice of its heuristics, where
-/// those libraries are installed.
+/// those libraries are installed. A LoRA layer is timed in every order of its products, and the one that the planner takes there
+/// is marked; FLOPs are those of the factored order.
 #[derive(clap::Args)]
 pub struct Bench {
     /// What to time: the training step of this name, or everything whose name contains this.
@@ -86,8 +87,14 @@ impl Bench {
             for (backward, pass) in [(false, "forward"), (true, "both")] {
                 let times = self.times(|| table.seconds(&device, || loaded.run(backward)))?;
                 let library = table.library(&device, libraries.as_deref(), &op.library(backward), dtype);
-                let case = format!("{} {pass}", op.name);
-                table.row(&case, &times, Some(op.work(backward, dtype)), library);
+                table.print(Row {
+                    case: &format!("{} {pass}", op.name),
+                    times_ms: &times,
+                    work: Some(op.work(backward, dtype)),
+                    limits: table.limits,
+                    library,
+                    order: op.order(backward, &device, dtype),
+                });
             }
         }
         for case in steps {
@@ -97,7 +104,14 @@ impl Bench {
                 flops: GPU_CASE_FLOPS,
                 bytes: 0.0,
             });
-            table.row(case, &times, work, None);
+            table.print(Row {
+                case,
+                times_ms: &times,
+                work,
+                limits: table.limits,
+                library: None,
+                order: None,
+            });
         }
         Ok(())
     }
@@ -176,14 +190,7 @@ impl Table<'_> {
         Some((first.library(), median.ok()))
     }
 
-    fn row(&self, case: &str, times_ms: &[f64], work: Option<Work>, library: Option<(&'static str, Option<f64>)>) {
-        let row = Row {
-            case,
-            times_ms,
-            work,
-            limits: self.limits,
-            library,
-        };
+    fn print(&self, row: Row) {
         match self.common.json {
             true => println!("{}", row.json()),
             false => println!("{}", row.text()),

@@ -27,7 +27,7 @@ pub use geglu::{geglu, linear_geglu};
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::{add_linear, linear};
-pub use lora::{Branch, LoraOrder, lora_linear};
+pub use lora::{Branch, LoraOrder, LoraSizes, lora_linear};
 pub use loss::weighted_mse;
 pub use permute::{concat_channels, reshape, select_rows, slice_channels};
 pub use posterior::{LOG_VARIANCE, kl_divergence, posterior_sample};

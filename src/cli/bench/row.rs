@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bench::ops::Work;
+use crate::ops::LoraOrder;
 
 /// What was timed, and what stands beside it.
 pub struct Row<'a> {
@@ -13,6 +14,8 @@ pub struct Row<'a> {
     pub limits: Limits,
     /// One of NVIDIA's libraries on the same work, and its median where it could be timed.
     pub library: Option<(&'static str, Option<f64>)>,
+    /// The order of a LoRA layer's products, and whether it is the planner's choice.
+    pub order: Option<(LoraOrder, bool)>,
 }
 
 /// What the device can do, where that is known.
@@ -56,6 +59,10 @@ impl Row<'_> {
             row["library"] = name.into();
             row["library_ms"] = ms.into();
         }
+        if let Some((order, chosen)) = self.order {
+            row["order"] = order.name().into();
+            row["chosen"] = chosen.into();
+        }
         row
     }
 
@@ -72,6 +79,9 @@ impl Row<'_> {
             Some((name, Some(ms))) => line += &format!("  {name} {ms:.3} ms"),
             Some((name, None)) => line += &format!("  {name} -"),
             None => {}
+        }
+        if let Some((order, true)) = self.order {
+            line += &format!("  the planner's choice: {}", order.name());
         }
         line
     }
@@ -91,6 +101,7 @@ mod tests {
                 bandwidth: Some(1000.0),
             },
             library,
+            order: None,
         }
     }
 
@@ -110,5 +121,23 @@ mod tests {
         let other = row(None);
         assert!(other.json().get("library").is_none() && other.text().ends_with("floor"));
         assert_eq!(other.json()["tflops"], 2.0);
+    }
+
+    #[test]
+    fn the_planners_choice_is_marked() {
+        let mut chosen = row(None);
+        chosen.order = Some((LoraOrder::MergedProjected, true));
+        assert!(chosen.text().ends_with("  the planner's choice: merged-projected"));
+        assert_eq!(
+            (&chosen.json()["order"], &chosen.json()["chosen"]),
+            (&"merged-projected".into(), &true.into())
+        );
+        let mut other = row(None);
+        other.order = Some((LoraOrder::Factored, false));
+        assert_eq!(other.text(), row(None).text());
+        assert_eq!(
+            (&other.json()["order"], &other.json()["chosen"]),
+            (&"factored".into(), &false.into())
+        );
     }
 }

@@ -6,13 +6,12 @@ use super::elementwise::add;
 use super::linear::{check, fitting, multiplied, multiply, shaped, weight_gradient, with_bias};
 use super::on_gpu;
 use crate::autograd::Tape;
-use crate::device::Device;
 use crate::device::cpu::gemm::{Gemm, Matrix, Pair, sum_of_products, sum_rows};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer, recycle};
-pub use order::LoraOrder;
-pub(in crate::ops) use order::{Plan, Sizes};
+pub(in crate::ops) use order::Plan;
+pub use order::{LoraOrder, LoraSizes};
 
 /// What a layer has besides its weight: `scale (x A^T) B^T`, `a` `[r, in]`, `b` `[out, r]`. Several experts at once are
 /// one `a` and one `b` with the ranks stacked and the scales folded into `b`.
@@ -64,7 +63,7 @@ pub(in crate::ops) fn lora_linear_onto(
     }
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
     let there = on_gpu::holds(OP, &inputs)?;
-    let sizes = Sizes {
+    let sizes = LoraSizes {
         rows,
         width,
         out,
@@ -72,11 +71,7 @@ pub(in crate::ops) fn lora_linear_onto(
         wants_dx: tape.wants(x),
         wants_factors: tape.wants(a) || tape.wants(b),
     };
-    let order = match (order, x.device()) {
-        (LoraOrder::Auto, Device::Cpu) => sizes.order_on_cpu(x.dtype()),
-        _ => order,
-    };
-    let plan = order.plan(&sizes, x.dtype());
+    let plan = order.taken(&sizes, &x.device(), x.dtype()).plan(&sizes, x.dtype());
     if there {
         let onto = fitting(OP, onto, x, &shaped(x, out))?;
         return on_gpu::lora_linear(tape, onto, x, weight, bias, branch, plan);

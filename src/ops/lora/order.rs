@@ -4,6 +4,7 @@
 //! or merged into its weight, `W + s B A`; for dA and dB, products with the branch's own h and dh, or `dW = dy^T x`
 //! projected, `dA = s B^T dW` and `dB = s dW A^T`. Which is cheapest depends on the sizes.
 
+use crate::device::Device;
 use crate::tensor::DType;
 
 /// What is chosen: [`LoraOrder::Auto`] takes the cheapest, on a GPU by FLOPs, bytes and launches. A merged weight is stored like the layer's: in 16 bits the storage rounds small
@@ -35,7 +36,22 @@ impl LoraOrder {
         Self::NAMES.iter().find(|(n, _)| *n == name).map(|(_, order)| *order)
     }
 
-    pub(in crate::ops) fn plan(self, sizes: &Sizes, dtype: DType) -> Plan {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let named = Self::NAMES.iter().find(|(_, order)| *order == self);
+        named.map_or("auto", |(name, _)| name)
+    }
+
+    /// The exact order that [`LoraOrder::Auto`] takes for a layer of these sizes; any other is itself.
+    pub fn taken(self, sizes: &LoraSizes, device: &Device, dtype: DType) -> Self {
+        match (self, device) {
+            (Self::Auto, Device::Cpu) => sizes.order_on_cpu(dtype),
+            (Self::Auto, Device::Gpu(_)) => self.plan(sizes, dtype).order(),
+            _ => self,
+        }
+    }
+
+    pub(in crate::ops) fn plan(self, sizes: &LoraSizes, dtype: DType) -> Plan {
         let plan = |merged, projected| Plan { merged, projected };
         let all = [
             plan(false, false),
@@ -67,9 +83,20 @@ pub(in crate::ops) struct Plan {
     pub projected: bool,
 }
 
+impl Plan {
+    fn order(self) -> LoraOrder {
+        match (self.merged, self.projected) {
+            (false, false) => LoraOrder::Factored,
+            (false, true) => LoraOrder::Projected,
+            (true, false) => LoraOrder::Merged,
+            (true, true) => LoraOrder::MergedProjected,
+        }
+    }
+}
+
 /// `x` `[rows, width]`, `y` `[rows, out]`, and the gradients that are wanted.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::ops) struct Sizes {
+pub struct LoraSizes {
     pub rows: usize,
     pub width: usize,
     pub out: usize,
@@ -78,7 +105,7 @@ pub(in crate::ops) struct Sizes {
     pub wants_factors: bool,
 }
 
-impl Sizes {
+impl LoraSizes {
     /// What [`LoraOrder::Auto`] is on the CPU, whether or not gradients are wanted: so they do not change the result. The
     /// factored branch has six products with a side of `rank`, which reach half the speed of others; the other order has
     /// one for dW, and three as large as the weight.
@@ -147,7 +174,7 @@ mod tests {
     use super::*;
 
     fn chosen(rows: usize, width: usize, out: usize, rank: usize, dtype: DType) -> (bool, bool) {
-        let sizes = Sizes {
+        let sizes = LoraSizes {
             rows,
             width,
             out,
@@ -156,6 +183,7 @@ mod tests {
             wants_factors: true,
         };
         let plan = LoraOrder::Auto.plan(&sizes, dtype);
+        assert_eq!(plan.order().plan(&sizes, dtype), plan);
         (plan.merged, plan.projected)
     }
 
@@ -178,7 +206,7 @@ mod tests {
                 }
             }
         }
-        let sizes = Sizes {
+        let sizes = LoraSizes {
             rows: 4096,
             width: 320,
             out: 320,
@@ -199,7 +227,7 @@ mod tests {
     #[test]
     fn the_cpu_merges_small_layers() {
         let order = |rows, side, dtype| {
-            let sizes = Sizes {
+            let sizes = LoraSizes {
                 rows,
                 width: side,
                 out: side,
@@ -218,7 +246,7 @@ mod tests {
     #[test]
     fn every_order_has_a_name() {
         for (name, order) in LoraOrder::NAMES {
-            assert_eq!(LoraOrder::parse(name), Some(order));
+            assert_eq!((LoraOrder::parse(name), order.name()), (Some(order), name));
         }
         assert_eq!(LoraOrder::parse("Factored"), None);
     }
