@@ -47,12 +47,14 @@ KERNEL_BOUNDS(clip_factor, OPTIMIZER_THREADS, 1)
 }
 
 // rates [3] of update t: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t), where take is 1 - b. progress [3]: the loss scale,
-// updates since it last changed, all updates; what is skipped (clip[0] = 0) is no update. An interval of 0 leaves the
-// scale alone. One thread.
+// updates since it last changed, all updates; what is skipped (clip[0] = 0) is no update. lr [count]: one for each update,
+// the last also for all that follow, so that a skipped step does not move the schedule. An interval of 0 leaves the scale
+// alone. One thread.
 KERNEL(adamw_rates)
-(float* rates, float* progress, const float* clip, const float* lr, float decay, float take_first, float take_second,
- int interval) {
+(float* rates, float* progress, const float* clip, const float* lr, int count, float decay, float take_first,
+ float take_second, int interval) {
     if (threadIdx.x) return;
+    const float rate = lr[progress[2] < count ? (int)progress[2] : count - 1];
     const bool skipped = clip[0] == 0.f;
     if (!skipped) {
         progress[1] += 1.f;
@@ -63,8 +65,8 @@ KERNEL(adamw_rates)
         progress[1] = 0.f;
     }
     const double t = progress[2] > 1.f ? progress[2] : 1.f;
-    rates[0] = (float)(1. - (double)lr[0] * decay);
-    rates[1] = (float)(lr[0] / -expm1(t * log1p(-(double)take_first)));
+    rates[0] = (float)(1. - (double)rate * decay);
+    rates[1] = (float)(rate / -expm1(t * log1p(-(double)take_first)));
     rates[2] = (float)sqrt(-expm1(t * log1p(-(double)take_second)));
 }
 

@@ -28,6 +28,8 @@ pub const GPU_CASE: &str = "sd15_512";
 /// What it computes: forward, the gradients that are needed, and the LoRA in its factored form.
 pub const GPU_CASE_FLOPS: f64 = 16.0 * (803.273e9 + 962.406e9 + 107.89e9);
 
+const LR: f64 = 3e-4;
+
 /// One LoRA training step: draw and add noise, forward, loss, backward, clip to norm 1, AdamW. Attention LoRA.
 pub struct TrainStep {
     unet: UNet,
@@ -64,7 +66,7 @@ impl TrainStep {
         let params = branches(&mut unet, rank, dtype)?;
         let replay = match device {
             Device::Cpu => None,
-            Device::Gpu(gpu) => Some(Replay::new(gpu, 1)?),
+            Device::Gpu(gpu) => Some(Replay::new(gpu, 1, vec![LR])?),
         };
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);
@@ -132,7 +134,7 @@ impl TrainStep {
         self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
         self.steps += 1;
         let settings = AdamW {
-            lr: 3e-4,
+            lr: LR,
             betas: (0.9, 0.999),
             eps: 1e-8,
             weight_decay: 1e-2,

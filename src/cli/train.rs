@@ -60,7 +60,7 @@ pub struct Train {
     /// Learning rate (default: 3e-4).
     #[arg(long, alias = "learning-rate", allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// constant, linear, cosine, cosine-restarts or polynomial (default: constant).
+    /// constant, linear, cosine, cosine-restarts or polynomial (default: constant). Steps that f16 skips do not count.
     #[arg(long, alias = "lr-scheduler")]
     lr_schedule: Option<String>,
     /// Steps over which the learning rate rises from 0 (default: 0).

@@ -1,4 +1,6 @@
-//! Learning rates by optimizer step, equal to those of `diffusers.optimization.get_scheduler` (0.42.1).
+//! Learning rates by optimizer step, equal to those of `diffusers.optimization.get_scheduler` (0.42.1). A step that f16 skips
+//! because its gradients overflowed does not count, as in accelerate, which diffusers' and peft's scripts train with, and in
+//! transformers' `Trainer`. (PyTorch's own example of `torch.amp.GradScaler` moves its schedule at every step.)
 
 use std::f64::consts::PI;
 
@@ -90,6 +92,15 @@ impl LrSchedule {
             cycles: 1.0,
             power: 1.0,
         }
+    }
+
+    /// The rates of all optimizer steps of the run, up to the last that differs from the one before; at least one.
+    pub fn rates(&self) -> Vec<f64> {
+        let differing = match self.shape {
+            Shape::Constant => self.warmup.min(self.steps) + 1,
+            _ => self.steps.max(1),
+        };
+        (0..differing).map(|step| self.at(step)).collect()
     }
 
     /// The rate of optimizer step `step`, counted from 0: step 0 of a warm-up has rate 0, as in diffusers.

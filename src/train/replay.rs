@@ -19,6 +19,8 @@ use crate::tensor::{DType, Tensor};
 const STEPS: usize = 16;
 /// They are read earlier where steps take long.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Numbers of [`Progress::values`].
+const PROGRESS: usize = 3;
 /// Tensors of a micro-batch begin at multiples of this in the memory that they share.
 const ALIGNMENT: usize = 256;
 
@@ -31,24 +33,30 @@ pub struct Replay {
     /// Of the last micro-batch; f32 `[1]`, as the next.
     loss: Buffer,
     norm: Buffer,
-    /// The losses of a step's micro-batches, the loss scale and the gradient's norm, step after step; f32.
+    /// The losses of a step's micro-batches, [`Progress::values`] before its update, and the gradient's norm, step after
+    /// step; f32.
     measured: Buffer,
     /// Numbers of a step.
     row: usize,
     /// Numbers of the unfinished step.
     column: usize,
-    /// Step and learning rate of what has not been read, and whether it has a loss scale.
-    unread: Vec<(u64, f64, bool)>,
+    /// The learning rate of each update, the last also of all that follow; and the same on the device, f32.
+    rates: Vec<f64>,
+    device_rates: Buffer,
+    /// Steps that have not been read, and whether they have a loss scale.
+    unread: Vec<(u64, bool)>,
     since: Instant,
 }
 
 impl Replay {
-    /// For steps of `accumulated` micro-batches.
+    /// For steps of `accumulated` micro-batches. `rates` has the learning rate of each update, at least one; the last is also
+    /// that of all that follow. Which update a step makes, or whether it makes none, the device knows first.
     ///
     /// # Errors
     /// Where the GPU has no room.
-    pub fn new(gpu: &Gpu, accumulated: usize) -> Result<Self> {
-        let row = accumulated + 2;
+    pub fn new(gpu: &Gpu, accumulated: usize, rates: Vec<f64>) -> Result<Self> {
+        let row = accumulated + PROGRESS + 1;
+        let floats = rates.iter().map(|&rate| rate as f32).collect();
         Ok(Self {
             gpu: gpu.clone(),
             inputs: Inputs::default(),
@@ -57,6 +65,8 @@ impl Replay {
             loss: gpu.buffer(DType::F32, 1)?,
             norm: gpu.buffer(DType::F32, 1)?,
             measured: gpu.buffer(DType::F32, STEPS * row)?,
+            device_rates: gpu.upload(&Tensor::new::<f32>(floats, &[rates.len()]))?,
+            rates,
             row,
             column: 0,
             unread: Vec::new(),
@@ -90,7 +100,7 @@ impl Replay {
         self.keep(&self.loss.clone())
     }
 
-    /// Ends a step, as [`FlatParameters::update`].
+    /// Ends a step, as [`FlatParameters::update`], but at the rate of the update that it makes.
     ///
     /// # Errors
     /// What the GPU says.
@@ -99,26 +109,22 @@ impl Replay {
         let buffers = flat.on_gpu();
         let buffers = buffers.ok_or_else(|| Error::Failed("parameters on the CPU of a network on a GPU".into()))?;
         buffers.tell(settings)?;
-        let adapts = buffers.adapts();
         // The update changes it.
-        self.measured
-            .view(self.unread.len() * self.row + self.row - 2, 1)
-            .copy_from(&buffers.scale())?;
-        let norm = &self.norm;
+        self.keep(buffers.progress_values())?;
+        let (norm, rates) = (&self.norm, &self.device_rates);
         self.update
-            .run(&self.gpu, || norm.copy_from(&buffers.launch_update(settings)?))?;
-        self.column += 1;
+            .run(&self.gpu, || norm.copy_from(&buffers.launch_update(settings, rates)?))?;
         self.keep(&self.norm.clone())?;
-        self.unread.push((flat.step, adamw.lr, adapts));
+        self.unread.push((flat.step, buffers.adapts()));
         self.column = 0;
         Ok(())
     }
 
-    /// Puts a number behind those that have not been read.
-    fn keep(&mut self, number: &Buffer) -> Result<()> {
+    /// Puts numbers behind those that have not been read.
+    fn keep(&mut self, numbers: &Buffer) -> Result<()> {
         let place = self.unread.len() * self.row + self.column;
-        self.column += 1;
-        self.measured.view(place, 1).copy_from(number)
+        self.column += numbers.len();
+        self.measured.view(place, numbers.len()).copy_from(numbers)
     }
 
     /// Whether [`Replay::reports`] should be asked for before the next step.
@@ -138,15 +144,16 @@ impl Replay {
         let len = self.unread.len() * self.row;
         let measured = self.measured.view(0, len).download(&[len])?;
         let rows = measured.data::<f32>().chunks_exact(self.row);
-        let report = |((step, lr, adapts), row): ((u64, f64, bool), &[f32])| {
-            let (losses, rest) = row.split_at(self.row - 2);
-            let count = losses.len() as f64;
+        let (accumulated, rates) = (self.row - PROGRESS - 1, &self.rates);
+        let report = |((step, adapts), row): ((u64, bool), &[f32])| {
+            let (losses, rest) = row.split_at(accumulated);
+            let [scale, _, updates, norm] = [0, 1, 2, 3].map(|i| rest[i]);
             StepReport {
                 step,
-                loss: losses.iter().map(|&loss| f64::from(loss) / count).sum(),
-                grad_norm: f64::from(rest[1]),
-                loss_scale: adapts.then_some(f64::from(rest[0])),
-                lr,
+                loss: losses.iter().map(|&loss| f64::from(loss) / accumulated as f64).sum(),
+                grad_norm: f64::from(norm),
+                loss_scale: adapts.then_some(f64::from(scale)),
+                lr: rates[(updates as usize).min(rates.len() - 1)],
             }
         };
         Ok(self.unread.drain(..).zip(rows).map(report).collect())

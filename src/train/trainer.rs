@@ -87,7 +87,7 @@ impl Trainer {
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let replay = match unet.device() {
             Device::Cpu => None,
-            Device::Gpu(gpu) => Some(Replay::new(&gpu, config.grad_accum)?),
+            Device::Gpu(gpu) => Some(Replay::new(&gpu, config.grad_accum, config.schedule().rates())?),
         };
         let resumed = (flat.step > 0).then_some(flat.step);
         let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
@@ -182,9 +182,8 @@ impl Trainer {
         let accumulated = self.config.grad_accum as u64;
         let train_timesteps = self.objective.schedule.alphas_cumprod.len() as u32;
         let c = &self.config;
-        let lr = c.schedule().at(self.flat.step);
-        let settings = AdamW {
-            lr,
+        let mut settings = AdamW {
+            lr: c.lr,
             betas: (c.betas[0], c.betas[1]),
             eps: c.eps,
             weight_decay: c.weight_decay,
@@ -210,6 +209,7 @@ impl Trainer {
             self.flat.accumulate(&computed.gradients)?;
         }
         let progress = self.flat.progress()?;
+        settings.lr = self.config.schedule().at(progress.updates);
         let loss_scale = progress.adapts().then_some(f64::from(progress.scale));
         let grad_norm = self.flat.update(settings, max_norm)?;
         Ok(Some(StepReport {
@@ -217,7 +217,7 @@ impl Trainer {
             loss,
             grad_norm,
             loss_scale,
-            lr,
+            lr: settings.lr,
         }))
     }
 

@@ -52,6 +52,22 @@ fn degenerate_lengths_give_finite_rates() {
     }
 }
 
+/// The list that a GPU looks rates up in: its last rate stands for all that follow.
+#[test]
+fn a_list_has_every_rate_of_a_run() {
+    for shape in Shape::ALL {
+        for (warmup, steps) in [(0, 1), (3, 20), (5, 5), (0, 0), (9, 3)] {
+            let schedule = LrSchedule::new(shape, 1e-3, warmup, steps);
+            let rates = schedule.rates();
+            for step in 0..steps {
+                let listed = rates[(step as usize).min(rates.len() - 1)];
+                assert_eq!(listed, schedule.at(step), "{shape:?} {warmup}/{steps} step {step}");
+            }
+            assert!(!rates.is_empty() && (shape != Shape::Constant || rates.len() as u64 <= warmup + 1));
+        }
+    }
+}
+
 #[test]
 fn names_of_diffusers_are_understood() {
     assert_eq!(Shape::parse("cosine_with_restarts").unwrap(), Shape::CosineRestarts);

@@ -91,14 +91,18 @@ fn adamw_moves_parameters_as_on_the_cpu() {
     });
 }
 
-/// Three updates in a row double the scale; gradients that are not finite change nothing but the scale, which halves.
+/// Three updates in a row double the scale; gradients that are not finite change nothing but the scale, which halves. Each
+/// update has its own rate, and those past the last have the last.
 #[test]
 fn loss_scale() {
     everywhere(|gpu, dtype| {
         let upload = |values: &[f32]| gpu.upload(&floats(values)).unwrap();
         let (values, first, second) = (upload(&[1.0, -2.0]), upload(&[0.5, 0.5]), upload(&[0.25, 0.25]));
         let copy = gpu.upload(&floats(&[1.0, -2.0]).cast(dtype)).unwrap();
-        let (progress, lr) = (upload(&[1024.0, 1.0, 7.0]), upload(&[1e-2]));
+        let (progress, lr) = (
+            upload(&[1024.0, 1.0, 7.0]),
+            upload(&[[f32::NAN; 7].as_slice(), &[1e-2, 3e-2]].concat()),
+        );
         let parameters = Parameters {
             values: &values,
             first: &first,
@@ -120,12 +124,17 @@ fn loss_scale() {
             assert_eq!(progress, [scale, 0.0, 7.0]);
             assert!(!norm[0].is_finite());
         }
-        for (updates, [scale, clean]) in [(8, [256.0, 1.0]), (9, [256.0, 2.0]), (10, [512.0, 0.0])] {
+        let steps = [
+            (8, [256.0, 1.0], 1e-2),
+            (9, [256.0, 2.0], 3e-2),
+            (10, [512.0, 0.0], 3e-2),
+        ];
+        for (updates, [scale, clean], lr) in steps {
             let [values, first, second, progress, norm] = step(&[0.0, 128.0]);
             assert_eq!(progress, [scale, clean, updates as f32]);
             close("norm", &upload(&norm), &floats(&[0.5]), 1);
             let [v, m, s] = &mut before;
-            cpu::adamw(v, &[0.0, 0.5], m, s, SETTINGS, updates, 1.0);
+            cpu::adamw(v, &[0.0, 0.5], m, s, cpu::AdamW { lr, ..SETTINGS }, updates, 1.0);
             for (got, expected) in [values, first, second].iter().zip(&before) {
                 close("buffer", &upload(got), &floats(expected), 1);
             }

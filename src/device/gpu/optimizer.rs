@@ -41,17 +41,27 @@ pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<
 }
 
 /// What [`adamw`] reads as `rates`, f32 `[3]`; counts the update, and adapts the loss scale. `progress` is f32 `[3]`, as in
-/// `kernels/optimizer.cu`, `lr` and `clip` ([`clip_factor`]) are f32 `[1]`: all that changes from step to step. Of
-/// `settings` all but the rate counts. `interval` is 0 for a scale that stays.
+/// `kernels/optimizer.cu`, `clip` ([`clip_factor`]) f32 `[1]`: all that changes from step to step. `lr` is f32 with a rate for
+/// each update, the last also for all that follow. Of `settings` all but the rate counts. `interval` is 0 for a scale that
+/// stays.
 pub fn adamw_rates(progress: &Buffer, clip: &Buffer, lr: &Buffer, settings: AdamW, interval: usize) -> Result<Buffer> {
     expect(
         "adamw_rates",
-        &[("progress", progress, 3), ("clip", clip, 1), ("lr", lr, 1)],
+        &[
+            ("progress", progress, 3),
+            ("clip", clip, 1),
+            ("lr", lr, lr.len().max(1)),
+        ],
     )?;
     let gpu = progress.gpu();
     let rates = gpu.buffer(DType::F32, 3)?;
     let launch = gpu.kernel(&kernels::ADAMW_RATES, DType::F32).block(32);
-    let launch = launch.output(&rates).update(progress).input(clip).input(lr);
+    let launch = launch
+        .output(&rates)
+        .update(progress)
+        .input(clip)
+        .input(lr)
+        .int(lr.len());
     let (beta1, beta2) = settings.betas;
     let launch = launch.float(settings.weight_decay as f32);
     let launch = launch.float((1.0 - beta1) as f32).float((1.0 - beta2) as f32);

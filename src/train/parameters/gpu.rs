@@ -76,6 +76,11 @@ impl Buffers {
         self.progress.view(0, 1)
     }
 
+    /// [`Progress::values`], f32 `[3]`.
+    pub fn progress_values(&self) -> &Buffer {
+        &self.progress
+    }
+
     /// Whether updates change it.
     pub fn adapts(&self) -> bool {
         self.begun.adapts()
@@ -88,7 +93,7 @@ impl Buffers {
 
     pub(super) fn update(&self, settings: Settings) -> Result<f64> {
         self.tell(settings)?;
-        number(&self.launch_update(settings)?)
+        number(&self.launch_update(settings, &self.rates.view(0, 1))?)
     }
 
     /// Puts into the GPU's memory what differs from one update to the next.
@@ -97,8 +102,9 @@ impl Buffers {
         self.rates.stage(bytemuck::cast_slice(&rates))
     }
 
-    /// The update that [`Buffers::tell`] was told, and the norm of the gradient before clipping, f32 `[1]`.
-    pub fn launch_update(&self, settings: Settings) -> Result<Buffer> {
+    /// The update that [`Buffers::tell`] was told, at the rates of [`adamw_rates`]; and the norm of the gradient before
+    /// clipping, f32 `[1]`.
+    pub fn launch_update(&self, settings: Settings, lr: &Buffer) -> Result<Buffer> {
         let Settings {
             adamw: settings,
             max_norm,
@@ -106,8 +112,7 @@ impl Buffers {
         } = settings;
         let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
         let [norm, clip] = clip_factor(&self.gradient, &self.scale(), most)?;
-        let (lr, interval) = (self.rates.view(0, 1), self.begun.interval as usize);
-        let rates = adamw_rates(&self.progress, &clip, &lr, settings, interval)?;
+        let rates = adamw_rates(&self.progress, &clip, lr, settings, self.begun.interval as usize)?;
         let parameters = Parameters {
             values: &self.master,
             first: &self.first_moment,

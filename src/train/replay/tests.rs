@@ -15,6 +15,11 @@ use crate::train::step::Noise;
 const ACCUMULATED: usize = 2;
 const MAX_NORM: f64 = 1e-3;
 
+/// The learning rate of an update.
+fn rate(update: u64) -> f64 {
+    1e-3 / (update + 1) as f64
+}
+
 /// A network with everything that a step needs.
 struct Run {
     gpu: Gpu,
@@ -76,22 +81,24 @@ impl Run {
         }
     }
 
-    fn settings(&self, step: u64) -> AdamW {
+    /// Of the next update.
+    fn settings(&self) -> AdamW {
+        let update = self.flat.progress().expect("a device").updates;
         AdamW {
-            lr: 1e-3 / (step + 1) as f64,
+            lr: rate(update),
             betas: (0.9, 0.999),
             eps: 1e-8,
             weight_decay: 1e-2,
         }
     }
 
-    /// Everything that is trained, and the loss and norm of each step.
-    fn end(&self, reports: Vec<(f64, f64)>) -> (HostBuffers, Vec<(f64, f64)>) {
-        (self.flat.buffers().expect("a device").into_owned(), reports)
+    /// Everything that is trained.
+    fn end(&self) -> HostBuffers {
+        self.flat.buffers().expect("a device").into_owned()
     }
 
     /// Steps as they come, with the micro-batches that `batch` makes.
-    fn direct(&mut self, steps: u64, batch: impl Fn(&Self, u64) -> MicroBatch) -> Vec<(f64, f64)> {
+    fn direct(&mut self, steps: u64, batch: impl Fn(&Self, u64) -> MicroBatch) -> Vec<StepReport> {
         let mut reports = Vec::new();
         for step in 0..steps {
             let mut loss = 0.0;
@@ -105,9 +112,21 @@ impl Run {
                 loss += computed.loss.to_cpu().expect("a device").item() / ACCUMULATED as f64;
                 self.flat.accumulate(&computed.gradients).expect("a device");
             }
-            reports.push((loss, self.flat.update(self.settings(step), MAX_NORM).expect("a device")));
+            let (settings, progress) = (self.settings(), self.flat.progress().expect("a device"));
+            let grad_norm = self.flat.update(settings, MAX_NORM).expect("a device");
+            reports.push(StepReport {
+                step: step + 1,
+                loss,
+                grad_norm,
+                loss_scale: progress.adapts().then_some(f64::from(progress.scale)),
+                lr: settings.lr,
+            });
         }
         reports
+    }
+
+    fn replay(&self, steps: u64) -> Replay {
+        Replay::new(&self.gpu, ACCUMULATED, (0..steps).map(rate).collect()).expect("room")
     }
 
     fn replayed(&mut self, replay: &mut Replay, step: u64, batch: impl Fn(&Self, u64) -> MicroBatch) {
@@ -117,31 +136,38 @@ impl Run {
             let done = replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor);
             done.expect("a micro-batch");
         }
-        let settings = self.settings(step);
+        // The rate is the replay's affair.
+        let settings = AdamW {
+            lr: f64::NAN,
+            ..self.settings()
+        };
         replay.update(&mut self.flat, settings, MAX_NORM).expect("an update");
     }
 }
 
-/// Compares `steps` replayed steps with direct ones.
-fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) {
+/// Compares `steps` replayed steps with direct ones, and returns what both told and came to.
+fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) -> (Vec<StepReport>, HostBuffers) {
     let mut direct = Run::new(dtype);
-    let reports = direct.direct(steps, &batch);
+    let expected = direct.direct(steps, &batch);
     let mut run = Run::new(dtype);
-    let mut replay = Replay::new(&run.gpu, ACCUMULATED).expect("room");
+    let mut replay = run.replay(steps);
     for step in 0..steps {
         run.replayed(&mut replay, step, &batch);
     }
     assert!(replay.micro_batch.graph().is_some() && replay.update.graph().is_some());
     let told = replay.reports().expect("a device");
     assert!(told.iter().map(|report| report.step).eq(1..=steps));
-    let told = told.iter().map(|report| (report.loss, report.grad_norm)).collect();
-    let ((ours, told), (theirs, expected)) = (run.end(told), direct.end(reports));
-    assert_eq!(told, expected);
+    let values = |report: &StepReport| {
+        let StepReport {
+            loss, grad_norm, lr, ..
+        } = *report;
+        (loss.to_bits(), grad_norm.to_bits(), lr.to_bits(), report.loss_scale)
+    };
     assert!(
-        told.iter().all(|&(loss, norm)| loss.is_finite() && norm > MAX_NORM),
-        "{told:?}"
+        told.iter().map(values).eq(expected.iter().map(values)),
+        "{told:?}, {expected:?}"
     );
-    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let (ours, theirs) = (run.end(), direct.end());
     for (name, ours, theirs) in [
         ("master", &ours.master, &theirs.master),
         ("gradient", &ours.gradient, &theirs.gradient),
@@ -155,17 +181,60 @@ fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) {
     ] {
         assert!(bits(ours) == bits(theirs), "{name} differs");
     }
-    assert_ne!(ours.master, ours.average.unwrap());
+    assert_eq!(ours.progress, theirs.progress);
+    assert_ne!(Some(&ours.master), ours.average.as_ref());
+    (told, ours)
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// That all steps were updates whose gradients were clipped.
+fn all_clipped((told, _): (Vec<StepReport>, HostBuffers)) {
+    let clipped =
+        |report: &StepReport| report.loss.is_finite() && report.grad_norm.is_finite() && report.grad_norm > MAX_NORM;
+    assert!(told.iter().all(clipped), "{told:?}");
 }
 
 #[test]
 fn replayed_steps_give_the_same_bytes() {
-    compare(DType::F32, 4, |run, number| run.batch(number, 2, false));
+    all_clipped(compare(DType::F32, 4, |run, number| run.batch(number, 2, false)));
 }
 
 #[test]
 fn replayed_steps_give_the_same_bytes_in_bf16_with_given_noise() {
-    compare(DType::Bf16, 4, |run, number| run.batch(number, 2, true));
+    all_clipped(compare(DType::Bf16, 4, |run, number| run.batch(number, 2, true)));
+}
+
+/// A step whose gradients leave f16, in a step that is replayed: nothing changes but the scale, which halves, and the next
+/// step is the update that this one was not, at its rate.
+#[test]
+fn a_replayed_step_that_overflows_is_skipped() {
+    const BROKEN: u64 = 3;
+    let batch = |run: &Run, number: u64| {
+        let mut batch = run.batch(number, 2, false);
+        if number == BROKEN * ACCUMULATED as u64 {
+            // The velocity has their size, and its gradient 2 / 512 of that times the scale.
+            let wide = batch.latents.reals::<f32>().iter().map(|x| 4000.0 * x).collect();
+            batch.latents = Tensor::new::<f32>(wide, batch.latents.shape()).cast(DType::F16);
+        }
+        batch
+    };
+    let (told, ended) = compare(DType::F16, BROKEN + 2, batch);
+    let skipped: Vec<bool> = told.iter().map(|report| !report.grad_norm.is_finite()).collect();
+    assert_eq!(skipped, [false, false, false, true, false], "{told:?}");
+    assert!(told.iter().all(|report| report.loss.is_finite()), "{told:?}");
+    let scales: Vec<_> = told.iter().filter_map(|report| report.loss_scale).collect();
+    assert_eq!(scales, [65536.0, 65536.0, 65536.0, 65536.0, 32768.0]);
+    let rates: Vec<f64> = told.iter().map(|report| report.lr).collect();
+    assert_eq!(rates, [0, 1, 2, 3, 3].map(rate));
+    assert_eq!(ended.progress.values(), [32768.0, 1.0, BROKEN as f32 + 1.0]);
+    let (_, before) = compare(DType::F16, BROKEN, batch);
+    let (_, after) = compare(DType::F16, BROKEN + 1, batch);
+    assert_eq!(bits(&before.master), bits(&after.master));
+    assert_eq!(bits(&before.first_moment), bits(&after.first_moment));
+    assert_eq!(bits(&before.second_moment), bits(&after.second_moment));
 }
 
 /// Micro-batches of another size, which are recorded anew: also where they take the same bytes.
@@ -175,14 +244,39 @@ fn sizes_may_change() {
         4..6 => 1,
         _ => 2,
     };
-    compare(DType::F32, 6, |run, number| run.batch(number, sizes(number), false));
-    compare(DType::F32, 6, |run, number| {
+    all_clipped(compare(DType::F32, 6, |run, number| {
+        run.batch(number, sizes(number), false)
+    }));
+    all_clipped(compare(DType::F32, 6, |run, number| {
         let mut batch = run.batch(number, 2, false);
         if (4..6).contains(&number) {
             batch.latents = batch.latents.with_shape(&[2, 4, 16, 4]);
         }
         batch
-    });
+    }));
+}
+
+/// What steps measured stays on the device until there are sixteen of them; then there is room for as many again.
+#[test]
+fn sixteen_steps_are_told_at_once() {
+    let mut run = Run::new(DType::F32);
+    let mut replay = run.replay(1);
+    let batch = |run: &Run, number| run.batch(number, 1, false);
+    for first in [0, STEPS as u64] {
+        for step in first..first + STEPS as u64 {
+            run.replayed(&mut replay, step, batch);
+        }
+        assert!(replay.is_full());
+        let told = replay.reports().expect("a device");
+        let losses: Vec<f64> = told.iter().map(|report| report.loss).collect();
+        assert!(
+            told.iter()
+                .map(|report| report.step)
+                .eq(first + 1..=first + STEPS as u64)
+        );
+        assert!(losses.windows(2).all(|pair| pair[0] != pair[1]) && losses.iter().all(|loss| *loss > 0.0));
+        assert!(!replay.is_full());
+    }
 }
 
 /// What is recorded at one step is what would be recorded at any other: all that differs is in memory. And after the first
@@ -190,7 +284,7 @@ fn sizes_may_change() {
 #[test]
 fn nothing_of_a_step_is_fixed() {
     let mut run = Run::new(DType::F32);
-    let mut replay = Replay::new(&run.gpu, ACCUMULATED).expect("room");
+    let mut replay = run.replay(4);
     let batch = |run: &Run, number| run.batch(number, 2, false);
     run.replayed(&mut replay, 0, batch);
     let after_first = run.gpu.usage();
