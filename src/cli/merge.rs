@@ -10,6 +10,9 @@ use crate::lora::save::Layout;
 use crate::lora::{Expert, bake, base, load, provenance, save};
 
 /// Merge LoRAs into one, or into a model.
+///
+/// LoRAs are merged on the CPU, in f64, whatever the --device. Weights of a model (--into) are added up there too, or on a GPU in
+/// f32: the same to the last bit or two of f32, and in a 16-bit model nearly always the same bytes.
 #[derive(clap::Args)]
 pub struct Merge {
     /// A LoRA and its weight; repeatable. Weights are used as given, never normalised.
@@ -89,7 +92,7 @@ impl Merge {
         metadata.extend(provenance::errors(&merged));
         match &self.into {
             Some(model) => {
-                bake::into_model(model, &[(&merged.expert, 1.0)], &self.out)?;
+                bake::into_model(model, &[(&merged.expert, 1.0)], &self.out, &common.device()?)?;
             }
             None => {
                 if let Some(model) = model {

@@ -1,4 +1,5 @@
-//! Adding LoRAs to base weights: `W + sum_t w_t * alpha_t / r_t * up_t @ down_t`, computed in f64 and rounded once.
+//! Adding LoRAs to base weights: `W + sum_t w_t * alpha_t / r_t * up_t @ down_t`, on the CPU computed in f64 and rounded once, on
+//! a GPU in f32: there every weight is one product of the stacked factors, to which W is added on its way out.
 
 use std::path::Path;
 
@@ -7,17 +8,21 @@ use rayon::prelude::*;
 use super::base;
 use super::dense;
 use super::expert::{Expert, Factors};
+use super::svd::stacked;
+use crate::device::Device;
+use crate::device::gpu::Gpu;
+use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::component::weight_files;
 use crate::formats::safetensors::{self, Safetensors};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// The weight with every term's product (weight * alpha / rank) added, in the weight's own dtype and file layout.
 ///
 /// # Errors
-/// [`Error::Shape`] if a product has another shape.
-pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
+/// [`Error::Shape`] if a product has another shape, or the sum does not fit into the dtype; what a GPU says.
+pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Result<Tensor> {
     if terms.is_empty() {
         return Ok(weight.clone());
     }
@@ -33,14 +38,34 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
         }
     }
     let products: Vec<_> = terms.iter().map(|&(w, f)| (w * f.scale(), f)).collect();
-    let delta = dense::rows(&dense::product(&products));
-    let sum = weight.reals::<f64>().iter().zip(delta).map(|(w, d)| w + d).collect();
-    let baked = Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype());
+    let baked = match device {
+        Device::Gpu(gpu) => sum_on(gpu, weight, &products)?,
+        Device::Cpu => {
+            let delta = dense::rows(&dense::product(&products));
+            let sum = weight.reals::<f64>().iter().zip(delta).map(|(w, d)| w + d).collect();
+            Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype())
+        }
+    };
     if !baked.is_finite() {
         let message = format!("the sum of weight and LoRA does not fit into {}", weight.dtype().name());
         return Err(Error::shape("bake", message));
     }
     Ok(baked)
+}
+
+/// The weight with `products` (coefficient, factors) added: kernels have f32 for that, whatever it is stored in.
+fn sum_on(gpu: &Gpu, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Tensor> {
+    let (up, down) = stacked(products);
+    let [m, n, k] = [up.nrows(), down.ncols(), up.ncols()];
+    let upload = |tensor: &Tensor| gpu.upload(tensor);
+    let (up, down) = (dense::to_tensor(&up, &[m, k]), dense::to_tensor(&down, &[k, n]));
+    let (a, b, residual) = (upload(&up)?, upload(&down)?, upload(&weight.cast(DType::F32))?);
+    let epilogue = Epilogue {
+        residual: Some(&residual),
+        ..Epilogue::default()
+    };
+    let sum = matmul([m, n], Layout::Plain, Pair { a: &a, b: &b, k }, None, epilogue)?;
+    Ok(sum.download(weight.shape())?.cast(weight.dtype()))
 }
 
 /// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).
@@ -60,7 +85,7 @@ pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str
 ///
 /// # Errors
 /// [`Error::File`] if `out` exists already or the model lacks a module that an expert changes.
-pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
     if out.exists() {
         return Err(Error::file(
             out,
@@ -77,13 +102,13 @@ pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resul
         }
     }
     match model.is_file() {
-        true => into_checkpoint(model, experts, out),
-        false => into_folder(model, experts, out),
+        true => into_checkpoint(model, experts, out, device),
+        false => into_folder(model, experts, out, device),
     }
 }
 
 /// The same tensors under the same keys; a key can hold several parameters.
-fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
     let checkpoint = Checkpoint::open(model)?;
     let (file, places) = (checkpoint.file(), checkpoint.by_key());
     let names: Vec<&str> = file.names().collect();
@@ -98,7 +123,7 @@ fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resu
                     continue;
                 }
                 let part = source.take(&file.weight(key)?, model)?;
-                let sum = bake(&part, &terms).map_err(|e| Error::file(model, format!("{key}: {e}")))?;
+                let sum = bake(&part, &terms, device).map_err(|e| Error::file(model, format!("{key}: {e}")))?;
                 stored = source.put(&sum, &stored, model)?;
                 changed += 1;
             }
@@ -119,7 +144,7 @@ fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Resu
     Ok(changed)
 }
 
-fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
     let parent = out
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -134,7 +159,8 @@ fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<u
         if experts.iter().any(|(e, _)| e.components.contains_key(component)) {
             for file in weight_files(&model.join(component))? {
                 let name = file.file_name().unwrap_or_default();
-                changed += bake_file(&file, component, experts, &staging.join(component).join(name))?;
+                let out = staging.join(component).join(name);
+                changed += bake_file(&file, component, experts, &out, device)?;
             }
         }
     }
@@ -142,7 +168,7 @@ fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path) -> Result<u
     Ok(changed)
 }
 
-fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Path) -> Result<usize> {
+fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
     let weights = Safetensors::open(file)?;
     let names: Vec<&str> = weights.names().collect();
     let baked: Vec<Result<(String, Tensor, bool)>> = names
@@ -153,7 +179,7 @@ fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Pat
                 // Whatever else is in the file is copied as it is, integer buffers included.
                 return Ok((name.to_string(), weights.tensor(name)?, false));
             }
-            let baked = bake(&weights.weight(name)?, &terms);
+            let baked = bake(&weights.weight(name)?, &terms, device);
             let baked = baked.map_err(|e| Error::file(file, format!("{name}: {e}")))?;
             Ok((name.to_string(), baked, true))
         })

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::case::{Case, Checks, relative_error};
+use crate::device::Device;
 use crate::error::Result;
 use crate::formats::component::weight_files;
 use crate::formats::safetensors::Safetensors;
@@ -109,7 +110,7 @@ fn delta_error(expert: &Expert, component: &str, module: &str, delta: &Tensor) -
 }
 
 /// Every parameter that changes when the LoRAs are fused, and no other.
-pub fn bake(case: &Case) -> Result<Checks> {
+pub fn bake(case: &Case, device: &Device) -> Result<Checks> {
     let model = case.path("model")?;
     let modules = base::modules(&model)?;
     let mut experts = Vec::new();
@@ -132,7 +133,7 @@ pub fn bake(case: &Case) -> Result<Checks> {
                     continue;
                 }
                 baked += 1;
-                let ours = lora::bake::bake(&weights.tensor(name)?.cast(DType::F32), &terms)?;
+                let ours = lora::bake::bake(&weights.tensor(name)?.cast(DType::F32), &terms, device)?;
                 let module = base::canonical(component, name.strip_suffix(".weight").unwrap_or(name));
                 let path = format!("{component}.{module}.weight");
                 match expected.remove(&path) {

@@ -146,6 +146,49 @@ fn a_network_is_verified_in_bf16() {
 }
 
 /// Every kernel is run by some check, and gives what the CPU gives.
+/// A LoRA on a model, its weights added up by the kernels: the CPU's within rounding.
+#[test]
+fn models_are_baked_on_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let case = parity("cases/bake_sdxl_two");
+    let bake = |device: &str| {
+        let out = dir.path().join(device);
+        let mut command = selma();
+        command.args([
+            "merge",
+            "--method",
+            "concat",
+            "--device",
+            device,
+            "--precision",
+            "bf16",
+            "--lora",
+        ]);
+        command
+            .arg(format!("{}:0.8", case.join("lora.0.safetensors").display()))
+            .arg("--into");
+        command
+            .arg(parity("models/tiny-sdxl"))
+            .arg("--out")
+            .arg(&out)
+            .assert()
+            .success();
+        out.join("unet/diffusion_pytorch_model.safetensors")
+    };
+    let (cpu, sim) = (bake("cpu"), bake("sim"));
+    // The model is in f16: a value may fall to its neighbour, and a few of many do.
+    assert!(distance(&sim, &cpu) <= 1.0 / 1024.0);
+    let [cpu, sim] = [cpu, sim].map(|file| Safetensors::open(&file).unwrap());
+    let (mut different, mut all) = (0, 0);
+    for name in cpu.names() {
+        let [cpu, sim] = [&cpu, &sim].map(|file| file.tensor(name).unwrap());
+        let values = cpu.bytes().chunks(2).zip(sim.bytes().chunks(2));
+        different += values.filter(|(cpu, sim)| cpu != sim).count();
+        all += cpu.len();
+    }
+    assert!(different > 0 && different * 1000 < all, "{different} of {all}");
+}
+
 #[test]
 fn the_simulator_checks_itself() {
     let mut command = selma();

@@ -1,5 +1,6 @@
 //! Baked weights as diffusers' `fuse_lora` makes them.
 
+use selma::device::Device;
 use selma::formats::component::weight_files;
 use selma::formats::safetensors::Safetensors;
 use selma::lora::{self, Expert, bake, base};
@@ -7,8 +8,7 @@ use selma::tensor::DType;
 
 use crate::support::{cases, parity, relative_error, sample_expert};
 
-#[test]
-fn baked_weights_are_as_recorded() {
+fn baked_weights_are_as_recorded_on(device: &Device) {
     for case in cases("bake") {
         let modules = base::modules(&case.model()).unwrap();
         let load = |input: &serde_json::Value| {
@@ -31,7 +31,7 @@ fn baked_weights_are_as_recorded() {
                     if terms.is_empty() {
                         continue;
                     }
-                    let baked = bake::bake(&weights.tensor(name).unwrap().cast(DType::F32), &terms).unwrap();
+                    let baked = bake::bake(&weights.tensor(name).unwrap().cast(DType::F32), &terms, device).unwrap();
                     let module = name.strip_suffix(".weight").unwrap();
                     let path = format!("{component}.{}.weight", base::canonical(component, module));
                     let reference = expected.remove(&path).unwrap_or_else(|| panic!("{} {path}", case.name));
@@ -45,12 +45,56 @@ fn baked_weights_are_as_recorded() {
 }
 
 #[test]
+fn baked_weights_are_as_recorded() {
+    baked_weights_are_as_recorded_on(&Device::Cpu);
+}
+
+#[cfg(feature = "simulator")]
+mod on_the_simulator {
+    use super::*;
+    use selma::device::gpu::{Checks, Gpu, Order};
+
+    fn simulator() -> Device {
+        Device::Gpu(Gpu::simulator(Checks::On, Order::Forwards).unwrap())
+    }
+
+    #[test]
+    fn baked_weights_are_as_recorded() {
+        baked_weights_are_as_recorded_on(&simulator());
+    }
+
+    /// In f32 and in the 16 bits that weights are stored in, of linear layers and convolutions.
+    #[test]
+    fn weights_are_those_of_the_cpu() {
+        let (_, expert) = sample_expert("tiny-sdxl", 3, 1);
+        let (_, other) = sample_expert("tiny-sdxl", 4, 1);
+        let device = simulator();
+        let mut different = 0;
+        for (component, module, factors) in expert.iter() {
+            let shape = factors.weight_shape();
+            let terms = [(0.7, factors), (-1.3, other.get(component, module).unwrap())];
+            // Stand-ins of a weight's size.
+            let weight = factors.delta();
+            for (dtype, bound) in [(DType::F32, 4e-7), (DType::Bf16, 1e-3), (DType::F16, 1e-4)] {
+                let weight = weight.cast(dtype);
+                let [cpu, gpu] = [&Device::Cpu, &device].map(|device| bake::bake(&weight, &terms, device).unwrap());
+                assert_eq!((gpu.shape(), gpu.dtype()), (shape.as_slice(), dtype));
+                let error = relative_error(&gpu, &cpu);
+                assert!(error <= bound, "{component}.{module} {}: {error:e}", dtype.name());
+                different += usize::from(error > 0.0);
+            }
+        }
+        assert!(different > 0, "the simulator has computed nothing");
+    }
+}
+
+#[test]
 fn a_baked_model_is_a_whole_model() {
     let dir = tempfile::tempdir().unwrap();
     let (model, out) = (parity().join("models/tiny-sdxl"), dir.path().join("baked"));
     let (modules, mut expert) = sample_expert("tiny-sdxl", 0, 1);
     expert.components.remove("text_encoder");
-    let changed = bake::into_model(&model, &[(&expert, 0.5)], &out).unwrap();
+    let changed = bake::into_model(&model, &[(&expert, 0.5)], &out, &Device::Cpu).unwrap();
     assert_eq!(changed, expert.len());
     assert_eq!(base::modules(&out).unwrap(), modules);
     let untouched = "text_encoder/model.safetensors";
@@ -59,7 +103,7 @@ fn a_baked_model_is_a_whole_model() {
         std::fs::read(out.join(untouched)).unwrap()
     );
     assert!(out.join("model_index.json").is_file());
-    let again = bake::into_model(&model, &[(&expert, 0.5)], &out)
+    let again = bake::into_model(&model, &[(&expert, 0.5)], &out, &Device::Cpu)
         .unwrap_err()
         .to_string();
     assert!(again.contains("exists already"), "{again}");
