@@ -1,6 +1,6 @@
-//! What NVIDIA's libraries take for the same work.
+//! What NVIDIA's libraries do for the same work.
 
-use crate::device::gpu::library::{Call, Libraries, Work};
+use crate::device::gpu::library::{Added, Call, Libraries, Product, Work};
 use crate::device::gpu::{Buffer, Gpu};
 use crate::error::Result;
 use crate::tensor::random::{self, Stream};
@@ -31,6 +31,49 @@ pub fn ready<'a>(
         libraries.prepare(work, [&a, &b, &c])
     };
     work.iter().map(prepare).collect()
+}
+
+/// `[rows, k]` by a weight that is stored as `[out, k]`.
+pub fn of_weight([rows, k, out]: [usize; 3], added: Added) -> Work {
+    product([rows, k, out], false, true, added)
+}
+
+/// `[rows, k]` by `[k, out]`.
+pub fn plain([rows, k, out]: [usize; 3]) -> Work {
+    product([rows, k, out], false, false, Added::Nothing)
+}
+
+/// The gradient `[out, k]` of a weight from dy `[rows, out]` and x `[rows, k]`.
+fn weight_gradient([rows, k, out]: [usize; 3]) -> Work {
+    product([out, rows, k], true, false, Added::Nothing)
+}
+
+fn product([rows, depth, columns]: [usize; 3], left_transposed: bool, right_transposed: bool, added: Added) -> Work {
+    Work::Product(Product {
+        rows,
+        columns,
+        depth,
+        left_transposed,
+        right_transposed,
+        added,
+    })
+}
+
+/// A LoRA layer of `c` to `c`, forward and backward: h = x A^T, y = x W^T, y += h B^T; dh = dy B, dx = dy W, dx += dh A, dA = dh^T x, dB = dy^T h.
+pub fn factored(rows: usize, c: usize, rank: usize) -> [Vec<Work>; 2] {
+    let forward = vec![
+        of_weight([rows, c, rank], Added::Nothing),
+        of_weight([rows, c, c], Added::Nothing),
+        of_weight([rows, rank, c], Added::Y),
+    ];
+    let backward = vec![
+        plain([rows, c, rank]),
+        plain([rows, c, c]),
+        product([rows, rank, c], false, false, Added::Y),
+        weight_gradient([rows, c, rank]),
+        weight_gradient([rows, rank, c]),
+    ];
+    [forward, backward]
 }
 
 #[cfg(all(test, feature = "simulator"))]

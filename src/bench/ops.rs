@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use super::beside::{factored, of_weight, plain};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::device::gpu::conv2d::Conv2d;
-use crate::device::gpu::library::{Added, Pass, Product, Work as Library};
+use crate::device::gpu::library::{Added, Pass, Work as Library};
 use crate::error::Result;
 use crate::ops::{self, Branch, LoraOrder, LoraSizes, Padding};
 use crate::tensor::random::{self, Stream};
@@ -168,32 +169,6 @@ fn linear(rows: usize, k: usize, out: usize, bias: bool) -> Op {
     }
 }
 
-/// `[rows, k]` by a weight that is stored as `[out, k]`.
-fn of_weight([rows, k, out]: [usize; 3], added: Added) -> Library {
-    product([rows, k, out], false, true, added)
-}
-
-/// `[rows, k]` by `[k, out]`.
-fn plain([rows, k, out]: [usize; 3]) -> Library {
-    product([rows, k, out], false, false, Added::Nothing)
-}
-
-/// The gradient `[out, k]` of a weight from dy `[rows, out]` and x `[rows, k]`.
-fn weight_gradient([rows, k, out]: [usize; 3]) -> Library {
-    product([out, rows, k], true, false, Added::Nothing)
-}
-
-fn product([rows, depth, columns]: [usize; 3], left_transposed: bool, right_transposed: bool, added: Added) -> Library {
-    Library::Product(Product {
-        rows,
-        columns,
-        depth,
-        left_transposed,
-        right_transposed,
-        added,
-    })
-}
-
 /// In one of its orders. The FLOPs are those of the factored form in both passes, whatever the order, so that milliseconds and
 /// shares compare.
 fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) -> Op {
@@ -209,7 +184,7 @@ fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) 
     };
     // The libraries have no other form.
     let library = if order == LoraOrder::Factored {
-        factored(rows, c)
+        factored(rows, c, RANK)
     } else {
         Default::default()
     };
@@ -232,23 +207,6 @@ fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) 
         library,
         order: Some((order, sizes)),
     }
-}
-
-/// h = x A^T, y = x W^T, y += h B^T; dh = dy B, dx = dy W, dx += dh A, dA = dh^T x, dB = dy^T h.
-fn factored(rows: usize, c: usize) -> [Vec<Library>; 2] {
-    let forward = vec![
-        of_weight([rows, c, RANK], Added::Nothing),
-        of_weight([rows, c, c], Added::Nothing),
-        of_weight([rows, RANK, c], Added::Y),
-    ];
-    let backward = vec![
-        plain([rows, c, RANK]),
-        plain([rows, c, c]),
-        product([rows, RANK, c], false, false, Added::Y),
-        weight_gradient([rows, c, RANK]),
-        weight_gradient([rows, RANK, c]),
-    ];
-    [forward, backward]
 }
 
 /// Where the weight is trained too, its gradient is part of the backward pass.
@@ -349,69 +307,4 @@ fn layer_norm(rows: usize, c: usize) -> Op {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The libraries are given the FLOPs that an op is credited with, on operands of the op's sizes.
-    #[test]
-    fn the_libraries_do_the_same_work() {
-        let ops = ops(2, 16);
-        assert_eq!(ops.iter().filter(|op| !op.library(true).is_empty()).count(), 3 * 5);
-        for op in ops.iter().filter(|op| !op.library(false).is_empty()) {
-            for backward in [false, true] {
-                let works = op.library(backward);
-                let flops = works.iter().map(|work| match work {
-                    Library::Product(p) => 2.0 * (p.rows * p.columns * p.depth) as f64,
-                    Library::Convolution(conv, _) => {
-                        let [x, weight, y] = work.lens().unwrap();
-                        assert_eq!((x, weight, y), (conv.n * conv.h * conv.w * conv.c_in, weight, x));
-                        2.0 * (y * weight / conv.c_out) as f64
-                    }
-                });
-                assert_eq!(
-                    flops.sum::<f64>(),
-                    op.work(backward, DType::F32).flops,
-                    "{} {backward}",
-                    op.name
-                );
-            }
-            let [x, weight, _] = op.library(false)[0].lens().unwrap();
-            let len = |i: usize| op.inputs[i].iter().product::<usize>();
-            assert_eq!([x, weight], [len(0), len(1)], "{}", op.name);
-        }
-    }
-
-    /// In the way of the planner, whichever row it is: auto and one other.
-    fn chosen(device: &Device, dtype: DType) {
-        let all = ops(2, 16);
-        for backward in [false, true] {
-            for sizes in ["512x320->320", "128x640->640", "32x1280->1280"] {
-                let of_sizes = all
-                    .iter()
-                    .filter(|op| op.name.contains(&format!("lora_linear {sizes}")));
-                let orders: Vec<_> = of_sizes.filter_map(|op| op.order(backward, device, dtype)).collect();
-                assert_eq!(orders.len(), LoraOrder::NAMES.len());
-                let (auto, marked) = orders[0];
-                assert!(marked && auto != LoraOrder::Auto, "{sizes}");
-                let marked: Vec<_> = orders[1..].iter().filter(|(_, chosen)| *chosen).collect();
-                assert_eq!(marked, [&(auto, true)], "{sizes} {backward}");
-            }
-        }
-        assert!(all.iter().filter_map(|op| op.order(true, device, dtype)).count() == 15);
-    }
-
-    #[test]
-    fn one_order_is_the_planners() {
-        chosen(&Device::Cpu, DType::F32);
-        chosen(&Device::Cpu, DType::Bf16);
-    }
-
-    #[cfg(feature = "simulator")]
-    #[test]
-    fn one_order_is_the_planners_on_a_gpu() {
-        use crate::device::gpu::{Checks, Gpu, Order};
-        let device = Device::Gpu(Gpu::simulator(Checks::Off, Order::Forwards).unwrap());
-        chosen(&device, DType::F32);
-        chosen(&device, DType::Bf16);
-    }
-}
+mod tests;

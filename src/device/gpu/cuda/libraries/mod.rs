@@ -90,3 +90,6 @@ fn workspace(like: &Buffer, bytes: usize) -> Result<Option<Buffer>> {
     let len = bytes.div_ceil(DType::F32.size());
     (len > 0).then(|| like.gpu().buffer(DType::F32, len)).transpose()
 }
+
+#[cfg(all(test, feature = "simulator"))]
+mod tests;

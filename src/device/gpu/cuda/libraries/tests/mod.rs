@@ -1,0 +1,251 @@
+//! The calls of cuBLASLt and cuDNN against a stand-in (`stand_in.cpp`) that computes what it is asked for, on the memory of the
+//! simulator: it has to be what the kernels compute.
+
+use std::path::Path;
+use std::process::Command;
+use std::ptr;
+use std::sync::{Arc, Mutex};
+
+use super::{Loaded, Queue};
+use crate::device::gpu::conv2d::{Added as Beside, Conv2d};
+use crate::device::gpu::library::{Added, Libraries, Pass, Product, Work};
+use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_transposed};
+use crate::device::gpu::{Buffer, Checks, Gpu, Order};
+use crate::ops::Padding;
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+
+/// Set where the stand-in can be found.
+const CHILD: &str = "SELMA_TEST_STAND_IN";
+
+/// Where libraries are looked for a process is told at its start: this runs the test named `test` in another one, which finds the
+/// driver and `libraries`.
+fn with_the_stand_in(test: &str, libraries: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/gpu/cuda/libraries/tests/stand_in.cpp");
+    let driver = dir.path().join("libcuda.so");
+    let compiler = std::env::var("CXX").unwrap_or("c++".into());
+    let mut compile = Command::new(compiler);
+    compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&driver).arg(source);
+    assert!(compile.status().unwrap().success());
+    for name in libraries {
+        std::fs::hard_link(&driver, dir.path().join(name)).unwrap();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([
+        "--exact",
+        "--nocapture",
+        &format!("{}::{test}", module_path!().split_once("::").unwrap().1),
+    ]);
+    let output = child
+        .env("LD_LIBRARY_PATH", dir.path())
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// A stream of nothing, which the stand-in does without.
+fn loaded() -> Loaded {
+    Loaded::new(&Arc::new(Queue {
+        name: "the stand-in".into(),
+        context: ptr::null_mut(),
+        stream: ptr::null_mut(),
+        last: Mutex::new("none"),
+    }))
+}
+
+fn simulator() -> Gpu {
+    Gpu::simulator(Checks::Off, Order::Forwards).unwrap()
+}
+
+fn normals(gpu: &Gpu, seed: u64, len: usize) -> Buffer {
+    let values = random::normals(seed, Stream::Noise, 0, 0, len);
+    gpu.upload(&Tensor::new(values, &[len])).unwrap()
+}
+
+fn values(buffer: &Buffer) -> Vec<f32> {
+    buffer.download(&[buffer.len()]).unwrap().data().to_vec()
+}
+
+/// To what sums of a few hundred f32 products round.
+fn agree(got: &Buffer, expected: &Buffer, what: &str) {
+    let (got, expected) = (values(got), values(expected));
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (got, expected) in got.iter().zip(&expected) {
+        assert!((got - expected).abs() < 1e-4, "{what}: {got}, expected {expected}");
+    }
+}
+
+#[test]
+fn products_are_those_of_the_kernels() {
+    if !is_child() {
+        return with_the_stand_in("products_are_those_of_the_kernels", &["libcublasLt.so"]);
+    }
+    let (gpu, libraries) = (simulator(), loaded());
+    let (rows, columns, depth) = (6, 10, 14);
+    for (left_transposed, right_transposed, added) in [
+        (false, true, Added::Nothing),
+        (false, true, Added::Bias),
+        (false, true, Added::Y),
+        (false, false, Added::Nothing),
+        (false, false, Added::Y),
+        (true, false, Added::Nothing),
+    ] {
+        let product = Product {
+            rows,
+            columns,
+            depth,
+            left_transposed,
+            right_transposed,
+            added,
+        };
+        let work = Work::Product(product);
+        let [left, right, y] = work.lens().unwrap();
+        let (left, right, y) = (normals(&gpu, 1, left), normals(&gpu, 2, right), normals(&gpu, 3, y));
+        let before = normals(&gpu, 3, y.len());
+        let call = libraries.prepare(&work, [&left, &right, &y]).unwrap();
+        call.queue().unwrap();
+        let expected = if left_transposed {
+            matmul_transposed(&left, &right, [rows, columns, depth]).unwrap()
+        } else {
+            let layout = if right_transposed {
+                Layout::Transposed
+            } else {
+                Layout::Plain
+            };
+            let epilogue = Epilogue {
+                // A bias of zeros changes nothing.
+                residual: (added == Added::Y).then_some(&before),
+                ..Epilogue::default()
+            };
+            let pair = Pair {
+                a: &left,
+                b: &right,
+                k: depth,
+            };
+            matmul([rows, columns], layout, pair, None, epilogue).unwrap()
+        };
+        agree(&y, &expected, &format!("{product:?}"));
+    }
+    // In other types the stand-in has nothing, which is told and not more.
+    let half = gpu.buffer(DType::F16, 16).unwrap();
+    let work = Work::Product(Product {
+        rows: 4,
+        columns: 4,
+        depth: 4,
+        left_transposed: false,
+        right_transposed: true,
+        added: Added::Nothing,
+    });
+    let error = libraries
+        .prepare(&work, [&half, &half, &half])
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("cuBLASLt: a product of m 4, n 4, k 4") && error.contains("INVALID_VALUE"),
+        "{error}"
+    );
+}
+
+#[test]
+fn convolutions_are_those_of_the_kernels() {
+    if !is_child() {
+        return with_the_stand_in("convolutions_are_those_of_the_kernels", &["libcudnn.so"]);
+    }
+    let (gpu, libraries) = (simulator(), loaded());
+    for (stride, kernel, padding) in [(1, [3, 3], 1), (2, [3, 3], 1), (1, [1, 1], 0), (1, [3, 2], 1)] {
+        let [kh, kw] = kernel;
+        let conv = Conv2d {
+            n: 2,
+            h: 7,
+            w: 9,
+            c_in: 4,
+            c_out: 6,
+            kh,
+            kw,
+            stride,
+            padding: Padding::all(padding),
+            doubled: false,
+        };
+        for pass in [Pass::Forward, Pass::Dgrad, Pass::Wgrad] {
+            let work = Work::Convolution(conv, pass);
+            let [x, weight, y] = work.lens().unwrap();
+            let (x, weight, y) = (normals(&gpu, 1, x), normals(&gpu, 2, weight), normals(&gpu, 3, y));
+            let expected = match pass {
+                Pass::Forward => conv.forward(&x, &weight, Beside::default()),
+                Pass::Dgrad => conv.dgrad(&y, &weight),
+                Pass::Wgrad => conv.wgrad(&y, &x),
+            };
+            libraries.prepare(&work, [&x, &weight, &y]).unwrap().queue().unwrap();
+            let got = match pass {
+                Pass::Forward => &y,
+                Pass::Dgrad => &x,
+                Pass::Wgrad => &weight,
+            };
+            agree(got, &expected.unwrap(), &format!("{pass:?} {conv:?}"));
+        }
+    }
+    let padded = Conv2d {
+        n: 1,
+        h: 4,
+        w: 4,
+        c_in: 1,
+        c_out: 1,
+        kh: 3,
+        kw: 3,
+        stride: 2,
+        padding: Padding {
+            top: 0,
+            left: 0,
+            bottom: 1,
+            right: 1,
+        },
+        doubled: false,
+    };
+    let x = gpu.buffer(DType::F32, 16).unwrap();
+    let refused = libraries.prepare(&Work::Convolution(padded, Pass::Forward), [&x, &x, &x]);
+    assert!(refused.err().unwrap().to_string().contains("no such convolution"));
+}
+
+/// A library that is not installed, or that cannot work with the driver, is an error that names it, every time.
+#[test]
+fn missing_libraries_are_told() {
+    if !is_child() {
+        return with_the_stand_in("missing_libraries_are_told", &[]);
+    }
+    let (gpu, libraries) = (simulator(), loaded());
+    let x = gpu.buffer(DType::F32, 16).unwrap();
+    let product = Product {
+        rows: 4,
+        columns: 4,
+        depth: 4,
+        left_transposed: false,
+        right_transposed: true,
+        added: Added::Nothing,
+    };
+    let conv = Conv2d {
+        n: 1,
+        h: 4,
+        w: 4,
+        c_in: 1,
+        c_out: 1,
+        kh: 1,
+        kw: 1,
+        stride: 1,
+        padding: Padding::all(0),
+        doubled: false,
+    };
+    for work in [Work::Product(product), Work::Convolution(conv, Pass::Forward)] {
+        for _ in 0..2 {
+            let told = libraries.prepare(&work, [&x, &x, &x]).err().unwrap().to_string();
+            assert!(told.starts_with(work.library()), "{told}");
+        }
+    }
+}
