@@ -6,6 +6,8 @@
 //   nt   a [m, k], b [n, k]   a linear layer             y = x W^T
 //   nn   a [m, k], b [k, n]   the gradient of its input  dx = dy W
 //   tn   a [k, m], b [k, n]   that of its weight         dW = dy^T x, in slices of k that sum_rows adds up in order
+// A group is up to three products nt of one a in one launch, each with its own b and second pair: the query, key and value
+// of a transformer, which alone are too small to fill a GPU.
 //
 // A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. Operands whose rows do not begin at multiples
 // of 16 bytes are copied value by value: every shape is legal, widths that are multiples of 8 are fast.
@@ -50,6 +52,15 @@ DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_
     });
 }
 
+// y [groups, m, n], a2 [groups, m, k2]: product blockIdx.z of a group.
+template <int SIZE, int THREADS>
+DEV void matmul_group(scalar_t* y, const scalar_t* a, const scalar_t* const (&b)[3], const scalar_t* a2,
+                      const scalar_t* const (&b2)[3], long long m, int n, int k, int k2, float alpha) {
+    const int i = blockIdx.z;
+    matmul<true, SIZE, THREADS>(y + i * m * n, a, i == 0 ? b[0] : i == 1 ? b[1] : b[2], a2 + i * m * k2,
+                                i == 0 ? b2[0] : i == 1 ? b2[1] : b2[2], nullptr, nullptr, m, n, k, k2, alpha, 0);
+}
+
 // y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
 template <int SIZE, int THREADS>
 DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
@@ -78,6 +89,21 @@ KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
     matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+// a2 and its b may be missing with k2 = 0.
+KERNEL_BOUNDS(matmul_group_large, TILE_LARGE_THREADS, 2)
+(scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
+ const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
+ int k, int k2, float alpha) {
+    matmul_group<TILE_LARGE, TILE_LARGE_THREADS>(y, a, {b_first, b_second, b_third}, a2,
+                                                 {b2_first, b2_second, b2_third}, m, n, k, k2, alpha);
+}
+KERNEL_BOUNDS(matmul_group_small, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
+ const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
+ int k, int k2, float alpha) {
+    matmul_group<TILE_SMALL, TILE_SMALL_THREADS>(y, a, {b_first, b_second, b_third}, a2,
+                                                 {b2_first, b2_second, b2_third}, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,

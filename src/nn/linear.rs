@@ -31,32 +31,35 @@ impl Linear {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         match &self.lora {
             None => ops::linear(tape, x, &weight, bias.as_ref()),
-            Some(LoraBranch { down, up, scale, order }) => {
-                let branch = ops::Branch {
-                    a: &down.get(),
-                    b: &up.get(),
-                    scale: *scale,
-                    order: *order,
-                };
-                ops::lora_linear(tape, x, &weight, bias.as_ref(), branch)
+            Some(lora) => {
+                let (a, b) = (lora.down.get(), lora.up.get());
+                ops::lora_linear(tape, x, &weight, bias.as_ref(), lora.branch(&a, &b))
             }
         }
+    }
+
+    /// [`Linear::forward`] of one `x` for each of several layers without bias.
+    pub fn forward_group(tape: &Tape, x: &Tensor, layers: &[&Self]) -> Result<Vec<Tensor>> {
+        let tensors: Vec<_> = layers
+            .iter()
+            .map(|layer| {
+                let factors = layer.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
+                (layer.weight.get(), factors)
+            })
+            .collect();
+        let group = layers.iter().zip(&tensors).map(|(layer, (weight, factors))| {
+            let branch = layer.lora.as_ref().zip(factors.as_ref());
+            (weight, branch.map(|(lora, (a, b))| lora.branch(a, b)))
+        });
+        ops::linear_group(tape, x, &group.collect::<Vec<_>>())
     }
 
     /// `onto` `[.., out]` plus [`Linear::forward`] of `x`.
     pub fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         let factors = self.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
-        let branch = self
-            .lora
-            .as_ref()
-            .zip(factors.as_ref())
-            .map(|(lora, (a, b))| ops::Branch {
-                a,
-                b,
-                scale: lora.scale,
-                order: lora.order,
-            });
+        let branch = self.lora.as_ref().zip(factors.as_ref());
+        let branch = branch.map(|(lora, (a, b))| lora.branch(a, b));
         ops::add_linear(tape, onto, x, &weight, bias.as_ref(), branch)
     }
 

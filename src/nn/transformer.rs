@@ -30,12 +30,21 @@ impl Attention {
         })
     }
 
-    /// `x` `[n, t, c]`, `context` `[n, l, d]` -> `onto` `[n, t, c]` and what attention adds to it.
-    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let q = self.to_q.forward(tape, x)?;
-        let k = self.to_k.forward(tape, context)?;
-        let v = self.to_v.forward(tape, context)?;
-        let h = ops::attention(tape, &q, &k, &v, self.heads, false)?;
+    /// `x` `[n, t, c]` attends to `context` `[n, l, d]`, or to itself where there is none -> `onto` `[n, t, c]` and what
+    /// attention adds to it.
+    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+        let (query, others) = (&self.to_q, [&self.to_k, &self.to_v]);
+        let projected = match context {
+            None => Linear::forward_group(tape, x, &[query, others[0], others[1]])?,
+            Some(context) => {
+                let q = query.forward(tape, x)?;
+                [vec![q], Linear::forward_group(tape, context, &others)?].concat()
+            }
+        };
+        let [q, k, v] = &projected[..] else {
+            unreachable!("a result for each layer")
+        };
+        let h = ops::attention(tape, q, k, v, self.heads, false)?;
         self.to_out.forward_onto(tape, onto, &h)
     }
 
@@ -74,9 +83,9 @@ impl BasicTransformerBlock {
 
     fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward(tape, x)?;
-        let x = self.attn1.forward_onto(tape, x, &h, &h)?;
+        let x = self.attn1.forward_onto(tape, x, &h, None)?;
         let h = self.norm2.forward(tape, &x)?;
-        let x = self.attn2.forward_onto(tape, &x, &h, context)?;
+        let x = self.attn2.forward_onto(tape, &x, &h, Some(context))?;
         let h = self.norm3.forward(tape, &x)?;
         let h = self.ff_in.forward_geglu(tape, &h)?; // [n, t, 4c]
         self.ff_out.forward_onto(tape, &x, &h)

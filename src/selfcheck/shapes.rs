@@ -109,6 +109,16 @@ fn products(most_flops: usize) -> Vec<Check> {
     checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| {
         ops::linear(tape, &x[0], &x[1], None)
     }));
+    // Query, key and value, at a size of the small tile and at one of the large.
+    for [m, c_in, c_out] in [[fit(most_flops, 6 * 320 * 320, SIDE * SIDE), 320, 320], [2048, 32, 640]] {
+        let inputs = [m, c_out, c_out, c_out].map(|rows| tracked(&[rows, c_in]));
+        let name = format!("linear {m}x{c_in} to 3 x {c_out}");
+        checks.push(check(name, inputs.into(), |tape, x, _| {
+            let layers: Vec<_> = x[1..].iter().map(|weight| (weight, None)).collect();
+            let y = ops::linear_group(tape, &x[0], &layers)?;
+            ops::concat_channels(tape, &ops::concat_channels(tape, &y[0], &y[1])?, &y[2])
+        }));
+    }
     for [most, c_in, c_out, rank] in [
         [SIDE * SIDE, 320, 320, 128],
         [TOKENS, 768, 320, 128],

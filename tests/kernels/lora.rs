@@ -55,3 +55,66 @@ fn orders_agree() {
         }
     });
 }
+
+/// Layers of one input: in one launch where they are alike, and the same bytes as one after the other, forward and
+/// backward.
+#[test]
+fn groups_are_their_layers() {
+    const RANK: usize = 4;
+    everywhere(|gpu, dtype| {
+        let (gpu, launched) = gpu.recorded();
+        let device = Device::Gpu(gpu);
+        for ([rows, width, out], layers) in [([1, 8, 5], 3), ([70, 33, 72], 2), ([77, 40, 24], 3)] {
+            let there = |seed, shape: &[usize]| tensor(seed, shape, dtype).to(&device).unwrap();
+            let (x, dy) = (there(1, &[1, rows, width]), there(2, &[1, rows, out]));
+            let weights: Vec<Tensor> = (0..layers).map(|i| there(3 + i, &[out, width])).collect();
+            let factors = |i| (there(6 + i, &[RANK, width]), there(9 + i, &[out, RANK]));
+            let factors: Vec<_> = (0..layers).map(factors).collect();
+            // Whether a layer has a branch, its scale, and its order; and whether they can go together.
+            let orders = LoraOrder::NAMES.map(|(_, order)| (vec![Some((0.5, order)); 3], true));
+            let factored = LoraOrder::Factored;
+            let unlike = [
+                (vec![None; 3], true),
+                (vec![None, Some((0.5, factored)), None], false),
+                (
+                    vec![Some((1.0, factored)), Some((0.5, factored)), Some((0.5, factored))],
+                    false,
+                ),
+            ];
+            for (branches, together) in orders.into_iter().chain(unlike) {
+                let layer = |i: usize| {
+                    let (a, b) = &factors[i];
+                    let branch = branches[i].map(|(scale, order)| Branch { a, b, scale, order });
+                    (&weights[i], branch)
+                };
+                let all: Vec<_> = (0..layers as usize).map(layer).collect();
+                let one = |tape: &Tape, (weight, branch): &(&Tensor, Option<Branch<'_>>)| match branch {
+                    None => ops::linear(tape, &x, weight, None).unwrap(),
+                    Some(branch) => ops::lora_linear(tape, &x, weight, None, *branch).unwrap(),
+                };
+                // Results, and gradients of everything that enters.
+                let run = |results: &dyn Fn(&Tape) -> Vec<Tensor>| -> Vec<Option<Tensor>> {
+                    let parts = factors.iter().flat_map(|(a, b)| [a, b]);
+                    let inputs: Vec<&Tensor> = [&x].into_iter().chain(&weights).chain(parts).collect();
+                    let tape = Tape::watching(inputs.iter().copied());
+                    let results = results(&tape);
+                    let (first, others) = results.split_first().unwrap();
+                    let add = |sum: Tensor, y: &Tensor| ops::add(&tape, &sum, y).unwrap();
+                    let sum = others.iter().fold(first.clone(), add);
+                    let gradients = tape.backward_from(&sum, dy.clone()).unwrap();
+                    let gradients: Vec<_> = inputs.iter().map(|x| gradients.get(x).cloned()).collect();
+                    results.into_iter().map(Some).chain(gradients).collect()
+                };
+                launched.take();
+                let got = run(&|tape| ops::linear_group(tape, &x, &all).unwrap());
+                let grouped = launched.take().iter().any(|name| name.starts_with("matmul_group"));
+                assert_eq!(grouped, together, "{branches:?}");
+                let expected = run(&|tape| all.iter().map(|layer| one(tape, layer)).collect());
+                for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    let bytes = |x: &Option<Tensor>| x.as_ref().map(|x| x.to_cpu().unwrap().bytes().to_vec());
+                    assert!(bytes(got) == bytes(expected), "{dtype:?} {branches:?}: {i} differs");
+                }
+            }
+        }
+    });
+}

@@ -1,7 +1,8 @@
 //! `matmul.cu`.
 
 use selma::autograd::Tape;
-use selma::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_transposed};
+use selma::device::gpu::Buffer;
+use selma::device::gpu::matmul::{Epilogue, Group, Layout, Pair, matmul, matmul_group, matmul_transposed};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
@@ -66,6 +67,65 @@ fn linear_layers_with_a_second_pair() {
                 &expected.cast(dtype),
                 2 * (k + rank),
             );
+        }
+    });
+}
+
+/// Products of one launch are those of a launch each, to the byte.
+#[test]
+fn groups() {
+    everywhere(|gpu, dtype| {
+        // The last one takes the large tile, which one of its products alone would not.
+        let large = ([128 * 9 - 40, 128 * 5 - 8, 8, 4], 3..=3);
+        for ([m, n, k, rank], groups) in SIZES.map(|size| (size, 1..=3)).into_iter().chain([large]) {
+            for groups in groups {
+                let upload = |seed, rows, columns| gpu.upload(&tensor(seed, &[rows, columns], dtype)).unwrap();
+                let (x, h) = (upload(1, m, k), upload(2, groups * m, rank));
+                let of_each = |seed, columns| (0..groups as u64).map(move |i| upload(seed + i, n, columns));
+                let (w, b): (Vec<_>, Vec<_>) = (of_each(3, k).collect(), of_each(6, rank).collect());
+                let (w_all, b_all): (Vec<_>, Vec<_>) = (w.iter().collect(), b.iter().collect());
+                let first = Group { a: &x, b: &w_all, k };
+                let second = Group {
+                    a: &h,
+                    b: &b_all,
+                    k: rank,
+                };
+                for second in [None, Some(second)] {
+                    let together = matmul_group([m, n], first, second, 0.25).unwrap();
+                    let together = together.download(&[groups, m * n]).unwrap();
+                    for i in 0..groups {
+                        let own = h.view(i * m * rank, m * rank);
+                        let pair = |a, b, k| Pair { a, b, k };
+                        let beside = second.map(|_| pair(&own, &b[i], rank));
+                        let epilogue = Epilogue {
+                            alpha: 0.25,
+                            ..Epilogue::default()
+                        };
+                        let alone = matmul([m, n], Layout::Transposed, pair(&x, &w[i], k), beside, epilogue);
+                        let alone = alone.unwrap().download(&[m * n]).unwrap();
+                        let part = together.view(i * m * n, &[m * n]);
+                        assert!(
+                            part.bytes() == alone.bytes(),
+                            "{dtype:?}: {i} of {groups}, {m}x{n} over {k}"
+                        );
+                    }
+                }
+            }
+        }
+        let (a, b) = (gpu.buffer(dtype, 12).unwrap(), gpu.buffer(dtype, 15).unwrap());
+        let refused = |first: &[&Buffer], second: Option<&[&Buffer]>| {
+            let group = |b| Group { a: &a, b, k: 3 };
+            let made = matmul_group([4, 5], group(first), second.map(group), 1.0);
+            made.unwrap_err().to_string()
+        };
+        let message = refused(&[&b, &a], None);
+        assert!(message.contains("do not make [2, 4, 5]"), "{message}");
+        for message in [
+            refused(&[], None),
+            refused(&[&b; 4], None),
+            refused(&[&b; 2], Some(&[&b])),
+        ] {
+            assert!(message.contains("expected 1 to 3"), "{message}");
         }
     });
 }

@@ -6,12 +6,15 @@ use super::elementwise::add;
 use super::linear::{check, fitting, multiplied, multiply, shaped, weight_gradient, with_bias};
 use super::on_gpu;
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::device::cpu::gemm::{Gemm, Matrix, Pair, sum_of_products, sum_rows};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer, recycle};
 pub(in crate::ops) use order::Plan;
 pub use order::{LoraOrder, LoraSizes};
+
+const OP: &str = "lora_linear";
 
 /// What a layer has besides its weight: `scale (x A^T) B^T`, `a` `[r, in]`, `b` `[out, r]`. Several experts at once are
 /// one `a` and one `b` with the ranks stacked and the scales folded into `b`.
@@ -46,7 +49,23 @@ pub(in crate::ops) fn lora_linear_onto(
     bias: Option<&Tensor>,
     branch: Branch<'_>,
 ) -> Result<Tensor> {
-    const OP: &str = "lora_linear";
+    let plan = planned(tape, x, weight, bias, branch)?;
+    if x.device() != Device::Cpu {
+        let onto = fitting(OP, onto, x, &shaped(x, weight.shape()[0]))?;
+        return on_gpu::lora_linear(tape, onto, x, weight, bias, branch, plan);
+    }
+    let y = dispatch!(x.dtype(), T => on_cpu::<T>(tape, x, weight, bias, branch, plan))?;
+    onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))
+}
+
+/// Checks what enters a layer, and says in which order its products are made.
+pub(in crate::ops) fn planned(
+    tape: &Tape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    branch: Branch<'_>,
+) -> Result<Plan> {
     let Branch { a, b, order, .. } = branch;
     let [out, width] = weight.dims(OP)?;
     let (rows, _) = check(OP, x, width, out, bias)?;
@@ -62,7 +81,7 @@ pub(in crate::ops) fn lora_linear_onto(
         ));
     }
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
-    let there = on_gpu::holds(OP, &inputs)?;
+    on_gpu::holds(OP, &inputs)?;
     let sizes = LoraSizes {
         rows,
         width,
@@ -71,13 +90,7 @@ pub(in crate::ops) fn lora_linear_onto(
         wants_dx: tape.wants(x),
         wants_factors: tape.wants(a) || tape.wants(b),
     };
-    let plan = order.taken(&sizes, &x.device(), x.dtype()).plan(&sizes, x.dtype());
-    if there {
-        let onto = fitting(OP, onto, x, &shaped(x, out))?;
-        return on_gpu::lora_linear(tape, onto, x, weight, bias, branch, plan);
-    }
-    let y = dispatch!(x.dtype(), T => on_cpu::<T>(tape, x, weight, bias, branch, plan))?;
-    onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))
+    Ok(order.taken(&sizes, &x.device(), x.dtype()).plan(&sizes, x.dtype()))
 }
 
 fn on_cpu<T: Gemm>(

@@ -34,13 +34,29 @@ pub fn linear(
         epilogue,
     )?;
     let y = Tensor::on_gpu(y, shape);
+    record(tape, onto, x, weight, bias, &y)?;
+    Ok(y)
+}
+
+/// Records a layer whose result is there.
+pub(super) fn record(
+    tape: &Tape,
+    onto: Option<&Tensor>,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    y: &Tensor,
+) -> Result<()> {
+    let (out, width) = (weight.shape()[0], weight.shape()[1]);
+    let rows = x.len() / width.max(1);
+    let (x_memory, w) = (of(x)?, of(weight)?);
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(onto).collect();
     let has_bias = bias.is_some();
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
     let (saved, x_shape) = (wants[1].then_some(x_memory), x.shape().to_vec());
     let has_onto = onto.is_some();
-    tape.record("linear", &inputs, &y, move |upper| {
+    tape.record("linear", &inputs, y, move |upper| {
         let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         if wants[0] {
@@ -67,7 +83,7 @@ pub fn linear(
         }
         Ok(gradients)
     });
-    Ok(y)
+    Ok(())
 }
 
 pub(super) fn pair<'a>(a: &'a Buffer, b: &'a Buffer, k: usize) -> Pair<'a> {

@@ -13,11 +13,11 @@ use crate::tensor::{DType, Tensor};
 
 /// The sizes of a layer `[rows, width]` to `[rows, out]` and its branch.
 #[derive(Clone, Copy)]
-struct Shape {
-    rows: usize,
-    width: usize,
-    out: usize,
-    rank: usize,
+pub(super) struct Shape {
+    pub rows: usize,
+    pub width: usize,
+    pub out: usize,
+    pub rank: usize,
 }
 
 /// As `ops::lora_linear` or `ops::add_linear` in the order of `plan`. `h = x A^T` and its gradient are rounded to the
@@ -31,37 +31,77 @@ pub fn lora_linear(
     branch: Branch<'_>,
     plan: Plan,
 ) -> Result<Tensor> {
-    let Branch { a, b, scale, .. } = branch;
-    let sizes = Shape {
-        rows: x.len() / weight.shape()[1].max(1),
-        width: weight.shape()[1],
-        out: weight.shape()[0],
-        rank: a.shape()[0],
+    let layer = Layer {
+        onto,
+        x,
+        weight,
+        bias,
+        branch,
     };
-    let Shape { rows, width, out, .. } = sizes;
+    let factors = Factors::new(layer)?;
+    let Shape { rows, width, out, rank } = factors.sizes;
     let (x_memory, w) = (of(x)?, of(weight)?);
-    let factors = Factors {
-        a: of(a)?,
-        b: of(b)?,
-        scale: scale as f32,
-        sizes,
-    };
     let (bias_memory, onto_memory) = (bias.map(of).transpose()?, onto.map(of).transpose()?);
     let epilogue = Epilogue {
         bias: bias_memory.as_ref(),
         residual: onto_memory.as_ref(),
         ..Epilogue::default()
     };
-    let (merged, h) = if plan.merged {
-        (Some(factors.merged(&w)?), None)
+    let made = if plan.merged {
+        Made::Merged(factors.merged(&w)?)
     } else {
-        (None, Some(factors.h(&x_memory)?))
+        Made::Beside(factors.h(&x_memory)?)
     };
-    let first = pair(&x_memory, merged.as_ref().unwrap_or(&w), width);
-    let second = h.as_ref().map(|h| pair(h, &factors.b, sizes.rank));
+    let (first, second) = match &made {
+        Made::Merged(merged) => (pair(&x_memory, merged, width), None),
+        Made::Beside(h) => (pair(&x_memory, &w, width), Some(pair(h, &factors.b, rank))),
+    };
     let y = matmul([rows, out], Layout::Transposed, first, second, epilogue)?;
     let y = Tensor::on_gpu(y, &shaped(x, out));
+    record(tape, layer, factors, made, plan, &y)?;
+    Ok(y)
+}
 
+/// What enters a layer.
+#[derive(Clone, Copy)]
+pub(super) struct Layer<'a> {
+    pub onto: Option<&'a Tensor>,
+    pub x: &'a Tensor,
+    pub weight: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    pub branch: Branch<'a>,
+}
+
+/// What the forward pass made of a branch.
+pub(super) enum Made {
+    /// `W + scale B A`.
+    Merged(Buffer),
+    /// `scale x A^T`.
+    Beside(Buffer),
+}
+
+/// Records a layer whose result is there.
+pub(super) fn record(
+    tape: &Tape,
+    layer: Layer<'_>,
+    factors: Factors,
+    made: Made,
+    plan: Plan,
+    y: &Tensor,
+) -> Result<()> {
+    let Layer {
+        onto,
+        x,
+        weight,
+        bias,
+        branch: Branch { a, b, .. },
+    } = layer;
+    let Shape { rows, width, out, rank } = factors.sizes;
+    let (x_memory, w) = (of(x)?, of(weight)?);
+    let (merged, h) = match made {
+        Made::Merged(merged) => (Some(merged), None),
+        Made::Beside(h) => (None, Some(h)),
+    };
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).chain(onto).collect();
     let (has_bias, has_onto) = (bias.is_some(), onto.is_some());
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
@@ -70,7 +110,7 @@ pub fn lora_linear(
     let h = h.filter(|_| wants[3] && !plan.projected);
     let merged = merged.filter(|_| wants[0]);
     let x_shape = x.shape().to_vec();
-    tape.record("lora_linear", &inputs, &y, move |upper| {
+    tape.record("lora_linear", &inputs, y, move |upper| {
         let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         let beside = wants[0] && merged.is_none();
@@ -82,7 +122,7 @@ pub fn lora_linear(
         if wants[0] {
             let first = pair(&dy, merged.as_ref().unwrap_or(&w), out);
             let second = dh.as_ref().filter(|_| beside);
-            let second = second.map(|dh| pair(dh, &factors.a, sizes.rank));
+            let second = second.map(|dh| pair(dh, &factors.a, rank));
             let dx = matmul([rows, width], Layout::Plain, first, second, Epilogue::default())?;
             gradients[0] = Some(Tensor::on_gpu(dx, &x_shape));
         }
@@ -97,8 +137,8 @@ pub fn lora_linear(
                 _ => factors.gradients(&dy, x, dh.filter(|_| wants[2]), h, wants[3])?,
             };
             gradients[1] = whole.filter(|_| wants[1]).map(|dw| Tensor::on_gpu(dw, &[out, width]));
-            gradients[2] = da.map(|da| Tensor::on_gpu(da, &[sizes.rank, width]));
-            gradients[3] = db.map(|db| Tensor::on_gpu(db, &[out, sizes.rank]));
+            gradients[2] = da.map(|da| Tensor::on_gpu(da, &[rank, width]));
+            gradients[3] = db.map(|db| Tensor::on_gpu(db, &[out, rank]));
         }
         if has_bias && wants[4] {
             gradients[4] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));
@@ -108,18 +148,34 @@ pub fn lora_linear(
         }
         Ok(gradients)
     });
-    Ok(y)
+    Ok(())
 }
 
 /// A branch's factors and the products with them.
-struct Factors {
-    a: Buffer,
-    b: Buffer,
-    scale: f32,
-    sizes: Shape,
+pub(super) struct Factors {
+    pub a: Buffer,
+    pub b: Buffer,
+    pub scale: f32,
+    pub sizes: Shape,
 }
 
 impl Factors {
+    pub fn new(layer: Layer<'_>) -> Result<Self> {
+        let Layer { x, weight, branch, .. } = layer;
+        let (out, width) = (weight.shape()[0], weight.shape()[1]);
+        Ok(Self {
+            a: of(branch.a)?,
+            b: of(branch.b)?,
+            scale: branch.scale as f32,
+            sizes: Shape {
+                rows: x.len() / width.max(1),
+                width,
+                out,
+                rank: branch.a.shape()[0],
+            },
+        })
+    }
+
     fn scaled(&self) -> Epilogue<'static> {
         Epilogue {
             alpha: self.scale,
@@ -128,7 +184,7 @@ impl Factors {
     }
 
     /// `W + scale B A`.
-    fn merged(&self, w: &Buffer) -> Result<Buffer> {
+    pub fn merged(&self, w: &Buffer) -> Result<Buffer> {
         let Shape { width, out, rank, .. } = self.sizes;
         let epilogue = Epilogue {
             residual: Some(w),

@@ -4,6 +4,7 @@
 mod attention;
 mod conv2d;
 mod elementwise;
+mod group;
 mod linear;
 mod lora;
 mod loss;
@@ -14,6 +15,7 @@ mod rows;
 pub(super) use attention::attention;
 pub(super) use conv2d::conv2d;
 pub(super) use elementwise::{Activation, accumulate, activation, add, add_channel_bias, cast, clamp, geglu, scale};
+pub(super) use group::{linear_group, lora_linear_group};
 pub(super) use linear::linear;
 pub(super) use lora::lora_linear;
 pub(super) use loss::weighted_mse;
