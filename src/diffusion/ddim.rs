@@ -5,7 +5,7 @@ use super::sampler::{Sampler, confine, required};
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct Ddim {
@@ -47,7 +47,8 @@ impl Sampler for Ddim {
         self.eta > 0.0
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let t = self.timesteps[i] as i64;
         let table = &self.schedule.alphas_cumprod;
         let a = table[t as usize];
@@ -58,18 +59,15 @@ impl Sampler for Ddim {
             _ => table[0],
         };
         let (alpha, sigma) = (a.sqrt(), (1.0 - a).sqrt());
-        let image = confine(
-            &self.config,
-            self.config.prediction.image(output, sample, alpha, sigma)?,
-        )?;
-        let epsilon = self.config.prediction.noise(output, sample, alpha, sigma)?;
+        let prediction = self.config.prediction;
+        let image = confine(&self.config, prediction.image(output, sample, alpha, sigma))?;
+        let epsilon = prediction.noise(output, sample, alpha, sigma);
         let variance = ((1.0 - previous) / (1.0 - a) * (1.0 - a / previous)).max(0.0);
         let deviation = self.eta * variance.sqrt();
         let direction = (1.0 - previous - deviation * deviation).max(0.0).sqrt();
+        let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         let mut terms = vec![(previous.sqrt(), &image), (direction, &epsilon)];
-        if self.eta > 0.0 {
-            terms.push((deviation, required(noise)?));
-        }
-        ops::combine(&terms)
+        terms.extend(noise.as_ref().map(|noise| (deviation, noise)));
+        Combination::sum(&terms).tensor()
     }
 }

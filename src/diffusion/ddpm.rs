@@ -5,7 +5,7 @@ use super::sampler::{Sampler, confine, required};
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct Ddpm {
@@ -38,28 +38,25 @@ impl Sampler for Ddpm {
         self.timesteps[i] > 0.0
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let table = &self.schedule.alphas_cumprod;
         let a = table[self.timesteps[i] as usize];
         let previous = self.timesteps.get(i + 1).map_or(1.0, |&t| table[t as usize]);
         let (step_alpha, step_beta) = (a / previous, 1.0 - a / previous);
-        let image = self
-            .config
-            .prediction
-            .image(output, sample, a.sqrt(), (1.0 - a).sqrt())?;
+        let image = self.config.prediction.image(output, sample, a.sqrt(), (1.0 - a).sqrt());
         let image = confine(&self.config, image)?;
+        let variance = if self.config.variance_type == "fixed_large" {
+            step_beta
+        } else {
+            ((1.0 - previous) / (1.0 - a) * step_beta).max(1e-20)
+        };
+        let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         let mut terms = vec![
             (previous.sqrt() * step_beta / (1.0 - a), &image),
             (step_alpha.sqrt() * (1.0 - previous) / (1.0 - a), sample),
         ];
-        if self.needs_noise(i) {
-            let variance = if self.config.variance_type == "fixed_large" {
-                step_beta
-            } else {
-                ((1.0 - previous) / (1.0 - a) * step_beta).max(1e-20)
-            };
-            terms.push((variance.sqrt(), required(noise)?));
-        }
-        ops::combine(&terms)
+        terms.extend(noise.as_ref().map(|noise| (variance.sqrt(), noise)));
+        Combination::sum(&terms).tensor()
     }
 }

@@ -7,7 +7,7 @@ use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct DpmSolver {
@@ -39,16 +39,15 @@ impl DpmSolver {
         self.config.algorithm_type == "sde-dpmsolver++"
     }
 
-    fn order(&self, i: usize) -> usize {
+    fn highest_order(&self, i: usize) -> usize {
         let n = self.timesteps.len();
         let careful = self.config.lower_order_final && n < 15;
         let at_last = self.config.euler_at_final || careful || !self.config.final_sigma_is_min;
-        let limit = match i + 1 {
+        match i + 1 {
             last if last == n && at_last => 1,
             second if second + 1 == n && careful => 2,
             _ => 3,
-        };
-        self.outputs.len().min(limit)
+        }
     }
 }
 
@@ -69,28 +68,30 @@ impl Sampler for DpmSolver {
         self.stochastic()
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
         let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
-        let of_noise = self.config.algorithm_type == "dpmsolver";
+        let epsilon = self.config.algorithm_type == "dpmsolver";
         let prediction = self.config.prediction;
-        let output = if of_noise {
-            prediction.noise(output, sample, alpha_s, sigma_s)?
+        let output = if epsilon {
+            prediction.noise(output, sample, alpha_s, sigma_s)
         } else {
-            let image = prediction.image(output, sample, alpha_s, sigma_s)?;
+            let image = prediction.image(output, sample, alpha_s, sigma_s);
             if self.config.thresholding {
                 threshold(&self.config, &image)?
             } else {
                 image
             }
         };
-        self.outputs.insert(0, output);
-        self.outputs.truncate(self.config.solver_order);
+        let mut outputs = vec![output];
+        outputs.extend(self.outputs.iter().map(Combination::of));
+        outputs.truncate(self.config.solver_order);
 
         let lambda = |i: usize| -self.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i);
         // One set of formulas for all three: what is scaled, and the exponent.
-        let (of_sample, scale, e) = if of_noise {
+        let (of_sample, scale, e) = if epsilon {
             (alpha_t / alpha_s, sigma_t, h)
         } else if self.stochastic() {
             (sigma_t / sigma_s * (-h).exp(), alpha_t, -2.0 * h)
@@ -100,9 +101,8 @@ impl Sampler for DpmSolver {
         let phi = e.exp_m1();
         let heun = -scale * (phi / e - 1.0);
         let mut terms = vec![(of_sample, sample)];
-        let order = self.order(i);
-        let outputs = &self.outputs;
-        match order {
+        let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
+        match outputs.len().min(self.highest_order(i)) {
             1 => terms.push((-scale * phi, &outputs[0])),
             2 => {
                 let d1 = if self.config.solver_type == "heun" {
@@ -129,10 +129,12 @@ impl Sampler for DpmSolver {
                 ]);
             }
         }
-        if self.stochastic() {
-            terms.push((sigma_t * (-(-2.0 * h).exp_m1()).sqrt(), required(noise)?));
-        }
-        ops::combine(&terms)
+        let of_noise = sigma_t * (-(-2.0 * h).exp_m1()).sqrt();
+        terms.extend(noise.as_ref().map(|noise| (of_noise, noise)));
+        let [next, output] = evaluate([&Combination::sum(&terms), &outputs[0]])?;
+        self.outputs.insert(0, output);
+        self.outputs.truncate(self.config.solver_order);
+        Ok(next)
     }
 
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {

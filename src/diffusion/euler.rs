@@ -6,7 +6,7 @@ use super::sampler::Sampler;
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::tensor::Tensor;
 
 pub(super) struct Euler {
@@ -91,10 +91,11 @@ impl Sampler for Euler {
         ops::combine(&[(1.0 / (self.sigmas[i].powi(2) + 1.0).sqrt(), sample)])
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let (of_sample, of_output) = derivative(self.config.prediction, self.sigmas[i]);
         let dt = self.sigmas[i + 1] - self.sigmas[i];
-        ops::combine(&[(1.0 + of_sample * dt, sample), (of_output * dt, output)])
+        Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output)]).tensor()
     }
 
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {

@@ -6,7 +6,7 @@ use super::sampler::{Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::tensor::Tensor;
 
 pub(super) struct EulerAncestral {
@@ -56,17 +56,15 @@ impl Sampler for EulerAncestral {
         true
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
         let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
         let down = (to * to - up * up).max(0.0).sqrt();
         let (of_sample, of_output) = derivative(self.config.prediction, from);
         let dt = down - from;
-        ops::combine(&[
-            (1.0 + of_sample * dt, sample),
-            (of_output * dt, output),
-            (up, required(noise)?),
-        ])
+        let noise = required(noise)?;
+        Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output), (up, &noise)]).tensor()
     }
 
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use super::sampler::{Sampler, confine, required};
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 /// The spread of the data, squared.
@@ -41,23 +41,22 @@ impl Sampler for Lcm {
         i + 1 < self.timesteps.len()
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let table = &self.schedule.alphas_cumprod;
         let t = self.timesteps[i];
         let a = table[t as usize];
-        let image = self
-            .config
-            .prediction
-            .image(output, sample, a.sqrt(), (1.0 - a).sqrt())?;
+        let image = self.config.prediction.image(output, sample, a.sqrt(), (1.0 - a).sqrt());
         let image = confine(&self.config, image)?;
         let s = t * self.config.timestep_scaling;
         let skip = SIGMA_DATA_SQUARED / (s * s + SIGMA_DATA_SQUARED);
         let out = s / (s * s + SIGMA_DATA_SQUARED).sqrt();
         if !self.needs_noise(i) {
-            return ops::combine(&[(out, &image), (skip, sample)]);
+            return Combination::sum(&[(out, &image), (skip, sample)]).tensor();
         }
         let next = table[self.timesteps[i + 1] as usize];
         let (keep, fresh) = (next.sqrt(), (1.0 - next).sqrt());
-        ops::combine(&[(keep * out, &image), (keep * skip, sample), (fresh, required(noise)?)])
+        let noise = required(noise)?;
+        Combination::sum(&[(keep * out, &image), (keep * skip, sample), (fresh, &noise)]).tensor()
     }
 }

@@ -7,7 +7,7 @@ use super::sampler::Sampler;
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct Pndm {
@@ -18,7 +18,7 @@ pub(super) struct Pndm {
     runge_kutta: usize,
     stride: i64,
     calls: usize,
-    /// The latest outputs, oldest first.
+    /// The latest outputs, oldest first, at most three.
     outputs: Vec<Tensor>,
     /// The weighted sum of a Runge-Kutta step so far.
     sum: Option<Tensor>,
@@ -70,7 +70,7 @@ impl Pndm {
     }
 
     /// Equation 11: from timestep `t` to `previous` with the given output.
-    fn transfer(&self, sample: &Tensor, output: &Tensor, t: i64, previous: i64) -> Result<Tensor> {
+    fn transfer(&self, sample: &Combination, output: &Combination, t: i64, previous: i64) -> Result<Combination> {
         let table = &self.schedule.alphas_cumprod;
         let at = |t: i64| {
             let a = if t >= 0 {
@@ -92,35 +92,52 @@ impl Pndm {
         };
         let of_sample = (b / a).sqrt();
         let of_noise = -(b - a) / (a * (1.0 - b).sqrt() + (a * (1.0 - a) * b).sqrt());
-        match self.config.prediction {
-            Prediction::V => ops::combine(&[
+        Ok(match self.config.prediction {
+            Prediction::V => Combination::sum(&[
                 (of_sample + of_noise * (1.0 - a).sqrt(), sample),
                 (of_noise * a.sqrt(), output),
             ]),
-            _ => ops::combine(&[(of_sample, sample), (of_noise, output)]),
-        }
+            _ => Combination::sum(&[(of_sample, sample), (of_noise, output)]),
+        })
     }
 
-    fn runge_kutta_step(&mut self, i: usize, output: &Tensor, sample: &Tensor) -> Result<Tensor> {
-        let back = if self.calls % 2 == 1 { 0 } else { self.stride / 2 };
-        let previous = self.timesteps[i] as i64 - back;
-        let t = self.timesteps[self.calls / 4 * 4] as i64;
-        let weight = [1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0][self.calls % 4];
-        if self.calls.is_multiple_of(4) {
-            self.outputs.push(output.clone());
+    /// Evaluation `call` of the Runge-Kutta steps, four of which make a step.
+    fn runge_kutta_step(&mut self, call: usize, at: i64, output: &Combination, sample: &Tensor) -> Result<Tensor> {
+        let previous = at - if call % 2 == 1 { 0 } else { self.stride / 2 };
+        let t = self.timesteps[call / 4 * 4] as i64;
+        let weight = [1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0][call % 4];
+        let (is_first, is_last) = (call.is_multiple_of(4), call % 4 == 3);
+        if is_first {
             self.start = Some(sample.clone());
         }
-        let sum = match self.sum.take() {
-            Some(sum) => ops::combine(&[(1.0, &sum), (weight, output)])?,
-            None => ops::combine(&[(weight, output)])?,
+        let sum = match &self.sum {
+            Some(sum) => Combination::sum(&[(1.0, &Combination::of(sum)), (weight, output)]),
+            None => Combination::sum(&[(weight, output)]),
         };
-        let start = self.start.clone().unwrap_or_else(|| sample.clone());
-        let slope = if self.calls % 4 == 3 { &sum } else { output };
-        let next = self.transfer(&start, slope, t, previous)?;
-        if self.calls % 4 != 3 {
-            self.sum = Some(sum);
+        let start = Combination::of(self.start.as_ref().unwrap_or(sample));
+        let next = self.transfer(&start, if is_last { &sum } else { output }, t, previous)?;
+        let [next, sum, output] = evaluate([&next, &sum, output])?;
+        if is_first {
+            self.outputs.push(output);
         }
+        self.sum = (!is_last).then_some(sum);
         Ok(next)
+    }
+
+    /// The linear multistep slope of the newest output and at most three before it.
+    fn slope(&self, output: &Combination) -> Combination {
+        let older: Vec<Combination> = self.outputs.iter().map(Combination::of).collect();
+        match older.as_slice() {
+            [] => output.clone(),
+            [b] => Combination::sum(&[(1.5, output), (-0.5, b)]),
+            [c, b] => Combination::sum(&[(23.0 / 12.0, output), (-16.0 / 12.0, b), (5.0 / 12.0, c)]),
+            [.., d, c, b] => Combination::sum(&[
+                (55.0 / 24.0, output),
+                (-59.0 / 24.0, b),
+                (37.0 / 24.0, c),
+                (-9.0 / 24.0, d),
+            ]),
+        }
     }
 }
 
@@ -133,40 +150,27 @@ impl Sampler for Pndm {
         &self.schedule
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
-        if self.calls < self.runge_kutta {
-            let next = self.runge_kutta_step(i, output, sample)?;
-            self.calls += 1;
-            return Ok(next);
-        }
-        let mut t = self.timesteps[i] as i64;
-        let mut previous = t - self.stride;
-        let mut sample = sample.clone();
-        if self.calls == 1 {
-            // The repeated timestep: the first step again, with the mean of both slopes.
-            (t, previous) = (t + self.stride, t);
-        } else {
-            let surplus = self.outputs.len().saturating_sub(3);
-            self.outputs.drain(..surplus);
-            self.outputs.push(output.clone());
-        }
-        let slope = match self.outputs.as_slice() {
-            [e] if self.calls == 1 => {
-                sample = self.start.take().unwrap_or(sample);
-                ops::combine(&[(0.5, output), (0.5, e)])?
-            }
-            [e] => {
-                self.start = Some(sample.clone());
-                e.clone()
-            }
-            [b, a] => ops::combine(&[(1.5, a), (-0.5, b)])?,
-            [c, b, a] => ops::combine(&[(23.0 / 12.0, a), (-16.0 / 12.0, b), (5.0 / 12.0, c)])?,
-            [.., d, c, b, a] => {
-                ops::combine(&[(55.0 / 24.0, a), (-59.0 / 24.0, b), (37.0 / 24.0, c), (-9.0 / 24.0, d)])?
-            }
-            [] => output.clone(),
-        };
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+        let call = self.calls;
         self.calls += 1;
-        self.transfer(&sample, &slope, t, previous)
+        if call < self.runge_kutta {
+            return self.runge_kutta_step(call, self.timesteps[i] as i64, output, sample);
+        }
+        let t = self.timesteps[i] as i64;
+        if let (1, [e]) = (call, self.outputs.as_slice()) {
+            // The repeated timestep: the first step again, with the mean of both slopes.
+            let slope = Combination::sum(&[(0.5, output), (0.5, &Combination::of(e))]);
+            let start = Combination::of(&self.start.take().unwrap_or_else(|| sample.clone()));
+            return self.transfer(&start, &slope, t + self.stride, t)?.tensor();
+        }
+        if call == 0 {
+            self.start = Some(sample.clone());
+        }
+        let next = self.transfer(&Combination::of(sample), &self.slope(output), t, t - self.stride)?;
+        let [next, output] = evaluate([&next, output])?;
+        let surplus = self.outputs.len().saturating_sub(2);
+        self.outputs.drain(..surplus);
+        self.outputs.push(output);
+        Ok(next)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::schedule::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,20 +29,20 @@ impl Prediction {
     }
 
     /// The clean image of `x = alpha * image + sigma * noise`, given the network's output for it.
-    pub fn image(self, output: &Tensor, x: &Tensor, alpha: f64, sigma: f64) -> Result<Tensor> {
+    pub fn image(self, output: &Combination, x: &Combination, alpha: f64, sigma: f64) -> Combination {
         match self {
-            Prediction::Epsilon => ops::combine(&[(1.0 / alpha, x), (-sigma / alpha, output)]),
-            Prediction::Sample => Ok(output.clone()),
-            Prediction::V => ops::combine(&[(alpha, x), (-sigma, output)]),
+            Prediction::Epsilon => Combination::sum(&[(1.0 / alpha, x), (-sigma / alpha, output)]),
+            Prediction::Sample => output.clone(),
+            Prediction::V => Combination::sum(&[(alpha, x), (-sigma, output)]),
         }
     }
 
     /// The noise of `x = alpha * image + sigma * noise`, given the network's output for it.
-    pub fn noise(self, output: &Tensor, x: &Tensor, alpha: f64, sigma: f64) -> Result<Tensor> {
+    pub fn noise(self, output: &Combination, x: &Combination, alpha: f64, sigma: f64) -> Combination {
         match self {
-            Prediction::Epsilon => Ok(output.clone()),
-            Prediction::Sample => ops::combine(&[(1.0 / sigma, x), (-alpha / sigma, output)]),
-            Prediction::V => ops::combine(&[(alpha, output), (sigma, x)]),
+            Prediction::Epsilon => output.clone(),
+            Prediction::Sample => Combination::sum(&[(1.0 / sigma, x), (-alpha / sigma, output)]),
+            Prediction::V => Combination::sum(&[(alpha, output), (sigma, x)]),
         }
     }
 

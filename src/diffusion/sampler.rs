@@ -6,7 +6,7 @@ use super::config::{Class, SchedulerConfig};
 use super::schedule::NoiseSchedule;
 use super::{ddim, ddpm, dpm_solver, euler, euler_ancestral, lcm, pndm, unipc};
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
 
 /// One sampling run. Step `i` belongs to `timesteps()[i]`; a run may start at a later step (image to image), but then
@@ -40,11 +40,12 @@ pub trait Sampler: Send {
         false
     }
 
-    /// The sample after step `i`, from the network's output at that step.
+    /// The sample after step `i`, from the network's output at that step, which may still have to be put together (by
+    /// guidance): that becomes part of the step.
     ///
     /// # Errors
     /// If a step that needs noise gets none, or the shapes differ.
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
 
     /// A clean image with the noise that belongs before step `i`.
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
@@ -126,25 +127,28 @@ fn resolve(name: &str, config: &Value) -> Result<(Class, Value)> {
 }
 
 /// The noise of a step that needs some.
-pub(super) fn required(noise: Option<&Tensor>) -> Result<&Tensor> {
-    noise.ok_or_else(|| Error::Failed("this sampler's step draws noise, but none was passed".into()))
+pub(super) fn required(noise: Option<&Tensor>) -> Result<Combination> {
+    let noise = noise.ok_or_else(|| Error::Failed("this sampler's step draws noise, but none was passed".into()))?;
+    Ok(Combination::of(noise))
 }
 
 /// Confines a predicted image, where the configuration asks for it.
-pub(super) fn confine(config: &SchedulerConfig, image: Tensor) -> Result<Tensor> {
+pub(super) fn confine(config: &SchedulerConfig, image: Combination) -> Result<Combination> {
     if config.thresholding {
         threshold(config, &image)
     } else if config.clip_sample {
-        ops::clamp(&image, -config.clip_sample_range, config.clip_sample_range)
+        Ok(image.limited(config.clip_sample_range))
     } else {
         Ok(image)
     }
 }
 
-/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3) of `[n, ..]`, sample by sample.
-pub(super) fn threshold(config: &SchedulerConfig, image: &Tensor) -> Result<Tensor> {
+/// Dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487, section 2.3) of `[n, ..]`, sample by sample: on the CPU,
+/// wherever the image is, since it sorts.
+pub(super) fn threshold(config: &SchedulerConfig, image: &Combination) -> Result<Combination> {
+    let image = image.tensor()?;
     let n = image.shape().first().copied().unwrap_or(1).max(1);
-    let mut values = image.reals::<f32>().into_owned();
+    let mut values = image.to_cpu()?.reals::<f32>().into_owned();
     let len = values.len() / n;
     for sample in values.chunks_mut(len.max(1)) {
         let mut sizes: Vec<f32> = sample.iter().map(|x| x.abs()).collect();
@@ -158,5 +162,6 @@ pub(super) fn threshold(config: &SchedulerConfig, image: &Tensor) -> Result<Tens
         }
     }
     debug_assert_ne!(image.dtype(), DType::I64);
-    Ok(Tensor::from_reals(values, image.shape(), image.dtype()))
+    let confined = Tensor::from_reals(values, image.shape(), image.dtype());
+    Ok(Combination::of(&confined.to(&image.device())?))
 }

@@ -6,7 +6,7 @@ use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct UniPc {
@@ -36,9 +36,16 @@ impl UniPc {
         })
     }
 
-    /// From `sample` at level `i` to level `i + 1`, where the newest output is that of level `i`. With `corrected`, the
-    /// output at level `i + 1`, this is the corrector, else the predictor.
-    fn advance(&self, i: usize, sample: &Tensor, order: usize, corrected: Option<&Tensor>) -> Result<Tensor> {
+    /// From `sample` at level `i` to level `i + 1`, with the `outputs` at level `i`, `i - 1` and so on. With `corrected`,
+    /// the output at level `i + 1`, this is the corrector, else the predictor.
+    fn advance(
+        &self,
+        i: usize,
+        sample: &Combination,
+        outputs: &[Combination],
+        order: usize,
+        corrected: Option<&Combination>,
+    ) -> Combination {
         let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
         let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
         let lambda = |i: usize| -self.sigmas[i].ln();
@@ -64,7 +71,7 @@ impl UniPc {
         let mut terms = vec![(of_sample, sample)];
         for k in 1..order {
             let w = -scale * b_h * weights[k - 1] / ratios[k - 1];
-            terms.push((w, &self.outputs[k]));
+            terms.push((w, &outputs[k]));
             of_newest -= w;
         }
         if let Some(output) = corrected {
@@ -72,8 +79,8 @@ impl UniPc {
             terms.push((w, output));
             of_newest -= w;
         }
-        terms.push((of_newest, &self.outputs[0]));
-        ops::combine(&terms)
+        terms.push((of_newest, &outputs[0]));
+        Combination::sum(&terms)
     }
 }
 
@@ -120,35 +127,40 @@ impl Sampler for UniPc {
         &self.sigmas
     }
 
-    fn step(&mut self, i: usize, output: &Tensor, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
         let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
         let prediction = self.config.prediction;
         let output = if self.config.predict_x0 {
-            let image = prediction.image(output, sample, alpha, sigma)?;
+            let image = prediction.image(output, sample, alpha, sigma);
             if self.config.thresholding {
                 threshold(&self.config, &image)?
             } else {
                 image
             }
         } else {
-            prediction.noise(output, sample, alpha, sigma)?
+            prediction.noise(output, sample, alpha, sigma)
         };
+        let mut outputs: Vec<Combination> = self.outputs.iter().map(Combination::of).collect();
         let sample = match self.last.take() {
             Some((last, order)) if !self.config.disable_corrector.contains(&(i - 1)) => {
-                self.advance(i - 1, &last, order, Some(&output))?
+                self.advance(i - 1, &Combination::of(&last), &outputs, order, Some(&output))
             }
             _ => sample.clone(),
         };
-        self.outputs.insert(0, output);
-        self.outputs.truncate(self.config.solver_order);
+        outputs.insert(0, output);
+        outputs.truncate(self.config.solver_order);
         let left = self.timesteps.len() - i;
         let limit = if self.config.lower_order_final {
             left
         } else {
             self.config.solver_order
         };
-        let order = self.outputs.len().min(limit);
-        let next = self.advance(i, &sample, order, None)?;
+        let order = outputs.len().min(limit);
+        let next = self.advance(i, &sample, &outputs, order, None);
+        let [next, sample, output] = evaluate([&next, &sample, &outputs[0]])?;
+        self.outputs.insert(0, output);
+        self.outputs.truncate(self.config.solver_order);
         self.last = Some((sample, order));
         Ok(next)
     }

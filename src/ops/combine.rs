@@ -1,5 +1,4 @@
-//! Linear combinations and clamping, without gradients: what sampler steps are made of. Samplers run on the CPU, whatever
-//! the network runs on: their latents are small.
+//! Linear combinations and clamping, without gradients: what sampler steps are made of.
 
 use rayon::prelude::*;
 
@@ -18,7 +17,10 @@ pub fn combine(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
     };
     for &(_, x) in terms {
         same("combine", first, x)?;
-        on_gpu::refuse("combine", &[x])?;
+    }
+    let inputs: Vec<&Tensor> = terms.iter().map(|(_, x)| *x).collect();
+    if on_gpu::holds("combine", &inputs)? {
+        return on_gpu::combine(terms);
     }
     Ok(dispatch!(first.dtype(), T => weighted_sum::<T>(terms, first)))
 }

@@ -2,6 +2,7 @@
 //! itself where a tracked tensor enters it. Tensors in a GPU's memory take the second implementation, in `on_gpu`.
 
 mod attention;
+mod combination;
 mod combine;
 mod conv2d;
 mod elementwise;
@@ -20,6 +21,8 @@ mod posterior;
 mod resample;
 
 pub use attention::attention;
+pub use combination::Combination;
+pub(crate) use combination::evaluate;
 pub use combine::{clamp, combine};
 pub use conv2d::{Padding, Plus, conv2d, conv2d_plus, upsample_conv2d};
 pub use elementwise::{accumulate, add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};

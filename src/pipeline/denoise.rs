@@ -6,7 +6,7 @@ use crate::diffusion::Sampler;
 use crate::diffusion::guidance::guide;
 use crate::error::Result;
 use crate::nn::{AddedConditions, AutoencoderKl, UNet};
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
 
 /// Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): on where `scale` is above 1.
@@ -17,8 +17,7 @@ pub struct Guidance {
     pub rescale: f64,
 }
 
-/// One batch on its way from noise to latents. The network computes on its device; guidance and sampler steps are the
-/// CPU's work, and the latents stay there.
+/// One batch on its way from noise to latents, which stay on the network's device until the last step is done.
 pub struct Denoising<'a> {
     pub unet: &'a UNet,
     pub sampler: Box<dyn Sampler>,
@@ -39,6 +38,8 @@ impl Denoising<'_> {
         mut noise: impl FnMut(usize, &Tensor) -> Result<Tensor>,
         mut seen: impl FnMut(usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
+        let device = self.unet.device();
+        latents = latents.to(&device)?;
         let samples = latents.shape()[0];
         let guided = self.guidance.scale > 1.0;
         let mut conditions = if guided {
@@ -46,7 +47,7 @@ impl Denoising<'_> {
         } else {
             self.positive.clone()
         };
-        conditions.context = conditions.context.to(&self.unet.device())?;
+        conditions.context = conditions.context.to(&device)?;
         let rows = if guided { 2 * samples } else { samples };
         let added = conditions
             .pooled
@@ -54,30 +55,31 @@ impl Denoising<'_> {
             .map(|pooled| self.added_conditions(pooled, rows));
         let timesteps = self.sampler.timesteps().to_vec();
         for (i, &timestep) in timesteps.iter().enumerate().skip(start) {
-            let input = self.sampler.scale_model_input(i, &latents)?.cast(self.unet.dtype());
+            let input = self.sampler.scale_model_input(i, &latents)?;
+            let input = ops::cast(&input, self.unet.dtype())?;
             let input = if guided { stack(&input, &input)? } else { input };
             let times = vec![timestep as f32; rows];
+            let tape = Tape::off();
             let output = self
                 .unet
-                .forward(&Tape::off(), &input, &times, &conditions.context, added.as_ref())?
-                .to_cpu()?
-                .cast(DType::F32);
+                .forward(&tape, &input, &times, &conditions.context, added.as_ref())?;
+            let output = ops::cast(&output, DType::F32)?;
             let output = if guided {
                 let shape = latents.shape();
                 let (uncond, cond) = (output.view(0, shape), output.view(latents.len(), shape));
                 guide(&uncond, &cond, self.guidance.scale, self.guidance.rescale)?
             } else {
-                output
+                Combination::of(&output)
             };
             let fresh = if self.sampler.needs_noise(i) {
-                Some(noise(i, &latents)?)
+                Some(noise(i, &latents)?.to(&device)?)
             } else {
                 None
             };
             latents = self.sampler.step(i, &output, &latents, fresh.as_ref())?;
             seen(i, &latents)?;
         }
-        Ok(latents)
+        latents.to_cpu()
     }
 
     fn added_conditions(&self, pooled: &Tensor, rows: usize) -> AddedConditions {

@@ -6,7 +6,7 @@ mod optimizer;
 mod pointwise;
 mod shapes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::autograd::Tape;
 use crate::device::Device;
@@ -160,7 +160,7 @@ fn worst(
     check: String,
     dtype: DType,
     quantities: impl Iterator<Item = (String, f64, f64)>,
-    kernels: BTreeSet<&'static str>,
+    launched: BTreeMap<&'static str, usize>,
 ) -> Row {
     let used = |error: f64, bound: f64| {
         let used = error / bound.max(f64::MIN_POSITIVE);
@@ -174,7 +174,7 @@ fn worst(
         quantity,
         error,
         bound,
-        kernels,
+        kernels: launched.into_keys().collect(),
     }
 }
 

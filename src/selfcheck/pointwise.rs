@@ -4,7 +4,7 @@ use super::Check;
 use super::shapes::{SIDE, TOKENS, check, fit, frozen, side, tracked};
 use crate::autograd::Tape;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::tensor::Tensor;
 
 /// Activations, sums and what else sees every value for itself, and the loss.
@@ -36,6 +36,16 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
         vec![tracked(&map)],
         |tape, x, _| ops::scale(tape, &x[0], 0.3),
     ));
+    // As many inputs and combinations as a launch takes: guidance, a clipped image, a corrector and a predictor.
+    let inputs = (0..8).map(|_| frozen(&[2, SIDE, SIDE, 4])).collect();
+    checks.push(check("combine 2x64x64x4, a sampler step".into(), inputs, |_, x, _| {
+        let x: Vec<Combination> = x.iter().map(Combination::of).collect();
+        let guided = Combination::sum(&[(-6.5, &x[0]), (7.5, &x[1])]);
+        let image = Combination::sum(&[(1.2, &x[2]), (-0.7, &guided)]).limited(1.0);
+        let sample = Combination::sum(&[(0.9, &x[3]), (0.3, &image), (-0.1, &x[4]), (0.2, &x[5])]);
+        let next = [(0.8, &sample), (0.4, &image), (-0.2, &x[4]), (0.1, &x[6]), (0.3, &x[7])];
+        Combination::sum(&next).tensor()
+    }));
     let inputs = vec![tracked(&map), tracked(&[2, 320])];
     checks.push(check(
         format!("add_channel_bias 2x{side}x{side}x320"),

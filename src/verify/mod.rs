@@ -39,7 +39,7 @@ impl Outcome {
 /// are, and one matrix's gradient by what any is; all of them together are held to their own error. AdamW's first steps
 /// have the size of the rate whatever the gradient's is, and one sign that rounding turns is an error of 0.2 in a small
 /// matrix: its update may be off by ten times what all are, as in f32.
-/// Samplers, tokenizers, LoRA files and merged LoRAs are the CPU's work on every device.
+/// Tokenizers, LoRA files and merged LoRAs are the CPU's work on every device; samplers compute in f32 on each.
 ///
 /// # Errors
 /// If the case cannot be read or run; a wrong number is not an error but a check that is not ok.
@@ -89,7 +89,7 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
         "vae" => models::vae(case, device, precision)?,
         "tokenizer" => models::tokenizer(case)?,
         "lora_train" => training::lora_train(case, device, precision)?,
-        "scheduler" => sampling::scheduler(case)?,
+        "scheduler" => sampling::scheduler(case, device)?,
         "sample" => sampling::sample(case, device, precision)?,
         "lora_formats" => loras::lora_formats(case)?,
         "merge" => loras::merge(case)?,

@@ -9,7 +9,7 @@ use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Sampler, SchedulerConfig, sampler};
 use crate::error::Result;
 use crate::lora;
-use crate::ops;
+use crate::ops::{self, Combination};
 use crate::pipeline::{Denoising, Guidance, StableDiffusion, pipeline_config};
 use crate::tensor::{DType, Tensor};
 
@@ -18,7 +18,7 @@ fn zero_snr(config: &Value) -> bool {
     config["rescale_betas_zero_snr"].as_bool().unwrap_or(false)
 }
 
-pub fn scheduler(case: &Case) -> Result<Checks> {
+pub fn scheduler(case: &Case, device: &Device) -> Result<Checks> {
     if case.str("op")? == "add_noise" {
         return add_noise(case);
     }
@@ -32,13 +32,13 @@ pub fn scheduler(case: &Case) -> Result<Checks> {
         let sigmas: Vec<f32> = sampler.sigmas().iter().map(|&s| s as f32).collect();
         checks.relative("sigmas", &sigmas, &case.tensor("out.sigmas")?, 1e-5);
     }
-    let outputs = case.tensor("in.model_outputs")?;
+    let outputs = case.tensor("in.model_outputs")?.to(device)?;
     let noise = case
         .tensors
         .contains("in.noise")
-        .then(|| case.tensor("in.noise"))
+        .then(|| case.tensor("in.noise")?.to(device))
         .transpose()?;
-    let initial = case.tensor("in.initial")?;
+    let initial = case.tensor("in.initial")?.to(device)?;
     let (scaled, previous) = (case.tensor("out.scaled_inputs")?, case.tensor("out.prev_samples")?);
     let nth = |t: &Tensor, i: usize| t.view(i * initial.len(), initial.shape());
     let mut x = ops::combine(&[(sampler.init_noise_sigma(), &initial)])?;
@@ -47,15 +47,15 @@ pub fn scheduler(case: &Case) -> Result<Checks> {
         let tolerance = if loose { 2e-4 } else { 2e-5 };
         checks.relative(
             format!("scaled_inputs[{i}]"),
-            &input.reals::<f32>(),
+            &input.to_cpu()?.reals::<f32>(),
             &nth(&scaled, i),
             tolerance,
         );
         let fresh = noise.as_ref().filter(|_| sampler.needs_noise(i)).map(|n| nth(n, i));
-        x = sampler.step(i, &nth(&outputs, i), &x, fresh.as_ref())?;
+        x = sampler.step(i, &Combination::of(&nth(&outputs, i)), &x, fresh.as_ref())?;
         checks.relative(
             format!("prev_samples[{i}]"),
-            &x.reals::<f32>(),
+            &x.to_cpu()?.reals::<f32>(),
             &nth(&previous, i),
             tolerance,
         );

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use selma::diffusion::{NoiseSchedule, SchedulerConfig, config::Class, sampler};
 use selma::formats::safetensors::Safetensors;
+use selma::ops::Combination;
 use selma::tensor::Tensor;
 use serde_json::Value;
 
@@ -118,7 +119,12 @@ fn check_sampling(case: &Case) -> Result<(), String> {
         )?;
         let noise = sampler.needs_noise(i).then(|| case.row("in.noise", i));
         x = sampler
-            .step(i, &case.row("in.model_outputs", i), &x, noise.as_ref())
+            .step(
+                i,
+                &Combination::of(&case.row("in.model_outputs", i)),
+                &x,
+                noise.as_ref(),
+            )
             .map_err(fail)?;
         let expected = case.row("out.prev_samples", i);
         case.close(

@@ -2,6 +2,7 @@
 //! storage type, with the threads in both orders.
 
 mod attention;
+mod combine;
 mod conv2d;
 mod diffusion;
 mod epilogues;

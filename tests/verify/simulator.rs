@@ -7,10 +7,12 @@ use selma::device::gpu::{Checks, Gpu, Order};
 use selma::tensor::DType;
 use selma::verify::{self, Outcome};
 
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases")
+}
+
 fn verified(name: &str, device: &Device, precision: DType) -> Outcome {
-    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
-    let case: PathBuf = cases.join(name);
-    let outcome = verify::run(&case, None, device, precision).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let outcome = verify::run(&cases().join(name), None, device, precision).unwrap_or_else(|e| panic!("{name}: {e}"));
     let failed = outcome.checks.iter().filter(|check| !check.ok());
     let failed: Vec<String> = failed
         .map(|c| format!("{} is off by {:e}, more than {:e}", c.quantity, c.error, c.tolerance))
@@ -42,6 +44,18 @@ fn networks_agree_with_diffusers_and_transformers() {
         for precision in [DType::F32, DType::Bf16, DType::F16] {
             verified(name, &device, precision);
         }
+    }
+}
+
+#[test]
+fn samplers_agree_with_diffusers() {
+    let device = simulator(Checks::On, Order::Forwards);
+    let cases = std::fs::read_dir(cases()).unwrap();
+    let names: Vec<String> = cases.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let of_samplers: Vec<&String> = names.iter().filter(|name| name.starts_with("sched_")).collect();
+    assert!(of_samplers.len() >= 13, "{of_samplers:?}");
+    for name in of_samplers {
+        verified(name, &device, DType::F32);
     }
 }
 

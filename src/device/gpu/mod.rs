@@ -8,6 +8,7 @@ mod arena;
 mod argument;
 pub mod attention;
 mod buffer;
+pub mod combine;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;

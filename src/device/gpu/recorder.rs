@@ -1,19 +1,19 @@
 //! A device that remembers which kernels it ran.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::graph::Command;
 use super::{Backend, Gpu};
 use crate::error::Result;
 
-/// The names of kernels that a device has launched.
+/// The names of kernels that a device has launched, and how often.
 #[derive(Clone, Default)]
-pub struct Launched(Arc<Mutex<BTreeSet<&'static str>>>);
+pub struct Launched(Arc<Mutex<BTreeMap<&'static str, usize>>>);
 
 impl Launched {
     /// What was launched since the last call.
-    pub fn take(&self) -> BTreeSet<&'static str> {
+    pub fn take(&self) -> BTreeMap<&'static str, usize> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -65,7 +65,7 @@ impl Backend for Recorder {
         self.inner.0.backend.queue(command)?;
         if let Command::Launch(launch) = command {
             let mut launched = self.launched.0.lock().unwrap_or_else(PoisonError::into_inner);
-            launched.insert(launch.kernel.name);
+            *launched.entry(launch.kernel.name).or_default() += 1;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! comes here where [`holds`] says so; nothing falls back to the CPU.
 
 mod attention;
+mod combine;
 mod conv2d;
 mod elementwise;
 mod group;
@@ -13,6 +14,7 @@ mod posterior;
 mod rows;
 
 pub(super) use attention::attention;
+pub(super) use combine::{combine, combine_lines};
 pub(super) use conv2d::conv2d;
 pub(super) use elementwise::{Activation, accumulate, activation, add, add_channel_bias, cast, clamp, geglu, scale};
 pub(super) use group::{linear_group, lora_linear_group};
@@ -40,20 +42,6 @@ pub(super) fn holds(op: &'static str, inputs: &[&Tensor]) -> Result<bool> {
             let (first, there) = (inputs[0], x.device().name());
             let message = format!("{first:?} is on {}, but {x:?} is on {there}", device.name());
             Err(Error::shape(op, message))
-        }
-    }
-}
-
-/// For an op without a kernel.
-///
-/// # Errors
-/// [`Error::Unavailable`] where one of the inputs is in a GPU's memory.
-pub(super) fn refuse(op: &'static str, inputs: &[&Tensor]) -> Result<()> {
-    match inputs.iter().find(|x| x.device() != Device::Cpu) {
-        None => Ok(()),
-        Some(x) => {
-            let message = format!("{op} on {}: it has no kernel, use --device cpu", x.device().name());
-            Err(Error::Unavailable(message))
         }
     }
 }
