@@ -87,8 +87,10 @@ DEV void fetch_patches(scalar_t* tile, const Patches<SIZE, THREADS>& patches, co
 template <int SIZE, int THREADS>
 DEV void forward(scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
                  const scalar_t* residual, int n, const Shape& s) {
-    const long long pixels = (long long)n * s.ho * s.wo, first = (long long)blockIdx.y * SIZE;
-    const int first_n = blockIdx.x * SIZE, k = s.kh * s.kw * s.c_in;
+    const long long pixels = (long long)n * s.ho * s.wo;
+    const Corner corner = corner_of_block<SIZE>(pixels, s.c_out);
+    const long long first = corner.m;
+    const int first_n = corner.n, k = s.kh * s.kw * s.c_in;
     Sums<SIZE, THREADS, scalar_t> sums;
     Patches<SIZE, THREADS> patches;
     find_pixels(patches, first, pixels, s.ho, s.wo);
@@ -113,8 +115,10 @@ DEV void forward(scalar_t* y, const scalar_t* x, const scalar_t* weight, const f
 
 template <int SIZE, int THREADS>
 DEV void dgrad(scalar_t* dx, const scalar_t* dy, const scalar_t* weight, int n, const Shape& s) {
-    const long long pixels = (long long)n * s.h * s.w, first = (long long)blockIdx.y * SIZE;
-    const int first_n = blockIdx.x * SIZE, taps = s.kh * s.kw, k = taps * s.c_out;
+    const long long pixels = (long long)n * s.h * s.w;
+    const Corner corner = corner_of_block<SIZE>(pixels, s.c_in);
+    const long long first = corner.m;
+    const int first_n = corner.n, taps = s.kh * s.kw, k = taps * s.c_out;
     Sums<SIZE, THREADS, scalar_t> sums;
     Patches<SIZE, THREADS> patches;
     find_pixels(patches, first, pixels, s.h, s.w);
@@ -145,7 +149,9 @@ DEV void dgrad(scalar_t* dx, const scalar_t* dy, const scalar_t* weight, int n, 
 
 template <int SIZE, int THREADS>
 DEV void wgrad(float* dw, const scalar_t* dy, const scalar_t* x, int n, int slice, const Shape& s) {
-    const int first_m = blockIdx.y * SIZE, first_n = blockIdx.x * SIZE, width = s.kh * s.kw * s.c_in;
+    const int width = s.kh * s.kw * s.c_in;
+    const Corner corner = corner_of_block<SIZE>(s.c_out, width);
+    const int first_m = (int)corner.m, first_n = corner.n;
     const long long pixels = (long long)n * s.ho * s.wo, start = (long long)blockIdx.z * slice;
     const long long end = min(start + slice, pixels);
     Sums<SIZE, THREADS, scalar_t> sums;

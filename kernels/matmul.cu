@@ -25,8 +25,9 @@ DEV Operand choose(bool second, const Operand& a, const Operand& b) {
 template <bool B_LINES, int SIZE, int THREADS>
 DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
                 const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    const long long first_m = (long long)blockIdx.y * SIZE;
-    const int first_n = blockIdx.x * SIZE;
+    const Corner corner = corner_of_block<SIZE>(m, n);
+    const long long first_m = corner.m;
+    const int first_n = corner.n;
     Sums<SIZE, THREADS, scalar_t> sums;
     const Operand a_first = {a, m, k, k}, a_second = {a2, m, k2, k2};
     const Operand b_first = {b, n, k, B_LINES ? k : n}, b_second = {b2, n, k2, B_LINES ? k2 : n};
@@ -64,7 +65,8 @@ DEV void matmul_group(scalar_t* y, const scalar_t* a, const scalar_t* const (&b)
 // y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
 template <int SIZE, int THREADS>
 DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
-    const int first_m = blockIdx.y * SIZE, first_n = blockIdx.x * SIZE;
+    const Corner corner = corner_of_block<SIZE>(m, n);
+    const int first_m = (int)corner.m, first_n = corner.n;
     const long long start = (long long)blockIdx.z * k_slice;
     const int values = (int)min(k - start, (long long)k_slice);
     Sums<SIZE, THREADS, scalar_t> sums;

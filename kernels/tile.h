@@ -14,8 +14,24 @@ CONSTANT(TILE_SMALL_THREADS, 128);
 CONSTANT(TILE_STAGES, 3);
 // Bytes of k in a step.
 CONSTANT(TILE_STEP_BYTES, 64);
+// Tiles of m that blocks take in turn before they go on along n.
+CONSTANT(TILE_GROUP, 8);
 
 constexpr int STAGES = TILE_STAGES, STEP = TILE_STEP_BYTES / sizeof(scalar_t);
+
+// Where the tile of this block begins, of [m, n] sums. All tiles lie along the grid's x, which alone has room for those
+// of millions of rows. Blocks that run at the same time share operands in L2: they take TILE_GROUP tiles along m, then the
+// next ones along n, so that what they read of both operands is about square; at the end of n the next group begins.
+struct Corner {
+    long long m;
+    int n;
+};
+template <int SIZE> DEV Corner corner_of_block(long long m, int n) {
+    const int tiles_m = (int)((m + SIZE - 1) / SIZE), tiles_n = (n + SIZE - 1) / SIZE;
+    const int group = blockIdx.x / (TILE_GROUP * tiles_n), in_group = blockIdx.x % (TILE_GROUP * tiles_n);
+    const int first = group * TILE_GROUP, height = min(tiles_m - first, TILE_GROUP);
+    return {(long long)(first + in_group % height) * SIZE, in_group / height * SIZE};
+}
 
 // An operand: `lines` rows or columns that the product keeps, of `k` values each. Line by line in memory where LINES is
 // set, value by value of all lines where it is not; `stride` values from one row of memory to the next.

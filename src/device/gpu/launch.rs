@@ -7,6 +7,9 @@ use super::{Buffer, Gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
+/// Blocks of a grid along x, y and z.
+pub(super) const MOST_BLOCKS: [usize; 3] = [(1 << 31) - 1, (1 << 16) - 1, (1 << 16) - 1];
+
 /// Collects a launch, and borrows its buffers until then; the first mistake is told by [`Builder::launch`].
 pub struct Builder<'a> {
     gpu: &'a Gpu,
@@ -142,7 +145,7 @@ impl<'a> Builder<'a> {
             Some(format!(
                 "blocks of {threads} threads; expected a multiple of 32 up to {most}"
             ))
-        } else if x >= 1 << 31 || y >= 1 << 16 || z >= 1 << 16 {
+        } else if self.grid.iter().zip(MOST_BLOCKS).any(|(&blocks, most)| blocks > most) {
             Some(format!("a grid of {x} x {y} x {z} blocks is too large"))
         } else if self.dynamic_bytes > MOST_SHARED_BYTES || !self.dynamic_bytes.is_multiple_of(16) {
             let bytes = self.dynamic_bytes;

@@ -49,10 +49,52 @@ impl Tile {
         if self.size == kernels::TILE_LARGE { large } else { small }
     }
 
-    /// Blocks for `[m, n]` sums in so many slices, n fastest, and the ring of tiles of both operands.
+    /// Blocks for `[m, n]` sums in so many slices: all tiles along x, which has room for them.
+    fn grid(self, m: usize, n: usize, slices: usize) -> [usize; 3] {
+        [m.div_ceil(self.size) * n.div_ceil(self.size), 1, slices]
+    }
+
+    /// With blocks for `[m, n]` sums in so many slices, and the ring of tiles of both operands.
     pub fn over(self, launch: Builder<'_>, m: usize, n: usize, slices: usize) -> Builder<'_> {
-        let launch = launch.grid([n.div_ceil(self.size), m.div_ceil(self.size), slices]);
+        let launch = launch.grid(self.grid(m, n, slices));
         let ring = kernels::TILE_STAGES * 2 * self.size * kernels::TILE_STEP_BYTES;
         launch.block(self.threads).dynamic_shared(ring)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::gpu::launch::MOST_BLOCKS;
+
+    fn fits(grid: [usize; 3]) -> bool {
+        grid.iter()
+            .zip(MOST_BLOCKS)
+            .all(|(blocks, most)| (1..=most).contains(blocks))
+    }
+
+    #[test]
+    fn millions_of_rows_fit_into_a_grid() {
+        // One picture of 3072 x 3072 in the VAE, a batch of 64 in SDXL's first attention, and many rows of one column.
+        for [m, n] in [
+            [3072 * 3072, 128],
+            [64 * 128 * 128 * 64, 640],
+            [65535 * 128 + 1, 1],
+            [1 << 36, 128],
+        ] {
+            let grid = Tile::fit(m, n, 1).grid(m, n, 1);
+            assert!(fits(grid), "[{m}, {n}]: {grid:?}");
+            assert_eq!(grid[0], m.div_ceil(128) * n.div_ceil(128));
+        }
+        assert!(!fits(Tile::fit(1 << 40, 128, 1).grid(1 << 40, 128, 1)));
+    }
+
+    #[test]
+    fn slices_of_long_sums_fit_into_a_grid() {
+        for k in [1, 513, 1 << 20, 1 << 34] {
+            let (tile, slice) = Tile::sliced(4, 36, k, DType::Bf16);
+            let grid = tile.grid(4, 36, k.div_ceil(slice));
+            assert!(fits(grid), "{k}: {grid:?}");
+        }
     }
 }
