@@ -1,12 +1,13 @@
 // Pointwise ops and their gradients: y = f(x) and dx = dy f'(x), each value for itself.
 //   silu        x s(x),            s the logistic function        (Elfwing et al. 2017, arXiv:1702.03118)
-//   gelu        x P(x),            P the normal distribution      (Hendrycks & Gimpel 2016, arXiv:1606.08415)
-//   quick_gelu  x s(1.702 x)                                      (the same paper, section 2)
+//   gelu        as in gelu.h
+//   quick_gelu  x s(1.702 x)                                      (Hendrycks & Gimpel 2016, arXiv:1606.08415)
 //   geglu       v gelu(g) of rows [v, g] of twice the width       (Shazeer 2020, arXiv:2002.05202)
 // A block covers blockDim.x * PACK neighbouring values of the result, a thread one pack of them.
 // Bytes a value of the result, with b = sizeof(scalar_t): one input 2b, two inputs (gradients, add) 3b, geglu 3b forward
 // and 5b backward. Some 10 to 40 FLOPs a value: bound by memory everywhere.
 #include "kernel.h"
+#include "gelu.h"
 
 CONSTANT(ELEMENTWISE_THREADS, 256);
 
@@ -17,11 +18,6 @@ DEV float silu_slope(float x) {
     const float s = sigmoid(x);
     return s * (1.f + x * (1.f - s));
 }
-// P(x), as erfc so that nothing cancels on the left.
-DEV float normal_distribution(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
-DEV float gelu(float x) { return x * normal_distribution(x); }
-// P(x) + x p(x)
-DEV float gelu_slope(float x) { return normal_distribution(x) + x * 0.39894228f * expf(-0.5f * x * x); }
 constexpr float QUICK = 1.702f;
 DEV float quick_gelu(float x) { return x * sigmoid(QUICK * x); }
 // x s(ax) is silu(ax) / a, so its slope is silu's at ax.

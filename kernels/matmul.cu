@@ -6,6 +6,9 @@
 //   nt   a [m, k], b [n, k]   a linear layer             y = x W^T
 //   nn   a [m, k], b [k, n]   the gradient of its input  dx = dy W
 //   tn   a [k, m], b [k, n]   that of its weight         dW = dy^T x, in slices of k that sum_rows adds up in order
+// and, for a layer whose rows of weights are those of n values and then of their n gates, v and g (GEGLU, Shazeer 2020,
+// arXiv:2002.05202), without storing the 2 n of them:
+//   nt_geglu   a [m, k], b [2 n, k]                      y [m, n] = v gelu(g)
 // A group is up to three products nt of one a in one launch, each with its own b and second pair: the query, key and value
 // of a transformer, which alone are too small to fill a GPU.
 //
@@ -15,6 +18,7 @@
 // 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the large tile does
 // 64 FLOPs for each byte that it reads.
 #include "kernel.h"
+#include "gelu.h"
 #include "tile.h"
 
 // Field by field: a choice between two structs in memory would put them there.
@@ -62,6 +66,41 @@ DEV void matmul_group(scalar_t* y, const scalar_t* a, const scalar_t* const (&b)
                                 i == 0 ? b2[0] : i == 1 ? b2[1] : b2[2], nullptr, nullptr, m, n, k, k2, alpha, 0);
 }
 
+// Begins to copy rows of `from`, [2 n, k]: TURN of values from `first` on, their gates, the next TURN of values, and so on,
+// so that the thread with the sum of a value gets that of its gate.
+template <int SIZE, int THREADS> DEV void fetch_gated(scalar_t* tile, const Operand& from, int first, int k) {
+    constexpr int CHUNKS = STEP / PACK, TURN = Sums<SIZE, THREADS, scalar_t>::TURN;
+    const bool aligned = aligned16(from.x) && from.stride % PACK == 0;
+    const int n = (int)(from.lines / 2);
+#pragma unroll
+    for (int i = 0; i < SIZE * CHUNKS / THREADS; i++) {
+        const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
+        const int column = first + row / (2 * TURN) * TURN + row % TURN, value = k + chunk * PACK;
+        const long long line = row / TURN % 2 ? n + column : column;
+        const int count = column < n ? max(min(from.k - value, PACK), 0) : 0;
+        copy_chunk(tile + chunk_at<true, SIZE>(row, chunk), count ? from.x + line * from.stride + value : from.x, count,
+                   aligned);
+    }
+}
+
+template <int SIZE, int THREADS>
+DEV void matmul_geglu(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
+    const Corner corner = corner_of_block<SIZE>(m, 2 * n);
+    const int first_n = corner.n / 2;
+    Sums<SIZE, THREADS, scalar_t> sums;
+    const Operand from_a = {a, m, k, k}, from_b = {b, 2LL * n, k, k};
+    product<true, true>(
+        sums, (k + STEP - 1) / STEP,
+        [&](scalar_t* tile, int i) { fetch_tile<true, SIZE, THREADS>(tile, from_a, corner.m, i * STEP); },
+        [&](scalar_t* tile, int i) { fetch_gated<SIZE, THREADS>(tile, from_b, first_n, i * STEP); });
+    each_pair(sums, [&](int row, int column, float value, float gate) {
+        column += first_n;
+        if (corner.m + row >= m || column >= n) return;
+        if (bias) value += bias[column], gate += bias[n + column];
+        store(y, (corner.m + row) * n + column, value * gelu(gate));
+    });
+}
+
 // y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
 template <int SIZE, int THREADS>
 DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
@@ -106,6 +145,15 @@ KERNEL_BOUNDS(matmul_group_small, TILE_SMALL_THREADS, 4)
  int k, int k2, float alpha) {
     matmul_group<TILE_SMALL, TILE_SMALL_THREADS>(y, a, {b_first, b_second, b_third}, a2,
                                                  {b2_first, b2_second, b2_third}, m, n, k, k2, alpha);
+}
+// bias [2 n] may be missing.
+KERNEL_BOUNDS(matmul_nt_geglu_large, TILE_LARGE_THREADS, 2)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
+    matmul_geglu<TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, bias, m, n, k);
+}
+KERNEL_BOUNDS(matmul_nt_geglu_small, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
+    matmul_geglu<TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, bias, m, n, k);
 }
 KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,

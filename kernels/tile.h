@@ -88,8 +88,11 @@ template <bool LINES, int SIZE> DEV void load_b(unsigned (&r)[4], const scalar_t
 }
 
 // The sums of a thread. `step` takes in one step of k; `each` calls f(row, column, sum) with positions in the tile.
+// A thread with column j of TURN has column j of the next TURN as well: `each_pair` calls f(row, column, sum, other sum)
+// with those, columns counted without the others.
 template <int SIZE, int THREADS, class T> struct Sums {
     static constexpr int WARPS_N = SIZE == 128 ? 4 : 2, M = SIZE / (THREADS / 32 / WARPS_N), N = SIZE / WARPS_N;
+    static constexpr int TURN = 8;
     float d[M / 16][N / 8][4] = {};
 };
 template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T>
@@ -121,10 +124,22 @@ template <int SIZE, int THREADS, class T, class F> DEV void each(const Sums<SIZE
 #pragma unroll
             for (int e = 0; e < 4; e++) f(m + i * 16 + e / 2 * 8, n + j * 8 + e % 2, sums.d[i][j][e]);
 }
+template <int SIZE, int THREADS, class T, class F> DEV void each_pair(const Sums<SIZE, THREADS, T>& sums, F f) {
+    using S = Sums<SIZE, THREADS, T>;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int m = warp / S::WARPS_N * S::M + lane / 4, n = warp % S::WARPS_N * (S::N / 2) + lane % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < S::M / 16; i++)
+#pragma unroll
+        for (int j = 0; j < S::N / 8; j += 2)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                f(m + i * 16 + e / 2 * 8, n + j / 2 * 8 + e % 2, sums.d[i][j][e], sums.d[i][j + 1][e]);
+}
 
 // ---- float: a thread has every sixteenth row and every eighth or sixteenth column ----
 template <int SIZE, int THREADS> struct Sums<SIZE, THREADS, float> {
-    static constexpr int DOWN = 16, ACROSS = THREADS / DOWN;
+    static constexpr int DOWN = 16, ACROSS = THREADS / DOWN, TURN = ACROSS;
     float d[SIZE / DOWN][SIZE / ACROSS] = {};
 };
 template <bool LINES, int SIZE> DEV float value_of(const scalar_t* tile, int line, int k) {
@@ -154,6 +169,15 @@ template <int SIZE, int THREADS, class F> DEV void each(const Sums<SIZE, THREADS
     for (int i = 0; i < SIZE / S::DOWN; i++)
 #pragma unroll
         for (int j = 0; j < SIZE / S::ACROSS; j++) f(m + i * S::DOWN, n + j * S::ACROSS, sums.d[i][j]);
+}
+template <int SIZE, int THREADS, class F> DEV void each_pair(const Sums<SIZE, THREADS, float>& sums, F f) {
+    using S = Sums<SIZE, THREADS, float>;
+    const int m = threadIdx.x / S::ACROSS, n = threadIdx.x % S::ACROSS;
+#pragma unroll
+    for (int i = 0; i < SIZE / S::DOWN; i++)
+#pragma unroll
+        for (int j = 0; j < SIZE / S::ACROSS; j += 2)
+            f(m + i * S::DOWN, n + j / 2 * S::ACROSS, sums.d[i][j], sums.d[i][j + 1]);
 }
 
 // ---- the loop over k ----

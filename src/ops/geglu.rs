@@ -100,9 +100,10 @@ fn gate_gradient<T: Elementary>(dx: &mut [T], x: &[T], dy: &[T], c: usize) {
 /// Values between the layer and its gate that one task works on: they stay in the second cache.
 const BETWEEN: usize = 1 << 16;
 
-/// [`geglu`] of `x W^T + b`: `x` `[.., in]`, `weight` `[2c, in]`, `bias` `[2c]` -> `[.., c]`. A small frozen layer is
-/// computed some rows at a time together with the gate, so that what lies between them and its gradient are read where
-/// they were just written.
+/// [`geglu`] of `x W^T + b`: `x` `[.., in]`, `weight` `[2c, in]`, `bias` `[2c]` -> `[.., c]`. On the CPU a small frozen layer
+/// is computed some rows at a time together with the gate, so that what lies between them and its gradient are read where
+/// they were just written. On a GPU the gate follows in the layer's own pass where no gradient is wanted; for one, what
+/// lies between them is kept, since a second product costs more than to write and to read it.
 ///
 /// # Errors
 /// [`Error::Shape`] where the shapes do not fit.
@@ -111,10 +112,15 @@ pub fn linear_geglu(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tens
     let [width, inner] = weight.dims(OP)?;
     let trained = tape.wants(weight) || bias.is_some_and(|bias| tape.wants(bias));
     let (small, exact) = (weight.len() <= BETWEEN, x.dtype().accumulator() == x.dtype());
-    if trained || !small || !exact || width % 2 != 0 || weight.is_empty() || on_gpu::holds(OP, &[x, weight])? {
+    let there = on_gpu::holds(OP, &[x, weight])?;
+    let together = if there { !tape.wants(x) } else { small && exact };
+    if trained || !together || width % 2 != 0 || weight.is_empty() {
         return geglu(tape, &linear(tape, x, weight, bias)?);
     }
     check(OP, x, inner, width, bias)?;
+    if there {
+        return on_gpu::linear_geglu(x, weight, bias, &shaped(x, width / 2));
+    }
     let out = dispatch!(x.dtype(), T => {
         let (out, between) = layer_and_gate::<T>(x, weight, bias);
         let (weight, shape, dtype) = (weight.clone(), x.shape().to_vec(), x.dtype());

@@ -100,6 +100,23 @@ fn products(most_flops: usize) -> Vec<Check> {
         inputs,
         |tape, x, _| ops::add_linear(tape, &x[2], &x[0], &x[1], None, None),
     ));
+    // Without a gradient the gate is part of the product, in the small tile and the large one.
+    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [2048, 32, 512]] {
+        let m = match c_in {
+            32 => most,
+            _ => fit(most_flops, 4 * c_in * c_out, most),
+        };
+        let bias = Input {
+            tracked: false,
+            ..vector(2 * c_out)
+        };
+        let inputs = vec![frozen(&[m, c_in]), frozen(&[2 * c_out, c_in]), bias];
+        checks.push(check(
+            format!("linear_geglu {m}x{c_in} to {c_out}"),
+            inputs,
+            |tape, x, _| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])),
+        ));
+    }
     // In one of the large tile's size the products over rows and over columns are large as well.
     let inputs = vec![tracked(&[32, 1024]), tracked(&[2048, 1024])];
     checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| {

@@ -1,8 +1,11 @@
 //! `matmul.cu`.
 
 use selma::autograd::Tape;
-use selma::device::gpu::Buffer;
-use selma::device::gpu::matmul::{Epilogue, Group, Layout, Pair, matmul, matmul_group, matmul_transposed};
+use selma::device::Device;
+use selma::device::gpu::matmul::{
+    Epilogue, Group, Layout, Pair, matmul, matmul_geglu, matmul_group, matmul_transposed,
+};
+use selma::device::gpu::{Buffer, Checks, Gpu, Order};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
@@ -205,6 +208,71 @@ fn large_tiles() {
         let expected = ops::linear(&Tape::off(), &wide(&x), &transposed(&wide(&w)), None).unwrap();
         close("tn", &y, &expected, k);
     });
+}
+
+/// `v gelu(g)` of `[v, g] = x W^T + b`, with and without a bias: against the CPU's layer and gate in f32.
+#[test]
+fn gated_linear_layers() {
+    let large = [128 * 9 - 5, 64 * 15 - 8, 40];
+    let sizes = [
+        [1, 1, 1],
+        [64, 32, 32],
+        [70, 33, 33],
+        [77, 20, 8],
+        [65, 130, 24],
+        [3, 100, 72],
+        large,
+    ];
+    everywhere(|gpu, dtype| {
+        for [m, n, k] in sizes {
+            let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[2 * n, k], dtype));
+            let bias = tensor(3, &[2 * n], DType::F32);
+            let [x_gpu, w_gpu, bias_gpu] = [&x, &w, &bias].map(|t| gpu.upload(t).unwrap());
+            for with_bias in [false, true] {
+                let y = matmul_geglu(&x_gpu, &w_gpu, with_bias.then_some(&bias_gpu), [m, n, k]).unwrap();
+                let wide = |t: &Tensor| t.cast(DType::F32);
+                let layer = ops::linear(&Tape::off(), &wide(&x), &wide(&w), with_bias.then_some(&bias)).unwrap();
+                let expected = ops::geglu(&Tape::off(), &layer).unwrap();
+                let what = format!("{m}x{n} over {k}, bias {with_bias}");
+                close(&what, &y, &expected.cast(dtype), 2 * k);
+            }
+        }
+        let error = matmul_geglu(
+            &gpu.buffer(dtype, 12).unwrap(),
+            &gpu.buffer(dtype, 10).unwrap(),
+            None,
+            [4, 2, 3],
+        )
+        .unwrap_err()
+        .to_string();
+        assert!(error.contains("`weight` has 10 elements; expected 12"), "{error}");
+    });
+}
+
+/// A frozen layer is gated in its own pass; where a gradient is wanted, its gate is apart and has one.
+#[test]
+fn a_gate_joins_its_layer_where_no_gradient_is_wanted() {
+    let (gpu, launched) = Gpu::simulator(Checks::On, Order::Forwards).unwrap().recorded();
+    let device = Device::Gpu(gpu);
+    let shapes: [&[usize]; 3] = [&[2, 5, 24], &[32, 24], &[32]];
+    let inputs: Vec<Tensor> = (1..)
+        .zip(shapes)
+        .map(|(seed, shape)| tensor(seed, shape, DType::F32))
+        .collect();
+    let there: Vec<Tensor> = inputs.iter().map(|x| x.to(&device).unwrap()).collect();
+    let gated = |tape: &Tape, x: &[Tensor]| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])).unwrap();
+    let expected = gated(&Tape::off(), &inputs);
+    for (tape, kernels) in [
+        (Tape::off(), &["matmul_nt_geglu_small"][..]),
+        (Tape::watching(&there[..1]), &["geglu_forward", "matmul_nt_small"]),
+        (Tape::watching(&there[1..2]), &["geglu_forward", "matmul_nt_small"]),
+    ] {
+        launched.take();
+        let y = gated(&tape, &there);
+        assert_eq!(launched.take().into_keys().collect::<Vec<_>>(), kernels);
+        assert_eq!(y.shape(), [2, 5, 16]);
+        close("gated", &y.memory().unwrap(), &expected, 48);
+    }
 }
 
 #[test]

@@ -148,6 +148,23 @@ pub fn matmul_group([m, n]: [usize; 2], first: Group<'_>, second: Option<Group<'
     Ok(y)
 }
 
+/// [`super::elementwise::geglu`] of `x W^T + b` in one pass: `x` `[m, k]`, `weight` `[2n, k]`, `bias` f32 `[2n]` -> `[m, n]`.
+/// What lies between them is neither rounded nor stored.
+pub fn matmul_geglu(x: &Buffer, weight: &Buffer, bias: Option<&Buffer>, [m, n, k]: [usize; 3]) -> Result<Buffer> {
+    expect(OP, &[("x", x, m * k), ("weight", weight, 2 * n * k)])?;
+    if let Some(bias) = bias {
+        expect(OP, &[("bias", bias, 2 * n)])?;
+    }
+    let (gpu, dtype) = (x.gpu(), x.dtype());
+    let y = gpu.buffer(dtype, m * n)?;
+    let tile = Tile::fit(m, 2 * n, 1);
+    let kernel = tile.choose(&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL);
+    let launch = tile.over(gpu.kernel(kernel, dtype), m, 2 * n, 1).output(&y);
+    let launch = launch.input(x).input(weight).input_if(bias);
+    launch.long(m).int(n).int(k).launch()?;
+    Ok(y)
+}
+
 /// `a^T b` for `a` `[k, m]` and `b` `[k, n]` -> f32 `[m, n]`: the gradient of a weight. Slices of k are summed side by
 /// side and then added up in their order.
 pub fn matmul_transposed(a: &Buffer, b: &Buffer, [m, n, k]: [usize; 3]) -> Result<Buffer> {

@@ -3,7 +3,7 @@
 use super::of;
 use crate::autograd::Tape;
 use crate::device::gpu::Buffer;
-use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_transposed};
+use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_geglu, matmul_transposed};
 use crate::device::gpu::sums::sum_rows;
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -84,6 +84,15 @@ pub(super) fn record(
         Ok(gradients)
     });
     Ok(())
+}
+
+/// As `ops::linear_geglu` where nobody wants a gradient; the result has `shape`.
+pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, shape: &[usize]) -> Result<Tensor> {
+    let (out, width) = (weight.shape()[0], weight.shape()[1]);
+    let rows = x.len() / width.max(1);
+    let bias = bias.map(of).transpose()?;
+    let y = matmul_geglu(&of(x)?, &of(weight)?, bias.as_ref(), [rows, out / 2, width])?;
+    Ok(Tensor::on_gpu(y, shape))
 }
 
 pub(super) fn pair<'a>(a: &'a Buffer, b: &'a Buffer, k: usize) -> Pair<'a> {

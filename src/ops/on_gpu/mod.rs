@@ -18,7 +18,7 @@ pub(super) use combine::{combine, combine_lines};
 pub(super) use conv2d::conv2d;
 pub(super) use elementwise::{Activation, accumulate, activation, add, add_channel_bias, cast, clamp, geglu, scale};
 pub(super) use group::{linear_group, lora_linear_group};
-pub(super) use linear::linear;
+pub(super) use linear::{linear, linear_geglu};
 pub(super) use lora::lora_linear;
 pub(super) use loss::weighted_mse;
 pub(super) use norms::{group_norm, layer_norm};
