@@ -8,6 +8,7 @@ use crate::cli::Common;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::merge::parse_lora;
 use crate::data::prompts::{self, Prompt};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, image};
@@ -17,6 +18,7 @@ use crate::pipeline::draw::{Drawing, Job, Start};
 use crate::pipeline::loras::{self, Strength};
 use crate::pipeline::parameters::{self, Parameters, Sources};
 use crate::pipeline::pictures::{Artist, PictureFolder, file_name};
+use crate::pipeline::plan::Pictures;
 use crate::pipeline::{Guidance, StableDiffusion};
 use crate::train::config::Prediction;
 
@@ -116,12 +118,17 @@ impl Generate {
         if let Some(place) = &vae {
             model.vae = AutoencoderKl::load_standing_in(place, &files.vae, dtype)?;
         }
-        let device = common.device()?;
-        model.place(&device)?;
         if let Some(name) = self.prediction.name() {
             model.scheduler["prediction_type"] = name.into();
         }
         let mut note = |text: String| common.note(text);
+        let device = common.device()?;
+        if let Device::Gpu(gpu) = &device {
+            let drawing = self.drawing(&model, common.seed());
+            drawing.check()?;
+            self.pictures(&drawing, &loras, &prompts)?.reserve(gpu, &mut note)?;
+        }
+        model.place(&device)?;
         loras::apply(&loras, &self.model, self.allow_unused, &mut model, &mut note)?;
         let mut drawing = self.drawing(&model, common.seed());
         drawing.check()?;
@@ -193,6 +200,29 @@ impl Generate {
         }
         files.extend(self.init_image.clone());
         Ok(files)
+    }
+
+    /// What is in memory at once.
+    fn pictures<'a>(
+        &self,
+        drawing: &'a Drawing<'a>,
+        loras: &'a [Strength],
+        prompts: &[Prompt],
+    ) -> Result<Pictures<'a>> {
+        let mut parts = 1;
+        if self.long_prompts {
+            let texts = prompts.iter().map(|prompt| prompt.text.as_str());
+            for text in texts.chain(self.negative.as_deref()) {
+                parts = parts.max(drawing.model.text.parts(text)?);
+            }
+        }
+        Ok(Pictures {
+            drawing,
+            loras,
+            batch: self.batch_size.min(prompts.len() * self.images_per_prompt),
+            parts,
+            from_picture: self.init_image.is_some(),
+        })
     }
 
     fn drawing<'a>(&'a self, model: &'a StableDiffusion, seed: u64) -> Drawing<'a> {

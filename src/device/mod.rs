@@ -4,6 +4,7 @@
 pub mod cpu;
 pub mod gpu;
 pub mod memory;
+pub mod plan;
 
 use crate::error::{Error, Result};
 use gpu::{Checks, Gpu, Order};

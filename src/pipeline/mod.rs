@@ -5,6 +5,7 @@ pub mod draw;
 pub mod loras;
 pub mod parameters;
 pub mod pictures;
+pub mod plan;
 mod prompt;
 
 pub use denoise::{Denoising, Guidance, decode};

@@ -8,7 +8,8 @@ use super::config::TrainConfig;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::memory::{self, human};
-use crate::error::{Error, Result};
+use crate::device::plan::{Phase, Plan};
+use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
 use crate::lora::{Targets, base};
@@ -23,41 +24,20 @@ const VOCABULARY: u64 = 48 << 20;
 const ENCODER_MAPS: u64 = 4;
 const DECODER_MAPS: u64 = 7;
 
-/// What is in memory at once in one part of a run.
-#[derive(Clone, Debug)]
-pub struct Phase {
-    pub name: &'static str,
-    pub parts: Vec<(&'static str, u64)>,
-}
-
-impl Phase {
-    fn bytes(&self) -> u64 {
-        self.parts.iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
-/// The phases of a run, one after the other, in one memory.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    pub phases: Vec<Phase>,
-    /// Besides them, throughout.
-    program: u64,
-    /// Of the activations, what one sample more costs.
-    a_sample: u64,
-}
-
 /// The memory of this machine, and that of the GPU of the run.
 #[derive(Clone, Debug)]
 pub struct Plans {
     pub host: Plan,
     pub gpu: Option<(Gpu, Plan)>,
+    /// Of the activations, what one sample more costs.
+    a_sample: u64,
 }
 
 impl Plans {
     /// Reads headers only. `side` is the training resolution in pixels.
     ///
     /// # Errors
-    /// [`Error::Usage`] for targets that match no module; [`Error::File`] for a component without weights.
+    /// [`crate::Error::Usage`] for targets that match no module; [`crate::Error::File`] for a component without weights.
     pub fn new(
         config: &TrainConfig,
         files: &ModelDir,
@@ -129,12 +109,15 @@ impl Plans {
             Plan {
                 phases,
                 program: PROGRAM,
-                a_sample,
             }
         };
         let Device::Gpu(gpu) = device else {
             let host = plan(phases);
-            return Ok(Self { host, gpu: None });
+            return Ok(Self {
+                host,
+                gpu: None,
+                a_sample,
+            });
         };
         // Networks pass through on their way, and what is trained when it is saved.
         let passing = |name, part, bytes| Phase {
@@ -146,14 +129,11 @@ impl Plans {
             passing("encoding pictures", "VAE", vae_weights),
             passing("training", "UNet, or saved values", unet_weights.max(2 * state)),
         ]);
-        let there = Plan {
-            phases,
-            program: 0,
-            a_sample,
-        };
+        let there = Plan { phases, program: 0 };
         Ok(Self {
             host,
             gpu: Some((gpu.clone(), there)),
+            a_sample,
         })
     }
 
@@ -172,51 +152,21 @@ impl Plans {
     /// Takes from the GPU what is planned there.
     ///
     /// # Errors
-    /// [`Error::Failed`] where the run does not fit, with what would make it smaller.
+    /// [`crate::Error::Failed`] where the run does not fit, with what would make it smaller.
     pub fn check(&self, config: &TrainConfig) -> Result<()> {
+        let ways = self.ways(config);
         if let Some(available) = memory::available() {
-            self.host.check("", available, config)?;
+            self.host.check("training", "", available, &ways)?;
         }
         let Some((gpu, plan)) = &self.gpu else { return Ok(()) };
         if let Some(available) = gpu.available()? {
-            plan.check(&format!(" on {}", gpu.name()), available, config)?;
+            plan.check("training", &format!(" on {}", gpu.name()), available, &ways)?;
         }
         gpu.reserve(plan.peak())
     }
-}
 
-impl Plan {
-    /// The most that is taken at once.
-    pub fn peak(&self) -> u64 {
-        self.program + self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
-    }
-
-    /// What is planned and free, and a line a phase.
-    fn lines(&self, title: &str, available: Option<u64>) -> Vec<String> {
-        let free = available.map_or(String::new(), |bytes| format!(", {} are free", human(bytes)));
-        let title = format!("{title}: {}{free}", human(self.peak()));
-        let line = |phase: &Phase| {
-            let parts: Vec<String> = phase
-                .parts
-                .iter()
-                .map(|(name, bytes)| format!("{name} {}", human(*bytes)))
-                .collect();
-            format!(
-                "  {:<18} {:>9}: {}",
-                phase.name,
-                human(self.program + phase.bytes()),
-                parts.join(", ")
-            )
-        };
-        std::iter::once(title).chain(self.phases.iter().map(line)).collect()
-    }
-
-    /// # Errors
-    /// [`Error::Failed`] where the plan does not fit into `available` bytes, with what would make it smaller.
-    fn check(&self, place: &str, available: u64, config: &TrainConfig) -> Result<()> {
-        if self.peak() <= available {
-            return Ok(());
-        }
+    /// What would make the run smaller.
+    fn ways(&self, config: &TrainConfig) -> Vec<String> {
         let mut ways = Vec::new();
         if config.batch_size > 1 {
             ways.push(format!(
@@ -228,12 +178,7 @@ impl Plan {
             ways.push("--checkpointing".into());
         }
         ways.push("a lower --resolution or --rank".into());
-        Err(Error::Failed(format!(
-            "training needs {} of memory{place} and {} are free; what would help: {}",
-            human(self.peak()),
-            human(available),
-            ways.join(", ")
-        )))
+        ways
     }
 }
 

@@ -87,6 +87,48 @@ fn a_run_on_a_gpu_stays_within_its_plan() {
     near(&seen);
 }
 
+/// The size that `text` names after `title`, in MiB.
+#[cfg(feature = "simulator")]
+fn said(text: &str, title: &str) -> f64 {
+    let rest = text
+        .split_once(title)
+        .unwrap_or_else(|| panic!("no {title:?} in {text}"))
+        .1;
+    let (number, rest) = rest.split_once(' ').unwrap();
+    let unit = if rest.starts_with("GiB") { 1024.0 } else { 1.0 };
+    assert!(!rest.starts_with("KiB"), "{text}");
+    number.parse::<f64>().unwrap() * unit
+}
+
+#[cfg(feature = "simulator")]
+#[test]
+fn pictures_on_a_gpu_stay_within_their_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("many/00000.png").display().to_string();
+    for (name, arguments) in [
+        ("many", "--images-per-prompt 8".to_owned()),
+        (
+            "half",
+            "--width 128 --height 96 --images-per-prompt 2 --precision bf16".into(),
+        ),
+        ("again", format!("--strength 1 --init-image {first}")),
+    ] {
+        let mut command = selma();
+        command.env("XDG_CACHE_HOME", dir.path().join("cache"));
+        command.args(["generate", "--model", "shapes", "--device", "sim", "--steps", "1"]);
+        command.args(["--prompt", "a red circle", "--batch-size", "9"]);
+        command
+            .arg("--out")
+            .arg(dir.path().join(name))
+            .args(arguments.split(' '));
+        let text = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
+        let plan = said(&text, "planned memory on simulator (checks Off, threads Forwards): ");
+        let peak = said(&text, "peak memory on the device: ");
+        // Both are rounded down to whole MiB.
+        assert!(peak <= plan && plan <= 1.3 * peak + 1.0, "{name}: {text}");
+    }
+}
+
 #[test]
 fn a_run_that_cannot_fit_is_refused_before_it_begins() {
     let dir = tempfile::tempdir().unwrap();
