@@ -54,12 +54,23 @@ impl Conv2d {
         let Some(LoraBranch { down, up, scale, .. }) = &self.lora else {
             return ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus);
         };
-        let y = ops::conv2d(tape, x, &weight, Some(&bias), stride, padding)?;
+        // The branch first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
+        // result is rounded.
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
-        let h = ops::linear(tape, &h, &up.get(), None)?;
-        let y = ops::add(tape, &y, &ops::scale(tape, &h, *scale)?)?;
-        let y = plus.t.map_or(Ok(y.clone()), |t| ops::add_channel_bias(tape, &y, t))?;
-        plus.onto.map_or(Ok(y.clone()), |onto| ops::add(tape, onto, &y))
+        let h = if *scale == 1.0 {
+            h
+        } else {
+            ops::scale(tape, &h, *scale)?
+        };
+        let branch = match plus.onto {
+            Some(onto) => ops::add_linear(tape, onto, &h, &up.get(), None, None)?,
+            None => ops::linear(tape, &h, &up.get(), None)?,
+        };
+        let plus = Plus {
+            onto: Some(&branch),
+            ..plus
+        };
+        ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus)
     }
 
     /// [`Conv2d::forward`] of `x` `[n, h, w, c_in]` upsampled to `height` and `width`.

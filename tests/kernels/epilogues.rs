@@ -2,6 +2,7 @@
 
 use selma::autograd::Tape;
 use selma::device::Device;
+use selma::nn::{Conv2d, LoraBranch, Param};
 use selma::ops::{self, Branch, LoraOrder, Padding, Plus};
 use selma::tensor::{DType, Tensor};
 
@@ -87,6 +88,43 @@ fn convolutions_add_a_time_embedding_and_another_tensor() {
         };
         conv(tape, x, plus)
     });
+}
+
+#[test]
+fn convolutions_add_their_lora_and_what_else_there_is() {
+    for (stride, [ho, wo], scale) in [(1, [5, 3], 1.0), (2, [3, 2], 0.3)] {
+        let (x, w, t, y): ([_; 4], [_; 4], _, [_; 4]) = ([2, 5, 3, 4], [9, 3, 3, 4], [2, 9], [2, ho, wo, 9]);
+        let shapes: [&[usize]; 8] = [&x, &w, &[9], &[3, 3, 3, 4], &[9, 3], &t, &y, &y];
+        let conv = |tape: &Tape, x: &[Tensor], plus: Plus<'_>| {
+            let param = |i: usize| Param::new("", x[i].clone());
+            let lora = LoraBranch {
+                down: param(3),
+                up: param(4),
+                scale,
+                order: LoraOrder::Auto,
+            };
+            let conv = Conv2d {
+                name: String::new(),
+                weight: param(1),
+                bias: param(2),
+                stride,
+                padding: Padding::all(1),
+                lora: Some(lora),
+            };
+            conv.forward_plus(tape, &x[0], plus)
+        };
+        agrees("convolution with a LoRA", &shapes, 2, &|tape, x| {
+            let plus = Plus {
+                t: Some(&x[5]),
+                onto: Some(&x[6]),
+            };
+            conv(tape, x, plus)
+        });
+        let shapes: [&[usize]; 6] = [&x, &w, &[9], &[3, 3, 3, 4], &[9, 3], &y];
+        agrees("convolution with nothing but a LoRA", &shapes, 2, &|tape, x| {
+            conv(tape, x, Plus::default())
+        });
+    }
 }
 
 #[test]
