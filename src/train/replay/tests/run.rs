@@ -1,0 +1,143 @@
+//! A small network that is trained, by steps as they come or by replays.
+
+use serde_json::json;
+
+use super::{ACCUMULATED, MAX_NORM, rate};
+use crate::bench::branches;
+use crate::device::Device;
+use crate::device::gpu::{Checks, Gpu, Order};
+use crate::diffusion::config::Class;
+use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
+use crate::nn::UNet;
+use crate::ops::optimizer::AdamW;
+use crate::tensor::random::{self, Stream};
+use crate::tensor::{DType, Tensor};
+use crate::train::parameters::{FlatParameters, HostBuffers};
+use crate::train::replay::Replay;
+use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::watcher::StepReport;
+
+/// A network with everything that a step needs.
+pub struct Run {
+    pub gpu: Gpu,
+    unet: UNet,
+    flat: FlatParameters,
+    objective: Objective,
+    dtype: DType,
+}
+
+impl Run {
+    pub fn new(dtype: DType) -> Self {
+        let gpu = Gpu::simulator(Checks::Off, Order::Forwards).expect("a simulator");
+        let config = json!({
+            "sample_size": 8, "in_channels": 4, "out_channels": 4, "flip_sin_to_cos": true, "freq_shift": 0,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+            "block_out_channels": [16, 16], "layers_per_block": 1, "cross_attention_dim": 8,
+            "attention_head_dim": 2, "norm_num_groups": 4, "norm_eps": 1e-5, "act_fn": "silu",
+        });
+        let mut unet = UNet::initial(config, 0, dtype).expect("a network");
+        unet.place(&Device::Gpu(gpu.clone())).expect("room");
+        let params = branches(&mut unet, 4, dtype).expect("modules");
+        let mut flat = FlatParameters::new(params, dtype).expect("room");
+        flat.keep_average(0.9).expect("room");
+        let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+        let schedule = SchedulerConfig::parse(Class::Ddpm, &schedule).expect("a schedule");
+        let objective = Objective {
+            schedule: NoiseSchedule::new(&schedule).expect("a schedule"),
+            prediction: Prediction::V,
+            snr_gamma: Some(5.0),
+        };
+        Self {
+            gpu,
+            unet,
+            flat,
+            objective,
+            dtype,
+        }
+    }
+
+    /// Micro-batch `number` of `n` samples: other values, positions and timesteps each.
+    pub fn batch(&self, number: u64, n: usize, given: bool) -> MicroBatch {
+        let normals = |stream, shape: &[usize]| {
+            Tensor::new(random::normals(7, stream, number, 0, shape.iter().product()), shape).cast(self.dtype)
+        };
+        let map = [n, 8, 8, 4];
+        MicroBatch {
+            latents: normals(Stream::Latents, &map),
+            noise: match given {
+                true => Noise::Given(normals(Stream::Noise, &map)),
+                false => Noise::Drawn {
+                    seed: 7,
+                    positions: (number * n as u64..).take(n).collect(),
+                },
+            },
+            timesteps: (0..n).map(|i| (i * 397 + number as usize * 211) % 1000).collect(),
+            context: normals(Stream::Posterior, &[n, 5, 8]),
+            added: None,
+        }
+    }
+
+    /// Of the next update.
+    fn settings(&self) -> AdamW {
+        let update = self.flat.progress().expect("a device").updates;
+        AdamW {
+            lr: rate(update),
+            betas: (0.9, 0.999),
+            eps: 1e-8,
+            weight_decay: 1e-2,
+        }
+    }
+
+    /// Everything that is trained.
+    pub fn end(&self) -> HostBuffers {
+        self.flat.buffers().expect("a device").into_owned()
+    }
+
+    /// Steps as they come, with the micro-batches that `batch` makes.
+    pub fn direct(&mut self, steps: u64, batch: impl Fn(&Self, u64) -> MicroBatch) -> Vec<StepReport> {
+        let mut reports = Vec::new();
+        for step in 0..steps {
+            let mut loss = 0.0;
+            for i in 0..ACCUMULATED as u64 {
+                let batch = batch(self, step * ACCUMULATED as u64 + i);
+                let factor = 1.0 / ACCUMULATED as f64;
+                let computed =
+                    self.objective
+                        .compute(&self.unet, &batch, &self.flat.leaves(), factor, self.flat.loss_scale());
+                let computed = computed.expect("a step");
+                loss += computed.loss.to_cpu().expect("a device").item() / ACCUMULATED as f64;
+                self.flat.accumulate(&computed.gradients).expect("a device");
+            }
+            let (settings, progress) = (self.settings(), self.flat.progress().expect("a device"));
+            let grad_norm = self.flat.update(settings, MAX_NORM).expect("a device");
+            reports.push(StepReport {
+                step: step + 1,
+                loss,
+                grad_norm,
+                loss_scale: progress.adapts().then_some(f64::from(progress.scale)),
+                lr: settings.lr,
+            });
+        }
+        reports
+    }
+
+    pub fn replay(&self, steps: u64) -> Replay {
+        Replay::new(&self.gpu, ACCUMULATED, (0..steps).map(rate).collect()).expect("room")
+    }
+
+    pub fn replayed(&mut self, replay: &mut Replay, step: u64, batch: impl Fn(&Self, u64) -> MicroBatch) {
+        for i in 0..ACCUMULATED as u64 {
+            let batch = batch(self, step * ACCUMULATED as u64 + i);
+            let factor = 1.0 / ACCUMULATED as f64;
+            let done = replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor);
+            done.expect("a micro-batch");
+        }
+        // The rate is the replay's affair.
+        let settings = AdamW {
+            lr: f64::NAN,
+            ..self.settings()
+        };
+        replay.update(&mut self.flat, settings, MAX_NORM).expect("an update");
+    }
+}
