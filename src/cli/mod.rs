@@ -46,7 +46,8 @@ struct Cli {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Common {
-    /// auto, cpu, cuda[:N], or sim: the GPU kernels run on the host. Only some commands have work for a GPU.
+    /// auto, cpu, cuda[:N], or sim: the GPU kernels run on the host. auto is an NVIDIA GPU where one can be used, else the
+    /// CPU. Only some commands have work for a GPU.
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     #[arg(skip)]
@@ -83,8 +84,22 @@ impl Common {
         if let Some(device) = self.opened.get() {
             return Ok(device.clone());
         }
-        let device = Device::parse(&self.device)?;
+        let device = match self.device.as_str() {
+            "auto" => self.automatic(),
+            name => Device::parse(name)?,
+        };
         Ok(self.opened.get_or_init(|| device).clone())
+    }
+
+    /// [`Device::auto`], and says which it is where a machine has an NVIDIA driver.
+    fn automatic(&self) -> Device {
+        let (device, why) = Device::auto();
+        match (&device, why) {
+            (Device::Gpu(gpu), _) => self.note(format!("on {}; --device cpu is the CPU", gpu.name())),
+            (Device::Cpu, Some(why)) => self.note(format!("on the CPU, since no GPU can be used: {why}")),
+            (Device::Cpu, None) => {}
+        }
+        device
     }
 
     /// The seed of everything that is drawn.
@@ -192,7 +207,10 @@ fn run(cli: Cli) -> Result<()> {
         return Err(Error::Usage("--threads 0: expected at least 1".into()));
     }
     use_threads(cli.common.threads)?;
-    cli.common.device()?;
+    // A device that is named has to be there, whatever the command; one to be found is looked for by those that compute.
+    if cli.common.device != "auto" {
+        cli.common.device()?;
+    }
     match cli.command {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),

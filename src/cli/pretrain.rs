@@ -49,7 +49,7 @@ impl Pretrain {
             let message = format!("no built-in model {}: expected shapes", self.model);
             return Err(Error::Usage(message));
         }
-        if common.precision()? != DType::F32 {
+        if common.precision != "auto" && common.precision()? != DType::F32 {
             return Err(Error::Unavailable("pretraining in 16 bits".into()));
         }
         let run = Pretraining {

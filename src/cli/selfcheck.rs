@@ -16,13 +16,13 @@ pub struct Selfcheck {
 
 impl Selfcheck {
     pub fn run(self, common: &Common) -> Result<()> {
-        let gpu = match common.device()? {
-            Device::Gpu(gpu) => gpu,
-            Device::Cpu if common.device == "auto" => Gpu::cuda(0)?,
-            Device::Cpu => {
-                let message = "selfcheck compares a GPU with the CPU: name it by --device cuda or --device sim";
-                return Err(Error::Usage(message.into()));
-            }
+        let device = match common.device.as_str() {
+            "auto" => Device::Gpu(Gpu::cuda(0)?),
+            _ => common.device()?,
+        };
+        let Device::Gpu(gpu) = device else {
+            let message = "selfcheck compares a GPU with the CPU: name it by --device cuda or --device sim";
+            return Err(Error::Usage(message.into()));
         };
         common.note(format!("{} against the CPU", gpu.name()));
         let (mut rows, mut failed) = (0, 0);

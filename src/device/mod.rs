@@ -16,13 +16,14 @@ pub enum Device {
 }
 
 impl Device {
-    /// Opens `auto`, `cpu`, `cuda[:N]` or `sim`, as typed after `--device`. `auto` is the CPU.
+    /// Opens `auto`, `cpu`, `cuda[:N]` or `sim`, as typed after `--device`. `auto` is [`Device::auto`]'s.
     ///
     /// # Errors
     /// [`Error::Usage`] for anything else, and where build, driver or machine lack what the device needs.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
-            "auto" | "cpu" => Ok(Device::Cpu),
+            "auto" => Ok(Self::auto().0),
+            "cpu" => Ok(Device::Cpu),
             "sim" => Gpu::simulator(Checks::Off, Order::Forwards).map(Device::Gpu),
             "cuda" => Gpu::cuda(0).map(Device::Gpu),
             _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
@@ -31,6 +32,15 @@ impl Device {
                     "--device {name}: expected auto, cpu, cuda, cuda:N or sim"
                 ))),
             },
+        }
+    }
+
+    /// NVIDIA's first GPU where it can be used, else the CPU: with the reason where there is a driver, and so, most likely,
+    /// somebody who expects the GPU.
+    pub fn auto() -> (Self, Option<Error>) {
+        match Gpu::cuda(0) {
+            Ok(gpu) => (Device::Gpu(gpu), None),
+            Err(why) => (Device::Cpu, Gpu::has_driver().then_some(why)),
         }
     }
 

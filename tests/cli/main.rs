@@ -2,6 +2,8 @@
 
 mod builtin;
 mod checkpoint;
+#[cfg(feature = "cuda")]
+mod device;
 mod encoding;
 mod eval;
 mod generate;

@@ -61,8 +61,7 @@ impl Cuda {
         if let Err(why) = IMAGES {
             return Err(unavailable(why.into()));
         }
-        // SAFETY: looks for a library, whose initialisers are the driver's.
-        if !unsafe { sys::is_culib_present() } {
+        if !has_driver() {
             return Err(unavailable(
                 "no NVIDIA driver is installed (libcuda.so was not found)".into(),
             ));
@@ -176,6 +175,11 @@ impl Cuda {
         *self.queue.last() = launch.kernel.name;
         Ok(())
     }
+}
+
+pub(super) fn has_driver() -> bool {
+    // SAFETY: looks for a library, whose initialisers are the driver's.
+    unsafe { sys::is_culib_present() }
 }
 
 /// Lets a kernel have what the launch builder allows, beyond the 48 KiB that it may have without asking: static and dynamic

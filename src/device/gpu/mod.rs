@@ -147,6 +147,18 @@ impl Gpu {
         Err(crate::Error::Usage(format!("--device cuda: number {ordinal}: {why}")))
     }
 
+    /// Whether NVIDIA's driver can be loaded.
+    #[cfg(feature = "cuda")]
+    pub fn has_driver() -> bool {
+        cuda::has_driver()
+    }
+
+    /// Never in a build without the feature `cuda`.
+    #[cfg(not(feature = "cuda"))]
+    pub fn has_driver() -> bool {
+        false
+    }
+
     pub fn name(&self) -> String {
         self.0.backend.name()
     }
