@@ -10,7 +10,7 @@ use crate::cli::{Common, parse_precision};
 use crate::data::preprocess::Crop;
 use crate::device::memory;
 use crate::error::{Error, Result};
-use crate::train::config::{Prediction, TrainConfig};
+use crate::train::config::{Optimizer, Prediction, TrainConfig};
 use crate::train::trainer::Trainer;
 use crate::train::watcher::Watcher;
 
@@ -66,6 +66,9 @@ pub struct Train {
     /// Steps over which the learning rate rises from 0 (default: 0).
     #[arg(long, alias = "lr-warmup-steps")]
     warmup: Option<u64>,
+    /// adamw, or adamw8bit, which keeps both moments in 8 bits a value: a quarter of their memory (default: adamw).
+    #[arg(long, alias = "optimizer-type")]
+    optimizer: Option<String>,
     /// AdamW's, decoupled (default: 1e-2).
     #[arg(long, alias = "adam-weight-decay", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
@@ -239,6 +242,9 @@ impl Train {
         }
         if let Some(name) = &self.prediction {
             config.prediction = Prediction::parse(name)?;
+        }
+        if let Some(name) = &self.optimizer {
+            config.optimizer = Optimizer::parse(name)?;
         }
         if let Some(name) = &self.lr_schedule {
             config.lr_schedule = crate::train::lr_schedule::Shape::parse(name)?;

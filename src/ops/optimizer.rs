@@ -1,9 +1,12 @@
 //! Passes over flat buffers: squared norm, clipping, AdamW.
 
+mod eight_bits;
+
 use rayon::prelude::*;
 
 use crate::device::cpu::math::vectorized;
 use crate::device::cpu::sums::sum_of;
+pub use eight_bits::{BLOCK, Codes, adamw_8bit, code_values};
 
 /// Elements that one partial sum covers and one task updates.
 const CHUNK: usize = 1 << 13;
@@ -69,19 +72,7 @@ pub fn adamw(
         [gradients.len(), first.len(), second.len()] == [len; 3],
         "AdamW: parameters, gradients and moments differ in length"
     );
-    let AdamW {
-        lr,
-        betas,
-        eps,
-        weight_decay,
-    } = settings;
-    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    let decay = (1.0 - lr * weight_decay) as f32;
-    let rate = (lr / correction(betas.0)) as f32;
-    let root = correction(betas.1).sqrt() as f32;
-    let (keep_first, take_first) = (betas.0 as f32, (1.0 - betas.0) as f32);
-    let (keep_second, take_second) = (betas.1 as f32, (1.0 - betas.1) as f32);
-    let (eps, grad_scale) = (eps as f32, grad_scale as f32);
+    let rates = Rates::new(settings, step, grad_scale);
     params
         .par_chunks_mut(CHUNK)
         .zip(gradients.par_chunks(CHUNK))
@@ -90,16 +81,53 @@ pub fn adamw(
         .for_each(|(((params, gradients), first), second)| {
             vectorized(
                 #[inline(always)]
-                || {
-                    for (((p, &g), m), v) in params.iter_mut().zip(gradients).zip(first).zip(second) {
-                        let g = g * grad_scale;
-                        *m = keep_first * *m + take_first * g;
-                        *v = keep_second * *v + take_second * (g * g);
-                        *p = *p * decay - rate * (*m / (v.sqrt() / root + eps));
-                    }
-                },
+                || rates.apply(params, gradients, first, second),
             );
         });
+}
+
+/// What every value of one step is multiplied by.
+#[derive(Clone, Copy)]
+struct Rates {
+    decay: f32,
+    rate: f32,
+    root: f32,
+    keep: [f32; 2],
+    take: [f32; 2],
+    eps: f32,
+    grad_scale: f32,
+}
+
+impl Rates {
+    fn new(settings: AdamW, step: u64, grad_scale: f64) -> Self {
+        let AdamW {
+            lr,
+            betas,
+            eps,
+            weight_decay,
+        } = settings;
+        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        Self {
+            decay: (1.0 - lr * weight_decay) as f32,
+            rate: (lr / correction(betas.0)) as f32,
+            root: correction(betas.1).sqrt() as f32,
+            keep: [betas.0 as f32, betas.1 as f32],
+            take: [(1.0 - betas.0) as f32, (1.0 - betas.1) as f32],
+            eps: eps as f32,
+            grad_scale: grad_scale as f32,
+        }
+    }
+
+    #[inline(always)]
+    fn apply(self, params: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let Self { decay, rate, root, .. } = self;
+        for (((p, &g), m), v) in params.iter_mut().zip(gradients).zip(first).zip(second) {
+            let g = g * self.grad_scale;
+            *m = self.keep[0] * *m + self.take[0] * g;
+            *v = self.keep[1] * *v + self.take[1] * (g * g);
+            *p = *p * decay - rate * (*m / (v.sqrt() / root + self.eps));
+        }
+    }
 }
 
 /// Moves every value of a running average towards `values`: `average = decay * average + (1 - decay) * value`.

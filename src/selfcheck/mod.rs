@@ -68,7 +68,9 @@ pub fn run(gpu: &Gpu, full: bool, mut seen: impl FnMut(&Row) -> Result<()>) -> R
         }
     }
     for dtype in [DType::F32, DType::Bf16, DType::F16] {
-        tell(optimizer::steps(&device, &launched, dtype)?)?;
+        for in_8_bits in [false, true] {
+            tell(optimizer::steps(&device, &launched, dtype, in_8_bits)?)?;
+        }
     }
     tell(optimizer::noise(&gpu, &launched)?)?;
     match never_run.first() {

@@ -1,15 +1,18 @@
-//! Resumable state: master copy, moments, average and loss scale where there are any, and step, in one safetensors file,
-//! `state/step-NNNNNNNN.safetensors`.
+//! Resumable state: master copy, moments (in 8 bits as scales and codes, eight to a word), average and loss scale where
+//! there are any, and step, in one safetensors file, `state/step-NNNNNNNN.safetensors`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::parameters::{FlatParameters, HostBuffers};
+use super::parameters::{FlatParameters, HostBuffers, Moments};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::{DType, Tensor};
 
-const BUFFERS: [&str; 3] = ["master", "first_moment", "second_moment"];
+const MASTER: &str = "master";
+const MOMENTS: [&str; 2] = ["first_moment", "second_moment"];
+const SCALES: [&str; 2] = ["first_moment.scales", "second_moment.scales"];
+const CODES: [&str; 2] = ["first_moment.codes", "second_moment.codes"];
 /// The buffer of runs that keep an average.
 const AVERAGE: &str = "average";
 /// The values of a loss scale that changes; any other run has made an update at every step.
@@ -43,17 +46,23 @@ impl RunIdentity {
 pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     let buffers = flat.buffers()?;
-    let values = [&buffers.master, &buffers.first_moment, &buffers.second_moment];
-    let average = buffers.average.as_ref().map(|average| (&AVERAGE, average));
-    let progress = buffers.progress.values().to_vec();
-    let progress = buffers.progress.adapts().then_some((&PROGRESS, &progress));
-    let tensors: Vec<_> = BUFFERS
-        .iter()
-        .zip(values)
-        .chain(average)
-        .chain(progress)
-        .map(|(name, v)| (name.to_string(), Tensor::new(v.clone(), &[v.len()])))
-        .collect();
+    let floats = |name: &str, values: &[f32]| (name.to_string(), Tensor::new(values.to_vec(), &[values.len()]));
+    let mut tensors = vec![floats(MASTER, &buffers.master)];
+    match &buffers.moments {
+        Moments::Floats(both) => tensors.extend(MOMENTS.iter().zip(both).map(|(name, moment)| floats(name, moment))),
+        Moments::Codes(both) => {
+            for ((codes, scales), moment) in CODES.iter().zip(SCALES).zip(both) {
+                let words = moment.words();
+                let len = words.len();
+                tensors.push((codes.to_string(), Tensor::new(words, &[len])));
+                tensors.push(floats(scales, &moment.scales));
+            }
+        }
+    }
+    tensors.extend(buffers.average.as_ref().map(|average| floats(AVERAGE, average)));
+    if buffers.progress.adapts() {
+        tensors.push(floats(PROGRESS, &buffers.progress.values()));
+    }
     let mut metadata = BTreeMap::from([("selma.step".to_string(), flat.step.to_string())]);
     metadata.extend(run.entries().map(|(key, value)| (key.to_string(), value.clone())));
     metadata.extend(tensors.iter().map(|(name, t)| (checksum_key(name), checksum(t))));
@@ -128,27 +137,48 @@ impl State {
     }
 
     fn read(&self, buffers: &mut HostBuffers) -> Result<()> {
-        let average = buffers.average.as_mut().map(|average| (&AVERAGE, average));
-        let moments = [&mut buffers.first_moment, &mut buffers.second_moment];
-        let into = std::iter::once(&mut buffers.master).chain(moments);
-        let mut progress = [0.0; 3].to_vec();
-        let scaled = buffers.progress.adapts().then_some((&PROGRESS, &mut progress));
-        for (name, into) in BUFFERS.iter().zip(into).chain(average).chain(scaled) {
-            let tensor = self.file.tensor(name)?;
-            if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {
-                return Err(damaged(&self.path, &format!("`{name}` has another checksum")));
-            }
-            if tensor.dtype() != DType::F32 || tensor.len() != into.len() {
-                let message = format!("`{name}` does not fit the {} trained values", into.len());
-                return Err(damaged(&self.path, &message));
-            }
-            into.copy_from_slice(tensor.data());
-        }
         buffers.progress.updates = self.step;
-        if let (true, &[scale, clean, updates]) = (buffers.progress.adapts(), progress.as_slice()) {
-            buffers.progress.set([scale, clean, updates]);
+        self.copy(MASTER, &mut buffers.master)?;
+        match &mut buffers.moments {
+            Moments::Floats(both) => {
+                for (name, moment) in MOMENTS.iter().zip(both) {
+                    self.copy(name, moment)?;
+                }
+            }
+            Moments::Codes(both) => {
+                for ((codes, scales), moment) in CODES.iter().zip(SCALES).zip(both) {
+                    let words = self.tensor(codes, DType::I64, moment.codes.len() / size_of::<i64>())?;
+                    moment.set_words(words.data());
+                    self.copy(scales, &mut moment.scales)?;
+                }
+            }
+        }
+        if let Some(average) = &mut buffers.average {
+            self.copy(AVERAGE, average)?;
+        }
+        if buffers.progress.adapts() {
+            let mut progress = [0.0; 3];
+            self.copy(PROGRESS, &mut progress)?;
+            buffers.progress.set(progress);
         }
         Ok(())
+    }
+
+    fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
+        into.copy_from_slice(self.tensor(name, DType::F32, into.len())?.data());
+        Ok(())
+    }
+
+    fn tensor(&self, name: &str, dtype: DType, len: usize) -> Result<Tensor> {
+        let tensor = self.file.tensor(name)?;
+        if self.file.metadata().get(&checksum_key(name)) != Some(&checksum(&tensor)) {
+            return Err(damaged(&self.path, &format!("`{name}` has another checksum")));
+        }
+        if tensor.dtype() != dtype || tensor.len() != len {
+            let message = format!("`{name}` does not fit the values that are trained: {len} of it were expected");
+            return Err(damaged(&self.path, &message));
+        }
+        Ok(tensor)
     }
 }
 

@@ -46,6 +46,44 @@ impl Prediction {
     }
 }
 
+/// How parameters are updated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    Adamw,
+    /// AdamW with moments in 8 bits a value.
+    Adamw8bit,
+}
+
+impl Optimizer {
+    /// In any case of letters.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "adamw" => Ok(Optimizer::Adamw),
+            "adamw8bit" => Ok(Optimizer::Adamw8bit),
+            _ => Err(Error::Usage(format!("optimizer {name}: expected adamw or adamw8bit"))),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Optimizer::Adamw => "adamw",
+            Optimizer::Adamw8bit => "adamw8bit",
+        }
+    }
+
+    /// Bytes of both moments of one value; the scales of blocks add a hundredth.
+    pub fn moment_bytes(self) -> usize {
+        match self {
+            Optimizer::Adamw => 2 * size_of::<f32>(),
+            Optimizer::Adamw8bit => 2,
+        }
+    }
+}
+
 /// Every setting of `selma train`, under its option's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -71,6 +109,7 @@ pub struct TrainConfig {
     pub lr_schedule: Shape,
     /// Steps.
     pub warmup: u64,
+    pub optimizer: Optimizer,
     pub weight_decay: f64,
     pub betas: [f64; 2],
     pub eps: f64,
@@ -119,6 +158,7 @@ impl Default for TrainConfig {
             lr: 3e-4,
             lr_schedule: Shape::Constant,
             warmup: 0,
+            optimizer: Optimizer::Adamw,
             weight_decay: 1e-2,
             betas: [0.9, 0.999],
             eps: 1e-8,

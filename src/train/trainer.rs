@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::branches::Branches;
 use super::checkpoint::{self, RunIdentity};
-use super::config::TrainConfig;
+use super::config::{Optimizer, TrainConfig};
 use super::examples::Examples;
 use super::folder::OutputFolder;
 use super::metrics::Metrics;
@@ -81,6 +81,9 @@ impl Trainer {
         unet.set_checkpointing(config.checkpointing);
         let branches = Branches::attach(&config, &mut unet, dtype)?;
         let mut flat = FlatParameters::new(branches.params(), dtype)?;
+        if config.optimizer == Optimizer::Adamw8bit {
+            flat.keep_moments_in_8_bits()?;
+        }
         if let Some(state) = state {
             state.restore(&mut flat)?;
         }

@@ -60,5 +60,6 @@ fn options_that_do_not_exist_are_refused() {
     refused(&["--crop", "left"], &["random or center"]);
     refused(&["--prediction", "x0"], &["v_prediction"]);
     refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
+    refused(&["--optimizer", "prodigy"], &["prodigy", "adamw or adamw8bit"]);
     refused(&["--lora-order", "sideways"], &["auto, factored, merged"]);
 }

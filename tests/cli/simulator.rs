@@ -81,11 +81,11 @@ fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
 fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let data = pictures(dir.path());
-    for device in ["cpu", "sim"] {
-        let out = dir.path().join(device);
+    for (device, optimizer) in [("cpu", "adamw"), ("sim", "adamw"), ("sim", "adamw8bit")] {
+        let out = dir.path().join(device).join(optimizer);
         let run = || {
             let mut command = training(&data, &out);
-            command.args(["--precision", "f16", "--device", device]);
+            command.args(["--precision", "f16", "--device", device, "--optimizer", optimizer]);
             command
         };
         run().assert().success();
@@ -102,7 +102,7 @@ fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
         run().arg("--resume").assert().success();
         assert!(
             whole == files.map(bytes),
-            "the run on {device} was resumed to other bytes"
+            "the run on {device} by {optimizer} was resumed to other bytes"
         );
         assert!(metrics.as_bytes() == bytes(out.join("metrics.jsonl")));
     }

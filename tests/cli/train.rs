@@ -31,27 +31,26 @@ pub fn train(model: &str, data: &Path, out: &Path) -> Command {
 fn a_resumed_training_gives_the_bytes_of_an_unbroken_one() {
     let dir = tempfile::tempdir().unwrap();
     let data = pictures(dir.path());
-    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
-    train("tiny-sd1", &data, &whole)
-        .args(["--steps", "6", "--save-every", "2"])
-        .assert()
-        .success();
-    train("tiny-sd1", &data, &broken)
-        .args(["--steps", "6", "--save-every", "2"])
-        .assert()
-        .success();
+    for optimizer in ["adamw", "AdamW8bit"] {
+        resume(&data, &dir.path().join(optimizer), optimizer);
+    }
+}
+
+fn resume(data: &Path, dir: &Path, optimizer: &str) {
+    let settings = ["--steps", "6", "--save-every", "2", "--optimizer", optimizer];
+    let (whole, broken) = (dir.join("whole"), dir.join("broken"));
+    train("tiny-sd1", data, &whole).args(settings).assert().success();
+    train("tiny-sd1", data, &broken).args(settings).assert().success();
     // As after a kill between the states of steps 2 and 4: only the older state is there, metrics go further.
     for step in [4, 6] {
         std::fs::remove_file(broken.join(format!("state/step-{step:08}.safetensors"))).unwrap();
     }
     std::fs::remove_file(broken.join("lora.safetensors")).unwrap();
-    let again = train("tiny-sd1", &data, &broken)
-        .args(["--steps", "6", "--save-every", "2"])
-        .assert()
-        .code(1);
+    let again = train("tiny-sd1", data, &broken).args(settings).assert().code(1);
     assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("--resume"));
-    train("tiny-sd1", &data, &broken)
-        .args(["--steps", "6", "--save-every", "2", "--resume"])
+    train("tiny-sd1", data, &broken)
+        .args(settings)
+        .arg("--resume")
         .assert()
         .success();
     for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000006.safetensors"] {
@@ -274,6 +273,7 @@ fn the_help_tells_the_defaults() {
     told("noise-offset", d.noise_offset.to_string());
     told("caption-dropout", d.caption_dropout.to_string());
     told("lora-order", d.lora_order.clone());
+    told("optimizer", d.optimizer.name().into());
     told("save-every", d.save_every.to_string());
     told("keep", d.keep.to_string());
     told("targets", d.targets.join(","));

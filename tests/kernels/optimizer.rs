@@ -1,4 +1,4 @@
-//! `optimizer.cu`.
+//! `optimizer.cu` and `adamw_8bit.cu`.
 
 use selma::autograd::Tape;
 use selma::device::Device;
@@ -8,7 +8,7 @@ use selma::ops::{self, optimizer as cpu};
 use selma::tensor::{DType, Tensor};
 use selma::train::parameters::FlatParameters;
 
-use crate::support::{close, everywhere, floats, tensor};
+use crate::support::{close, close_within, everywhere, floats, tensor};
 
 const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
 const SETTINGS: cpu::AdamW = cpu::AdamW {
@@ -87,6 +87,62 @@ fn adamw_moves_parameters_as_on_the_cpu() {
             close("first moment", &first_gpu, &floats(&first), 1);
             close("second moment", &second_gpu, &floats(&second), 1);
             close("copy", &copy, &floats(&values).cast(dtype), 1);
+        }
+    });
+}
+
+/// Moments in 8 bits: the CPU's codes, but for a few values that lie between two of them but for rounding.
+#[test]
+fn adamw_with_moments_in_8_bits() {
+    const CLIP: f64 = 0.25;
+    everywhere(|gpu, dtype| {
+        for n in LENGTHS {
+            let start = tensor(1, &[n], DType::F32);
+            let mut values = start.data::<f32>().to_vec();
+            let mut both = [true, false].map(|signed| cpu::Codes::new(&vec![0.0; n], signed));
+            let there = both.each_ref().map(|moment| {
+                let words = moment.words();
+                let len = words.len();
+                optimizer::Codes {
+                    codes: gpu.upload(&Tensor::new(words, &[len])).unwrap(),
+                    scales: gpu.upload(&floats(&moment.scales)).unwrap(),
+                }
+            });
+            let meaning = [*cpu::code_values(true), *cpu::code_values(false)].concat();
+            let meaning = gpu.upload(&floats(&meaning)).unwrap();
+            let (values_gpu, copy) = (gpu.upload(&start).unwrap(), gpu.upload(&start.cast(dtype)).unwrap());
+            let clip = gpu.upload(&floats(&[CLIP as f32])).unwrap();
+            let progress = gpu.upload(&floats(&[1.0, 0.0, 0.0])).unwrap();
+            let lr = gpu.upload(&floats(&[SETTINGS.lr as f32])).unwrap();
+            for step in 1..=3 {
+                let gradients = tensor(1 + step, &[n], DType::F32);
+                cpu::adamw_8bit(&mut values, gradients.data(), &mut both, SETTINGS, step, CLIP);
+                let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 0).unwrap();
+                let gradients = gpu.upload(&gradients).unwrap();
+                let moved = [&values_gpu, &copy];
+                optimizer::adamw_8bit(moved, &there, &meaning, &gradients, SETTINGS, &rates, &clip).unwrap();
+            }
+            for (there, here) in there.iter().zip(&both) {
+                let mut got = here.clone();
+                got.set_words(there.codes.download(&[there.codes.len()]).unwrap().data());
+                close("scales", &there.scales, &floats(&here.scales), 1);
+                let pairs = got.codes.iter().zip(&here.codes);
+                let off: Vec<u8> = pairs.map(|(a, b)| a.abs_diff(*b)).filter(|&by| by > 0).collect();
+                assert!(off.len() <= n / 1000 && off.iter().all(|&by| by == 1), "{n}: {off:?}");
+            }
+            // What a code is off by, and what a step makes of it.
+            close_within("parameters", &values_gpu, &floats(&values), 1e-3);
+            close_within("copy", &copy, &floats(&values).cast(dtype), 1e-3);
+
+            // Where the gradients were not finite, nothing changes.
+            let before = there[0].codes.download(&[there[0].codes.len()]).unwrap();
+            let rates = gpu.upload(&floats(&[0.5, 0.5, 0.5])).unwrap();
+            let (gradients, none) = (gpu.upload(&start).unwrap(), gpu.upload(&floats(&[0.0])).unwrap());
+            let moved = [&values_gpu, &copy];
+            optimizer::adamw_8bit(moved, &there, &meaning, &gradients, SETTINGS, &rates, &none).unwrap();
+            let after = there[0].codes.download(&[there[0].codes.len()]).unwrap();
+            assert!(before.bytes() == after.bytes());
+            close_within("parameters", &values_gpu, &floats(&values), 1e-3);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Launches of `optimizer.cu`: passes over the flat f32 buffers of all trained parameters, without the host in between.
+//! Launches of `optimizer.cu` and `adamw_8bit.cu`: passes over the flat f32 buffers of all trained parameters, without the host in between.
 
 use super::Buffer;
 use super::buffer::expect;
@@ -112,6 +112,57 @@ pub fn adamw(
         .update(copy)
         .input(gradients);
     let launch = launch.input(rates).input(clip).long(n);
+    let (beta1, beta2) = settings.betas;
+    let launch = launch.float(beta1 as f32).float((1.0 - beta1) as f32);
+    let launch = launch.float(beta2 as f32).float((1.0 - beta2) as f32);
+    launch.float(settings.eps as f32).launch()
+}
+
+/// A moment of [`adamw_8bit`]: `ops::optimizer::Codes`.
+#[derive(Clone)]
+pub struct Codes {
+    /// i64, eight codes each.
+    pub codes: Buffer,
+    /// f32, one a block.
+    pub scales: Buffer,
+}
+
+/// As [`adamw`], with moments in 8 bits, of which `meaning` says what the codes mean: f32 `[2, 256]`.
+pub fn adamw_8bit(
+    [values, copy]: [&Buffer; 2],
+    [first, second]: &[Codes; 2],
+    meaning: &Buffer,
+    gradients: &Buffer,
+    settings: AdamW,
+    rates: &Buffer,
+    clip: &Buffer,
+) -> Result<()> {
+    const OP: &str = "adamw_8bit";
+    let n = values.len();
+    let blocks = n.div_ceil(kernels::MOMENT_BLOCK);
+    for moment in [first, second] {
+        let words = blocks * kernels::MOMENT_BLOCK / size_of::<i64>();
+        expect(
+            OP,
+            &[("codes", &moment.codes, words), ("scales", &moment.scales, blocks)],
+        )?;
+    }
+    expect(
+        OP,
+        &[
+            ("copy", copy, n),
+            ("gradients", gradients, n),
+            ("meaning", meaning, 2 * 256),
+            ("rates", rates, 3),
+            ("clip", clip, 1),
+        ],
+    )?;
+    let threads = kernels::MOMENT_THREADS;
+    let launch = values.gpu().kernel(&kernels::ADAMW_8BIT, copy.dtype());
+    let launch = launch.grid([blocks.div_ceil(threads / 32), 1, 1]).block(threads);
+    let launch = launch.update(values).update(&first.codes).update(&first.scales);
+    let launch = launch.update(&second.codes).update(&second.scales).update(copy);
+    let launch = launch.input(gradients).input(meaning).input(rates).input(clip).long(n);
     let (beta1, beta2) = settings.betas;
     let launch = launch.float(beta1 as f32).float((1.0 - beta1) as f32);
     let launch = launch.float(beta2 as f32).float((1.0 - beta2) as f32);

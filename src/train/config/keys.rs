@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// Every key of [`super::TrainConfig`]. A test holds the two together.
-pub(super) const KEYS: [&str; 32] = [
+pub(super) const KEYS: [&str; 33] = [
     "model",
     "vae",
     "data",
@@ -17,6 +17,7 @@ pub(super) const KEYS: [&str; 32] = [
     "lr",
     "lr-schedule",
     "warmup",
+    "optimizer",
     "weight-decay",
     "betas",
     "eps",
@@ -39,7 +40,7 @@ pub(super) const KEYS: [&str; 32] = [
 ];
 
 /// Names of diffusers' and kohya's training scripts, with `-` for `_`.
-const ALIASES: [(&str, &str); 24] = [
+const ALIASES: [(&str, &str); 25] = [
     ("pretrained-model-name-or-path", "model"),
     ("train-data-dir", "data"),
     ("output-dir", "out"),
@@ -52,6 +53,7 @@ const ALIASES: [(&str, &str); 24] = [
     ("learning-rate", "lr"),
     ("lr-scheduler", "lr-schedule"),
     ("lr-warmup-steps", "warmup"),
+    ("optimizer-type", "optimizer"),
     ("adam-weight-decay", "weight-decay"),
     ("adam-epsilon", "eps"),
     ("random-flip", "flip"),
@@ -93,6 +95,7 @@ fn canonical_value(key: &str, value: toml::Value) -> Result<toml::Value> {
     use toml::Value;
     Ok(match (key, value) {
         ("lr-schedule", Value::String(name)) => Value::String(super::Shape::parse(&name)?.name().into()),
+        ("optimizer", Value::String(name)) => Value::String(super::Optimizer::parse(&name)?.name().into()),
         // One prompt or target may stand without brackets; targets also as on the command line, with commas.
         ("targets", Value::String(list)) => Value::Array(list.split(',').map(|t| t.trim().into()).collect()),
         ("sample-prompt", Value::String(prompt)) => Value::Array(vec![Value::String(prompt)]),

@@ -1,16 +1,18 @@
 //! The flat buffers in a GPU's memory: accumulated, clipped and updated there.
 
 use super::{Progress, Settings, host};
-use crate::device::gpu::optimizer::{Parameters, accumulate, adamw, adamw_rates, clip_factor, moving_average};
+use crate::device::gpu::optimizer::{
+    Codes, Parameters, accumulate, adamw, adamw_8bit, adamw_rates, clip_factor, moving_average,
+};
 use crate::device::gpu::{Buffer, Gpu, elementwise};
 use crate::error::{Error, Result};
+use crate::ops::optimizer::{self, code_values};
 use crate::tensor::{DType, Tensor};
 
 pub struct Buffers {
     pub master: Buffer,
     pub gradient: Buffer,
-    pub first_moment: Buffer,
-    pub second_moment: Buffer,
+    moments: Moments,
     pub average: Option<Buffer>,
     /// The master copy in the precision of the model, which reads it here.
     pub mirror: Buffer,
@@ -20,6 +22,57 @@ pub struct Buffers {
     begun: Progress,
     /// The learning rate, and what the average keeps of itself; f32 `[2]`.
     rates: Buffer,
+}
+
+enum Moments {
+    Floats([Buffer; 2]),
+    Codes(Box<BothCodes>),
+}
+
+struct BothCodes {
+    both: [Codes; 2],
+    /// As they were when they came here: what does not change is right.
+    begun: [optimizer::Codes; 2],
+    /// What codes mean, f32 `[2, 256]`.
+    meaning: Buffer,
+}
+
+impl Moments {
+    fn upload(gpu: &Gpu, moments: &host::Moments) -> Result<Self> {
+        let floats = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
+        Ok(match moments {
+            host::Moments::Floats([first, second]) => Moments::Floats([floats(first)?, floats(second)?]),
+            host::Moments::Codes(begun) => {
+                let upload = |moment: &optimizer::Codes| -> Result<Codes> {
+                    let words = moment.words();
+                    let len = words.len();
+                    Ok(Codes {
+                        codes: gpu.upload(&Tensor::new(words, &[len]))?,
+                        scales: floats(&moment.scales)?,
+                    })
+                };
+                Moments::Codes(Box::new(BothCodes {
+                    both: [upload(&begun[0])?, upload(&begun[1])?],
+                    begun: begun.clone(),
+                    meaning: floats(&[*code_values(true), *code_values(false)].concat())?,
+                }))
+            }
+        })
+    }
+
+    fn download(&self) -> Result<host::Moments> {
+        Ok(match self {
+            Moments::Floats([first, second]) => host::Moments::Floats([values(first)?, values(second)?]),
+            Moments::Codes(codes) => {
+                let mut local = codes.begun.clone();
+                for (local, there) in local.iter_mut().zip(&codes.both) {
+                    local.set_words(there.codes.download(&[there.codes.len()])?.data());
+                    local.scales = values(&there.scales)?;
+                }
+                host::Moments::Codes(local)
+            }
+        })
+    }
 }
 
 impl Buffers {
@@ -35,8 +88,7 @@ impl Buffers {
             mirror: elementwise::cast(&master, dtype)?,
             master,
             gradient: upload(&buffers.gradient)?,
-            first_moment: upload(&buffers.first_moment)?,
-            second_moment: upload(&buffers.second_moment)?,
+            moments: Moments::upload(gpu, &buffers.moments)?,
             average: buffers.average.as_deref().map(upload).transpose()?,
             progress: upload(&buffers.progress.values())?,
             begun: buffers.progress,
@@ -49,8 +101,7 @@ impl Buffers {
         Ok(host::Buffers {
             master: values(&self.master)?,
             gradient: values(&self.gradient)?,
-            first_moment: values(&self.first_moment)?,
-            second_moment: values(&self.second_moment)?,
+            moments: self.moments.download()?,
             average: self.average.as_ref().map(values).transpose()?,
             progress: self.progress()?,
         })
@@ -113,13 +164,22 @@ impl Buffers {
         let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
         let [norm, clip] = clip_factor(&self.gradient, &self.scale(), most)?;
         let rates = adamw_rates(&self.progress, &clip, lr, settings, self.begun.interval as usize)?;
-        let parameters = Parameters {
-            values: &self.master,
-            first: &self.first_moment,
-            second: &self.second_moment,
-            copy: &self.mirror,
-        };
-        adamw(parameters, &self.gradient, settings, &rates, &clip)?;
+        let (values, copy, gradient) = (&self.master, &self.mirror, &self.gradient);
+        match &self.moments {
+            Moments::Floats([first, second]) => {
+                let parameters = Parameters {
+                    values,
+                    first,
+                    second,
+                    copy,
+                };
+                adamw(parameters, gradient, settings, &rates, &clip)?;
+            }
+            Moments::Codes(codes) => {
+                let (both, meaning) = (&codes.both, &codes.meaning);
+                adamw_8bit([values, copy], both, meaning, gradient, settings, &rates, &clip)?;
+            }
+        }
         self.gradient.clear()?;
         if let Some(average) = &self.average {
             moving_average(average, &self.master, &self.rates.view(1, 1))?;

@@ -1,16 +1,39 @@
 //! The flat buffers in the CPU's memory.
 
+use std::borrow::Cow;
+
 use super::{Progress, Settings};
-use crate::ops::optimizer::{adamw, clip_factor, move_average, squared_norm};
+use crate::ops::optimizer::{Codes, adamw, adamw_8bit, clip_factor, move_average, squared_norm};
 use crate::tensor::{DType, Tensor};
+
+/// AdamW's running means of every gradient and of its square.
+#[derive(Clone)]
+pub enum Moments {
+    Floats([Vec<f32>; 2]),
+    /// In 8 bits a value.
+    Codes([Codes; 2]),
+}
+
+impl Moments {
+    pub fn values(&self) -> [Cow<'_, [f32]>; 2] {
+        match self {
+            Moments::Floats(both) => both.each_ref().map(|moment| Cow::Borrowed(&moment[..])),
+            Moments::Codes(both) => both.each_ref().map(|moment| Cow::Owned(moment.values())),
+        }
+    }
+
+    pub(super) fn in_8_bits(&self) -> Self {
+        let [first, second] = self.values();
+        Moments::Codes([Codes::new(&first, true), Codes::new(&second, false)])
+    }
+}
 
 /// Of one length each.
 #[derive(Clone)]
 pub struct Buffers {
     pub master: Vec<f32>,
     pub gradient: Vec<f32>,
-    pub first_moment: Vec<f32>,
-    pub second_moment: Vec<f32>,
+    pub moments: Moments,
     /// A running mean of the master copy, where the run keeps one.
     pub average: Option<Vec<f32>>,
     pub progress: Progress,
@@ -19,12 +42,10 @@ pub struct Buffers {
 impl Buffers {
     pub fn new(master: Vec<f32>, dtype: DType) -> Self {
         let zeros = vec![0.0; master.len()];
-        let (gradient, first_moment, second_moment) = (zeros.clone(), zeros.clone(), zeros);
         Self {
             master,
-            gradient,
-            first_moment,
-            second_moment,
+            gradient: zeros.clone(),
+            moments: Moments::Floats([zeros.clone(), zeros]),
             average: None,
             progress: Progress::new(dtype),
         }
@@ -61,8 +82,11 @@ impl Buffers {
         let factor = factor / f64::from(self.progress.scale);
         self.progress.advance(norm.is_finite());
         if norm.is_finite() {
-            let (m, v, update) = (&mut self.first_moment, &mut self.second_moment, self.progress.updates);
-            adamw(&mut self.master, &self.gradient, m, v, settings, update, factor);
+            let (values, gradient, update) = (&mut self.master, &self.gradient, self.progress.updates);
+            match &mut self.moments {
+                Moments::Floats([m, v]) => adamw(values, gradient, m, v, settings, update, factor),
+                Moments::Codes(both) => adamw_8bit(values, gradient, both, settings, update, factor),
+            }
         }
         self.gradient.fill(0.0);
         if let Some(average) = &mut self.average {

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::nn::Param;
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
-pub use host::Buffers as HostBuffers;
+pub use host::{Buffers as HostBuffers, Moments};
 pub use progress::Progress;
 
 /// Master copy (f32), gradient sums and the two AdamW moments of a list of parameters, on the parameters' device; each
@@ -77,6 +77,17 @@ impl FlatParameters {
         self.average_decay = decay;
         self.change(|buffers| {
             buffers.average = Some(buffers.master.clone());
+            Ok(())
+        })
+    }
+
+    /// Keeps both moments in 8 bits a value from here on.
+    ///
+    /// # Errors
+    /// Where a GPU has no room.
+    pub fn keep_moments_in_8_bits(&mut self) -> Result<()> {
+        self.change(|buffers| {
+            buffers.moments = buffers.moments.in_8_bits();
             Ok(())
         })
     }

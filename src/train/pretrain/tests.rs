@@ -74,7 +74,8 @@ fn train(
     trained.before = stage.flat.buffers().expect("a device").master.clone();
     stage.run(&mut trained, compute, || Ok(())).expect("steps");
     let buffers = stage.flat.buffers().expect("a device").into_owned();
-    (trained.after, trained.first_moment) = (buffers.master, buffers.first_moment);
+    trained.first_moment = buffers.moments.values()[0].to_vec();
+    trained.after = buffers.master;
     trained
 }
 
