@@ -27,10 +27,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let kernels = root.join("kernels");
     let headers: Vec<scan::Source> = sources(&kernels, "h").iter().map(|path| read(path, &[])).collect();
-    let files: Vec<scan::Source> = sources(&kernels, "cu")
-        .iter()
-        .map(|path| read(path, &headers))
-        .collect();
+    let files: Vec<scan::Source> = sources(&kernels, "cu").iter().map(|path| read(path, &headers)).collect();
     let planted = read(&kernels.join("sim/planted.cu"), &headers);
     let enabled = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
 
@@ -54,9 +51,7 @@ fn main() {
 fn sources(kernels: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(kernels).unwrap_or_else(|e| panic!("{}: {e}", kernels.display()));
     let paths = entries.map(|entry| entry.expect("a readable folder").path());
-    let mut sources: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|e| e == extension))
-        .collect();
+    let mut sources: Vec<_> = paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
     sources.sort();
     sources
 }

@@ -28,10 +28,8 @@ fn main() {
 fn prompt(index: u64, words: f32) -> String {
     let copied = if index % 4 == 3 { index / 2 } else { index };
     let len = 8 + below(1, Stream::Choice, copied, 0, 22) as usize;
-    let mut ranks: Vec<u32> = uniform(1, Stream::Choice, copied, 1, len)
-        .iter()
-        .map(|u| words.powf(*u) as u32)
-        .collect();
+    let mut ranks: Vec<u32> =
+        uniform(1, Stream::Choice, copied, 1, len).iter().map(|u| words.powf(*u) as u32).collect();
     if copied != index {
         ranks[index as usize % len] = 0;
     }

@@ -27,11 +27,7 @@ fn steps(c: &mut Criterion) {
         group.bench_function(format!("{GPU_CASE} on the GPU"), |b| {
             let step =
                 step.get_or_insert_with(|| TrainStep::new(GPU_CASE, &device, DType::Bf16).expect("room for the case"));
-            b.iter_custom(|n| {
-                (0..n)
-                    .map(|_| Duration::from_secs_f64(step.seconds().expect("a step")))
-                    .sum()
-            });
+            b.iter_custom(|n| (0..n).map(|_| Duration::from_secs_f64(step.seconds().expect("a step"))).sum());
         });
     }
     group.finish();

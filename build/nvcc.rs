@@ -60,12 +60,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
             command.args(targets.split(',').map(gencode));
             command.arg(format!("-Dscalar_t={scalar_t}")).arg("-I").arg(kernels);
             fatbins.push(output.clone());
-            jobs.push(Job {
-                command,
-                compiler: said.clone(),
-                sources: vec![file.path.clone()],
-                output,
-            });
+            jobs.push(Job { command, compiler: said.clone(), sources: vec![file.path.clone()], output });
             scalars.push(scalar);
         }
         images.push((file.stem.clone(), fatbins));
@@ -73,15 +68,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     let headers = work::files_below(kernels, &["h"]);
     let toolkit = release(&said);
     let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
-    let resources = scalars
-        .into_iter()
-        .zip(&said)
-        .flat_map(|(scalar, said)| resources(scalar, said));
-    Ok(Compiled {
-        toolkit,
-        resources: resources.collect(),
-        images,
-    })
+    let resources = scalars.into_iter().zip(&said).flat_map(|(scalar, said)| resources(scalar, said));
+    Ok(Compiled { toolkit, resources: resources.collect(), images })
 }
 
 /// What nvcc says of its version.
@@ -133,10 +121,7 @@ fn find() -> Result<PathBuf, String> {
         places.extend(toolkits.map(|toolkit| toolkit.join("bin")));
     }
     places.push("/usr/local/cuda/bin".into());
-    let nvcc = places
-        .into_iter()
-        .map(|place| place.join("nvcc"))
-        .find(|nvcc| nvcc.is_file());
+    let nvcc = places.into_iter().map(|place| place.join("nvcc")).find(|nvcc| nvcc.is_file());
     nvcc.ok_or_else(|| {
         "this build of selma is without CUDA kernels: nvcc was found neither through NVCC, CUDA_HOME or CUDA_PATH nor in \
          PATH or the active Python environment"
@@ -148,10 +133,7 @@ fn find() -> Result<PathBuf, String> {
 fn subfolders(folder: &Path, prefix: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let matching = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
-    let mut folders: Vec<PathBuf> = matching
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .collect();
+    let mut folders: Vec<PathBuf> = matching.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     folders
 }
@@ -195,7 +177,5 @@ fn resources(scalar: &'static str, said: &str) -> Vec<Resources> {
 /// The number that stands before `words`; 0 where they do not occur.
 fn before(line: &str, words: &str) -> u32 {
     let number = line.split(words).next().filter(|_| line.contains(words));
-    number
-        .and_then(|text| text.rsplit(' ').next()?.parse().ok())
-        .unwrap_or(0)
+    number.and_then(|text| text.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }

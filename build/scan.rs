@@ -42,14 +42,9 @@ pub fn scan(path: &Path, text: &str, headers: &[Source]) -> Result<Source, Strin
     };
     for (arguments, _) in macros(&text, "CONSTANT") {
         let [name, value] = arguments[..] else {
-            return Err(format!(
-                "CONSTANT({}): expected a name and a value",
-                arguments.join(", ")
-            ));
+            return Err(format!("CONSTANT({}): expected a name and a value", arguments.join(", ")));
         };
-        let value = value
-            .parse()
-            .map_err(|_| format!("CONSTANT({name}, {value}): expected a whole number"))?;
+        let value = value.parse().map_err(|_| format!("CONSTANT({name}, {value}): expected a whole number"))?;
         source.constants.push((name.into(), value));
     }
     for (arguments, after) in macros(&text, "KERNEL") {
@@ -57,16 +52,10 @@ pub fn scan(path: &Path, text: &str, headers: &[Source]) -> Result<Source, Strin
     }
     for (arguments, after) in macros(&text, "KERNEL_BOUNDS") {
         let [name, threads, _] = arguments[..] else {
-            return Err(format!(
-                "KERNEL_BOUNDS({}): expected three arguments",
-                arguments.join(", ")
-            ));
+            return Err(format!("KERNEL_BOUNDS({}): expected three arguments", arguments.join(", ")));
         };
         let constants = headers.iter().chain([&source]).flat_map(|source| &source.constants);
-        let constant = constants
-            .into_iter()
-            .find(|(name, _)| name == threads)
-            .map(|&(_, value)| value);
+        let constant = constants.into_iter().find(|(name, _)| name == threads).map(|&(_, value)| value);
         let threads = constant
             .or_else(|| threads.parse().ok())
             .ok_or_else(|| format!("{name}: its threads are `{threads}`; expected a whole number or a CONSTANT"))?;
@@ -81,12 +70,7 @@ fn without_comment(line: &str) -> &str {
 
 /// Every `name(arguments)` that begins a line, with the text behind it.
 fn macros<'a>(text: &'a str, name: &str) -> Vec<(Vec<&'a str>, &'a str)> {
-    let begins_line = |at: usize| {
-        text[..at]
-            .rsplit('\n')
-            .next()
-            .is_some_and(|line| line.trim().is_empty())
-    };
+    let begins_line = |at: usize| text[..at].rsplit('\n').next().is_some_and(|line| line.trim().is_empty());
     let opening = format!("{name}(");
     let calls = text.match_indices(&opening).filter(|&(at, _)| begins_line(at));
     calls.map(|(at, _)| parenthesized(&text[at + name.len()..])).collect()
@@ -95,20 +79,13 @@ fn macros<'a>(text: &'a str, name: &str) -> Vec<(Vec<&'a str>, &'a str)> {
 /// The parts between the parenthesis that `text` begins with and the one that closes it, and the text behind.
 fn parenthesized(text: &str) -> (Vec<&str>, &str) {
     let close = text.find(')').unwrap_or(text.len());
-    (
-        text[1..close].split(',').map(str::trim).collect(),
-        text[close..].get(1..).unwrap_or_default(),
-    )
+    (text[1..close].split(',').map(str::trim).collect(), text[close..].get(1..).unwrap_or_default())
 }
 
 fn kernel(name: &str, most_threads: u32, after: &str) -> Result<Kernel, String> {
     let (parameters, _) = parenthesized(after.trim_start());
     let parameters: Result<_, _> = parameters.into_iter().map(parameter).collect();
-    Ok(Kernel {
-        name: name.into(),
-        most_threads,
-        parameters: parameters.map_err(|e| format!("{name}: {e}"))?,
-    })
+    Ok(Kernel { name: name.into(), most_threads, parameters: parameters.map_err(|e| format!("{name}: {e}"))? })
 }
 
 fn parameter(text: &str) -> Result<Parameter, String> {
@@ -130,15 +107,8 @@ fn parameter(text: &str) -> Result<Parameter, String> {
                 "long long*" => Element::I64,
                 _ => return Err(format!("`{text}` is of a type that build/scan.rs does not know")),
             };
-            if reads {
-                Kind::Const(element)
-            } else {
-                Kind::Mutable(element)
-            }
+            if reads { Kind::Const(element) } else { Kind::Mutable(element) }
         }
     };
-    Ok(Parameter {
-        name: (*name).into(),
-        kind,
-    })
+    Ok(Parameter { name: (*name).into(), kind })
 }

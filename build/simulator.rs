@@ -25,31 +25,15 @@ pub fn symbol(variant: &str, scalar: &str, kernel: &str) -> String {
 pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=CXX");
     let mut build = cc::Build::new();
-    build
-        .cpp(true)
-        .std("c++20")
-        .opt_level(2)
-        .include(kernels)
-        .extra_warnings(true)
-        .warnings(true);
+    build.cpp(true).std("c++20").opt_level(2).include(kernels).extra_warnings(true).warnings(true);
     // Vectors of the models of tensor cores; the processor is checked when a simulator is opened.
     for flag in ["-mavx2", "-mfma", "-mf16c"] {
         build.flag(flag);
     }
-    for flag in [
-        "-ffp-contract=off",
-        "-fno-math-errno",
-        "-fno-strict-aliasing",
-        "-fno-exceptions",
-    ] {
+    for flag in ["-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"] {
         build.flag(flag);
     }
-    for flag in [
-        "-Wno-unknown-pragmas",
-        "-Wno-unused-function",
-        "-Wno-unused-parameter",
-        "-Wno-sign-compare",
-    ] {
+    for flag in ["-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-sign-compare"] {
         build.flag(flag);
     }
     let compiler = build.try_get_compiler().map_err(|e| missing(&e.to_string()))?;
@@ -59,12 +43,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
         let output = out.join(format!("{name}.o"));
         let mut command = compiler.to_command();
         command.args(flags).arg("-c");
-        Job {
-            command,
-            compiler: version.clone(),
-            sources,
-            output,
-        }
+        Job { command, compiler: version.clone(), sources, output }
     };
     let mut jobs = Vec::new();
     for runtime in work::files_below(&kernels.join("sim"), &["cpp"]) {
@@ -81,11 +60,7 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
                     flags.push("-fsanitize=thread".into());
                     flags.push("--param=tsan-instrument-func-entry-exit=0".into());
                 }
-                jobs.push(job(
-                    vec![wrapper, file.path.clone()],
-                    &format!("{variant}_{scalar}_{}", file.stem),
-                    &flags,
-                ));
+                jobs.push(job(vec![wrapper, file.path.clone()], &format!("{variant}_{scalar}_{}", file.stem), &flags));
             }
         }
     }
@@ -107,16 +82,11 @@ fn missing(why: &str) -> String {
 fn suitable(compiler: &cc::Tool) -> Result<String, String> {
     let mut command = compiler.to_command();
     let named = format!("{:?}", command.get_program());
-    let version = command
-        .arg("-dumpfullversion")
-        .output()
-        .map_err(|e| missing(&format!("{named}: {e}")))?;
+    let version = command.arg("-dumpfullversion").output().map_err(|e| missing(&format!("{named}: {e}")))?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     if compiler.is_like_clang() || major.is_none_or(|major| major < 12) {
-        return Err(missing(&format!(
-            "{named} is version {version:?} of another compiler or too old"
-        )));
+        return Err(missing(&format!("{named} is version {version:?} of another compiler or too old")));
     }
     Ok(format!("{named} {version}"))
 }

@@ -41,11 +41,7 @@ pub fn kernels(files: &[Source], simulator: &Result<(), String>) -> String {
                 file.stem,
                 kernel.most_threads,
                 parameters(kernel),
-                if simulator.is_ok() {
-                    simulated(kernel)
-                } else {
-                    "None".into()
-                },
+                if simulator.is_ok() { simulated(kernel) } else { "None".into() },
             );
         }
     }
@@ -66,10 +62,7 @@ pub fn kernels(files: &[Source], simulator: &Result<(), String>) -> String {
 pub fn all(files: &[Source]) -> String {
     let kernels = files.iter().flat_map(|file| &file.kernels);
     let names: Vec<String> = kernels.map(|k| format!("&{}", k.name.to_uppercase())).collect();
-    format!(
-        "/// Every kernel, by file.\npub static ALL: &[&Kernel] = &[{}];\n",
-        names.join(", ")
-    )
+    format!("/// Every kernel, by file.\npub static ALL: &[&Kernel] = &[{}];\n", names.join(", "))
 }
 
 /// What nvcc made: its version, fat binaries, and what each kernel takes on each target; or why there is nothing.
@@ -125,17 +118,11 @@ fn parameters(kernel: &Kernel) -> String {
 
 /// The compilations of a kernel in the order of [`SCALARS`], those of a variant together.
 fn symbols(kernel: &Kernel) -> impl Iterator<Item = String> {
-    VARIANTS
-        .iter()
-        .flat_map(move |variant| SCALARS.map(|(scalar, _)| symbol(variant, scalar, &kernel.name)))
+    VARIANTS.iter().flat_map(move |variant| SCALARS.map(|(scalar, _)| symbol(variant, scalar, &kernel.name)))
 }
 
 fn simulated(kernel: &Kernel) -> String {
     let names: Vec<String> = symbols(kernel).collect();
     let (plain, checked) = names.split_at(SCALARS.len());
-    format!(
-        "Some(super::Simulated {{ plain: [{}], checked: [{}] }})",
-        plain.join(", "),
-        checked.join(", ")
-    )
+    format!("Some(super::Simulated {{ plain: [{}], checked: [{}] }})", plain.join(", "), checked.join(", "))
 }

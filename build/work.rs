@@ -67,11 +67,7 @@ fn run_one(mut job: Job, headers: u64, cache: &Path) -> Result<String, String> {
     let done = job.command.output().map_err(|e| format!("{:?}: {e}", job.command))?;
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     if !done.status.success() {
-        return Err(format!(
-            "{:?}\n{said}{}",
-            job.command,
-            String::from_utf8_lossy(&done.stdout)
-        ));
+        return Err(format!("{:?}\n{said}{}", job.command, String::from_utf8_lossy(&done.stdout)));
     }
     fs::copy(&job.output, &kept).map_err(trouble)?;
     fs::write(&kept_text, &said).map_err(trouble)?;

@@ -55,9 +55,7 @@ impl TrainStep {
             GPU_CASE => (sd15(), 16, 64, 128),
             _ => {
                 let cases = CASES.join(", ");
-                return Err(Error::Usage(format!(
-                    "no case {case}: expected one of {cases}, {GPU_CASE}"
-                )));
+                return Err(Error::Usage(format!("no case {case}: expected one of {cases}, {GPU_CASE}")));
             }
         };
         let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
@@ -122,9 +120,7 @@ impl TrainStep {
         };
         let loss = self.loss(loss)?;
         if !loss.is_finite() {
-            return Err(Error::Failed(format!(
-                "the loss is {loss}: the time would mean nothing"
-            )));
+            return Err(Error::Failed(format!("the loss is {loss}: the time would mean nothing")));
         }
         Ok(seconds)
     }
@@ -133,12 +129,7 @@ impl TrainStep {
     fn queue(&mut self) -> Result<Option<f64>> {
         self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
         self.steps += 1;
-        let settings = AdamW {
-            lr: LR,
-            betas: (0.9, 0.999),
-            eps: 1e-8,
-            weight_decay: 1e-2,
-        };
+        let settings = AdamW { lr: LR, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
         if let Some(replay) = &mut self.replay {
             replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &self.batch, 1.0)?;
             replay.update(&mut self.flat, settings, 1.0)?;

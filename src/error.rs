@@ -42,24 +42,15 @@ pub enum Error {
 
 impl Error {
     pub fn shape(op: &'static str, message: impl Into<String>) -> Self {
-        Error::Shape {
-            op,
-            message: message.into(),
-        }
+        Error::Shape { op, message: message.into() }
     }
 
     pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Error::File {
-            path: path.as_ref().into(),
-            message: message.into(),
-        }
+        Error::File { path: path.as_ref().into(), message: message.into() }
     }
 
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Error::Io {
-            path: path.as_ref().into(),
-            source,
-        }
+        Error::Io { path: path.as_ref().into(), source }
     }
 
     /// 2 where the command line or a configuration is at fault, else 1.

@@ -41,11 +41,7 @@ impl Tape {
 
     pub(super) fn watching_ids(leaves: HashSet<u64>) -> Self {
         let tracked = leaves.clone();
-        Self(Some(RefCell::new(Recording {
-            leaves,
-            tracked,
-            entries: Vec::new(),
-        })))
+        Self(Some(RefCell::new(Recording { leaves, tracked, entries: Vec::new() })))
     }
 
     pub(super) fn leaves(&self) -> HashSet<u64> {
@@ -90,31 +86,20 @@ impl Tape {
         if let Some(recording) = &self.0 {
             let mut recording = recording.borrow_mut();
             recording.tracked.insert(output.id());
-            recording.entries.push(Entry {
-                op,
-                output: output.id(),
-                backward: Box::new(backward),
-            });
+            recording.entries.push(Entry { op, output: output.id(), backward: Box::new(backward) });
         }
     }
 
     /// For an op without a backward pass: fails if `x` is tracked.
     pub fn refuse(&self, op: &'static str, x: &Tensor) -> Result<()> {
-        if self.wants(x) {
-            Err(Error::NoGradient { op })
-        } else {
-            Ok(())
-        }
+        if self.wants(x) { Err(Error::NoGradient { op }) } else { Ok(()) }
     }
 
     /// Gradients of a scalar with respect to every leaf that it depends on. Uses the tape up; what the ops saved is
     /// freed as it goes.
     pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
         if loss.len() != 1 {
-            return Err(Error::shape(
-                "backward",
-                format!("the loss must be a scalar, not {:?}", loss.shape()),
-            ));
+            return Err(Error::shape("backward", format!("the loss must be a scalar, not {:?}", loss.shape())));
         }
         let one = Tensor::full(loss.shape(), 1.0, loss.dtype()).to(&loss.device())?;
         self.backward_from(loss, one)
@@ -125,17 +110,12 @@ impl Tape {
         let Some(recording) = self.0 else {
             return Ok(Gradients::default());
         };
-        let Recording {
-            leaves, mut entries, ..
-        } = recording.into_inner();
+        let Recording { leaves, mut entries, .. } = recording.into_inner();
         let mut gradients = Gradients::default();
         gradients.add(output.id(), gradient)?;
         while let Some(Entry { op, output, backward }) = entries.pop() {
-            let dy = if leaves.contains(&output) {
-                gradients.0.get(&output).cloned()
-            } else {
-                gradients.0.remove(&output)
-            };
+            let dy =
+                if leaves.contains(&output) { gradients.0.get(&output).cloned() } else { gradients.0.remove(&output) };
             if let Some(dy) = dy {
                 named(op, || backward(&dy, &mut gradients))?;
             }

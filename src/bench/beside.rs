@@ -49,14 +49,7 @@ fn weight_gradient([rows, k, out]: [usize; 3]) -> Work {
 }
 
 fn product([rows, depth, columns]: [usize; 3], left_transposed: bool, right_transposed: bool, added: Added) -> Work {
-    Work::Product(Product {
-        rows,
-        columns,
-        depth,
-        left_transposed,
-        right_transposed,
-        added,
-    })
+    Work::Product(Product { rows, columns, depth, left_transposed, right_transposed, added })
 }
 
 /// A LoRA layer of `c` to `c`, forward and backward: h = x A^T, y = x W^T, y += h B^T; dh = dy B, dx = dy W, dx += dh A, dA = dh^T x, dB = dy^T h.

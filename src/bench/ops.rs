@@ -54,20 +54,13 @@ impl Op {
     pub fn work(&self, backward: bool, dtype: DType) -> Work {
         let passes = 1 + usize::from(backward);
         let sum = |of: &[f64; 2]| of[..passes].iter().sum::<f64>();
-        Work {
-            flops: sum(&self.flops),
-            bytes: sum(&self.values) * dtype.size() as f64,
-        }
+        Work { flops: sum(&self.flops), bytes: sum(&self.values) * dtype.size() as f64 }
     }
 
     /// The exact order that a LoRA layer's products are made in, and whether the planner takes it.
     pub fn order(&self, backward: bool, device: &Device, dtype: DType) -> Option<(LoraOrder, bool)> {
         let (order, sizes) = self.order?;
-        let sizes = LoraSizes {
-            wants_dx: backward,
-            wants_factors: backward,
-            ..sizes
-        };
+        let sizes = LoraSizes { wants_dx: backward, wants_factors: backward, ..sizes };
         let chosen = LoraOrder::Auto.taken(&sizes, device, dtype);
         let taken = order.taken(&sizes, device, dtype);
         Some((taken, taken == chosen))
@@ -101,12 +94,7 @@ impl Op {
             .map(|(i, shape)| normal(i, shape, if i < first_vector { dtype } else { DType::F32 }))
             .collect::<Result<_>>()?;
         let y = (self.run)(&Tape::off(), &inputs)?;
-        Ok(Loaded {
-            dy: normal(99, y.shape(), y.dtype())?,
-            inputs,
-            tracked: self.tracked,
-            run: self.run.clone(),
-        })
+        Ok(Loaded { dy: normal(99, y.shape(), y.dtype())?, inputs, tracked: self.tracked, run: self.run.clone() })
     }
 }
 

@@ -70,10 +70,7 @@ impl Bench {
         let mut table = Table {
             bench: &self,
             common,
-            limits: Limits {
-                peak: self.peak,
-                bandwidth: self.bandwidth,
-            },
+            limits: Limits { peak: self.peak, bandwidth: self.bandwidth },
             flushed: None,
             noted: BTreeSet::new(),
         };
@@ -100,18 +97,8 @@ impl Bench {
         for case in steps {
             let mut step = TrainStep::new(case, &device, dtype)?;
             let times = self.times(|| step.seconds().map_err(|e| Error::Failed(format!("{case}: {e}"))))?;
-            let work = (case == GPU_CASE).then_some(Work {
-                flops: GPU_CASE_FLOPS,
-                bytes: 0.0,
-            });
-            table.print(Row {
-                case,
-                times_ms: &times,
-                work,
-                limits: table.limits,
-                library: None,
-                order: None,
-            });
+            let work = (case == GPU_CASE).then_some(Work { flops: GPU_CASE_FLOPS, bytes: 0.0 });
+            table.print(Row { case, times_ms: &times, work, limits: table.limits, library: None, order: None });
         }
         Ok(())
     }
@@ -146,8 +133,7 @@ impl Table<'_> {
         let (from, to) = (from?, to?);
         let copies = self.bench.times(|| gpu.seconds(|| to.copy_from(&from)))?;
         let reached = 2.0 * FLUSHED_BYTES as f64 / copies[copies.len() / 2] / 1e6;
-        self.common
-            .note(format!("{}: copies reach {reached:.0} GB/s", gpu.name()));
+        self.common.note(format!("{}: copies reach {reached:.0} GB/s", gpu.name()));
         self.limits.bandwidth.get_or_insert(reached);
         self.flushed = Some(to);
         Ok(())

@@ -45,10 +45,7 @@ impl Convert {
         let (modules, rank) = (loaded.expert.len(), loaded.expert.max_rank());
         if common.json {
             let out = self.out.display().to_string();
-            println!(
-                "{}",
-                serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata })
-            );
+            println!("{}", serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata }));
         } else {
             println!("{}: {modules} modules, rank up to {rank}", self.out.display());
         }
@@ -59,20 +56,12 @@ impl Convert {
 /// What a file says of its making stays; what it says of its own layout, ranks and bytes is written anew or left out.
 fn carried_over(metadata: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let of_the_file = |key: &str| {
-        let exact = [
-            "format",
-            "lora_adapter_metadata",
-            "modelspec.hash_sha256",
-            "modelspec.title",
-        ];
+        let exact = ["format", "lora_adapter_metadata", "modelspec.hash_sha256", "modelspec.title"];
         let endings = [".lora_alpha", ".use_rslora"];
         exact.contains(&key)
             || key.starts_with("sshs_")
             || key.starts_with("ss_network_")
             || endings.iter().any(|ending| key.ends_with(ending))
     };
-    (metadata.iter())
-        .filter(|(key, _)| !of_the_file(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    (metadata.iter()).filter(|(key, _)| !of_the_file(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }

@@ -83,11 +83,7 @@ impl Eval {
             "shapes" => {
                 let message = match self.judge.as_deref() {
                     Some("builtin") if self.questions.is_none() => {
-                        return Ok(Scorer {
-                            eval: self,
-                            common,
-                            asked: None,
-                        });
+                        return Ok(Scorer { eval: self, common, asked: None });
                     }
                     Some("builtin") => "--questions: the questions of shapes follow from its captions",
                     _ => "--benchmark shapes: expected --judge builtin",
@@ -111,11 +107,7 @@ impl Eval {
         let items = read(questions)?;
         let source = Source::open(self, &items, common)?;
         let asked = Some((items, source));
-        Ok(Scorer {
-            eval: self,
-            common,
-            asked,
-        })
+        Ok(Scorer { eval: self, common, asked })
     }
 }
 
@@ -149,11 +141,7 @@ impl Scorer<'_> {
                 "{} of {} items of the questions have no {}, {first} first",
                 paired.missing.len(),
                 items.len(),
-                if self.eval.images.is_some() {
-                    "picture"
-                } else {
-                    "answer"
-                }
+                if self.eval.images.is_some() { "picture" } else { "answer" }
             );
             self.left_out(dir, &message)?;
         }
@@ -183,8 +171,7 @@ impl Scorer<'_> {
         if !self.eval.allow_missing {
             return Err(Error::file(dir, format!("{message}; --allow-missing leaves them out")));
         }
-        self.common
-            .note(format!("warning: {}: {message}; they are left out", dir.display()));
+        self.common.note(format!("warning: {}: {message}; they are left out", dir.display()));
         Ok(())
     }
 }

@@ -48,12 +48,7 @@ pub struct Generate {
     #[arg(long, alias = "num-inference-steps", default_value_t = 50)]
     steps: usize,
     /// Guidance scale (default 7.5; SDXL 5.0).
-    #[arg(
-        long,
-        visible_alias = "cfg-scale",
-        alias = "guidance-scale",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, visible_alias = "cfg-scale", alias = "guidance-scale", allow_negative_numbers = true)]
     guidance: Option<f64>,
     /// Rescale the guided prediction towards the conditional one's deviation; 0 is off.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -159,11 +154,7 @@ impl Generate {
         folder.draw(&jobs, self.resume, &mut terminal)?;
         terminal.bar.finish_and_clear();
         if terminal.kept > 0 {
-            common.note(format!(
-                "{} of {} pictures were there already",
-                terminal.kept,
-                jobs.len()
-            ));
+            common.note(format!("{} of {} pictures were there already", terminal.kept, jobs.len()));
         }
         common.note_memory(&device);
         Ok(())
@@ -171,10 +162,7 @@ impl Generate {
 
     fn check(&self) -> Result<()> {
         const MOST: usize = 100_000;
-        for (name, value) in [
-            ("batch-size", self.batch_size),
-            ("images-per-prompt", self.images_per_prompt),
-        ] {
+        for (name, value) in [("batch-size", self.batch_size), ("images-per-prompt", self.images_per_prompt)] {
             if value == 0 || value > MOST {
                 return Err(Error::Usage(format!("--{name} {value}: expected 1 to {MOST}")));
             }

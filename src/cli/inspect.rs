@@ -99,10 +99,7 @@ fn print_checkpoint(summary: &checkpoint::summary::Summary) -> Result<()> {
 
 fn print_model(summary: &model_summary::Summary) -> Result<()> {
     println!("{}", summary.model);
-    println!(
-        "  family     {}, text states of {} numbers",
-        summary.family, summary.context
-    );
+    println!("  family     {}, text states of {} numbers", summary.family, summary.context);
     println!("  prediction {}", summary.prediction);
     println!("  scheduler  {}", summary.scheduler);
     println!("  pictures   {0} x {0}", summary.side);
@@ -113,29 +110,18 @@ fn print_model(summary: &model_summary::Summary) -> Result<()> {
 fn print_components(components: &BTreeMap<String, ComponentSummary>) {
     for (name, component) in components {
         let types: Vec<&str> = component.types.keys().map(String::as_str).collect();
-        println!(
-            "  {name}: {} tensors, {} values in {}",
-            component.tensors,
-            component.values,
-            types.join(", ")
-        );
+        println!("  {name}: {} tensors, {} values in {}", component.tensors, component.values, types.join(", "));
     }
 }
 
 fn print_json(summary: &impl Serialize) -> Result<()> {
-    println!(
-        "{}",
-        serde_json::to_string(summary).map_err(|e| Error::Failed(e.to_string()))?
-    );
+    println!("{}", serde_json::to_string(summary).map_err(|e| Error::Failed(e.to_string()))?);
     Ok(())
 }
 
 fn print_metadata(metadata: &BTreeMap<String, String>) {
     for (key, value) in metadata {
         let shown: String = value.chars().take(100).collect();
-        println!(
-            "  {key} = {shown}{}",
-            if shown.len() < value.len() { " ..." } else { "" }
-        );
+        println!("  {key} = {shown}{}", if shown.len() < value.len() { " ..." } else { "" });
     }
 }

@@ -57,10 +57,7 @@ fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<()> {
 
 fn table(resources: &[Resources]) -> Result<()> {
     let width = resources.iter().map(|r| r.kernel.len()).max().unwrap_or(0);
-    println!(
-        "{:width$}  dtype  target   registers  spill_stores  spill_loads  static_shared  stack",
-        "kernel"
-    );
+    println!("{:width$}  dtype  target   registers  spill_stores  spill_loads  static_shared  stack", "kernel");
     for r in resources {
         println!(
             "{:width$}  {:5}  {:7}  {:9}  {:12}  {:11}  {:13}  {:5}",

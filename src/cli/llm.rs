@@ -99,11 +99,9 @@ impl Llm {
         if !(0.0..=86400.0).contains(&self.longest_pause) {
             return wrong("longest-pause", "0 to 86400 seconds");
         }
-        for (option, value) in [
-            ("max-cost", self.max_cost),
-            ("input-price", self.input_price),
-            ("output-price", self.output_price),
-        ] {
+        for (option, value) in
+            [("max-cost", self.max_cost), ("input-price", self.input_price), ("output-price", self.output_price)]
+        {
             if value.is_some_and(|v| !(v >= 0.0 && v.is_finite())) {
                 return wrong(option, "a number, at least 0");
             }
@@ -170,20 +168,16 @@ impl Llm {
     /// The error that ended the work, with how far it came and how it goes on.
     pub fn stopped(&self, error: Error, out: &Path, done: usize, wanted: usize) -> Error {
         match error {
-            Error::Failed(why) if self.llm.is_some() => Error::Failed(format!(
-                "{why} ({done} of {wanted} prompts so far; {})",
-                kept_in(&recording_of(out))
-            )),
+            Error::Failed(why) if self.llm.is_some() => {
+                Error::Failed(format!("{why} ({done} of {wanted} prompts so far; {})", kept_in(&recording_of(out))))
+            }
             error => error,
         }
     }
 }
 
 fn kept_in(recording: &Path) -> String {
-    format!(
-        "every reply is in {}, and the same command goes on",
-        recording.display()
-    )
+    format!("every reply is in {}, and the same command goes on", recording.display())
 }
 
 /// `counting.json` is recorded in `counting.replies.jsonl`.

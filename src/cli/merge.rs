@@ -129,17 +129,12 @@ impl Merge {
 /// # Errors
 /// [`Error::Usage`] for a weight that is NaN or infinite, or an empty name.
 pub fn parse_lora(text: &str) -> Result<(PathBuf, Option<f64>)> {
-    let (path, weight) = match text
-        .rsplit_once(':')
-        .and_then(|(p, w)| Some((p, w.parse::<f64>().ok()?)))
-    {
+    let (path, weight) = match text.rsplit_once(':').and_then(|(p, w)| Some((p, w.parse::<f64>().ok()?))) {
         Some((path, weight)) if !Path::new(text).exists() => (path, Some(weight)),
         _ => (text, None),
     };
     if weight.is_some_and(|w| !w.is_finite()) {
-        return Err(Error::Usage(format!(
-            "--lora {text}: the weight is not a finite number"
-        )));
+        return Err(Error::Usage(format!("--lora {text}: the weight is not a finite number")));
     }
     if path.is_empty() {
         return Err(Error::Usage(format!("--lora {text}: no file is named")));

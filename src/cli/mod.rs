@@ -127,9 +127,7 @@ impl Common {
         if let Device::Gpu(gpu) = device {
             let usage = gpu.usage();
             let (peak, reserved) = (human(usage.peak), human(usage.reserved));
-            self.note(format!(
-                "peak memory on the device: {peak}; {reserved} were taken for it"
-            ));
+            self.note(format!("peak memory on the device: {peak}; {reserved} were taken for it"));
         }
     }
 }
@@ -141,9 +139,7 @@ fn parse_precision(name: &str, device: &Device) -> Result<DType> {
         "auto" | "f32" | "no" => Ok(DType::F32),
         "bf16" => Ok(DType::Bf16),
         "f16" | "fp16" => Ok(DType::F16),
-        other => Err(Error::Usage(format!(
-            "--precision {other}: expected auto, f32, bf16 or f16"
-        ))),
+        other => Err(Error::Usage(format!("--precision {other}: expected auto, f32, bf16 or f16"))),
     }
 }
 

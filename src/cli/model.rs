@@ -35,11 +35,7 @@ impl Common {
     }
 
     fn bytes_bar(&self, id: &str, hub: &Hub, total: u64) -> ProgressBar {
-        self.note(format!(
-            "downloading {id} from {} into {}",
-            hub.endpoint,
-            hub.cache.display()
-        ));
+        self.note(format!("downloading {id} from {} into {}", hub.endpoint, hub.cache.display()));
         if self.quiet {
             return ProgressBar::hidden();
         }

@@ -74,10 +74,7 @@ impl Prompts {
         let captions = builtin::captions(&skill.id, self.count, self.max_similarity, common.seed())?;
         prompts::write(&self.out, &captions)?;
         match common.json {
-            true => println!(
-                "{}",
-                json!({"skill": skill.id, "out": self.out, "counts": {"kept": captions.len()}})
-            ),
+            true => println!("{}", json!({"skill": skill.id, "out": self.out, "counts": {"kept": captions.len()}})),
             false => println!("{}: {} prompts for {}", self.out.display(), captions.len(), skill.id),
         }
         Ok(())
@@ -106,10 +103,7 @@ impl Prompts {
             ));
         }
         if common.json {
-            println!(
-                "{}",
-                json!({"skill": skill.id, "out": self.out, "counts": counts, "spent": spent_json(spent)})
-            );
+            println!("{}", json!({"skill": skill.id, "out": self.out, "counts": counts, "spent": spent_json(spent)}));
             return Ok(());
         }
         println!("{}: {} prompts for {}", self.out.display(), counts.kept, skill.id);

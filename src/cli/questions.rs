@@ -69,32 +69,18 @@ impl Questions {
 
     fn report(&self, common: &Common, counts: &Counts, spent: Option<Spent>) {
         for (count, what) in [
-            (
-                counts.prompts_without_questions,
-                "prompts got no question, and are left out",
-            ),
-            (
-                counts.other_requests,
-                "recorded requests differ from the ones of this command (other prompts?)",
-            ),
+            (counts.prompts_without_questions, "prompts got no question, and are left out"),
+            (counts.other_requests, "recorded requests differ from the ones of this command (other prompts?)"),
         ] {
             if count > 0 {
                 common.note(format!("warning: {count} {what}"));
             }
         }
         if common.json {
-            println!(
-                "{}",
-                json!({"out": self.out, "counts": counts, "spent": spent_json(spent)})
-            );
+            println!("{}", json!({"out": self.out, "counts": counts, "spent": spent_json(spent)}));
             return;
         }
-        println!(
-            "{}: {} questions about {} prompts",
-            self.out.display(),
-            counts.questions,
-            counts.prompts
-        );
+        println!("{}: {} questions about {} prompts", self.out.display(), counts.questions, counts.prompts);
         if counts.requests > 0 {
             println!(
                 "  {} replies: {} lines and {} parents not understood, {} tuples without a question, {} cut by the token limit",

@@ -47,10 +47,7 @@ impl Run {
             }
         }
         let out = self.out.unwrap_or_else(|| self.pipeline.with_extension(""));
-        let selection = Selection {
-            stage: self.only,
-            skill: self.skill,
-        };
+        let selection = Selection { stage: self.only, skill: self.skill };
         conduct(&pipeline, &out, &selection, self.dry_run, common)
     }
 }
@@ -67,10 +64,7 @@ pub(super) fn conduct(
     common: &Common,
 ) -> Result<()> {
     if out.is_file() {
-        return Err(Error::Usage(format!(
-            "--out {}: is a file, expected a folder",
-            out.display()
-        )));
+        return Err(Error::Usage(format!("--out {}: is a file, expected a folder", out.display())));
     }
     let command = command_line();
     let run = run::Run::new(pipeline, out, common.device()?, common.precision()?, &command);
@@ -89,10 +83,7 @@ pub(super) fn conduct(
     let summary = run.summary();
     if common.json {
         let done: Vec<String> = done.iter().map(ToString::to_string).collect();
-        println!(
-            "{}",
-            json!({"out": out, "done": done, "report": report, "summary": summary})
-        );
+        println!("{}", json!({"out": out, "done": done, "report": report, "summary": summary}));
         return Ok(());
     }
     if done.is_empty() {
@@ -113,11 +104,7 @@ fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
         return Ok(());
     }
     let line = |piece: &str, standing: &str, work: &str, bytes: u64, seconds: f64| {
-        println!(
-            "{piece:32} {standing:9} {work:28} {:>10} {:>10}",
-            human(bytes),
-            duration(seconds)
-        );
+        println!("{piece:32} {standing:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
     };
     for e in estimates {
         line(&e.piece, e.standing, &e.work, e.bytes, e.seconds);
@@ -139,9 +126,10 @@ fn duration(seconds: f64) -> String {
 fn show(summary: &Summary) {
     let points = |x: f64| format!("{:.1}", 100.0 * x);
     for arm in &summary.arms {
-        let interval = arm.overall.interval.map_or(String::new(), |[low, high]| {
-            format!("  ({} to {})", points(low), points(high))
-        });
+        let interval = arm
+            .overall
+            .interval
+            .map_or(String::new(), |[low, high]| format!("  ({} to {})", points(low), points(high)));
         println!("{:24} {:>6}{interval}", arm.name, points(arm.overall.mean));
     }
     for pair in &summary.comparisons {
@@ -159,11 +147,6 @@ fn command_line() -> String {
         true => text,
         false => format!("'{}'", text.replace('\'', "'\\''")),
     };
-    let arguments = std::env::args_os()
-        .skip(1)
-        .map(|a| quote(a.to_string_lossy().into_owned()));
-    std::iter::once("selma".to_owned())
-        .chain(arguments)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let arguments = std::env::args_os().skip(1).map(|a| quote(a.to_string_lossy().into_owned()));
+    std::iter::once("selma".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }

@@ -76,18 +76,10 @@ fn list(dir: &Path, by: &Path) -> Result<Vec<Candidate>> {
     let candidate = |entry: folder::Entry| {
         let score = known.get(&(entry.file_name.as_str(), entry.prompt.as_str()));
         let score = *score.ok_or_else(|| {
-            let message = format!(
-                "no score of {} for its prompt; score the folder anew",
-                entry.path.display()
-            );
+            let message = format!("no score of {} for its prompt; score the folder anew", entry.path.display());
             Error::file(by, message)
         })?;
-        Ok(Candidate {
-            image: entry.path,
-            prompt: entry.prompt,
-            skill: entry.skill,
-            score,
-        })
+        Ok(Candidate { image: entry.path, prompt: entry.prompt, skill: entry.skill, score })
     };
     entries.into_iter().map(candidate).collect()
 }

@@ -12,11 +12,7 @@ use crate::train::watcher::{StepReport, Watcher};
 /// `text` without what a terminal obeys: messages quote files, and files may come from anybody.
 pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| {
-        if is_hidden(c) && !matches!(c, '\n' | '\t') {
-            '\u{fffd}'
-        } else {
-            c
-        }
+        if is_hidden(c) && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }
     };
     text.chars().map(shown).collect()
 }
@@ -32,12 +28,7 @@ pub(super) struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     pub fn new(common: &'a Common) -> Result<Self> {
-        Ok(Self {
-            common,
-            bar: ProgressBar::hidden(),
-            what: "",
-            interrupt: Interrupt::listen(common)?,
-        })
+        Ok(Self { common, bar: ProgressBar::hidden(), what: "", interrupt: Interrupt::listen(common)? })
     }
 
     /// Starts the bar of the steps.

@@ -202,30 +202,8 @@ impl Train {
         macro_rules! take {
             ($($field:ident),*) => { $(if let Some(value) = self.$field { config.$field = value; })* };
         }
-        take!(
-            model,
-            data,
-            out,
-            rank,
-            targets,
-            steps,
-            batch_size,
-            grad_accum,
-            lr,
-            warmup,
-            weight_decay,
-            max_grad_norm
-        );
-        take!(
-            eps,
-            noise_offset,
-            caption_dropout,
-            lora_order,
-            save_every,
-            keep,
-            sample_every,
-            sample_prompt
-        );
+        take!(model, data, out, rank, targets, steps, batch_size, grad_accum, lr, warmup, weight_decay, max_grad_norm);
+        take!(eps, noise_offset, caption_dropout, lora_order, save_every, keep, sample_every, sample_prompt);
         config.vae = self.vae.or(config.vae);
         config.alpha = self.alpha.or(config.alpha);
         config.resolution = self.resolution.or(config.resolution);

@@ -26,9 +26,7 @@ impl Verify {
         let (device, precision) = (common.device()?, common.precision()?);
         let mut failed = 0;
         for dir in &self.cases {
-            let name = dir
-                .file_name()
-                .map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
+            let name = dir.file_name().map_or_else(|| dir.display().to_string(), |n| n.to_string_lossy().into_owned());
             let outcome = match verify::run(dir, self.root.as_deref(), &device, precision) {
                 Ok(outcome) => outcome,
                 Err(error) => {

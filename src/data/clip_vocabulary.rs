@@ -15,12 +15,7 @@ pub fn ids() -> BTreeMap<String, u32> {
     let merges = MERGES.lines().filter(|line| !line.starts_with("#version"));
     let merged = merges.map(|line| line.replace(' ', ""));
     let special = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
-    let tokens = bytes
-        .iter()
-        .map(char::to_string)
-        .chain(ends)
-        .chain(merged)
-        .chain(special);
+    let tokens = bytes.iter().map(char::to_string).chain(ends).chain(merged).chain(special);
     tokens.zip(0..).collect()
 }
 

@@ -45,11 +45,7 @@ impl Dataset {
             return Err(Error::file(dir, message));
         }
         let metadata = dir.join("metadata.jsonl");
-        let samples = if metadata.is_file() {
-            from_metadata(dir, &metadata)?
-        } else {
-            from_captions(dir)?
-        };
+        let samples = if metadata.is_file() { from_metadata(dir, &metadata)? } else { from_captions(dir)? };
         if samples.is_empty() {
             let message = "no pictures with captions; expected metadata.jsonl with `file_name` and `text`, or pictures \
                            (png, jpg, webp, bmp) with .txt captions beside them";
@@ -134,10 +130,7 @@ fn from_captions(dir: &Path) -> Result<Vec<Sample>> {
         return Err(Error::file(caption, "a caption without a picture beside it"));
     }
     let sample = |(stem, image): (PathBuf, PathBuf)| match captions.get(&stem) {
-        Some(caption) => Ok(Sample {
-            image,
-            caption: read_caption(caption)?,
-        }),
+        Some(caption) => Ok(Sample { image, caption: read_caption(caption)? }),
         None => {
             let message = format!("a picture without a caption; write one to {}.txt", name(&stem));
             Err(Error::file(image, message))
@@ -159,8 +152,5 @@ fn read_caption(path: &Path) -> Result<String> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

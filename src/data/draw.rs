@@ -15,9 +15,7 @@ pub(super) struct Draw(u64);
 
 impl Draw {
     pub fn new(seed: u64, purpose: Purpose, a: u64, b: u64) -> Self {
-        let keyed = [purpose as u64, a, b]
-            .iter()
-            .fold(mix(seed), |state, &word| mix(state ^ mix(word)));
+        let keyed = [purpose as u64, a, b].iter().fold(mix(seed), |state, &word| mix(state ^ mix(word)));
         Self(keyed)
     }
 

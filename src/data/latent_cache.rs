@@ -77,10 +77,7 @@ impl LatentCache {
     /// [`Error::Io`].
     pub fn open(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-        Ok(Self {
-            dir: dir.into(),
-            damaged: AtomicUsize::new(0),
-        })
+        Ok(Self { dir: dir.into(), damaged: AtomicUsize::new(0) })
     }
 
     /// The posterior under `key`, if there is a sound one.

@@ -28,29 +28,20 @@ impl Loader {
     /// [`Error::Usage`] for no samples, more than 2^32, or a batch size of 0.
     pub fn new(len: usize, batch_size: usize, seed: u64) -> Result<Self> {
         if len == 0 || u32::try_from(len).is_err() {
-            return Err(Error::Usage(format!(
-                "{len} training samples: expected 1 to 4294967295"
-            )));
+            return Err(Error::Usage(format!("{len} training samples: expected 1 to 4294967295")));
         }
         if batch_size == 0 {
             return Err(Error::Usage("batch-size is 0, expected at least 1".into()));
         }
         let order = None;
-        Ok(Self {
-            len,
-            batch_size,
-            seed,
-            order,
-        })
+        Ok(Self { len, batch_size, seed, order })
     }
 
     /// The samples of micro-batch `number`, counted from 0 over the whole run: step s of a run that accumulates `a` of
     /// them asks for `s * a .. (s + 1) * a`.
     pub fn batch(&mut self, number: u64) -> Vec<Item> {
         let first = number * self.batch_size as u64;
-        (first..first + self.batch_size as u64)
-            .map(|position| self.item(position))
-            .collect()
+        (first..first + self.batch_size as u64).map(|position| self.item(position)).collect()
     }
 
     /// The sample at `position` of the endless order.

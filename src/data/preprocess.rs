@@ -65,10 +65,7 @@ impl Preprocess {
         let (h, w) = original;
         if h == 0 || w == 0 || self.height == 0 || self.width == 0 {
             let target = (self.width, self.height);
-            return Err(Error::Failed(format!(
-                "cannot fit a {w}x{h} picture to {}x{}",
-                target.0, target.1
-            )));
+            return Err(Error::Failed(format!("cannot fit a {w}x{h} picture to {}x{}", target.0, target.1)));
         }
         // The larger of the two scales covers the target; the other side is cut, as torchvision's Resize does.
         let (height, width) = (u64::from(self.height), u64::from(self.width));
@@ -84,10 +81,7 @@ impl Preprocess {
         let spare = (resized.0 - self.height, resized.1 - self.width);
         let mut draw = Draw::new(seed, Purpose::Placement, index, epoch);
         // All three are always drawn, so that one setting does not change what another one gives.
-        let random = (
-            draw.below(u64::from(spare.0) + 1) as u32,
-            draw.below(u64::from(spare.1) + 1) as u32,
-        );
+        let random = (draw.below(u64::from(spare.0) + 1) as u32, draw.below(u64::from(spare.1) + 1) as u32);
         let heads = draw.next() >> 63 == 1;
         Ok(Placement {
             original,
@@ -125,14 +119,7 @@ impl Placement {
             true => self.resized.1 - self.crop.1 - self.target.1,
             false => self.crop.1,
         };
-        let ids = [
-            self.original.0,
-            self.original.1,
-            self.crop.0,
-            left,
-            self.target.0,
-            self.target.1,
-        ];
+        let ids = [self.original.0, self.original.1, self.crop.0, left, self.target.0, self.target.1];
         ids.map(|v| v as f32)
     }
 

@@ -20,10 +20,7 @@ pub struct Prompt {
 
 impl Prompt {
     pub fn new(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            rest: Map::new(),
-        }
+        Self { text: text.into(), rest: Map::new() }
     }
 
     /// The item of a benchmark that it is: its record's `item_id` or `id`, a text or a number.
@@ -128,9 +125,7 @@ fn rows(path: &Path) -> Result<Vec<Prompt>> {
                     Some(earlier) if earlier == prompt.text => {}
                     Some(_) => {
                         let line = table::line(bytes, &row);
-                        return Err(refuse(format!(
-                            "line {line}: item {id} has another text here than above"
-                        )));
+                        return Err(refuse(format!("line {line}: item {id} has another text here than above")));
                     }
                 }
             }

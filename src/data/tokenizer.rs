@@ -105,27 +105,17 @@ impl Tokenizer {
         let config_path = from.join("tokenizer_config.json");
         let id_of = |token: &str| match vocab.get(token) {
             Some(&id) => Ok(i64::from(id)),
-            None => Err(Error::file(
-                &vocab_path,
-                format!("no token `{token}`, which the tokenizer needs"),
-            )),
+            None => Err(Error::file(&vocab_path, format!("no token `{token}`, which the tokenizer needs"))),
         };
         let special = |key: &str, default: &str| special_token(config, key, default);
         let bos = special("bos_token", START);
         let eos = special("eos_token", END);
         let unk = special("unk_token", END);
         let pad = special("pad_token", END);
-        let [start, end, _, pad_id] = [
-            id_of(&bos.content)?,
-            id_of(&eos.content)?,
-            id_of(&unk.content)?,
-            id_of(&pad.content)?,
-        ];
+        let [start, end, _, pad_id] =
+            [id_of(&bos.content)?, id_of(&eos.content)?, id_of(&unk.content)?, id_of(&pad.content)?];
         let model = BPE::builder()
-            .vocab_and_merges(
-                vocab.into_iter().collect::<Vocab>(),
-                parse_merges(merges, &merges_path)?,
-            )
+            .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), parse_merges(merges, &merges_path)?)
             .continuing_subword_prefix(String::new())
             .end_of_word_suffix("</w>".into())
             .unk_token(unk.content.clone())
@@ -137,13 +127,7 @@ impl Tokenizer {
         // The pad token is special like the others. With "!" as pad token (SD2, SDXL's second tokenizer) every "!" in a
         // text is therefore cut out and becomes the pad id.
         inner.add_special_tokens(&[bos, eos, unk, pad]);
-        Ok(Self {
-            inner,
-            start,
-            end,
-            pad: pad_id,
-            max_length: max_length(config, &config_path)?,
-        })
+        Ok(Self { inner, start, end, pad: pad_id, max_length: max_length(config, &config_path)? })
     }
 
     /// Ids in one encoded text: 77.
@@ -156,10 +140,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Failed`] if the library refuses, which no text is known to cause.
     pub fn tokens(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|e| Error::Failed(format!("cannot tokenize `{text}`: {e}")))?;
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|e| Error::Failed(format!("cannot tokenize `{text}`: {e}")))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 
@@ -224,10 +206,7 @@ fn of_whole(path: &Path) -> Result<(String, String)> {
     let lines: Option<String> = lines.collect();
     match (model["type"].as_str(), lines) {
         (Some("BPE"), Some(lines)) => Ok((model["vocab"].to_string(), lines)),
-        _ => Err(Error::file(
-            path,
-            "expected byte-pair encoding as its model, with vocab and merges",
-        )),
+        _ => Err(Error::file(path, "expected byte-pair encoding as its model, with vocab and merges")),
     }
 }
 
@@ -260,10 +239,7 @@ fn max_length(config: &Value, path: &Path) -> Result<usize> {
         // Configurations without a limit say 1e30 here.
         value => match value.as_f64() {
             Some(length) if length >= 3.0 => Ok(length.min(MAX_LENGTH as f64) as usize),
-            _ => Err(Error::file(
-                path,
-                format!("model_max_length is {value}, expected a number from 3 on"),
-            )),
+            _ => Err(Error::file(path, format!("model_max_length is {value}, expected a number from 3 on"))),
         },
     }
 }
@@ -277,10 +253,7 @@ fn parse_merges(text: &str, path: &Path) -> Result<Vec<(String, String)>> {
         match line.trim_end().split_once(' ') {
             Some((a, b)) if !a.is_empty() && !b.is_empty() && !b.contains(' ') => merges.push((a.into(), b.into())),
             _ => {
-                let message = format!(
-                    "line {}: expected two symbols with a space between, got `{line}`",
-                    i + 1
-                );
+                let message = format!("line {}: expected two symbols with a space between, got `{line}`", i + 1);
                 return Err(Error::file(path, message));
             }
         }

@@ -14,10 +14,7 @@ pub struct Usage {
 /// What Linux says of this process; none where it does not.
 pub fn usage() -> Option<Usage> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    Some(Usage {
-        peak: kibibytes(&status, "VmHWM:")?,
-        anonymous: kibibytes(&status, "RssAnon:")?,
-    })
+    Some(Usage { peak: kibibytes(&status, "VmHWM:")?, anonymous: kibibytes(&status, "RssAnon:")? })
 }
 
 /// What can be taken without swapping: of the machine, or of the control group where that allows less.
@@ -32,10 +29,7 @@ fn control_group() -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(root.join(name)).ok();
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
     let cached: u64 = (read("memory.stat")?.lines())
-        .filter_map(|line| {
-            line.strip_prefix("active_file ")
-                .or(line.strip_prefix("inactive_file "))
-        })
+        .filter_map(|line| line.strip_prefix("active_file ").or(line.strip_prefix("inactive_file ")))
         .filter_map(|bytes| bytes.parse::<u64>().ok())
         .sum();
     let used = number("memory.current")?.saturating_sub(cached);
@@ -44,12 +38,7 @@ fn control_group() -> Option<u64> {
 
 fn kibibytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|n| n << 10)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|n| n << 10)
 }
 
 /// For people: GiB, MiB or KiB.

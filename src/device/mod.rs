@@ -28,9 +28,7 @@ impl Device {
             "cuda" => Gpu::cuda(0).map(Device::Gpu),
             _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
                 Some(ordinal) => Gpu::cuda(ordinal).map(Device::Gpu),
-                None => Err(Error::Usage(format!(
-                    "--device {name}: expected auto, cpu, cuda, cuda:N or sim"
-                ))),
+                None => Err(Error::Usage(format!("--device {name}: expected auto, cpu, cuda, cuda:N or sim"))),
             },
         }
     }

@@ -35,17 +35,9 @@ impl Plan {
         let free = available.map_or(String::new(), |bytes| format!(", {} are free", human(bytes)));
         let title = format!("{title}: {}{free}", human(self.peak()));
         let line = |phase: &Phase| {
-            let parts: Vec<String> = phase
-                .parts
-                .iter()
-                .map(|(name, bytes)| format!("{name} {}", human(*bytes)))
-                .collect();
-            format!(
-                "  {:<18} {:>9}: {}",
-                phase.name,
-                human(self.program + phase.bytes()),
-                parts.join(", ")
-            )
+            let parts: Vec<String> =
+                phase.parts.iter().map(|(name, bytes)| format!("{name} {}", human(*bytes))).collect();
+            format!("  {:<18} {:>9}: {}", phase.name, human(self.program + phase.bytes()), parts.join(", "))
         };
         std::iter::once(title).chain(self.phases.iter().map(line)).collect()
     }
@@ -73,27 +65,15 @@ mod tests {
 
     #[test]
     fn the_largest_phase_must_fit() {
-        let phase = |name, mib: u64| Phase {
-            name,
-            parts: vec![("weights", mib << 20), ("activations", 1 << 20)],
-        };
-        let plan = Plan {
-            phases: vec![phase("reading", 3), phase("drawing", 7)],
-            program: 2 << 20,
-        };
+        let phase = |name, mib: u64| Phase { name, parts: vec![("weights", mib << 20), ("activations", 1 << 20)] };
+        let plan = Plan { phases: vec![phase("reading", 3), phase("drawing", 7)], program: 2 << 20 };
         assert_eq!(plan.peak(), 10 << 20);
         let lines = plan.lines("planned memory", Some(64 << 20));
         assert_eq!(lines[0], "planned memory: 10 MiB, 64 MiB are free");
-        assert!(
-            lines[2].contains("drawing") && lines[2].contains("weights 7 MiB, activations 1 MiB"),
-            "{lines:?}"
-        );
+        assert!(lines[2].contains("drawing") && lines[2].contains("weights 7 MiB, activations 1 MiB"), "{lines:?}");
         plan.check("drawing", "", 10 << 20, &[]).unwrap();
         let ways = ["less of it".to_owned()];
-        let error = plan
-            .check("drawing", " on a device", 9 << 20, &ways)
-            .unwrap_err()
-            .to_string();
+        let error = plan.check("drawing", " on a device", 9 << 20, &ways).unwrap_err().to_string();
         assert!(
             error
                 .contains("drawing needs 10 MiB of memory on a device and 9 MiB are free; what would help: less of it"),

@@ -64,13 +64,8 @@ pub struct SchedulerConfig {
 }
 
 /// Keys that change nothing here: bookkeeping, and parameters that only matter where a refused option is on.
-const IGNORED: [&str; 5] = [
-    "flow_shift",
-    "time_shift_type",
-    "clip_sample_range",
-    "sample_max_value",
-    "num_inference_steps",
-];
+const IGNORED: [&str; 5] =
+    ["flow_shift", "time_shift_type", "clip_sample_range", "sample_max_value", "num_inference_steps"];
 /// Options that selma does not have, with the values at which they are off.
 const UNSUPPORTED: [&str; 8] = [
     "use_beta_sigmas",
@@ -138,10 +133,7 @@ impl Class {
 
     /// Whether sampling runs in sigmas, where a table that ends in an infinite one is cut to 4096.
     pub fn has_sigmas(self) -> bool {
-        matches!(
-            self,
-            Class::Euler | Class::EulerAncestral | Class::DpmSolver | Class::UniPc
-        )
+        matches!(self, Class::Euler | Class::EulerAncestral | Class::DpmSolver | Class::UniPc)
     }
 }
 
@@ -152,9 +144,7 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Usage`] naming an unknown key, an option that is not supported, or a value of the wrong kind.
     pub fn parse(class: Class, config: &Value) -> Result<Self> {
-        let map = config
-            .as_object()
-            .ok_or_else(|| Error::Usage("scheduler config: expected a JSON object".into()))?;
+        let map = config.as_object().ok_or_else(|| Error::Usage("scheduler config: expected a JSON object".into()))?;
         for (key, value) in map {
             let off = value.is_null() || value == false;
             let key = key.as_str();
@@ -171,22 +161,13 @@ impl SchedulerConfig {
         let read = Reader(config);
         let lcm = class == Class::Lcm;
         let solver = matches!(class, Class::DpmSolver | Class::UniPc);
-        let spacing = if solver || matches!(class, Class::Euler | Class::EulerAncestral) {
-            "linspace"
-        } else {
-            "leading"
-        };
+        let spacing =
+            if solver || matches!(class, Class::Euler | Class::EulerAncestral) { "linspace" } else { "leading" };
         if class == Class::Euler && read.text("timestep_type", "discrete")? != "discrete" {
-            return Err(Error::Unavailable(
-                "scheduler config: timestep_type other than \"discrete\"".into(),
-            ));
+            return Err(Error::Unavailable("scheduler config: timestep_type other than \"discrete\"".into()));
         }
         // A solver made from the other one's configuration falls back to its own default type.
-        let solver_types: [&str; 2] = if class == Class::UniPc {
-            ["bh2", "bh1"]
-        } else {
-            ["midpoint", "heun"]
-        };
+        let solver_types: [&str; 2] = if class == Class::UniPc { ["bh2", "bh1"] } else { ["midpoint", "heun"] };
         let solver_type = match read.text("solver_type", solver_types[0])? {
             t if solver_types.contains(&t.as_str()) => t,
             t if ["midpoint", "heun", "logrho", "bh1", "bh2"].contains(&t.as_str()) => solver_types[0].into(),
@@ -253,10 +234,7 @@ impl SchedulerConfig {
 
     fn check(&self) -> Result<()> {
         if !(1..=100_000).contains(&self.num_train_timesteps) {
-            return Err(unsupported(
-                "num_train_timesteps",
-                &self.num_train_timesteps.to_string(),
-            ));
+            return Err(unsupported("num_train_timesteps", &self.num_train_timesteps.to_string()));
         }
         match self.class {
             Class::Ddpm
@@ -325,11 +303,7 @@ impl Reader<'_> {
 
     fn list(&self, key: &str) -> Result<Option<Vec<f64>>> {
         self.get(key, None, "a list of numbers", |v| {
-            v.as_array()?
-                .iter()
-                .map(Value::as_f64)
-                .collect::<Option<Vec<_>>>()
-                .map(Some)
+            v.as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<_>>>().map(Some)
         })
     }
 }

@@ -20,13 +20,7 @@ impl Ddim {
     pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
         let timesteps = timesteps::spaced(&config, steps, false)?;
         let stride = (config.num_train_timesteps / steps) as i64;
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-            stride,
-            eta: 0.0,
-        })
+        Ok(Self { config, schedule, timesteps, stride, eta: 0.0 })
     }
 }
 

@@ -17,11 +17,7 @@ pub(super) struct Ddpm {
 impl Ddpm {
     pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
         let timesteps = timesteps::spaced(&config, steps, false)?;
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-        })
+        Ok(Self { config, schedule, timesteps })
     }
 }
 

@@ -26,13 +26,7 @@ impl DpmSolver {
         let spaced = timesteps::spaced_for_solver(&config, steps, (table.len() - clipped).max(1))?;
         let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
         let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
-        Ok(Self {
-            config,
-            schedule,
-            timesteps: levels.timesteps,
-            sigmas: levels.sigmas,
-            outputs: vec![],
-        })
+        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![] })
     }
 
     fn stochastic(&self) -> bool {
@@ -78,11 +72,7 @@ impl Sampler for DpmSolver {
             prediction.noise(output, sample, alpha_s, sigma_s)
         } else {
             let image = prediction.image(output, sample, alpha_s, sigma_s);
-            if self.config.thresholding {
-                threshold(&self.config, &image)?
-            } else {
-                image
-            }
+            if self.config.thresholding { threshold(&self.config, &image)? } else { image }
         };
         let mut outputs = vec![output];
         outputs.extend(self.outputs.iter().map(Combination::of));
@@ -105,11 +95,7 @@ impl Sampler for DpmSolver {
         match outputs.len().min(self.highest_order(i)) {
             1 => terms.push((-scale * phi, &outputs[0])),
             2 => {
-                let d1 = if self.config.solver_type == "heun" {
-                    heun
-                } else {
-                    -0.5 * scale * phi
-                };
+                let d1 = if self.config.solver_type == "heun" { heun } else { -0.5 * scale * phi };
                 let d1 = d1 * h / (lambda(i) - lambda(i - 1));
                 terms.extend([(-scale * phi + d1, &outputs[0]), (-d1, &outputs[1])]);
             }

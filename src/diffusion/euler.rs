@@ -28,36 +28,20 @@ impl Euler {
         };
         if config.use_karras_sigmas || config.use_exponential_sigmas {
             let (max, min) = (levels[0], levels[levels.len() - 1]);
-            let respace = if config.use_karras_sigmas {
-                sigmas::karras
-            } else {
-                sigmas::exponential
-            };
+            let respace = if config.use_karras_sigmas { sigmas::karras } else { sigmas::exponential };
             levels = respace(max, min, steps);
-            timesteps = levels
-                .iter()
-                .map(|&s| f64::from(sigmas::timestep(&table, s) as f32))
-                .collect();
+            timesteps = levels.iter().map(|&s| f64::from(sigmas::timestep(&table, s) as f32)).collect();
         }
         levels.push(if config.final_sigma_is_min { least } else { 0.0 });
         let sigmas = levels.into_iter().map(|s| f64::from(s as f32)).collect();
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-            sigmas,
-        })
+        Ok(Self { config, schedule, timesteps, sigmas })
     }
 }
 
 /// What the sample starts at, for Euler and its ancestral form.
 pub(super) fn init_noise_sigma(config: &SchedulerConfig, sigmas: &[f64]) -> f64 {
     let max = sigmas.iter().copied().fold(0.0, f64::max);
-    if config.spacing == Spacing::Leading {
-        (max * max + 1.0).sqrt()
-    } else {
-        max
-    }
+    if config.spacing == Spacing::Leading { (max * max + 1.0).sqrt() } else { max }
 }
 
 /// Coefficients of (sample, output) in the derivative `(x - image) / sigma`.

@@ -22,12 +22,7 @@ impl EulerAncestral {
         let table = sigmas::table(&schedule);
         let at = |&t: &f64| f64::from(sigmas::interpolate(&table, t) as f32);
         let sigmas = timesteps.iter().map(at).chain([0.0]).collect();
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-            sigmas,
-        })
+        Ok(Self { config, schedule, timesteps, sigmas })
     }
 }
 

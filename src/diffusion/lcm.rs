@@ -20,11 +20,7 @@ pub(super) struct Lcm {
 impl Lcm {
     pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
         let timesteps = timesteps::lcm(&config, steps)?;
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-        })
+        Ok(Self { config, schedule, timesteps })
     }
 }
 

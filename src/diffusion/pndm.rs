@@ -31,72 +31,36 @@ impl Pndm {
         let stride = (config.num_train_timesteps / steps) as i64;
         let (timesteps, runge_kutta) = if config.skip_prk_steps {
             let repeated = t.get(1).copied();
-            (
-                t[..1]
-                    .iter()
-                    .copied()
-                    .chain(repeated)
-                    .chain(t[1..].iter().copied())
-                    .collect(),
-                0,
-            )
+            (t[..1].iter().copied().chain(repeated).chain(t[1..].iter().copied()).collect(), 0)
         } else {
             if steps < 4 {
-                return Err(Error::Usage(
-                    "pndm with Runge-Kutta steps takes at least 4 steps".into(),
-                ));
+                return Err(Error::Usage("pndm with Runge-Kutta steps takes at least 4 steps".into()));
             }
             // The first four timesteps and the points half a stride above them, each inner point twice.
             let half = (stride / 2) as f64;
             let points: Vec<f64> = t[..4].iter().flat_map(|&t| [t + half, t]).skip(1).collect();
             let twice: Vec<f64> = points.iter().flat_map(|&p| [p, p]).collect();
             let runge_kutta = twice.len() - 2;
-            (
-                twice[1..twice.len() - 1].iter().chain(&t[3..]).copied().collect(),
-                runge_kutta,
-            )
+            (twice[1..twice.len() - 1].iter().chain(&t[3..]).copied().collect(), runge_kutta)
         };
-        Ok(Self {
-            config,
-            schedule,
-            timesteps,
-            runge_kutta,
-            stride,
-            calls: 0,
-            outputs: vec![],
-            sum: None,
-            start: None,
-        })
+        Ok(Self { config, schedule, timesteps, runge_kutta, stride, calls: 0, outputs: vec![], sum: None, start: None })
     }
 
     /// Equation 11: from timestep `t` to `previous` with the given output.
     fn transfer(&self, sample: &Combination, output: &Combination, t: i64, previous: i64) -> Result<Combination> {
         let table = &self.schedule.alphas_cumprod;
         let at = |t: i64| {
-            let a = if t >= 0 {
-                table.get(t as usize).copied()
-            } else {
-                Some(table[0])
-            };
-            a.ok_or_else(|| {
-                Error::Usage(format!(
-                    "pndm reaches timestep {t}, outside the schedule: use other steps"
-                ))
-            })
+            let a = if t >= 0 { table.get(t as usize).copied() } else { Some(table[0]) };
+            a.ok_or_else(|| Error::Usage(format!("pndm reaches timestep {t}, outside the schedule: use other steps")))
         };
         let a = at(t)?;
-        let b = if previous < 0 && self.config.set_alpha_to_one {
-            1.0
-        } else {
-            at(previous)?
-        };
+        let b = if previous < 0 && self.config.set_alpha_to_one { 1.0 } else { at(previous)? };
         let of_sample = (b / a).sqrt();
         let of_noise = -(b - a) / (a * (1.0 - b).sqrt() + (a * (1.0 - a) * b).sqrt());
         Ok(match self.config.prediction {
-            Prediction::V => Combination::sum(&[
-                (of_sample + of_noise * (1.0 - a).sqrt(), sample),
-                (of_noise * a.sqrt(), output),
-            ]),
+            Prediction::V => {
+                Combination::sum(&[(of_sample + of_noise * (1.0 - a).sqrt(), sample), (of_noise * a.sqrt(), output)])
+            }
             _ => Combination::sum(&[(of_sample, sample), (of_noise, output)]),
         })
     }
@@ -131,12 +95,9 @@ impl Pndm {
             [] => output.clone(),
             [b] => Combination::sum(&[(1.5, output), (-0.5, b)]),
             [c, b] => Combination::sum(&[(23.0 / 12.0, output), (-16.0 / 12.0, b), (5.0 / 12.0, c)]),
-            [.., d, c, b] => Combination::sum(&[
-                (55.0 / 24.0, output),
-                (-59.0 / 24.0, b),
-                (37.0 / 24.0, c),
-                (-9.0 / 24.0, d),
-            ]),
+            [.., d, c, b] => {
+                Combination::sum(&[(55.0 / 24.0, output), (-59.0 / 24.0, b), (37.0 / 24.0, c), (-9.0 / 24.0, d)])
+            }
         }
     }
 }

@@ -22,9 +22,7 @@ impl Prediction {
             "epsilon" => Ok(Prediction::Epsilon),
             "sample" | "original_sample" => Ok(Prediction::Sample),
             "v_prediction" => Ok(Prediction::V),
-            other => Err(Error::Unavailable(format!(
-                "scheduler config: prediction_type = {other:?}"
-            ))),
+            other => Err(Error::Unavailable(format!("scheduler config: prediction_type = {other:?}"))),
         }
     }
 

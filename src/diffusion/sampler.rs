@@ -66,10 +66,7 @@ pub fn from_config(class: &str, config: &Value, steps: usize) -> Result<Box<dyn 
     if let Class::Ddpm | Class::Ddim | Class::Pndm | Class::Lcm = class {
         let last = schedule.alphas_cumprod.len() as i64;
         if config.steps_offset >= last {
-            return Err(Error::Usage(format!(
-                "scheduler config: steps_offset = {}",
-                config.steps_offset
-            )));
+            return Err(Error::Usage(format!("scheduler config: steps_offset = {}", config.steps_offset)));
         }
     }
     let sampler: Box<dyn Sampler> = match class {
@@ -99,14 +96,8 @@ fn resolve(name: &str, config: &Value) -> Result<(Class, Value)> {
         "pndm" => ("PNDMScheduler", &[("skip_prk_steps", Value::Bool(true))]),
         "euler" => ("EulerDiscreteScheduler", &[]),
         "euler-a" => ("EulerAncestralDiscreteScheduler", &[]),
-        "dpmpp-2m" => (
-            "DPMSolverMultistepScheduler",
-            &[("use_karras_sigmas", Value::Bool(false))],
-        ),
-        "dpmpp-2m-karras" => (
-            "DPMSolverMultistepScheduler",
-            &[("use_karras_sigmas", Value::Bool(true))],
-        ),
+        "dpmpp-2m" => ("DPMSolverMultistepScheduler", &[("use_karras_sigmas", Value::Bool(false))]),
+        "dpmpp-2m-karras" => ("DPMSolverMultistepScheduler", &[("use_karras_sigmas", Value::Bool(true))]),
         "unipc" => ("UniPCMultistepScheduler", &[]),
         "lcm" => ("LCMScheduler", &[]),
         _ => return Ok((Class::from_diffusers(name)?, config.clone())),

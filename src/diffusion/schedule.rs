@@ -29,9 +29,7 @@ impl NoiseSchedule {
             }
             (None, "squaredcos_cap_v2") => cosine(n),
             (None, other) => {
-                return Err(Error::Unavailable(format!(
-                    "scheduler config: beta_schedule = {other:?}"
-                )));
+                return Err(Error::Unavailable(format!("scheduler config: beta_schedule = {other:?}")));
             }
         };
         if betas.len() != n {
@@ -118,11 +116,7 @@ fn linspace(start: f64, end: f64, n: usize) -> Vec<f32> {
     let (start, end) = (start as f32, end as f32);
     let step = if n > 1 { (end - start) / (n - 1) as f32 } else { 0.0 };
     let at = |i: usize| {
-        if i < n.div_ceil(2) {
-            start + step * i as f32
-        } else {
-            end - step * (n - 1 - i) as f32
-        }
+        if i < n.div_ceil(2) { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 }
     };
     (0..n).map(at).collect()
 }
@@ -130,9 +124,7 @@ fn linspace(start: f64, end: f64, n: usize) -> Vec<f32> {
 /// Nichol & Dhariwal 2021, arXiv:2102.09672, equation 17.
 fn cosine(n: usize) -> Vec<f32> {
     let bar = |t: f64| ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
-    (0..n)
-        .map(|i| (1.0 - bar((i + 1) as f64 / n as f64) / bar(i as f64 / n as f64)).min(0.999) as f32)
-        .collect()
+    (0..n).map(|i| (1.0 - bar((i + 1) as f64 / n as f64) / bar(i as f64 / n as f64)).min(0.999) as f32).collect()
 }
 
 fn cumprod(betas: &[f32]) -> Vec<f32> {

@@ -30,9 +30,7 @@ pub fn karras(max: f64, min: f64, n: usize) -> Vec<f64> {
 
 /// Evenly spaced logarithms.
 pub fn exponential(max: f64, min: f64, n: usize) -> Vec<f64> {
-    (0..n)
-        .map(|i| (max.ln() + ramp(i, n) * (min.ln() - max.ln())).exp())
-        .collect()
+    (0..n).map(|i| (max.ln() + ramp(i, n) * (min.ln() - max.ln())).exp()).collect()
 }
 
 /// The fractional timestep of a sigma, linear in its logarithm. The table's logarithms are rounded to f32 as in the
@@ -52,27 +50,16 @@ pub fn for_solver(config: &SchedulerConfig, table: &[f64], timesteps: Vec<f64>, 
     let (min, max) = (table[0], table[table.len() - 1]);
     let (mut sigmas, timesteps) = if config.use_karras_sigmas || config.use_lu_lambdas || config.use_exponential_sigmas
     {
-        let respaced = if config.use_karras_sigmas {
-            karras(max, min, n)
-        } else {
-            exponential(max, min, n)
-        };
+        let respaced = if config.use_karras_sigmas { karras(max, min, n) } else { exponential(max, min, n) };
         let whole = |&s: &f64| {
             let t = timestep(table, s);
             // The exponential spacing is cut, not rounded, in the reference.
-            if config.use_karras_sigmas || config.use_lu_lambdas {
-                t.round_ties_even()
-            } else {
-                t.trunc()
-            }
+            if config.use_karras_sigmas || config.use_lu_lambdas { t.round_ties_even() } else { t.trunc() }
         };
         let timesteps = respaced.iter().map(whole).collect();
         (respaced, timesteps)
     } else {
-        (
-            timesteps.iter().map(|&t| interpolate(table, t)).collect::<Vec<_>>(),
-            timesteps,
-        )
+        (timesteps.iter().map(|&t| interpolate(table, t)).collect::<Vec<_>>(), timesteps)
     };
     sigmas.push(last);
     for s in &mut sigmas {

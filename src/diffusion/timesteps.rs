@@ -10,20 +10,13 @@ pub fn spaced(config: &SchedulerConfig, n: usize, fractional: bool) -> Result<Ve
     Ok(match config.spacing {
         Spacing::Leading => {
             let ratio = total / n;
-            (0..n)
-                .rev()
-                .map(|i| (i * ratio) as f64 + config.steps_offset as f64)
-                .collect()
+            (0..n).rev().map(|i| (i * ratio) as f64 + config.steps_offset as f64).collect()
         }
         Spacing::Trailing => trailing(total, total, n),
         Spacing::Linspace => {
             let values = linspace((total - 1) as f64, n);
             let cast = |x: f64| {
-                if fractional {
-                    f64::from(x as f32)
-                } else {
-                    x.round_ties_even()
-                }
+                if fractional { f64::from(x as f32) } else { x.round_ties_even() }
             };
             values.into_iter().rev().map(cast).collect()
         }
@@ -36,10 +29,7 @@ pub fn spaced_for_solver(config: &SchedulerConfig, n: usize, last: usize) -> Res
     Ok(match config.spacing {
         Spacing::Leading => {
             let ratio = last / (n + 1);
-            (1..=n)
-                .rev()
-                .map(|i| (i * ratio) as f64 + config.steps_offset as f64)
-                .collect()
+            (1..=n).rev().map(|i| (i * ratio) as f64 + config.steps_offset as f64).collect()
         }
         Spacing::Trailing => trailing(config.num_train_timesteps, last, n),
         Spacing::Linspace => {
@@ -76,15 +66,11 @@ fn check(total: usize, n: usize) -> Result<()> {
 fn trailing(total: usize, last: usize, n: usize) -> Vec<f64> {
     let ratio = total as f64 / n as f64;
     let count = (last as f64 / ratio).ceil() as usize;
-    (0..count)
-        .map(|i| (last as f64 - i as f64 * ratio).round_ties_even() - 1.0)
-        .collect()
+    (0..count).map(|i| (last as f64 - i as f64 * ratio).round_ties_even() - 1.0).collect()
 }
 
 /// `numpy.linspace(0, end, n)`.
 fn linspace(end: f64, n: usize) -> Vec<f64> {
     let step = end / (n.max(2) - 1) as f64;
-    (0..n)
-        .map(|i| if n > 1 && i == n - 1 { end } else { i as f64 * step })
-        .collect()
+    (0..n).map(|i| if n > 1 && i == n - 1 { end } else { i as f64 * step }).collect()
 }

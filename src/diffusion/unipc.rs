@@ -26,14 +26,7 @@ impl UniPc {
         let spaced = timesteps::spaced_for_solver(&config, steps, table.len())?;
         let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
         let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
-        Ok(Self {
-            config,
-            schedule,
-            timesteps: levels.timesteps,
-            sigmas: levels.sigmas,
-            outputs: vec![],
-            last: None,
-        })
+        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![], last: None })
     }
 
     /// From `sample` at level `i` to level `i + 1`, with the `outputs` at level `i`, `i - 1` and so on. With `corrected`,
@@ -50,11 +43,8 @@ impl UniPc {
         let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
         let lambda = |i: usize| -self.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i);
-        let (of_sample, scale, e) = if self.config.predict_x0 {
-            (sigma_t / sigma_s, alpha_t, -h)
-        } else {
-            (alpha_t / alpha_s, sigma_t, h)
-        };
+        let (of_sample, scale, e) =
+            if self.config.predict_x0 { (sigma_t / sigma_s, alpha_t, -h) } else { (alpha_t / alpha_s, sigma_t, h) };
         let phi = e.exp_m1();
         let b_h = if self.config.solver_type == "bh1" { e } else { phi };
         let mut ratios: Vec<f64> = (1..order).map(|k| (lambda(i - k) - lambda(i)) / h).collect();
@@ -99,9 +89,7 @@ fn solve(ratios: &[f64], e: f64, b_h: f64) -> Vec<f64> {
     }
     // Gauss-Jordan: at most 3 by 3.
     for k in 0..n {
-        let pivot = (k..n)
-            .max_by(|&a, &b| rows[a][k].abs().total_cmp(&rows[b][k].abs()))
-            .unwrap_or(k);
+        let pivot = (k..n).max_by(|&a, &b| rows[a][k].abs().total_cmp(&rows[b][k].abs())).unwrap_or(k);
         rows.swap(k, pivot);
         let lead = rows[k].clone();
         for (j, row) in rows.iter_mut().enumerate() {
@@ -133,11 +121,7 @@ impl Sampler for UniPc {
         let prediction = self.config.prediction;
         let output = if self.config.predict_x0 {
             let image = prediction.image(output, sample, alpha, sigma);
-            if self.config.thresholding {
-                threshold(&self.config, &image)?
-            } else {
-                image
-            }
+            if self.config.thresholding { threshold(&self.config, &image)? } else { image }
         } else {
             prediction.noise(output, sample, alpha, sigma)
         };
@@ -151,11 +135,7 @@ impl Sampler for UniPc {
         outputs.insert(0, output);
         outputs.truncate(self.config.solver_order);
         let left = self.timesteps.len() - i;
-        let limit = if self.config.lower_order_final {
-            left
-        } else {
-            self.config.solver_order
-        };
+        let limit = if self.config.lower_order_final { left } else { self.config.solver_order };
         let order = outputs.len().min(limit);
         let next = self.advance(i, &sample, &outputs, order, None);
         let [next, sample, output] = evaluate([&next, &sample, &outputs[0]])?;

@@ -32,9 +32,7 @@ impl Answers {
             let refuse = |why: String| Error::file(path, format!("{place}: {why}"));
             let field = |names: &[&str]| names.iter().find_map(|name| text(record.get(*name)?));
             let id = field(&["item_id", "id"]).ok_or_else(|| refuse("no item_id".into()))?;
-            let item = by_id
-                .get(id.as_str())
-                .ok_or_else(|| refuse(format!("item {id} is not among the questions")))?;
+            let item = by_id.get(id.as_str()).ok_or_else(|| refuse(format!("item {id} is not among the questions")))?;
             let answer = field(&["answer", "free_form_vqa"]).ok_or_else(|| refuse("no answer".into()))?;
             let asked: Vec<usize> = match field(&["question_id", "proposition_id"]) {
                 Some(number) => {
@@ -60,20 +58,12 @@ impl Answers {
                 }
             }
         }
-        Ok(Self {
-            path: path.into(),
-            items: by_question.keys().map(|(id, ..)| id.clone()).collect(),
-            by_question,
-        })
+        Ok(Self { path: path.into(), items: by_question.keys().map(|(id, ..)| id.clone()).collect(), by_question })
     }
 
     /// None, as long as there is no file.
     pub fn none(path: &Path) -> Self {
-        Self {
-            path: path.into(),
-            by_question: HashMap::new(),
-            items: HashSet::new(),
-        }
+        Self { path: path.into(), by_question: HashMap::new(), items: HashSet::new() }
     }
 
     /// The answers to all questions about one picture.
@@ -123,10 +113,7 @@ fn records(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("jsonl" | "ndjson") => {
             let lines = jsonl::read::<Map<String, Value>>(path)?;
-            Ok(lines
-                .into_iter()
-                .map(|(line, record)| (format!("line {line}"), record))
-                .collect())
+            Ok(lines.into_iter().map(|(line, record)| (format!("line {line}"), record)).collect())
         }
         Some("json") => json(path),
         _ => rows(path),
@@ -170,20 +157,14 @@ fn json(path: &Path) -> Result<Vec<(String, Map<String, Value>)>> {
                 list
             }
             _ => {
-                return Err(Error::file(
-                    path,
-                    "expected a list of answers, or a result file of TIFA's scorer",
-                ));
+                return Err(Error::file(path, "expected a list of answers, or a result file of TIFA's scorer"));
             }
         },
         _ => return Err(Error::file(path, "expected a list of answers")),
     };
     let record = |(i, value)| match value {
         Value::Object(record) => Ok((format!("entry {}", i + 1), record)),
-        other => Err(Error::file(
-            path,
-            format!("entry {}: expected an object, got {other}", i + 1),
-        )),
+        other => Err(Error::file(path, format!("entry {}: expected an object, got {other}", i + 1))),
     };
     list.into_iter().enumerate().map(record).collect()
 }

@@ -75,10 +75,7 @@ pub fn score(
         });
         let mut questions: Vec<Answered> = answered.collect();
         let counted = dependencies.counted(&questions);
-        questions
-            .iter_mut()
-            .zip(counted)
-            .for_each(|(question, counts)| question.counts = counts);
+        questions.iter_mut().zip(counted).for_each(|(question, counts)| question.counts = counts);
         pictures.push(Picture {
             file_name: entry.file_name.clone(),
             prompt: item.prompt.clone(),
@@ -131,14 +128,9 @@ fn readings(pictures: &[Picture], seed: u64) -> BTreeMap<String, Reading> {
             let counted = dependencies.counted(&picture.questions);
             let yes = counted.iter().filter(|counts| **counts).count();
             items.push(prompt, yes as f64 / counted.len().max(1) as f64, 0.0);
-            counted
-                .iter()
-                .for_each(|counts| questions.push(prompt, (*counts).into(), 0.0));
+            counted.iter().for_each(|counts| questions.push(prompt, (*counts).into(), 0.0));
         }
-        let reading = Reading {
-            item_mean: items.estimate(seed)?,
-            question_mean: questions.estimate(seed)?,
-        };
+        let reading = Reading { item_mean: items.estimate(seed)?, question_mean: questions.estimate(seed)? };
         Some((dependencies.name().to_owned(), reading))
     };
     Dependencies::ALL.into_iter().filter_map(one).collect()

@@ -64,10 +64,7 @@ impl Comparison {
         let seed = ours.seed;
         let none = "no picture of one set has the prompt, seed and index of one of the other";
         Ok(Comparison {
-            overall: groups
-                .overall
-                .difference(seed)
-                .ok_or_else(|| Error::Failed(none.into()))?,
+            overall: groups.overall.difference(seed).ok_or_else(|| Error::Failed(none.into()))?,
             skills: differences(&groups.skills, seed),
             families: differences(&groups.families, seed),
             categories: differences(&groups.categories, seed),

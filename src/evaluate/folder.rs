@@ -80,21 +80,12 @@ pub fn by_name(dir: &Path, items: &[Item]) -> Result<Vec<Entry>> {
     for (index, item) in items.iter().enumerate() {
         // An id is from a file; it names nothing outside of the folder.
         let names = ENDINGS.map(|ending| format!("{}.{ending}", item.id));
-        let there = names
-            .into_iter()
-            .filter_map(|name| Some((within(dir, &name).ok()??, name)));
+        let there = names.into_iter().filter_map(|name| Some((within(dir, &name).ok()??, name)));
         let found: Vec<_> = there.collect();
         if let [(_, first), (_, second), ..] = &found[..] {
-            return Err(Error::file(
-                dir,
-                format!("{first} and {second} are both of item {}", item.id),
-            ));
+            return Err(Error::file(dir, format!("{first} and {second} are both of item {}", item.id)));
         }
-        entries.extend(
-            found
-                .into_iter()
-                .map(|(path, file_name)| of_item(item, index, path, file_name)),
-        );
+        entries.extend(found.into_iter().map(|(path, file_name)| of_item(item, index, path, file_name)));
     }
     Ok(entries)
 }

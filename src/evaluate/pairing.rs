@@ -23,11 +23,7 @@ pub struct Paired<'a> {
 /// # Errors
 /// [`Error::Failed`] where no picture belongs to an item, or such pictures cannot be dealt out.
 pub fn pair<'a>(dir: &Path, entries: &'a [Entry], items: &'a [Item]) -> Result<Paired<'a>> {
-    let by_id: HashMap<&str, usize> = items
-        .iter()
-        .enumerate()
-        .map(|(i, item)| (item.id.as_str(), i))
-        .collect();
+    let by_id: HashMap<&str, usize> = items.iter().enumerate().map(|(i, item)| (item.id.as_str(), i)).collect();
     let mut by_prompt: HashMap<&str, Vec<usize>> = HashMap::new();
     for (i, item) in items.iter().enumerate() {
         by_prompt.entry(item.prompt.as_str()).or_default().push(i);
@@ -72,9 +68,5 @@ pub fn pair<'a>(dir: &Path, entries: &'a [Entry], items: &'a [Item]) -> Result<P
         return Err(Error::Failed(message));
     }
     let missing = items.iter().zip(shown).filter(|(_, shown)| !shown);
-    Ok(Paired {
-        missing: missing.map(|(item, _)| item.id.as_str()).collect(),
-        pictures,
-        others,
-    })
+    Ok(Paired { missing: missing.map(|(item, _)| item.id.as_str()).collect(), pictures, others })
 }

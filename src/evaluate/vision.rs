@@ -56,14 +56,8 @@ impl VisionJudge {
             true => Vec::new(),
             false => jsonl::read::<Record>(record)?,
         };
-        let earlier = earlier
-            .into_iter()
-            .map(|(_, r)| ((r.image, r.request, r.judge_model), r.reply));
-        Ok(Self {
-            client,
-            journal,
-            replies: Mutex::new(earlier.collect()),
-        })
+        let earlier = earlier.into_iter().map(|(_, r)| ((r.image, r.request, r.judge_model), r.reply));
+        Ok(Self { client, journal, replies: Mutex::new(earlier.collect()) })
     }
 
     pub fn client(&self) -> &Client {
@@ -107,10 +101,7 @@ impl VisionJudge {
         let bytes = std::fs::read(&entry.path).map_err(|e| Error::io(&entry.path, e))?;
         let kind = media_type(&bytes)
             .ok_or_else(|| Error::file(&entry.path, "is not PNG, JPEG or WebP, which endpoints take"))?;
-        let image: String = Sha256::digest(&bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let image: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         // Encoded when it is needed.
         let mut picture = None;
         let mut answers = Vec::new();
@@ -118,12 +109,7 @@ impl VisionJudge {
             let request = request(question);
             let model = self.client.settings().model.clone();
             let key = (image.clone(), request.clone(), model.clone());
-            let earlier = self
-                .replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&key)
-                .cloned();
+            let earlier = self.replies.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
             if let Some(reply) = earlier {
                 answers.push(answer(question, &reply));
                 continue;
@@ -143,10 +129,7 @@ impl VisionJudge {
                 judge_model: model,
             };
             self.journal.append(&json!(record))?;
-            self.replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(key, reply);
+            self.replies.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reply);
             answers.push(answer);
         }
         Ok(answers)

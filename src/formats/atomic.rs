@@ -13,11 +13,7 @@ use crate::error::{Error, Result};
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let folder = folder(path);
     let io = |source| refused(path, source);
-    let file = tempfile::Builder::new()
-        .prefix(&prefix(path))
-        .suffix(".part")
-        .tempfile_in(folder)
-        .map_err(io)?;
+    let file = tempfile::Builder::new().prefix(&prefix(path)).suffix(".part").tempfile_in(folder).map_err(io)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     fill(&mut writer).map_err(io)?;
     let file = writer.into_inner().map_err(|e| io(e.into_error()))?;
@@ -49,10 +45,7 @@ pub fn check(path: &Path) -> Result<()> {
 
 /// Whether a file can be made in `folder`.
 fn probe(folder: &Path) -> io::Result<()> {
-    let file = tempfile::Builder::new()
-        .prefix(".selma-")
-        .suffix(".part")
-        .tempfile_in(folder);
+    let file = tempfile::Builder::new().prefix(".selma-").suffix(".part").tempfile_in(folder);
     file.map(drop)
 }
 
@@ -146,8 +139,6 @@ fn set_default_permissions(file: &std::fs::File) -> io::Result<()> {
     // The umask can be read without changing it from the status file only.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let umask = field
-        .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
-        .unwrap_or(0o022);
+    let umask = field.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022);
     file.set_permissions(std::fs::Permissions::from_mode(0o666 & !umask))
 }

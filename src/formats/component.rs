@@ -29,11 +29,7 @@ impl Component {
         if let Some((file, name)) = in_checkpoint(place) {
             let (file, index) = Checkpoint::open_for(file, name)?.into_component(name)?;
             let index = index.into_iter().map(|(name, source)| (name, (0, source))).collect();
-            return Ok(Self {
-                place: place.into(),
-                files: vec![file],
-                index,
-            });
+            return Ok(Self { place: place.into(), files: vec![file], index });
         }
         let mut index = BTreeMap::new();
         let mut files = Vec::new();
@@ -46,11 +42,7 @@ impl Component {
             }
             files.push(file);
         }
-        Ok(Self {
-            place: place.into(),
-            files,
-            index,
-        })
+        Ok(Self { place: place.into(), files, index })
     }
 
     /// The folder, or the checkpoint and the component's name.
@@ -75,9 +67,7 @@ impl Component {
 
     /// The file that a tensor is in.
     pub fn file_of(&self, name: &str) -> &Path {
-        self.index
-            .get(name)
-            .map_or(&self.place, |(file, _)| self.files[*file].path())
+        self.index.get(name).map_or(&self.place, |(file, _)| self.files[*file].path())
     }
 
     /// Copies one tensor out: floats, all of them finite.
@@ -122,10 +112,9 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
             if single.is_file() {
                 return Ok(vec![single]);
             }
-            for index in [
-                format!("{stem}.safetensors.index{variant}.json"),
-                format!("{stem}{variant}.safetensors.index.json"),
-            ] {
+            for index in
+                [format!("{stem}.safetensors.index{variant}.json"), format!("{stem}{variant}.safetensors.index.json")]
+            {
                 let index = folder.join(index);
                 if index.is_file() {
                     return shards(folder, &index);
@@ -133,9 +122,7 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
             }
         }
     }
-    let pickles = STEMS
-        .iter()
-        .flat_map(|stem| ["bin", "ckpt", "pt"].map(|end| format!("{stem}.{end}")));
+    let pickles = STEMS.iter().flat_map(|stem| ["bin", "ckpt", "pt"].map(|end| format!("{stem}.{end}")));
     let message = match pickles.into_iter().find(|name| folder.join(name).is_file()) {
         Some(name) => format!(
             "there is only {name}, a pickle file, which can run code when it is loaded; convert the model with \
@@ -150,9 +137,7 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     let json = json(index)?;
-    let map = json["weight_map"]
-        .as_object()
-        .ok_or_else(|| Error::file(index, "no `weight_map` object"))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| Error::file(index, "no `weight_map` object"))?;
     let mut names = BTreeSet::new();
     for value in map.values() {
         // A name with a folder in it could lead out of the model.

@@ -50,8 +50,7 @@ pub fn files(paths: &[PathBuf]) -> Result<String> {
 
 fn add(hash: &mut Sha256, path: &Path) -> Result<u64> {
     let file = std::fs::File::open(path);
-    file.and_then(|mut file| read(hash, &mut file))
-        .map_err(|e| Error::io(path, e))
+    file.and_then(|mut file| read(hash, &mut file)).map_err(|e| Error::io(path, e))
 }
 
 fn read(hash: &mut Sha256, file: &mut std::fs::File) -> std::io::Result<u64> {

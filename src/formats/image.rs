@@ -50,9 +50,7 @@ pub fn size(bytes: &[u8], path: &Path) -> Result<(u32, u32)> {
 
 fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, image::metadata::Orientation)> {
     let refuse = |why: String| unreadable(path, why);
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|e| refuse(e.to_string()))?;
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| refuse(e.to_string()))?;
     if reader.format().is_none() {
         return Err(refuse("neither PNG, JPEG, WebP nor BMP".into()));
     }
@@ -63,9 +61,7 @@ fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, i
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
     // A damaged EXIF block says nothing about the pixels.
-    let orientation = decoder
-        .orientation()
-        .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     Ok((decoder, orientation))
 }
 
@@ -95,9 +91,7 @@ pub fn from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
     let values = x.reals::<f32>();
     let pictures = values.chunks_exact(h * w * 3).map(|picture| {
         // The cast maps NaN to 0.
-        let bytes = picture
-            .iter()
-            .map(|v| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8);
+        let bytes = picture.iter().map(|v| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8);
         RgbImage::from_raw(w as u32, h as u32, bytes.collect()).expect("a chunk holds exactly one picture")
     });
     Ok(pictures.collect())

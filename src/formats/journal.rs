@@ -25,13 +25,7 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
         let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io)?;
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
         file.try_lock()
             .map_err(|_| Error::file(path, "another selma writes to it; wait for that, or use another --out"))?;
         let mut bytes = Vec::new();
@@ -39,11 +33,7 @@ impl Journal {
         let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |i| i + 1);
         file.set_len(whole as u64).map_err(io)?;
         file.seek(SeekFrom::End(0)).map_err(io)?;
-        Ok(Self {
-            path: path.into(),
-            file: Mutex::new(file),
-            is_new: whole == 0,
-        })
+        Ok(Self { path: path.into(), file: Mutex::new(file), is_new: whole == 0 })
     }
 
     /// Appends a line, and returns when it is on disk.

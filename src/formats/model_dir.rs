@@ -91,11 +91,7 @@ impl ModelDir {
         let xl = checkpoint.kind == Kind::Sdxl;
         let scheduler = checkpoint.config("scheduler")?;
         Ok(Self {
-            family: if xl {
-                Family::StableDiffusionXl
-            } else {
-                Family::StableDiffusion
-            },
+            family: if xl { Family::StableDiffusionXl } else { Family::StableDiffusion },
             unet: root.join("unet"),
             vae: root.join("vae"),
             text_encoder: root.join("text_encoder"),
@@ -122,12 +118,7 @@ pub fn vae_folder(path: &Path) -> Result<PathBuf> {
     [path.to_path_buf(), path.join("vae")]
         .into_iter()
         .find(|folder| folder.join("config.json").is_file())
-        .ok_or_else(|| {
-            Error::file(
-                path,
-                "no VAE: expected config.json and weights, here or in a folder `vae`",
-            )
-        })
+        .ok_or_else(|| Error::file(path, "no VAE: expected config.json and weights, here or in a folder `vae`"))
 }
 
 /// A model's `scheduler/scheduler_config.json`; null where the model is a UNet alone.
@@ -145,10 +136,7 @@ pub fn scheduler_config(root: &Path) -> Result<Value> {
 /// The folder of a component that the index lists with one of `classes` (any, where there are none to choose from).
 fn component(root: &Path, path: &Path, index: &Value, name: &str, classes: &[&str]) -> Result<PathBuf> {
     let Some(class) = index[name][1].as_str() else {
-        return Err(Error::file(
-            path,
-            format!("no component `{name}`, which this pipeline needs"),
-        ));
+        return Err(Error::file(path, format!("no component `{name}`, which this pipeline needs")));
     };
     if !classes.is_empty() && !classes.contains(&class) {
         let message = format!("`{name}` is a {class}; supported: {}", classes.join(", "));
@@ -157,9 +145,6 @@ fn component(root: &Path, path: &Path, index: &Value, name: &str, classes: &[&st
     let folder = root.join(name);
     match folder.is_dir() {
         true => Ok(folder),
-        false => Err(Error::file(
-            path,
-            format!("it lists `{name}`, but there is no such folder"),
-        )),
+        false => Err(Error::file(path, format!("it lists `{name}`, but there is no such folder"))),
     }
 }

@@ -46,10 +46,7 @@ pub fn inspect(root: &Path) -> Result<Summary> {
         }
     }
     let path = files.unet.join("config.json");
-    let [unet, vae] = [
-        component::json(&path)?,
-        component::json(&files.vae.join("config.json"))?,
-    ];
+    let [unet, vae] = [component::json(&path)?, component::json(&files.vae.join("config.json"))?];
     let number = |key: &str| {
         let value = unet[key].as_u64();
         value.ok_or_else(|| Error::file(&path, format!("`{key}` is {}, expected a number", unet[key])))

@@ -45,19 +45,9 @@ impl Safetensors {
         if let Some(name) = duplicate_key(&map[8..8 + header]) {
             return Err(Error::file(path, format!("two tensors are named {name}")));
         }
-        let tensors = info
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| (name, info.clone()))
-            .collect();
+        let tensors = info.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         let metadata = info.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self {
-            path: path.into(),
-            map,
-            start: 8 + header,
-            tensors,
-            metadata,
-        })
+        Ok(Self { path: path.into(), map, start: 8 + header, tensors, metadata })
     }
 
     pub fn path(&self) -> &Path {
@@ -80,9 +70,7 @@ impl Safetensors {
 
     /// The type that one tensor is stored in, such as `F16`; empty where there is no such tensor.
     pub fn type_name(&self, name: &str) -> String {
-        self.tensors
-            .get(name)
-            .map_or(String::new(), |info| info.dtype.to_string())
+        self.tensors.get(name).map_or(String::new(), |info| info.dtype.to_string())
     }
 
     /// The strings of the header's `__metadata__`.
@@ -95,10 +83,7 @@ impl Safetensors {
     /// # Errors
     /// [`Error::File`] for a name that is not there, or a type that weights are not stored in.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let info = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::file(&self.path, format!("no tensor named {name}")))?;
+        let info = self.tensors.get(name).ok_or_else(|| Error::file(&self.path, format!("no tensor named {name}")))?;
         let (begin, end) = (self.start + info.data_offsets.0, self.start + info.data_offsets.1);
         let bytes = &self.map[begin..end];
         let shape = info.shape.as_slice();
@@ -143,10 +128,7 @@ impl Safetensors {
         if last > first {
             // SAFETY: the map is a file's and never written, so dropped pages come back from the file with equal bytes.
             // It is a hint: where it fails, memory use is higher and nothing else changes.
-            let _ = unsafe {
-                self.map
-                    .unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first)
-            };
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first) };
         }
     }
 }

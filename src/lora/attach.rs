@@ -32,12 +32,7 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
         Param::new(format!("{name}.lora_B.weight"), up.cast(dtype).to(&device)?),
     ];
     let [a, b] = params.clone();
-    let branch = Some(LoraBranch {
-        down: a,
-        up: b,
-        scale,
-        order: LoraOrder::Auto,
-    });
+    let branch = Some(LoraBranch { down: a, up: b, scale, order: LoraOrder::Auto });
     match layer {
         Layer::Linear(linear) => linear.lora = branch,
         Layer::Conv(conv) => conv.lora = branch,
@@ -74,10 +69,7 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
     let mut column = 0;
     for factors in experts {
         if factors.down.shape()[1..] != shape[1..] || factors.outputs() != outputs {
-            return Err(Error::Failed(format!(
-                "LoRAs of {} have different shapes",
-                layer.name()
-            )));
+            return Err(Error::Failed(format!("LoRAs of {} have different shapes", layer.name())));
         }
         down.extend_from_slice(&factors.down.reals::<f32>());
         let scale = factors.scale() as f32;
@@ -89,13 +81,7 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
         column += factors.rank();
     }
     shape[0] = rank;
-    branch(
-        layer,
-        &Tensor::new(down, &shape),
-        &Tensor::new(up, &[outputs, rank]),
-        1.0,
-        dtype,
-    )?;
+    branch(layer, &Tensor::new(down, &shape), &Tensor::new(up, &[outputs, rank]), 1.0, dtype)?;
     Ok(())
 }
 

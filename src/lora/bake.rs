@@ -29,11 +29,7 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
     for (_, factors) in terms {
         let (rows, columns) = (weight.shape()[0], weight.shape()[1..].iter().product::<usize>());
         if (factors.outputs(), factors.inputs()) != (rows, columns) {
-            let message = format!(
-                "a LoRA of {:?} on a weight {:?}",
-                factors.weight_shape(),
-                weight.shape()
-            );
+            let message = format!("a LoRA of {:?} on a weight {:?}", factors.weight_shape(), weight.shape());
             return Err(Error::shape("bake", message));
         }
     }
@@ -60,10 +56,7 @@ fn sum_on(gpu: &Gpu, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Te
     let upload = |tensor: &Tensor| gpu.upload(tensor);
     let (up, down) = (dense::to_tensor(&up, &[m, k]), dense::to_tensor(&down, &[k, n]));
     let (a, b, residual) = (upload(&up)?, upload(&down)?, upload(&weight.cast(DType::F32))?);
-    let epilogue = Epilogue {
-        residual: Some(&residual),
-        ..Epilogue::default()
-    };
+    let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::default() };
     let sum = matmul([m, n], Layout::Plain, Pair { a: &a, b: &b, k }, None, epilogue)?;
     Ok(sum.download(weight.shape())?.cast(weight.dtype()))
 }
@@ -74,10 +67,7 @@ pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str
         return Vec::new();
     };
     let module = base::canonical(component, module);
-    experts
-        .iter()
-        .filter_map(|(expert, weight)| Some((*weight, expert.get(component, &module)?)))
-        .collect()
+    experts.iter().filter_map(|(expert, weight)| Some((*weight, expert.get(component, &module)?))).collect()
 }
 
 /// Copies the model to `out` with the experts added to its weights, in the dtype that they are stored in: a folder to a
@@ -87,18 +77,12 @@ pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str
 /// [`Error::File`] if `out` exists already or the model lacks a module that an expert changes.
 pub fn into_model(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
     if out.exists() {
-        return Err(Error::file(
-            out,
-            "exists already; --out names a new folder or file for the baked model",
-        ));
+        return Err(Error::file(out, "exists already; --out names a new folder or file for the baked model"));
     }
     let modules = base::modules(model)?;
     for (component, module, _) in experts.iter().flat_map(|(e, _)| e.iter()) {
         if !modules.get(component).is_some_and(|m| m.contains_key(module)) {
-            return Err(Error::file(
-                model,
-                format!("has no {component}.{module}, which a LoRA changes"),
-            ));
+            return Err(Error::file(model, format!("has no {component}.{module}, which a LoRA changes")));
         }
     }
     match model.is_file() {
@@ -145,10 +129,7 @@ fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path, device:
 }
 
 fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &Device) -> Result<usize> {
-    let parent = out
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let holder = tempfile::tempdir_in(parent).map_err(|e| Error::io(parent, e))?;
     // A folder inside of the temporary one: that one is private to its owner.
     let staging = holder.path().join("model");

@@ -20,9 +20,7 @@ pub(crate) fn peft(terms: &[Term], options: &Options, rank: usize, adapters: usi
     let shape = terms[0].factors.weight_shape();
     let method = if adapters == 1 { Method::Linear } else { options.method };
     match method {
-        Method::Average => Err(Error::Usage(
-            "peft has no average; use concat with weights of 1/T".into(),
-        )),
+        Method::Average => Err(Error::Usage("peft has no average; use concat with weights of 1/T".into())),
         Method::Linear => linear(terms, place),
         Method::Concat => {
             let (up, down) = svd::stacked(&products(terms));
@@ -108,19 +106,12 @@ pub(crate) fn kohya(terms: &[Term], options: &Options, rank: usize, place: &str)
     let shape = terms[0].factors.weight_shape();
     let alpha = terms[0].factors.alpha;
     // Defect: the weight goes into both factors, so it is squared.
-    let downs: Vec<f64> = terms
-        .iter()
-        .map(|t| (t.factors.alpha / alpha).sqrt() * t.weight)
-        .collect();
+    let downs: Vec<f64> = terms.iter().map(|t| (t.factors.alpha / alpha).sqrt() * t.weight).collect();
     let ups: Vec<f64> = downs.iter().map(|f| f.abs()).collect();
     match options.method {
         Method::Linear => mix(terms, &ups, &downs, place, alpha),
         Method::Concat => {
-            let squared: Vec<_> = terms
-                .iter()
-                .zip(&downs)
-                .map(|(t, f)| (f * f.abs(), t.factors))
-                .collect();
+            let squared: Vec<_> = terms.iter().zip(&downs).map(|(t, f)| (f * f.abs(), t.factors)).collect();
             let (up, down) = svd::stacked(&squared);
             // Defect: alpha stays while the rank grows.
             svd::from_matrices(&up, &down, &shape, alpha)
@@ -131,18 +122,15 @@ pub(crate) fn kohya(terms: &[Term], options: &Options, rank: usize, place: &str)
             let k = svd.keep(Cut::Rank(k));
             clamp(&svd.factors_on_up(k, &shape)?, 0.99)
         }
-        _ => Err(Error::Usage(
-            "kohya's scripts have linear, concat and svd; leave --compat out for this method".into(),
-        )),
+        _ => {
+            Err(Error::Usage("kohya's scripts have linear, concat and svd; leave --compat out for this method".into()))
+        }
     }
 }
 
 /// Defect: both factors are cut off at a quantile of their signed values (torch's linear interpolation).
 fn clamp(factors: &Factors, quantile: f64) -> Result<Factors> {
-    let (mut up, mut down) = (
-        factors.up.reals::<f64>().into_owned(),
-        factors.down.reals::<f64>().into_owned(),
-    );
+    let (mut up, mut down) = (factors.up.reals::<f64>().into_owned(), factors.down.reals::<f64>().into_owned());
     let mut all: Vec<f64> = up.iter().chain(&down).copied().collect();
     all.sort_by(f64::total_cmp);
     let at = quantile * (all.len() - 1) as f64;
@@ -152,9 +140,5 @@ fn clamp(factors: &Factors, quantile: f64) -> Result<Factors> {
         *x = x.clamp(-limit, limit);
     }
     let tensor = |v, shape: &[usize]| crate::tensor::Tensor::from_reals::<f64>(v, shape, crate::tensor::DType::F32);
-    Factors::new(
-        tensor(down, factors.down.shape()),
-        tensor(up, factors.up.shape()),
-        factors.alpha,
-    )
+    Factors::new(tensor(down, factors.down.shape()), tensor(up, factors.up.shape()), factors.alpha)
 }

@@ -28,11 +28,7 @@ impl Factors {
                 format!("down {:?} and up {:?} are not two factors", down.shape(), up.shape()),
             ));
         }
-        Ok(Self {
-            down: down.cast(DType::F32),
-            up: up.cast(DType::F32),
-            alpha,
-        })
+        Ok(Self { down: down.cast(DType::F32), up: up.cast(DType::F32), alpha })
     }
 
     pub fn rank(&self) -> usize {
@@ -78,10 +74,7 @@ pub struct Expert {
 
 impl Expert {
     pub fn insert(&mut self, component: &str, module: &str, factors: Factors) {
-        self.components
-            .entry(component.to_string())
-            .or_default()
-            .insert(module.to_string(), factors);
+        self.components.entry(component.to_string()).or_default().insert(module.to_string(), factors);
     }
 
     pub fn get(&self, component: &str, module: &str) -> Option<&Factors> {
@@ -91,9 +84,7 @@ impl Expert {
     /// (component, module, factors), in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Factors)> {
         self.components.iter().flat_map(|(component, modules)| {
-            modules
-                .iter()
-                .map(move |(module, factors)| (component.as_str(), module.as_str(), factors))
+            modules.iter().map(move |(module, factors)| (component.as_str(), module.as_str(), factors))
         })
     }
 

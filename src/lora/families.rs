@@ -148,11 +148,7 @@ fn transformer(to: &mut Modules, family: Family, at: &str, c: usize, depth: usiz
     }
     if depth > 0 {
         for name in ["proj_in", "proj_out"] {
-            let shape = if family == Family::Sd1 {
-                vec![c, c, 1, 1]
-            } else {
-                vec![c, c]
-            };
+            let shape = if family == Family::Sd1 { vec![c, c, 1, 1] } else { vec![c, c] };
             to.insert(format!("{at}.{name}"), shape);
         }
     }

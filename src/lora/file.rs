@@ -28,9 +28,7 @@ impl Loaded {
     /// One line for each unused tensor, for a warning.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let path = self.path.display();
-        self.unused
-            .iter()
-            .map(move |(key, why)| format!("{path}: {key} is unused: {why}"))
+        self.unused.iter().map(move |(key, why)| format!("{path}: {key} is unused: {why}"))
     }
 }
 
@@ -39,28 +37,17 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.into());
     }
-    const NAMES: [&str; 3] = [
-        "adapter_model.safetensors",
-        "pytorch_lora_weights.safetensors",
-        "lora.safetensors",
-    ];
-    NAMES
-        .iter()
-        .map(|name| path.join(name))
-        .find(|file| file.is_file())
-        .ok_or_else(|| {
-            let hint = match super::base::COMPONENTS
-                .iter()
-                .find(|c| path.join(c).join(NAMES[0]).is_file())
-            {
-                Some(component) => {
-                    format!("; it holds an adapter for each component: name them one by one ({component})")
-                }
-                None => String::new(),
-            };
-            let names = NAMES.join(", ");
-            Error::file(path, format!("no LoRA in this folder; expected one of {names}{hint}"))
-        })
+    const NAMES: [&str; 3] = ["adapter_model.safetensors", "pytorch_lora_weights.safetensors", "lora.safetensors"];
+    NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()).ok_or_else(|| {
+        let hint = match super::base::COMPONENTS.iter().find(|c| path.join(c).join(NAMES[0]).is_file()) {
+            Some(component) => {
+                format!("; it holds an adapter for each component: name them one by one ({component})")
+            }
+            None => String::new(),
+        };
+        let names = NAMES.join(", ");
+        Error::file(path, format!("no LoRA in this folder; expected one of {names}{hint}"))
+    })
 }
 
 /// Reads a LoRA in any spelling. With `base`, names and shapes are checked against the model's modules; without it,
@@ -84,39 +71,23 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     let places = group(&file, base, &mut loaded)?;
     for (place, parts) in drop_doubled(places, &mut loaded) {
         let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {
-            let lacks = if parts.contains_key(&Role::Down) {
-                "lora_up (B)"
-            } else {
-                "lora_down (A)"
-            };
+            let lacks = if parts.contains_key(&Role::Down) { "lora_up (B)" } else { "lora_down (A)" };
             let why = format!("{}.{} has no {lacks} beside it", place.component, place.module);
-            loaded
-                .unused
-                .extend(parts.values().map(|key| (key.clone(), why.clone())));
+            loaded.unused.extend(parts.values().map(|key| (key.clone(), why.clone())));
             continue;
         };
         let shape = base.and_then(|b| b.get(&place.component)?.get(&place.module));
         let mid = parts.get(&Role::Mid).map(|key| finite(&file, key)).transpose()?;
-        let (down, up) = fit(
-            &path,
-            (down, finite(&file, down)?),
-            (up, finite(&file, up)?),
-            mid,
-            shape,
-        )?;
+        let (down, up) = fit(&path, (down, finite(&file, down)?), (up, finite(&file, up)?), mid, shape)?;
         let rank = down.shape()[0];
         let alpha = match (parts.get(&Role::Scale), parts.get(&Role::Alpha)) {
             (Some(key), _) => scalar(&file, key)? * rank as f64,
             (None, Some(key)) => scalar(&file, key)?,
-            (None, None) => config
-                .alpha(&place.component, &place.module, rank)?
-                .unwrap_or(rank as f64),
+            (None, None) => config.alpha(&place.component, &place.module, rank)?.unwrap_or(rank as f64),
         };
         let factors = Factors::new(down, up, alpha).map_err(|e| Error::file(&path, e.to_string()))?;
         loaded.expert.insert(&place.component, &place.module, factors);
-        loaded
-            .applied
-            .extend(parts.into_values().map(|key| (key, place.clone())));
+        loaded.applied.extend(parts.into_values().map(|key| (key, place.clone())));
     }
     account(&loaded, base, allow_unused)?;
     Ok(loaded)
@@ -135,9 +106,7 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
                 let message = format!("{key}: this is {algorithm}, which is not available in this version");
                 return Err(Error::file(file.path(), message));
             }
-            Key::Unknown => loaded
-                .unused
-                .push((key.into(), "not a tensor of any known LoRA layout".into())),
+            Key::Unknown => loaded.unused.push((key.into(), "not a tensor of any known LoRA layout".into())),
         }
     }
     let table = match base {
@@ -152,14 +121,8 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
             Some(_) => None,
         };
         let Some(place) = table.find(stem, implied).or_else(dotted) else {
-            let whose = if base.is_some() {
-                "this model"
-            } else {
-                "SD 1.x, SD 2.x or SDXL"
-            };
-            loaded
-                .unused
-                .push((key.into(), format!("{whose} has no module {stem}")));
+            let whose = if base.is_some() { "this model" } else { "SD 1.x, SD 2.x or SDXL" };
+            loaded.unused.push((key.into(), format!("{whose} has no module {stem}")));
             continue;
         };
         if let Some(first) = places.entry(place).or_default().insert(role, key.into()) {
@@ -173,24 +136,17 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
 /// A peft adapter does not say which network it is for; one that lies in a folder named after a component is for that.
 fn implied_component(file: &Path) -> Option<&'static str> {
     let folder = file.parent()?.file_name()?.to_str()?;
-    super::base::COMPONENTS
-        .into_iter()
-        .find(|component| *component == folder)
+    super::base::COMPONENTS.into_iter().find(|component| *component == folder)
 }
 
 /// Where a file has a module under its LDM name and its diffusers name, the second counts, as in diffusers.
 fn drop_doubled(places: BTreeMap<Place, Parts>, loaded: &mut Loaded) -> BTreeMap<Place, Parts> {
     let (ldm, mut kept): (BTreeMap<_, _>, BTreeMap<_, _>) = places.into_iter().partition(|(place, _)| place.ldm);
     for (place, parts) in ldm {
-        let twin = Place {
-            ldm: false,
-            ..place.clone()
-        };
+        let twin = Place { ldm: false, ..place.clone() };
         if kept.contains_key(&twin) {
             let why = "the file has the same module under its diffusers name, which counts";
-            loaded
-                .unused
-                .extend(parts.into_values().map(|key| (key, why.to_string())));
+            loaded.unused.extend(parts.into_values().map(|key| (key, why.to_string())));
         } else {
             kept.insert(place, parts);
         }
@@ -211,13 +167,8 @@ fn fit(
         Error::file(path, format!("{key} has shape {shape:?}, expected {expected}; {hint}"))
     };
     let mut down = match mid {
-        Some(mid) => dense::contract_mid(&down, &mid).ok_or_else(|| {
-            wrong(
-                down_key,
-                down.shape(),
-                format!("factors that fit lora_mid {:?}", mid.shape()),
-            )
-        })?,
+        Some(mid) => dense::contract_mid(&down, &mid)
+            .ok_or_else(|| wrong(down_key, down.shape(), format!("factors that fit lora_mid {:?}", mid.shape())))?,
         None => down,
     };
     let flat_up = |up: &Tensor| match *up.shape() {
@@ -243,11 +194,7 @@ fn fit(
         let shape: Vec<usize> = std::iter::once(rank).chain(rest.iter().copied()).collect();
         down = down.with_shape(&shape);
     } else if !matches!(down.shape().len(), 2 | 4) || down.shape()[0] != rank {
-        return Err(wrong(
-            down_key,
-            down.shape(),
-            format!("[{rank}, in] beside an up factor {:?}", up.shape()),
-        ));
+        return Err(wrong(down_key, down.shape(), format!("[{rank}, in] beside an up factor {:?}", up.shape())));
     }
     Ok((down, up))
 }
@@ -259,10 +206,7 @@ fn join(dims: &[usize]) -> String {
 fn finite(file: &Safetensors, key: &str) -> Result<Tensor> {
     let tensor = file.weight(key)?.cast(DType::F32);
     if !tensor.is_finite() {
-        return Err(Error::file(
-            file.path(),
-            format!("{key} holds values too large for f32"),
-        ));
+        return Err(Error::file(file.path(), format!("{key} holds values too large for f32")));
     }
     Ok(tensor)
 }

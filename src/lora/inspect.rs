@@ -84,11 +84,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
         norm: components.values().map(|c| c.norm * c.norm).sum::<f64>().sqrt(),
         components,
         metadata: loaded.metadata,
-        unused: loaded
-            .unused
-            .into_iter()
-            .map(|(key, reason)| Unused { key, reason })
-            .collect(),
+        unused: loaded.unused.into_iter().map(|(key, reason)| Unused { key, reason }).collect(),
     })
 }
 

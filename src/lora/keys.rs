@@ -80,19 +80,13 @@ pub fn split(key: &str) -> Key<'_> {
         if let Some((stem, rest)) = key.split_once(infix) {
             return match rest.rsplit('.').next() {
                 Some("weight") => Key::Part { stem, role },
-                Some("bias") => Key::Unsupported {
-                    stem,
-                    algorithm: "a LoRA with biases (peft lora_bias)",
-                },
+                Some("bias") => Key::Unsupported { stem, algorithm: "a LoRA with biases (peft lora_bias)" },
                 _ => Key::Unknown,
             };
         }
     }
     if let Some((stem, _)) = key.split_once(".lora_embedding_") {
-        return Key::Unsupported {
-            stem,
-            algorithm: "a LoRA of an embedding",
-        };
+        return Key::Unsupported { stem, algorithm: "a LoRA of an embedding" };
     }
     OTHER_ALGORITHMS
         .iter()
@@ -190,11 +184,7 @@ impl KeyTable {
                 if wanted.is_none_or(|component| component == candidate)
                     && let Some((module, ldm)) = self.bodies.get(candidate).and_then(|t| t.get(body))
                 {
-                    return Some(Place {
-                        component: candidate.into(),
-                        module: module.clone(),
-                        ldm: *ldm,
-                    });
+                    return Some(Place { component: candidate.into(), module: module.clone(), ldm: *ldm });
                 }
             }
         }
@@ -236,25 +226,15 @@ pub fn parse_dotted(stem: &str, implied: Option<&str>) -> Option<Place> {
             break;
         }
     }
-    Some(Place {
-        component: component.into(),
-        module,
-        ldm: false,
-    })
+    Some(Place { component: component.into(), module, ldm: false })
 }
 
 /// The attention projections as the processors of old diffusers releases called them, and the encoders' own names.
-const OLD_NAMES: [(&str, &str); 4] = [
-    ("to_q", "q_proj"),
-    ("to_k", "k_proj"),
-    ("to_v", "v_proj"),
-    ("to_out", "out_proj"),
-];
+const OLD_NAMES: [(&str, &str); 4] =
+    [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
 
 fn flatten(stem: &str) -> String {
-    stem.replace(".processor.", ".")
-        .replace('.', "_")
-        .replace("wrapped_transformer_", "")
+    stem.replace(".processor.", ".").replace('.', "_").replace("wrapped_transformer_", "")
 }
 
 /// The flattened spellings of one module.
@@ -272,11 +252,7 @@ fn spellings(component: &str, module: &str) -> Vec<String> {
             all.push(format!("{start}{old}"));
         }
     }
-    let bare: Vec<String> = all
-        .iter()
-        .filter_map(|s| s.strip_prefix("text_model_"))
-        .map(String::from)
-        .collect();
+    let bare: Vec<String> = all.iter().filter_map(|s| s.strip_prefix("text_model_")).map(String::from).collect();
     all.extend(bare);
     all
 }

@@ -148,9 +148,7 @@ impl Term<'_> {
 pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
     options.check()?;
     if inputs.is_empty() {
-        return Err(Error::Usage(
-            "there is nothing to merge: give at least one --lora".into(),
-        ));
+        return Err(Error::Usage("there is nothing to merge: give at least one --lora".into()));
     }
     let weights: Vec<f64> = match options.method {
         Method::Average => vec![1.0 / inputs.len() as f64; inputs.len()],
@@ -184,11 +182,7 @@ pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
         }
     }
     let [error, wanted, distance, sum] = squares.map(f64::sqrt);
-    Ok(Merged {
-        expert,
-        relative_error: ratio(error, wanted),
-        distance_to_sum: ratio(distance, sum),
-    })
+    Ok(Merged { expert, relative_error: ratio(error, wanted), distance_to_sum: ratio(distance, sum) })
 }
 
 fn ratio(error: f64, norm: f64) -> f64 {
@@ -210,12 +204,7 @@ impl Module {
         let square = |m: &Mat<f64>| dense::norm(m).powi(2);
         let distance = [square(&(&written - &sum)), square(&sum)];
         let error = wanted.map_or(distance, |wanted| [square(&(&written - &wanted)), square(&wanted)]);
-        Self {
-            component,
-            module,
-            factors,
-            squares: [error[0], error[1], distance[0], distance[1]],
-        }
+        Self { component, module, factors, squares: [error[0], error[1], distance[0], distance[1]] }
     }
 }
 
@@ -272,10 +261,7 @@ fn one_module(terms: &[Term], options: &Options, place: &str) -> Result<(Factors
 
 /// A pruning method on the dense deltas, as its paper defines it for each tensor.
 pub(crate) fn sparse(terms: &[Term], weights: &[f64], options: &Options, place: &str) -> Mat<f64> {
-    let deltas = terms
-        .iter()
-        .map(|t| dense::rows(&dense::product(&[(t.factors.scale(), t.factors)])))
-        .collect();
+    let deltas = terms.iter().map(|t| dense::rows(&dense::product(&[(t.factors.scale(), t.factors)]))).collect();
     let columns = terms[0].factors.inputs();
     let merged = sparse_flat(deltas, weights, options, place);
     Mat::from_fn(terms[0].factors.outputs(), columns, |i, j| merged[i * columns + j])

@@ -23,10 +23,7 @@ impl AdapterConfig {
     /// # Errors
     /// [`Error::File`] where the JSON is broken, or names an adapter that is not a plain LoRA.
     pub fn read(file: &Path, header: &BTreeMap<String, String>) -> Result<Self> {
-        let mut config = Self {
-            file: file.into(),
-            ..Self::default()
-        };
+        let mut config = Self { file: file.into(), ..Self::default() };
         if let Some(text) = header.get("lora_adapter_metadata") {
             let flat: BTreeMap<String, Value> = serde_json::from_str(text)
                 .map_err(|e| Error::file(file, format!("lora_adapter_metadata in the header: {e}")))?;
@@ -65,15 +62,8 @@ impl AdapterConfig {
             let is = |key: &str| keys.get(key).and_then(Value::as_bool).unwrap_or(false);
             let kind = keys.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
             if kind != "LORA" || is("use_dora") || is("fan_in_fan_out") || is("lora_bias") {
-                let what = if kind != "LORA" {
-                    kind
-                } else {
-                    "DoRA, transposed weights or LoRA biases"
-                };
-                return Err(Error::file(
-                    &self.file,
-                    format!("the adapter uses {what}: not available in this version"),
-                ));
+                let what = if kind != "LORA" { kind } else { "DoRA, transposed weights or LoRA biases" };
+                return Err(Error::file(&self.file, format!("the adapter uses {what}: not available in this version")));
             }
         }
         Ok(())
@@ -100,10 +90,7 @@ impl AdapterConfig {
             return Ok(None);
         };
         let alpha = alpha.as_f64().filter(|a| *a != 0.0).ok_or_else(|| {
-            Error::file(
-                &self.file,
-                format!("{component}.lora_alpha is {alpha}; expected a number above 0"),
-            )
+            Error::file(&self.file, format!("{component}.lora_alpha is {alpha}; expected a number above 0"))
         })?;
         // Rank-stabilised LoRA scales by alpha / sqrt(rank).
         let rslora = keys.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
@@ -111,10 +98,7 @@ impl AdapterConfig {
     }
 
     fn pattern_matches(&self, pattern: &str, module: &str) -> Result<bool> {
-        let plain = pattern
-            .trim_start_matches('^')
-            .trim_end_matches('$')
-            .replace("\\.", ".");
+        let plain = pattern.trim_start_matches('^').trim_end_matches('$').replace("\\.", ".");
         if plain.contains(['*', '+', '?', '(', '[', '|', '\\', '{']) {
             return Err(Error::file(
                 &self.file,
@@ -122,10 +106,6 @@ impl AdapterConfig {
             ));
         }
         let whole = pattern.starts_with('^');
-        Ok(if whole {
-            module == plain
-        } else {
-            ends_in(module, &plain)
-        })
+        Ok(if whole { module == plain } else { ends_in(module, &plain) })
     }
 }

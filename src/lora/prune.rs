@@ -37,10 +37,7 @@ pub fn at_random(x: &[f64], density: f64, draws: &Draws) -> Vec<f64> {
         return x.to_vec();
     }
     let keep = |at: usize| draws.uniform(at as u64) < density;
-    x.iter()
-        .enumerate()
-        .map(|(at, x)| if keep(at) { x / density } else { 0.0 })
-        .collect()
+    x.iter().enumerate().map(|(at, x)| if keep(at) { x / density } else { 0.0 }).collect()
 }
 
 /// Sums what agrees with the elected sign, divided by how many agree (a count, whatever the weights are).
@@ -91,9 +88,7 @@ impl Draws {
         hash.update(place.as_bytes());
         hash.update(bytemuck::cast_slice::<f64, u8>(values));
         let digest = hash.finalize();
-        Self(u64::from_le_bytes(
-            digest[..8].try_into().expect("a digest has 32 bytes"),
-        ))
+        Self(u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes")))
     }
 
     /// SplitMix64 at counter `index`, in [0, 1). Source: Steele, Lea & Flood 2014.

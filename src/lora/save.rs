@@ -73,11 +73,7 @@ fn is_adapter_folder(layout: Layout, path: &Path) -> bool {
 pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>) -> Result<()> {
     let mut tensors = Vec::new();
     for (component, module, factors) in expert.iter() {
-        let up = if component == "unet" {
-            factors.up.clone()
-        } else {
-            times(&factors.up, factors.scale())
-        };
+        let up = if component == "unet" { factors.up.clone() } else { times(&factors.up, factors.scale()) };
         let at = format!("{component}.{module}");
         tensors.push((format!("{at}.lora_A.weight"), factors.down.clone()));
         tensors.push((format!("{at}.lora_B.weight"), like_convolution(up, factors)));
@@ -92,9 +88,8 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
 
 /// peft's configuration, flattened with the component's prefix as diffusers does it.
 fn adapter_metadata(unet: &BTreeMap<String, Factors>) -> String {
-    let flat: Map<String, Value> = (peft::config(unet).into_iter())
-        .map(|(key, value)| (format!("unet.{key}"), value))
-        .collect();
+    let flat: Map<String, Value> =
+        (peft::config(unet).into_iter()).map(|(key, value)| (format!("unet.{key}"), value)).collect();
     Value::from(flat).to_string()
 }
 
@@ -129,9 +124,5 @@ fn commonest(values: impl Iterator<Item = f64>) -> f64 {
 
 /// Whole numbers without a fraction, as the other tools write them.
 fn number(value: f64) -> serde_json::Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        json!(value as i64)
-    } else {
-        json!(value)
-    }
+    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }

@@ -13,10 +13,7 @@ pub struct Layout {
 impl Layout {
     /// Reads them off the names of a UNet's modules.
     pub fn of<'a>(modules: impl Iterator<Item = &'a str>) -> Self {
-        let mut layout = Self {
-            resnets_per_down_block: 0,
-            up_blocks_with_attention: BTreeSet::new(),
-        };
+        let mut layout = Self { resnets_per_down_block: 0, up_blocks_with_attention: BTreeSet::new() };
         for module in modules {
             let parts: Vec<&str> = module.splitn(5, '.').collect();
             let numbers = (number(&parts, 1), number(&parts, 3));

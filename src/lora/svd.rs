@@ -33,14 +33,8 @@ impl Svd {
     /// # Errors
     /// [`Error::Failed`] if the iteration does not converge, which values that are not finite cause.
     pub fn of(matrix: &Mat<f64>) -> Result<Self> {
-        let svd = matrix
-            .thin_svd()
-            .map_err(|e| Error::Failed(format!("singular value decomposition: {e:?}")))?;
-        Ok(Self {
-            u: svd.U().to_owned(),
-            s: svd.S().column_vector().iter().copied().collect(),
-            v: svd.V().to_owned(),
-        })
+        let svd = matrix.thin_svd().map_err(|e| Error::Failed(format!("singular value decomposition: {e:?}")))?;
+        Ok(Self { u: svd.U().to_owned(), s: svd.S().column_vector().iter().copied().collect(), v: svd.V().to_owned() })
     }
 
     /// Of `sum_t c_t up_t down_t`, through the stacked factors.
@@ -51,11 +45,7 @@ impl Svd {
         let (up, down) = stacked(terms);
         let (left, right) = (up.qr(), down.transpose().to_owned().qr());
         let core = Self::of(&(left.thin_R() * right.thin_R().transpose()))?;
-        Ok(Self {
-            u: left.compute_thin_Q() * core.u,
-            s: core.s,
-            v: right.compute_thin_Q() * core.v,
-        })
+        Ok(Self { u: left.compute_thin_Q() * core.u, s: core.s, v: right.compute_thin_Q() * core.v })
     }
 
     /// How many values `cut` keeps: at least one.
@@ -106,17 +96,12 @@ impl Svd {
 /// `up` `[o, R]` and `down` `[R, i]` of all terms side by side, the coefficient split over both as `sqrt|c|`.
 pub fn stacked(terms: &[(f64, &Factors)]) -> (Mat<f64>, Mat<f64>) {
     let rank: usize = terms.iter().map(|(_, f)| f.rank()).sum();
-    let (mut up, mut down) = (
-        Mat::zeros(terms[0].1.outputs(), rank),
-        Mat::zeros(rank, terms[0].1.inputs()),
-    );
+    let (mut up, mut down) = (Mat::zeros(terms[0].1.outputs(), rank), Mat::zeros(rank, terms[0].1.inputs()));
     let mut at = 0;
     for &(c, factors) in terms {
         let root = c.abs().sqrt();
-        up.subcols_mut(at, factors.rank())
-            .copy_from(faer::Scale(root) * dense::up(factors));
-        down.subrows_mut(at, factors.rank())
-            .copy_from(faer::Scale(root.copysign(c)) * dense::down(factors));
+        up.subcols_mut(at, factors.rank()).copy_from(faer::Scale(root) * dense::up(factors));
+        down.subrows_mut(at, factors.rank()).copy_from(faer::Scale(root.copysign(c)) * dense::down(factors));
         at += factors.rank();
     }
     (up, down)

@@ -8,13 +8,7 @@ use crate::error::{Error, Result};
 const ATTENTION: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
 const FEED_FORWARD: [&str; 2] = ["ff.net.0.proj", "ff.net.2"];
 /// Every convolution of the resnets and samplers.
-const CONVOLUTIONS: [&str; 5] = [
-    "conv1",
-    "conv2",
-    "conv_shortcut",
-    "downsamplers.0.conv",
-    "upsamplers.0.conv",
-];
+const CONVOLUTIONS: [&str; 5] = ["conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"];
 
 /// A choice of modules. Parsed from a comma-separated list of suffixes and presets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +30,7 @@ impl Targets {
     /// # Errors
     /// [`Error::Usage`] for an empty list or item.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut targets = Self {
-            suffixes: Vec::new(),
-            all_linear: false,
-        };
+        let mut targets = Self { suffixes: Vec::new(), all_linear: false };
         for item in text.split(',').map(str::trim) {
             let named: &[&[&str]] = match item {
                 "" => {
@@ -60,9 +51,7 @@ impl Targets {
                     continue;
                 }
             };
-            targets
-                .suffixes
-                .extend(named.iter().copied().flatten().map(|s| s.to_string()));
+            targets.suffixes.extend(named.iter().copied().flatten().map(|s| s.to_string()));
         }
         Ok(targets)
     }
@@ -102,9 +91,7 @@ impl Targets {
 
 /// peft's rule for names: the whole path, or everything after one of its dots.
 pub fn ends_in(module: &str, suffix: &str) -> bool {
-    module
-        .strip_suffix(suffix)
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    module.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn no_such_target(suffix: &str, modules: &BTreeMap<String, Vec<usize>>) -> String {

@@ -237,15 +237,9 @@ impl ClipText {
         let last_hidden_state = self.final_layer_norm(tape, &h)?;
         let rows: Vec<usize> = ids.data::<i64>().chunks_exact(t).map(|row| self.end(row)).collect();
         let pooled = ops::select_rows(tape, &last_hidden_state, &rows)?;
-        let text_embeds = (self.text_projection.as_ref())
-            .map(|projection| projection.forward(tape, &pooled))
-            .transpose()?;
-        Ok(ClipOutput {
-            last_hidden_state,
-            hidden_states,
-            pooled,
-            text_embeds,
-        })
+        let text_embeds =
+            (self.text_projection.as_ref()).map(|projection| projection.forward(tape, &pooled)).transpose()?;
+        Ok(ClipOutput { last_hidden_state, hidden_states, pooled, text_embeds })
     }
 
     /// The norm that ends the encoder, for callers who take an earlier layer's output. `[n, t, c]` -> the same shape.

@@ -31,11 +31,7 @@ impl Config {
     /// [`Error::File`] where it is not a JSON object.
     pub fn from_value(path: &Path, value: Value) -> Result<Self> {
         match value {
-            Value::Object(keys) => Ok(Self {
-                path: path.into(),
-                keys,
-                known: RefCell::default(),
-            }),
+            Value::Object(keys) => Ok(Self { path: path.into(), keys, known: RefCell::default() }),
             _ => Err(Error::file(path, "expected a JSON object")),
         }
     }
@@ -99,9 +95,7 @@ impl Config {
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => value
-                .as_bool()
-                .ok_or_else(|| self.refuse(key, "expected true or false")),
+            Some(value) => value.as_bool().ok_or_else(|| self.refuse(key, "expected true or false")),
         }
     }
 
@@ -121,9 +115,7 @@ impl Config {
             None => default.to_vec(),
             Some(value) => (value.as_array())
                 .and_then(|list| {
-                    list.iter()
-                        .map(|item| names.iter().position(|&name| item.as_str() == Some(name)))
-                        .collect()
+                    list.iter().map(|item| names.iter().position(|&name| item.as_str() == Some(name))).collect()
                 })
                 .ok_or_else(|| self.refuse(key, &format!("expected a list of {}", names.join(" or "))))?,
         };
@@ -162,11 +154,7 @@ impl Config {
     /// Refuses keys that nobody asked for; those that begin with `_` are notes of the library that wrote the file.
     pub fn finish(&self) -> Result<()> {
         let known = self.known.borrow();
-        match self
-            .keys
-            .keys()
-            .find(|key| !key.starts_with('_') && !known.contains(*key))
-        {
+        match self.keys.keys().find(|key| !key.starts_with('_') && !known.contains(*key)) {
             Some(key) => Err(self.refuse(key, "this key is not known, and it may change what the model computes")),
             None => Ok(()),
         }
@@ -174,10 +162,7 @@ impl Config {
 }
 
 fn positive(value: &Value) -> Option<usize> {
-    value
-        .as_u64()
-        .and_then(|v| usize::try_from(v).ok())
-        .filter(|&v| v > 0 && v <= 1 << 24)
+    value.as_u64().and_then(|v| usize::try_from(v).ok()).filter(|&v| v > 0 && v <= 1 << 24)
 }
 
 /// Equality that does not tell 1 from 1.0.

@@ -57,19 +57,12 @@ impl Conv2d {
         // The branch first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
         // result is rounded.
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
-        let h = if *scale == 1.0 {
-            h
-        } else {
-            ops::scale(tape, &h, *scale)?
-        };
+        let h = if *scale == 1.0 { h } else { ops::scale(tape, &h, *scale)? };
         let branch = match plus.onto {
             Some(onto) => ops::add_linear(tape, onto, &h, &up.get(), None, None)?,
             None => ops::linear(tape, &h, &up.get(), None)?,
         };
-        let plus = Plus {
-            onto: Some(&branch),
-            ..plus
-        };
+        let plus = Plus { onto: Some(&branch), ..plus };
         ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus)
     }
 

@@ -23,10 +23,7 @@ fn transpose(x: &Tensor, rows: usize, columns: usize, shape: &[usize]) -> Tensor
         let from = x.data::<T>();
         let mut to = buffer::<T>(from.len());
         if rows * columns > 0 {
-            for (from, to) in from
-                .chunks_exact(rows * columns)
-                .zip(to.chunks_exact_mut(rows * columns))
-            {
+            for (from, to) in from.chunks_exact(rows * columns).zip(to.chunks_exact_mut(rows * columns)) {
                 for (column, to) in to.chunks_exact_mut(rows).enumerate() {
                     for (row, to) in to.iter_mut().enumerate() {
                         *to = from[row * columns + column];

@@ -17,18 +17,11 @@ pub struct GroupNorm {
 impl GroupNorm {
     pub fn load(w: &Weights, channels: usize, groups: usize, eps: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
-            let message = format!(
-                "{}: `norm_num_groups` is {groups}, which does not divide {channels} channels",
-                w.name()
-            );
+            let message =
+                format!("{}: `norm_num_groups` is {groups}, which does not divide {channels} channels", w.name());
             return Err(Error::Failed(message));
         }
-        Ok(Self {
-            weight: w.vector("weight", channels)?,
-            bias: w.vector("bias", channels)?,
-            groups,
-            eps,
-        })
+        Ok(Self { weight: w.vector("weight", channels)?, bias: w.vector("bias", channels)?, groups, eps })
     }
 
     /// `[n, h, w, c]` -> the same shape.
@@ -56,11 +49,7 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     pub fn load(w: &Weights, channels: usize, eps: f64) -> Result<Self> {
-        Ok(Self {
-            weight: w.vector("weight", channels)?,
-            bias: w.vector("bias", channels)?,
-            eps,
-        })
+        Ok(Self { weight: w.vector("weight", channels)?, bias: w.vector("bias", channels)?, eps })
     }
 
     /// `[.., c]` -> the same shape.

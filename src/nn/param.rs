@@ -16,10 +16,7 @@ struct Inner {
 
 impl Param {
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
-        Self(Arc::new(Inner {
-            name: name.into(),
-            value: Mutex::new(value),
-        }))
+        Self(Arc::new(Inner { name: name.into(), value: Mutex::new(value) }))
     }
 
     /// The full dotted name, as in checkpoints.
@@ -57,11 +54,6 @@ pub struct LoraBranch {
 impl LoraBranch {
     /// With its present factors `a` (down) and `b` (up), as the ops of a linear layer take it.
     pub(super) fn branch<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> Branch<'a> {
-        Branch {
-            a,
-            b,
-            scale: self.scale,
-            order: self.order,
-        }
+        Branch { a, b, scale: self.scale, order: self.order }
     }
 }

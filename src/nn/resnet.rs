@@ -31,9 +31,7 @@ impl ResnetBlock2D {
         Ok(Self {
             norm1: GroupNorm::load(&w.scope("norm1"), c_in, groups, eps)?,
             conv1: Conv2d::load(&w.scope("conv1"), c_in, c_out, 3)?,
-            time_emb_proj: temb
-                .map(|width| Linear::load(&w.scope("time_emb_proj"), width, c_out, true))
-                .transpose()?,
+            time_emb_proj: temb.map(|width| Linear::load(&w.scope("time_emb_proj"), width, c_out, true)).transpose()?,
             norm2: GroupNorm::load(&w.scope("norm2"), c_out, groups, eps)?,
             conv2: Conv2d::load(&w.scope("conv2"), c_out, c_out, 3)?,
             conv_shortcut: (c_in != c_out)
@@ -49,10 +47,7 @@ impl ResnetBlock2D {
             (Some(proj), Some(temb)) => Some(proj.forward(tape, temb)?),
             _ => None,
         };
-        let plus = Plus {
-            t: t.as_ref(),
-            onto: None,
-        };
+        let plus = Plus { t: t.as_ref(), onto: None };
         let h = self.conv1.forward_plus(tape, &h, plus)?; // [n, h, w, c_out]
         let h = self.norm2.forward_silu(tape, &h)?;
         let onto = |x| Plus { t: None, onto: Some(x) };

@@ -41,9 +41,7 @@ impl Attention {
                 [vec![q], Linear::forward_group(tape, context, &others)?].concat()
             }
         };
-        let [q, k, v] = &projected[..] else {
-            unreachable!("a result for each layer")
-        };
+        let [q, k, v] = &projected[..] else { unreachable!("a result for each layer") };
         let h = ops::attention(tape, q, k, v, self.heads, false)?;
         self.to_out.forward_onto(tape, onto, &h)
     }
@@ -127,10 +125,7 @@ impl Projection {
         match self {
             Projection::Linear(layer) => layer.forward_onto(tape, onto, x),
             Projection::Conv(layer) => {
-                let plus = Plus {
-                    t: None,
-                    onto: Some(onto),
-                };
+                let plus = Plus { t: None, onto: Some(onto) };
                 layer.forward_plus(tape, x, plus)
             }
         }

@@ -60,11 +60,7 @@ impl UNet {
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let width = 4 * first;
-        let resnet = ResnetShape {
-            groups: config.norm_num_groups,
-            eps: config.norm_eps,
-            temb: Some(width),
-        };
+        let resnet = ResnetShape { groups: config.norm_num_groups, eps: config.norm_eps, temb: Some(width) };
         // Sizes of the transformers beside down block `i`.
         let transformer = |i: usize| TransformerShape {
             heads: config.heads[i],
@@ -107,12 +103,7 @@ impl UNet {
             down_blocks,
             mid_block: MidBlock::load(&w.scope("mid_block"), last, resnet, transformer(blocks - 1))?,
             up_blocks,
-            conv_norm_out: GroupNorm::load(
-                &w.scope("conv_norm_out"),
-                first,
-                config.norm_num_groups,
-                config.norm_eps,
-            )?,
+            conv_norm_out: GroupNorm::load(&w.scope("conv_norm_out"), first, config.norm_num_groups, config.norm_eps)?,
             conv_out: Conv2d::load(&w.scope("conv_out"), first, config.out_channels, 3)?,
             parameters: w.finish()?,
             config,
@@ -202,10 +193,7 @@ impl UNet {
         let [rows, length, width] = context.dims("UNet2DConditionModel")?;
         let expected = self.config.cross_attention_dim[0];
         let message = if c != self.config.in_channels {
-            format!(
-                "the model takes {} channels, the sample has {c}",
-                self.config.in_channels
-            )
+            format!("the model takes {} channels, the sample has {c}", self.config.in_channels)
         } else if rows != n || timesteps.len() != n {
             format!("{n} samples with {} timesteps and {rows} contexts", timesteps.len())
         } else if width != expected {
@@ -221,9 +209,7 @@ impl UNet {
     /// Whether the backward pass computes each resnet and its transformer once more from their inputs, instead of
     /// keeping what they saved: a third more work for a fraction of the memory.
     pub fn set_checkpointing(&mut self, on: bool) {
-        self.down_blocks
-            .iter_mut()
-            .for_each(|block| block.set_checkpointing(on));
+        self.down_blocks.iter_mut().for_each(|block| block.set_checkpointing(on));
         self.mid_block.set_checkpointing(on);
         self.up_blocks.iter_mut().for_each(|block| block.set_checkpointing(on));
     }
@@ -270,11 +256,7 @@ fn up_inputs(channels: &[usize], level: usize, count: usize) -> Vec<usize> {
     (0..count)
         .map(|j| {
             let hidden = if j == 0 { below } else { channels[level] };
-            let skip = if j + 1 == count {
-                channels[level.saturating_sub(1)]
-            } else {
-                channels[level]
-            };
+            let skip = if j + 1 == count { channels[level.saturating_sub(1)] } else { channels[level] };
             hidden + skip
         })
         .collect()

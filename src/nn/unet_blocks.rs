@@ -48,12 +48,7 @@ impl Layers {
         }
         let (resnet, transformer) = (resnet.clone(), transformer.cloned());
         checkpoint(tape, &[x, temb, context], move |tape, inputs| {
-            layer(
-                tape,
-                &resnet,
-                transformer.as_ref(),
-                [&inputs[0], &inputs[1], &inputs[2]],
-            )
+            layer(tape, &resnet, transformer.as_ref(), [&inputs[0], &inputs[1], &inputs[2]])
         })
     }
 
@@ -97,9 +92,7 @@ impl DownBlock {
         let conv = w.scope("downsamplers.0.conv");
         Ok(Self {
             layers: Layers::load(w, &inputs, c_out, resnet, transformer.map(|shape| (count, shape)))?,
-            downsampler: downsample
-                .then(|| Conv2d::strided(&conv, c_out, c_out, 3, 2, Padding::all(1)))
-                .transpose()?,
+            downsampler: downsample.then(|| Conv2d::strided(&conv, c_out, c_out, 3, 2, Padding::all(1))).transpose()?,
         })
     }
 

@@ -79,15 +79,10 @@ impl UNetConfig {
         let blocks = block_out_channels.len();
         let kinds = |key, names, default: fn(usize, usize) -> bool| -> Result<Vec<bool>> {
             let default: Vec<usize> = (0..blocks).map(|i| default(i, blocks).into()).collect();
-            Ok(c.choices(key, names, &default, blocks)?
-                .into_iter()
-                .map(|i| i == 1)
-                .collect())
+            Ok(c.choices(key, names, &default, blocks)?.into_iter().map(|i| i == 1).collect())
         };
         let heads = c.size_each("attention_head_dim", 8, blocks)?;
-        let down_attention = kinds("down_block_types", &["DownBlock2D", "CrossAttnDownBlock2D"], |i, n| {
-            i + 1 < n
-        })?;
+        let down_attention = kinds("down_block_types", &["DownBlock2D", "CrossAttnDownBlock2D"], |i, n| i + 1 < n)?;
         let up_attention = kinds("up_block_types", &["UpBlock2D", "CrossAttnUpBlock2D"], |i, _| i > 0)?;
         for (i, (&channels, &heads)) in block_out_channels.iter().zip(&heads).enumerate() {
             let attends = down_attention[i] || up_attention[blocks - 1 - i] || i + 1 == blocks;
@@ -98,10 +93,7 @@ impl UNetConfig {
         }
         let groups = c.size("norm_num_groups", 32)?;
         if block_out_channels.iter().any(|channels| channels % groups != 0) {
-            return Err(c.refuse(
-                "norm_num_groups",
-                "it does not divide every entry of `block_out_channels`",
-            ));
+            return Err(c.refuse("norm_num_groups", "it does not divide every entry of `block_out_channels`"));
         }
         let sample_size = match c.get("sample_size") {
             Some(Value::Array(_)) => return Err(c.refuse("sample_size", "expected one number, for a square")),

@@ -47,14 +47,8 @@ impl VaeConfig {
         c.choices("down_block_types", &["DownEncoderBlock2D"], &vec![0; blocks], blocks)?;
         c.choices("up_block_types", &["UpDecoderBlock2D"], &vec![0; blocks], blocks)?;
         let norm_num_groups = c.size("norm_num_groups", 32)?;
-        if block_out_channels
-            .iter()
-            .any(|channels| channels % norm_num_groups != 0)
-        {
-            return Err(c.refuse(
-                "norm_num_groups",
-                "it does not divide every entry of `block_out_channels`",
-            ));
+        if block_out_channels.iter().any(|channels| channels % norm_num_groups != 0) {
+            return Err(c.refuse("norm_num_groups", "it does not divide every entry of `block_out_channels`"));
         }
         let config = Self {
             in_channels: c.size("in_channels", 3)?,
@@ -142,14 +136,8 @@ impl AutoencoderKl {
             dtype: w.dtype(),
             encoder: Encoder::load(&w.scope("encoder"), &config)?,
             decoder: Decoder::load(&w.scope("decoder"), &config)?,
-            quant_conv: config
-                .use_quant_conv
-                .then(|| conv("quant_conv", 2 * latent))
-                .transpose()?,
-            post_quant_conv: config
-                .use_post_quant_conv
-                .then(|| conv("post_quant_conv", latent))
-                .transpose()?,
+            quant_conv: config.use_quant_conv.then(|| conv("quant_conv", 2 * latent)).transpose()?,
+            post_quant_conv: config.use_post_quant_conv.then(|| conv("post_quant_conv", latent)).transpose()?,
             parameters: w.finish()?,
             config,
         })
@@ -167,18 +155,13 @@ impl AutoencoderKl {
         let mean = ops::slice_channels(tape, &moments, 0, latent)?;
         let log_variance = ops::slice_channels(tape, &moments, latent, latent)?;
         tape.refuse("clamp", &log_variance)?;
-        Ok((
-            mean,
-            ops::clamp(&log_variance, ops::LOG_VARIANCE.0, ops::LOG_VARIANCE.1)?,
-        ))
+        Ok((mean, ops::clamp(&log_variance, ops::LOG_VARIANCE.0, ops::LOG_VARIANCE.1)?))
     }
 
     /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.
     pub fn moments(&self, tape: &Tape, image: &Tensor) -> Result<Tensor> {
         self.check(image, self.config.in_channels, self.config.downscale())?;
-        let h = self
-            .encoder
-            .forward(tape, &input(tape, image, &self.device(), self.dtype)?)?;
+        let h = self.encoder.forward(tape, &input(tape, image, &self.device(), self.dtype)?)?;
         match &self.quant_conv {
             Some(conv) => conv.forward(tape, &h),
             None => Ok(h),
@@ -203,10 +186,8 @@ impl AutoencoderKl {
         if c == channels && height >= smallest && width >= smallest {
             return Ok(());
         }
-        let message = format!(
-            "expected [n, height, width, {channels}] of at least {smallest} x {smallest}, got {:?}",
-            x.shape()
-        );
+        let message =
+            format!("expected [n, height, width, {channels}] of at least {smallest} x {smallest}, got {:?}", x.shape());
         Err(Error::shape("AutoencoderKL", message))
     }
 
@@ -219,9 +200,7 @@ impl AutoencoderKl {
     }
 
     pub fn device(&self) -> Device {
-        self.parameters
-            .first()
-            .map_or(Device::Cpu, |param| param.get().device())
+        self.parameters.first().map_or(Device::Cpu, |param| param.get().device())
     }
 
     /// Every weight.

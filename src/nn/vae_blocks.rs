@@ -24,11 +24,7 @@ impl PixelAttention {
     fn load(w: &Weights, channels: usize, groups: usize) -> Result<Self> {
         // Old files call them query, key, value and proj_attn.
         let project = |name: &str, old: &str| {
-            let file = if w.contains(&format!("{old}.weight")) {
-                old
-            } else {
-                name
-            };
+            let file = if w.contains(&format!("{old}.weight")) { old } else { name };
             Linear::load(&w.scope_as(name, file), channels, channels, true)
         };
         Ok(Self {
@@ -83,11 +79,7 @@ impl MidBlock {
 }
 
 fn shape(config: &VaeConfig) -> ResnetShape {
-    ResnetShape {
-        groups: config.norm_num_groups,
-        eps: EPS,
-        temb: None,
-    }
+    ResnetShape { groups: config.norm_num_groups, eps: EPS, temb: None }
 }
 
 /// Resnets of one resolution, and the convolution to the next.
@@ -105,10 +97,7 @@ impl Block {
                 ResnetBlock2D::load(&w.scope(&format!("resnets.{i}")), c_in, c_out, shape(config))
             })
             .collect::<Result<_>>()?;
-        Ok(Self {
-            resnets,
-            resample: None,
-        })
+        Ok(Self { resnets, resample: None })
     }
 
     fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
@@ -132,24 +121,13 @@ pub(super) struct Encoder {
 impl Encoder {
     pub fn load(w: &Weights, config: &VaeConfig) -> Result<Self> {
         // Only the right and the bottom edge are padded.
-        const PADDING: Padding = Padding {
-            top: 0,
-            left: 0,
-            bottom: 1,
-            right: 1,
-        };
+        const PADDING: Padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
         let channels = &config.block_out_channels;
         let last = channels[channels.len() - 1];
         let mut down_blocks = Vec::with_capacity(channels.len());
         for (i, &c) in channels.iter().enumerate() {
             let scope = w.scope(&format!("down_blocks.{i}"));
-            let mut block = Block::load(
-                &scope,
-                channels[i.saturating_sub(1)],
-                c,
-                config.layers_per_block,
-                config,
-            )?;
+            let mut block = Block::load(&scope, channels[i.saturating_sub(1)], c, config.layers_per_block, config)?;
             if i + 1 < channels.len() {
                 let conv = scope.scope("downsamplers.0.conv");
                 block.resample = Some(Conv2d::strided(&conv, c, c, 3, 2, PADDING)?);

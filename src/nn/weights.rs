@@ -50,13 +50,7 @@ impl Weights {
 
     fn over(files: Component, seed: Option<u64>, dtype: DType) -> Self {
         Self {
-            store: Rc::new(Store {
-                files,
-                seed,
-                dtype,
-                read: RefCell::default(),
-                params: RefCell::default(),
-            }),
+            store: Rc::new(Store { files, seed, dtype, read: RefCell::default(), params: RefCell::default() }),
             prefix: String::new(),
             name: String::new(),
         }
@@ -70,11 +64,7 @@ impl Weights {
     /// As [`Weights::scope`] of `file`, an empty string for none, where the module is called `name`.
     pub fn scope_as(&self, name: &str, file: &str) -> Self {
         let dot = if file.is_empty() { "" } else { "." };
-        Self {
-            store: self.store.clone(),
-            prefix: format!("{}{file}{dot}", self.prefix),
-            name: join(&self.name, name),
-        }
+        Self { store: self.store.clone(), prefix: format!("{}{file}{dot}", self.prefix), name: join(&self.name, name) }
     }
 
     /// The module's full dotted name.
@@ -180,10 +170,7 @@ impl Weights {
             .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
             .map(|other| format!("; the closest is {other}"))
             .unwrap_or_default();
-        Error::file(
-            self.store.files.place(),
-            format!("no tensor {name}, which config.json calls for{closest}"),
-        )
+        Error::file(self.store.files.place(), format!("no tensor {name}, which config.json calls for{closest}"))
     }
 
     fn check(&self, key: &str, value: &Tensor, expected: &[usize]) -> Result<()> {
@@ -193,10 +180,7 @@ impl Weights {
         let name = format!("{}{key}", self.prefix);
         Err(Error::file(
             self.store.files.file_of(&name),
-            format!(
-                "tensor {name} has shape {:?}; config.json calls for {expected:?}",
-                value.shape()
-            ),
+            format!("tensor {name} has shape {:?}; config.json calls for {expected:?}", value.shape()),
         ))
     }
 

@@ -28,23 +28,10 @@ pub fn attention(tape: &Tape, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, 
     }
     if on_gpu::holds(OP, &[q, k, v])? {
         let size = c / heads;
-        let sizes = Launch {
-            n,
-            tq,
-            tk,
-            heads,
-            size,
-            causal,
-        };
+        let sizes = Launch { n, tq, tk, heads, size, causal };
         return on_gpu::attention(tape, [q, k, v], sizes);
     }
-    let sizes = Sizes {
-        tq,
-        tk,
-        heads,
-        size: c / heads,
-        causal,
-    };
+    let sizes = Sizes { tq, tk, heads, size: c / heads, causal };
     dispatch!(q.dtype(), T => {
         let (out, log_sums) = sizes.forward::<T>([q, k, v]);
         let wants = [tape.wants(q), tape.wants(k), tape.wants(v)];
@@ -79,13 +66,7 @@ impl Sizes {
 
     /// The result, and the log-sum-exp of each query's scores `[n, heads, tq]`.
     fn forward<T: Gemm + Elementary>(self, inputs: [&Tensor; 3]) -> (Tensor, Vec<T>) {
-        let Self {
-            tq,
-            heads,
-            size,
-            causal,
-            ..
-        } = self;
+        let Self { tq, heads, size, causal, .. } = self;
         let [q, k, v] = inputs.map(|x| x.reals::<T>());
         let mut out = buffer::<T>(q.len());
         let mut log_sums = buffer::<T>(q.len() / size);
@@ -96,12 +77,7 @@ impl Sizes {
         let blocks = tq.div_ceil(QUERIES);
         tasks.into_par_iter().enumerate().for_each(|(task, (out, log_sums))| {
             let head = task / blocks;
-            let inputs = Inputs {
-                q: self.queries(&q, head),
-                k: self.keys(&k, head),
-                v: self.keys(&v, head),
-                causal,
-            };
+            let inputs = Inputs { q: self.queries(&q, head), k: self.keys(&k, head), v: self.keys(&v, head), causal };
             forward(inputs, task % blocks * QUERIES, out, log_sums);
         });
         let q = inputs[0];
@@ -117,54 +93,24 @@ impl Sizes {
         log_sums: Vec<T>,
         wants: [bool; 3],
     ) -> Vec<Option<Tensor>> {
-        let Self {
-            tq,
-            tk,
-            heads,
-            size,
-            causal,
-        } = self;
-        let mut gradients: Vec<Option<Vec<T>>> = inputs
-            .iter()
-            .zip(wants)
-            .map(|(x, wanted)| wanted.then(|| buffer(x.len())))
-            .collect();
+        let Self { tq, tk, heads, size, causal } = self;
+        let mut gradients: Vec<Option<Vec<T>>> =
+            inputs.iter().zip(wants).map(|(x, wanted)| wanted.then(|| buffer(x.len()))).collect();
         let [q, k, v] = inputs.map(|x| x.reals::<T>());
         let (y, dy) = (y.reals::<T>(), dy.reals::<T>());
-        let mut parts = gradients
-            .iter_mut()
-            .zip([tq, tk, tk])
-            .map(|(gradient, t)| match gradient {
-                Some(gradient) => HeadMut::split(gradient, t, heads, size, t)
-                    .into_iter()
-                    .map(Some)
-                    .collect(),
-                None => Vec::new(),
-            });
+        let mut parts = gradients.iter_mut().zip([tq, tk, tk]).map(|(gradient, t)| match gradient {
+            Some(gradient) => HeadMut::split(gradient, t, heads, size, t).into_iter().map(Some).collect(),
+            None => Vec::new(),
+        });
         let mut next = || parts.next().expect("there are three").into_iter();
         let (mut dq, mut dk, mut dv) = (next(), next(), next());
         let tasks: Vec<_> = (0..q.len() / (tq * size))
-            .map(|_| Gradients {
-                q: dq.next().flatten(),
-                k: dk.next().flatten(),
-                v: dv.next().flatten(),
-            })
+            .map(|_| Gradients { q: dq.next().flatten(), k: dk.next().flatten(), v: dv.next().flatten() })
             .collect();
         tasks.into_par_iter().enumerate().for_each(|(head, gradients)| {
-            let inputs = Inputs {
-                q: self.queries(&q, head),
-                k: self.keys(&k, head),
-                v: self.keys(&v, head),
-                causal,
-            };
+            let inputs = Inputs { q: self.queries(&q, head), k: self.keys(&k, head), v: self.keys(&v, head), causal };
             let log_sums = Head::new(&log_sums, head, tq, 1, 1);
-            backward(
-                inputs,
-                self.queries(&y, head),
-                self.queries(&dy, head),
-                log_sums,
-                gradients,
-            );
+            backward(inputs, self.queries(&y, head), self.queries(&dy, head), log_sums, gradients);
         });
         recycle(log_sums);
         let gradients = gradients.into_iter().zip(inputs);

@@ -119,11 +119,7 @@ impl Lines {
                 Place::Line(i) => (c, &values[i]),
             });
             let sum = combine(&terms.collect::<Vec<_>>())?;
-            values.push(if line.limit.is_finite() {
-                clamp(&sum, -line.limit, line.limit)?
-            } else {
-                sum
-            });
+            values.push(if line.limit.is_finite() { clamp(&sum, -line.limit, line.limit)? } else { sum });
         }
         Ok(values)
     }

@@ -20,9 +20,7 @@ pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
     let out = dispatch!(x.dtype(), T => zip::<T>(x, y, #[inline(always)] |x, y| x + y));
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record("add", &[x, y], &out, move |dy| {
-        Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())])
-    });
+    tape.record("add", &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())]));
     Ok(out)
 }
 
@@ -66,9 +64,7 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
 fn add_channels<T: Real>(x: &Tensor, t: &Tensor, pixels: usize, c: usize) -> Tensor {
     let (xs, ts) = (x.reals::<T>(), t.reals::<T>());
     let mut out = buffer::<T>(xs.len());
-    let samples = out
-        .par_chunks_mut((pixels * c).max(1))
-        .zip(xs.par_chunks((pixels * c).max(1)));
+    let samples = out.par_chunks_mut((pixels * c).max(1)).zip(xs.par_chunks((pixels * c).max(1)));
     samples.zip(ts.par_chunks(c.max(1))).for_each(|((out, x), t)| {
         let rows = (CHUNK / c).max(1) * c;
         out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
@@ -214,18 +210,16 @@ pub fn accumulate(a: Tensor, b: Tensor) -> Result<Tensor> {
 pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tensor {
     let xs = x.reals::<T>();
     let mut out = buffer::<T>(xs.len());
-    out.par_chunks_mut(CHUNK)
-        .zip(xs.par_chunks(CHUNK))
-        .for_each(|(out, x)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (y, &x) in out.iter_mut().zip(x) {
-                        *y = f(x);
-                    }
-                },
-            );
-        });
+    out.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(out, x)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, &x) in out.iter_mut().zip(x) {
+                    *y = f(x);
+                }
+            },
+        );
+    });
     Tensor::from_reals(out, x.shape(), x.dtype())
 }
 
@@ -233,29 +227,22 @@ pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tenso
 pub(super) fn zip<T: Elementary>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Tensor {
     let (xs, ys) = (x.reals::<T>(), y.reals::<T>());
     let mut out = buffer::<T>(xs.len());
-    out.par_chunks_mut(CHUNK)
-        .zip(xs.par_chunks(CHUNK))
-        .zip(ys.par_chunks(CHUNK))
-        .for_each(|((out, x), y)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
-                        *o = f(x, y);
-                    }
-                },
-            );
-        });
+    out.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).zip(ys.par_chunks(CHUNK)).for_each(|((out, x), y)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
+                    *o = f(x, y);
+                }
+            },
+        );
+    });
     Tensor::from_reals(out, x.shape(), x.dtype())
 }
 
 /// Refuses tensors of integers.
 pub(super) fn float(op: &'static str, x: &Tensor) -> Result<()> {
-    if x.dtype().is_float() {
-        Ok(())
-    } else {
-        Err(Error::shape(op, format!("expected floats, got {x:?}")))
-    }
+    if x.dtype().is_float() { Ok(()) } else { Err(Error::shape(op, format!("expected floats, got {x:?}"))) }
 }
 
 /// Refuses tensors of different shapes or dtypes, and integers.

@@ -17,10 +17,7 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     const OP: &str = "embedding";
     let [v, d] = table.dims(OP)?;
     if ids.dtype().is_float() || !table.dtype().is_float() {
-        return Err(Error::shape(
-            OP,
-            format!("expected i64 ids and a float table, got {ids:?} and {table:?}"),
-        ));
+        return Err(Error::shape(OP, format!("expected i64 ids and a float table, got {ids:?} and {table:?}")));
     }
     if let Some(id) = ids.data::<i64>().iter().find(|&&id| id < 0 || id >= v as i64) {
         return Err(Error::shape(OP, format!("id {id} is not in a table of {v} rows")));
@@ -50,12 +47,10 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 
 fn lookup<T: Real>(table: &Tensor, ids: &Tensor, d: usize, shape: &[usize]) -> Tensor {
     let mut out = buffer::<T>(ids.len() * d);
-    out.par_chunks_mut(d.max(1))
-        .zip(ids.data::<i64>())
-        .for_each(|(out, &id)| {
-            // Only the row is widened: the table is large.
-            out.copy_from_slice(&table.view(id as usize * d, &[d]).reals::<T>());
-        });
+    out.par_chunks_mut(d.max(1)).zip(ids.data::<i64>()).for_each(|(out, &id)| {
+        // Only the row is widened: the table is large.
+        out.copy_from_slice(&table.view(id as usize * d, &[d]).reals::<T>());
+    });
     Tensor::from_reals(out, shape, table.dtype())
 }
 

@@ -161,15 +161,14 @@ fn layer_and_gate_gradient<T: Gemm + Elementary>(between: &Tensor, weight: &Tens
     let (xs, w, dys) = (between.reals::<T>(), weight.reals::<T>(), dy.reals::<T>());
     let mut dx = buffer::<T>(xs.len() / width * inner);
     let chunk = (BETWEEN / width).max(1);
-    dx.par_chunks_mut(chunk * inner)
-        .zip(xs.par_chunks(chunk * width))
-        .zip(dys.par_chunks(chunk * width / 2))
-        .for_each(|((dx, x), dy)| {
+    dx.par_chunks_mut(chunk * inner).zip(xs.par_chunks(chunk * width)).zip(dys.par_chunks(chunk * width / 2)).for_each(
+        |((dx, x), dy)| {
             let mut d_between = buffer::<T>(x.len());
             gate_gradient(&mut d_between, x, dy, width / 2);
             let d = Matrix::lines(&d_between, x.len() / width, width);
             product(&d, &Matrix::steps(&w, width, inner), Output::Set, dx);
             recycle(d_between);
-        });
+        },
+    );
     dx
 }

@@ -51,9 +51,7 @@ fn at_once(tape: &Tape, x: &Tensor, layers: &[(&Tensor, Option<Branch<'_>>)]) ->
         return on_gpu::linear_group(tape, x, &weights).map(Some);
     }
     let pairs: Vec<(&Tensor, Branch<'_>)> = weights.into_iter().zip(branches).collect();
-    let plans = pairs
-        .iter()
-        .map(|(weight, branch)| planned(tape, x, weight, None, *branch));
+    let plans = pairs.iter().map(|(weight, branch)| planned(tape, x, weight, None, *branch));
     let plans = plans.collect::<Result<Vec<_>>>()?;
     // Layers of which some are trained and some are not may be planned differently.
     if plans.iter().any(|plan| *plan != plans[0]) {

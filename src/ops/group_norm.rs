@@ -25,28 +25,13 @@ pub fn group_norm(
     float(OP, x)?;
     let [n, h, w, c] = x.dims(OP)?;
     if x.is_empty() || groups == 0 || c % groups != 0 || weight.shape() != [c] || bias.shape() != [c] {
-        return Err(Error::shape(
-            OP,
-            format!("{groups} groups, weight {weight:?} and bias {bias:?} do not fit {x:?}"),
-        ));
+        return Err(Error::shape(OP, format!("{groups} groups, weight {weight:?} and bias {bias:?} do not fit {x:?}")));
     }
     if on_gpu::holds(OP, &[x, weight, bias])? {
-        let norm = Launch {
-            n,
-            pixels: h * w,
-            c,
-            groups,
-            eps: eps as f32,
-            silu,
-        };
+        let norm = Launch { n, pixels: h * w, c, groups, eps: eps as f32, silu };
         return on_gpu::group_norm(tape, x, weight, bias, norm);
     }
-    let norm = Norm {
-        pixels: h * w,
-        c,
-        groups,
-        silu,
-    };
+    let norm = Norm { pixels: h * w, c, groups, silu };
     let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
     dispatch!(x.dtype(), T => {
         let (out, statistics) = norm.forward::<T>(x, weight, bias, eps);

@@ -26,10 +26,7 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: 
     float(OP, x)?;
     let (rows, c) = x.rows(OP)?;
     if c == 0 || weight.shape() != [c] || bias.shape() != [c] {
-        return Err(Error::shape(
-            OP,
-            format!("weight {weight:?} and bias {bias:?} do not fit {x:?}"),
-        ));
+        return Err(Error::shape(OP, format!("weight {weight:?} and bias {bias:?} do not fit {x:?}")));
     }
     if on_gpu::holds(OP, &[x, weight, bias])? {
         let eps = eps as f32;
@@ -70,10 +67,8 @@ fn forward<T: Elementary>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) 
     let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
     let mut out = buffer::<T>(xs.len());
     let mut rows = vec![(T::default(), T::default()); xs.len() / c];
-    out.par_chunks_mut(chunk(c))
-        .zip(xs.par_chunks(chunk(c)))
-        .zip(rows.par_chunks_mut(chunk(c) / c))
-        .for_each(|((out, x), rows)| {
+    out.par_chunks_mut(chunk(c)).zip(xs.par_chunks(chunk(c))).zip(rows.par_chunks_mut(chunk(c) / c)).for_each(
+        |((out, x), rows)| {
             vectorized(
                 #[inline(always)]
                 || {
@@ -86,7 +81,8 @@ fn forward<T: Elementary>(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) 
                     }
                 },
             );
-        });
+        },
+    );
     (Tensor::from_reals(out, x.shape(), x.dtype()), rows)
 }
 
@@ -105,9 +101,7 @@ fn backward<T: Elementary>(
     let dx = wants_x.then(|| {
         let mut dx = buffer::<T>(xs.len());
         let tasks = dx.par_chunks_mut(chunk(c)).zip(xs.par_chunks(chunk(c)));
-        let tasks = tasks
-            .zip(dys.par_chunks(chunk(c)))
-            .zip(statistics.par_chunks(chunk(c) / c));
+        let tasks = tasks.zip(dys.par_chunks(chunk(c))).zip(statistics.par_chunks(chunk(c) / c));
         tasks.for_each(|(((dx, x), dy), statistics)| {
             vectorized(
                 #[inline(always)]

@@ -59,12 +59,7 @@ fn linear_onto(
     });
     let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
-    let (saved, weight, shape, dtype) = (
-        wants[1].then(|| x.clone()),
-        weight.clone(),
-        x.shape().to_vec(),
-        x.dtype(),
-    );
+    let (saved, weight, shape, dtype) = (wants[1].then(|| x.clone()), weight.clone(), x.shape().to_vec(), x.dtype());
     tape.record(OP, &inputs, &y, move |dy| {
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
@@ -93,10 +88,7 @@ pub(super) fn fitting<'a>(
     if let Some(onto) = onto {
         on_gpu::holds(op, &[x, onto])?;
         if onto.shape() != shape || onto.dtype() != x.dtype() {
-            return Err(Error::shape(
-                op,
-                format!("{onto:?} is not like the result {shape:?} of {x:?}"),
-            ));
+            return Err(Error::shape(op, format!("{onto:?} is not like the result {shape:?} of {x:?}")));
         }
     }
     Ok(onto)
@@ -114,19 +106,13 @@ pub(super) fn check(
     if x_width != width {
         return Err(Error::shape(
             op,
-            format!(
-                "x of shape {:?} does not fit a weight of shape [{out}, {width}]",
-                x.shape()
-            ),
+            format!("x of shape {:?} does not fit a weight of shape [{out}, {width}]", x.shape()),
         ));
     }
     match bias {
         Some(bias) if bias.shape() != [out] => Err(Error::shape(
             op,
-            format!(
-                "a bias of shape {:?} does not fit a weight of shape [{out}, {width}]",
-                bias.shape()
-            ),
+            format!("a bias of shape {:?} does not fit a weight of shape [{out}, {width}]", bias.shape()),
         )),
         _ => Ok((rows, width)),
     }

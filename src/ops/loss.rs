@@ -35,9 +35,7 @@ pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: 
     let loss = Tensor::full(&[], loss, dtype.accumulator());
     let (p, t, weights) = (prediction.clone(), target.clone(), weights.clone());
     tape.record(OP, &[prediction], &loss, move |dy| {
-        Ok(vec![Some(
-            dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())),
-        )])
+        Ok(vec![Some(dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())))])
     });
     Ok(loss)
 }

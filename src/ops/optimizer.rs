@@ -100,12 +100,7 @@ struct Rates {
 
 impl Rates {
     fn new(settings: AdamW, step: u64, grad_scale: f64) -> Self {
-        let AdamW {
-            lr,
-            betas,
-            eps,
-            weight_decay,
-        } = settings;
+        let AdamW { lr, betas, eps, weight_decay } = settings;
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         Self {
             decay: (1.0 - lr * weight_decay) as f32,
@@ -137,12 +132,9 @@ impl Rates {
 pub fn move_average(average: &mut [f32], values: &[f32], decay: f64) {
     assert_eq!(average.len(), values.len(), "an average of other values");
     let take = (1.0 - decay) as f32;
-    average
-        .par_chunks_mut(CHUNK)
-        .zip(values.par_chunks(CHUNK))
-        .for_each(|(average, values)| {
-            for (a, &x) in average.iter_mut().zip(values) {
-                *a += take * (x - *a);
-            }
-        });
+    average.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(average, values)| {
+        for (a, &x) in average.iter_mut().zip(values) {
+            *a += take * (x - *a);
+        }
+    });
 }

@@ -45,19 +45,14 @@ pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let ((_, a), (_, b)) = (x.rows(OP)?, y.rows(OP)?);
     let leading = |t: &Tensor| t.shape()[..t.shape().len() - 1].to_vec();
     if leading(x) != leading(y) || x.dtype() != y.dtype() {
-        return Err(Error::shape(
-            OP,
-            format!("{x:?} and {y:?} differ before the last dimension"),
-        ));
+        return Err(Error::shape(OP, format!("{x:?} and {y:?} differ before the last dimension")));
     }
     if on_gpu::holds(OP, &[x, y])? {
         return on_gpu::concat_channels(tape, x, y, [a, b], &with_last(x, a + b));
     }
     let out = stored!(x.dtype(), T => concat::<T>(x, y, a, b));
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record(OP, &[x, y], &out, move |dy| {
-        Ok(vec![wants_x.then(|| cut(dy, 0, a)), wants_y.then(|| cut(dy, a, b))])
-    });
+    tape.record(OP, &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| cut(dy, 0, a)), wants_y.then(|| cut(dy, a, b))]));
     Ok(out)
 }
 
@@ -65,13 +60,10 @@ fn concat<T: Element>(x: &Tensor, y: &Tensor, a: usize, b: usize) -> Tensor {
     let (xs, ys) = (x.data::<T>(), y.data::<T>());
     let c = a + b;
     let mut out = buffer::<T>(xs.len() + ys.len());
-    out.par_chunks_mut(c.max(1))
-        .with_min_len(rows_a_task(c))
-        .enumerate()
-        .for_each(|(i, row)| {
-            row[..a].copy_from_slice(&xs[i * a..][..a]);
-            row[a..].copy_from_slice(&ys[i * b..][..b]);
-        });
+    out.par_chunks_mut(c.max(1)).with_min_len(rows_a_task(c)).enumerate().for_each(|(i, row)| {
+        row[..a].copy_from_slice(&xs[i * a..][..a]);
+        row[a..].copy_from_slice(&ys[i * b..][..b]);
+    });
     Tensor::new(out, &with_last(x, c))
 }
 
@@ -80,18 +72,13 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, len: usize) -> Resu
     const OP: &str = "slice_channels";
     let (_, c) = x.rows(OP)?;
     if start.checked_add(len).is_none_or(|end| end > c) {
-        return Err(Error::shape(
-            OP,
-            format!("{start}..+{len} leaves the last dimension of {x:?}"),
-        ));
+        return Err(Error::shape(OP, format!("{start}..+{len} leaves the last dimension of {x:?}")));
     }
     if on_gpu::holds(OP, &[x])? {
         return on_gpu::slice_channels(tape, x, start, &with_last(x, len));
     }
     let out = cut(x, start, len);
-    tape.record(OP, &[x], &out, move |dy| {
-        Ok(vec![Some(stored!(dy.dtype(), T => spread::<T>(dy, start, len, c)))])
-    });
+    tape.record(OP, &[x], &out, move |dy| Ok(vec![Some(stored!(dy.dtype(), T => spread::<T>(dy, start, len, c)))]));
     Ok(out)
 }
 

@@ -37,9 +37,7 @@ pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result
     let out = dispatch!(moments.dtype(), T => sample::<T>(moments, noise, c));
     let (saved, saved_noise) = (moments.clone(), noise.clone());
     tape.record(OP, &[moments], &out, move |dz| {
-        Ok(vec![Some(
-            dispatch!(dz.dtype(), T => sample_backward::<T>(&saved, &saved_noise, dz, c)),
-        )])
+        Ok(vec![Some(dispatch!(dz.dtype(), T => sample_backward::<T>(&saved, &saved_noise, dz, c)))])
     });
     Ok(out)
 }
@@ -59,9 +57,7 @@ pub fn kl_divergence(tape: &Tape, moments: &Tensor) -> Result<Tensor> {
     let out = Tensor::full(&[], mean, moments.dtype().accumulator());
     let saved = moments.clone();
     tape.record(OP, &[moments], &out, move |dy| {
-        Ok(vec![Some(
-            dispatch!(saved.dtype(), T => divergence_backward::<T>(&saved, c, dy.item())),
-        )])
+        Ok(vec![Some(dispatch!(saved.dtype(), T => divergence_backward::<T>(&saved, c, dy.item())))])
     });
     Ok(out)
 }
@@ -96,25 +92,20 @@ fn sample<T: Elementary>(moments: &Tensor, noise: &Tensor, c: usize) -> Tensor {
 fn sample_backward<T: Elementary>(moments: &Tensor, noise: &Tensor, dz: &Tensor, c: usize) -> Tensor {
     let (ms, ns, dzs) = (moments.reals::<T>(), noise.reals::<T>(), dz.reals::<T>());
     let mut dm = buffer::<T>(ms.len());
-    let inputs = ms
-        .par_chunks(ROWS * 2 * c)
-        .zip(ns.par_chunks(ROWS * c))
-        .zip(dzs.par_chunks(ROWS * c));
-    dm.par_chunks_mut(ROWS * 2 * c)
-        .zip(inputs)
-        .for_each(|(dm, ((ms, ns), dzs))| {
-            let inputs = ms.chunks_exact(2 * c).zip(ns.chunks_exact(c)).zip(dzs.chunks_exact(c));
-            for (dm, ((m, n), dz)) in dm.chunks_exact_mut(2 * c).zip(inputs) {
-                let (dmean, dlog_variance) = dm.split_at_mut(c);
-                dmean.copy_from_slice(dz);
-                for i in 0..c {
-                    dlog_variance[i] = match limited(m[c + i]) {
-                        (l, true) => dz[i] * n[i] * T::from_f64(0.5) * deviation(l),
-                        _ => T::default(),
-                    };
-                }
+    let inputs = ms.par_chunks(ROWS * 2 * c).zip(ns.par_chunks(ROWS * c)).zip(dzs.par_chunks(ROWS * c));
+    dm.par_chunks_mut(ROWS * 2 * c).zip(inputs).for_each(|(dm, ((ms, ns), dzs))| {
+        let inputs = ms.chunks_exact(2 * c).zip(ns.chunks_exact(c)).zip(dzs.chunks_exact(c));
+        for (dm, ((m, n), dz)) in dm.chunks_exact_mut(2 * c).zip(inputs) {
+            let (dmean, dlog_variance) = dm.split_at_mut(c);
+            dmean.copy_from_slice(dz);
+            for i in 0..c {
+                dlog_variance[i] = match limited(m[c + i]) {
+                    (l, true) => dz[i] * n[i] * T::from_f64(0.5) * deviation(l),
+                    _ => T::default(),
+                };
             }
-        });
+        }
+    });
     Tensor::from_reals(dm, moments.shape(), moments.dtype())
 }
 
@@ -127,10 +118,7 @@ fn divergence<T: Elementary>(moments: &Tensor, c: usize) -> f64 {
         };
         (0..c).map(one).sum()
     };
-    let partial: Vec<f64> = ms
-        .par_chunks(ROWS * 2 * c)
-        .map(|ms| ms.chunks_exact(2 * c).map(of).sum())
-        .collect();
+    let partial: Vec<f64> = ms.par_chunks(ROWS * 2 * c).map(|ms| ms.chunks_exact(2 * c).map(of).sum()).collect();
     partial.iter().sum::<f64>() / ms.len() as f64
 }
 
@@ -140,19 +128,17 @@ fn divergence_backward<T: Elementary>(moments: &Tensor, c: usize, dy: f64) -> Te
     let (one, half) = (T::from_f64(1.0), T::from_f64(0.5));
     let factor = T::from_f64(2.0 * dy / ms.len() as f64);
     let mut dm = buffer::<T>(ms.len());
-    dm.par_chunks_mut(ROWS * 2 * c)
-        .zip(ms.par_chunks(ROWS * 2 * c))
-        .for_each(|(dm, ms)| {
-            for (dm, m) in dm.chunks_exact_mut(2 * c).zip(ms.chunks_exact(2 * c)) {
-                for i in 0..c {
-                    dm[i] = factor * m[i];
-                    dm[c + i] = match limited(m[c + i]) {
-                        (l, true) => factor * half * (l.exp() - one),
-                        _ => T::default(),
-                    };
-                }
+    dm.par_chunks_mut(ROWS * 2 * c).zip(ms.par_chunks(ROWS * 2 * c)).for_each(|(dm, ms)| {
+        for (dm, m) in dm.chunks_exact_mut(2 * c).zip(ms.chunks_exact(2 * c)) {
+            for i in 0..c {
+                dm[i] = factor * m[i];
+                dm[c + i] = match limited(m[c + i]) {
+                    (l, true) => factor * half * (l.exp() - one),
+                    _ => T::default(),
+                };
             }
-        });
+        }
+    });
     Tensor::from_reals(dm, moments.shape(), moments.dtype())
 }
 

@@ -25,9 +25,7 @@ pub fn upsample_nearest(tape: &Tape, x: &Tensor, height: usize, width: usize) ->
     let (ys, xs) = (sources(h, height), sources(w, width));
     let out = dispatch!(x.dtype(), T => forward::<T>(x, &ys, &xs));
     tape.record(OP, &[x], &out, move |dy| {
-        Ok(vec![Some(
-            dispatch!(dy.dtype(), T => backward::<T>(dy, &ys, &xs, [n, h, w, c])),
-        )])
+        Ok(vec![Some(dispatch!(dy.dtype(), T => backward::<T>(dy, &ys, &xs, [n, h, w, c])))])
     });
     Ok(out)
 }
@@ -39,9 +37,7 @@ fn sources(from: usize, to: usize) -> Vec<usize> {
 }
 
 fn forward<T: Real>(x: &Tensor, ys: &[usize], xs: &[usize]) -> Tensor {
-    let &[n, h, w, c] = x.shape() else {
-        unreachable!("checked by the op")
-    };
+    let &[n, h, w, c] = x.shape() else { unreachable!("checked by the op") };
     let data = x.reals::<T>();
     let mut out = buffer::<T>(n * ys.len() * xs.len() * c);
     out.par_chunks_mut(xs.len() * c).enumerate().for_each(|(i, out)| {

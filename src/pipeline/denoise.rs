@@ -42,17 +42,10 @@ impl Denoising<'_> {
         latents = latents.to(&device)?;
         let samples = latents.shape()[0];
         let guided = self.guidance.scale > 1.0;
-        let mut conditions = if guided {
-            join(&self.negative, &self.positive)?
-        } else {
-            self.positive.clone()
-        };
+        let mut conditions = if guided { join(&self.negative, &self.positive)? } else { self.positive.clone() };
         conditions.context = conditions.context.to(&device)?;
         let rows = if guided { 2 * samples } else { samples };
-        let added = conditions
-            .pooled
-            .as_ref()
-            .map(|pooled| self.added_conditions(pooled, rows));
+        let added = conditions.pooled.as_ref().map(|pooled| self.added_conditions(pooled, rows));
         let timesteps = self.sampler.timesteps().to_vec();
         for (i, &timestep) in timesteps.iter().enumerate().skip(start) {
             let input = self.sampler.scale_model_input(i, &latents)?;
@@ -60,9 +53,7 @@ impl Denoising<'_> {
             let input = if guided { stack(&input, &input)? } else { input };
             let times = vec![timestep as f32; rows];
             let tape = Tape::off();
-            let output = self
-                .unet
-                .forward(&tape, &input, &times, &conditions.context, added.as_ref())?;
+            let output = self.unet.forward(&tape, &input, &times, &conditions.context, added.as_ref())?;
             let output = ops::cast(&output, DType::F32)?;
             let output = if guided {
                 let shape = latents.shape();
@@ -71,11 +62,7 @@ impl Denoising<'_> {
             } else {
                 Combination::of(&output)
             };
-            let fresh = if self.sampler.needs_noise(i) {
-                Some(noise(i, &latents)?.to(&device)?)
-            } else {
-                None
-            };
+            let fresh = if self.sampler.needs_noise(i) { Some(noise(i, &latents)?.to(&device)?) } else { None };
             latents = self.sampler.step(i, &output, &latents, fresh.as_ref())?;
             seen(i, &latents)?;
         }
@@ -85,10 +72,7 @@ impl Denoising<'_> {
     fn added_conditions(&self, pooled: &Tensor, rows: usize) -> AddedConditions {
         let (height, width) = (self.size.0 as f32, self.size.1 as f32);
         let ids = [height, width, 0.0, 0.0, height, width].repeat(rows);
-        AddedConditions {
-            text_embeds: pooled.clone(),
-            time_ids: Tensor::new(ids, &[rows, 6]),
-        }
+        AddedConditions { text_embeds: pooled.clone(), time_ids: Tensor::new(ids, &[rows, 6]) }
     }
 }
 
@@ -121,10 +105,7 @@ fn join(first: &Conditions, second: &Conditions) -> Result<Conditions> {
         (Some(a), Some(b)) => Some(stack(a, b)?),
         _ => None,
     };
-    Ok(Conditions {
-        context: stack(&first.context, &second.context)?,
-        pooled,
-    })
+    Ok(Conditions { context: stack(&first.context, &second.context)?, pooled })
 }
 
 /// Two batches as one.

@@ -54,16 +54,9 @@ impl Start {
     /// [`Error::Failed`] for a picture that is far too narrow; [`Error::Usage`] for a strength outside of (0, 1].
     pub fn new(model: &StableDiffusion, picture: &RgbImage, size: (usize, usize), strength: f64) -> Result<Self> {
         if !(strength > 0.0 && strength <= 1.0) {
-            return Err(Error::Usage(format!(
-                "--strength {strength}: expected more than 0 and at most 1"
-            )));
+            return Err(Error::Usage(format!("--strength {strength}: expected more than 0 and at most 1")));
         }
-        let cover = Preprocess {
-            width: size.1 as u32,
-            height: size.0 as u32,
-            crop: Crop::Center,
-            flip: false,
-        };
+        let cover = Preprocess { width: size.1 as u32, height: size.0 as u32, crop: Crop::Center, flip: false };
         let place = cover.place((picture.height(), picture.width()), 0, 0, 0)?;
         let pixels = place.apply(picture).with_shape(&[1, size.0, size.1, 3]);
         let (mean, log_variance) = model.vae.encode(&Tape::off(), &pixels.cast(model.dtype))?;
@@ -95,26 +88,13 @@ impl Drawing<'_> {
             let message = format!("--steps {}: expected 1 to {MOST_STEPS}", self.steps);
             return Err(Error::Usage(message));
         }
-        for (name, value) in [
-            ("guidance", self.guidance.scale),
-            ("guidance-rescale", self.guidance.rescale),
-        ] {
+        for (name, value) in [("guidance", self.guidance.scale), ("guidance-rescale", self.guidance.rescale)] {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::Usage(format!(
-                    "--{name} {value}: expected a number that is not negative"
-                )));
+                return Err(Error::Usage(format!("--{name} {value}: expected a number that is not negative")));
             }
         }
-        let layers = self
-            .model
-            .text
-            .encoders
-            .iter()
-            .map(|e| e.model.config.num_hidden_layers);
-        let layers = layers
-            .min()
-            .unwrap_or(0)
-            .saturating_sub(usize::from(self.model.is_xl()));
+        let layers = self.model.text.encoders.iter().map(|e| e.model.config.num_hidden_layers);
+        let layers = layers.min().unwrap_or(0).saturating_sub(usize::from(self.model.is_xl()));
         if self.clip_skip >= layers {
             let most = layers.saturating_sub(1);
             return Err(Error::Usage(format!(
@@ -176,9 +156,7 @@ impl Drawing<'_> {
         let shape = [jobs.len(), height, width, config.latent_channels];
         let noise = |stream: Stream, step: usize| {
             let len = shape[1..].iter().product();
-            let values = jobs
-                .iter()
-                .flat_map(|job| random::normals(self.seed, stream, job.index, step as u64, len));
+            let values = jobs.iter().flat_map(|job| random::normals(self.seed, stream, job.index, step as u64, len));
             Tensor::new(values.collect(), &shape)
         };
         let first = self.first_step(sampler.as_ref())?;
@@ -191,14 +169,8 @@ impl Drawing<'_> {
                 sampler.add_noise_at(first, &picture, &noise(Stream::Latents, 0))?
             }
         };
-        let mut denoising = Denoising {
-            unet: &self.model.unet,
-            sampler,
-            guidance: self.guidance,
-            positive,
-            negative,
-            size: self.size,
-        };
+        let mut denoising =
+            Denoising { unet: &self.model.unet, sampler, guidance: self.guidance, positive, negative, size: self.size };
         let fresh = |i: usize, _: &Tensor| Ok(noise(Stream::Sampler, i));
         let latents = denoising.run(first, latents, fresh, |_, _| seen())?;
         let pixels = self.model.decode(&latents)?;

@@ -99,12 +99,7 @@ impl StableDiffusion {
     pub fn apply(&mut self, experts: &[Expert]) -> Result<()> {
         let mut components: BTreeMap<&str, BTreeMap<String, Vec<&Factors>>> = BTreeMap::new();
         for (component, module, factors) in experts.iter().flat_map(Expert::iter) {
-            components
-                .entry(component)
-                .or_default()
-                .entry(module.into())
-                .or_default()
-                .push(factors);
+            components.entry(component).or_default().entry(module.into()).or_default().push(factors);
         }
         for (component, modules) in &components {
             match *component {
@@ -114,9 +109,7 @@ impl StableDiffusion {
                     attach_all(modules, self.dtype, |f| self.text.encoders[1].model.visit(f))?
                 }
                 other => {
-                    return Err(Error::Failed(format!(
-                        "a LoRA has modules for {other}, which this model lacks"
-                    )));
+                    return Err(Error::Failed(format!("a LoRA has modules for {other}, which this model lacks")));
                 }
             }
         }

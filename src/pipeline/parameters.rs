@@ -41,10 +41,7 @@ impl Parameters {
             Ok(format!("{}: {}", name(&lora.path), &hash[..12]))
         });
         let hashes = hashes.collect::<Result<Vec<_>>>()?;
-        let strengths = sources
-            .loras
-            .iter()
-            .map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
+        let strengths = sources.loras.iter().map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
         // webui counts from 1.
         let skipped = (drawing.clip_skip > 0).then(|| (drawing.clip_skip + 1).to_string());
         let strength = drawing.start.as_ref().map(|start| start.strength.to_string());
@@ -65,10 +62,7 @@ impl Parameters {
                 ("Model", model.into_owned()),
                 ("VAE", sources.vae.map(name).unwrap_or_default()),
                 ("Denoising strength", strength.unwrap_or_default()),
-                (
-                    "Prediction",
-                    prediction.filter(|name| *name != "epsilon").unwrap_or_default().into(),
-                ),
+                ("Prediction", prediction.filter(|name| *name != "epsilon").unwrap_or_default().into()),
                 ("Clip skip", skipped.unwrap_or_default()),
                 ("Lora hashes", list(hashes)),
                 ("Lora strengths", list(strengths.collect())),
@@ -129,10 +123,7 @@ pub fn sampler_name(name: &str) -> &str {
 /// As [`ModelDir::open`]; where a component has no weights.
 pub fn model_files(model: &Path, vae: Option<&Path>, vocab: Option<&Path>) -> Result<Vec<PathBuf>> {
     let dir = ModelDir::open(model)?;
-    let mut files = vec![
-        model.join("model_index.json"),
-        dir.scheduler.join("scheduler_config.json"),
-    ];
+    let mut files = vec![model.join("model_index.json"), dir.scheduler.join("scheduler_config.json")];
     let encoders = [Some(&dir.text_encoder), dir.text_encoder_2.as_ref()];
     let networks = [dir.unet.as_path(), vae.unwrap_or(&dir.vae)].into_iter();
     for place in networks.chain(encoders.into_iter().flatten().map(PathBuf::as_path)) {

@@ -71,11 +71,7 @@ impl PictureFolder<'_> {
             if !kept {
                 let pictures = self.drawing.draw(batch, || artist.stepped(batch.len()))?;
                 for (job, picture) in batch.iter().zip(&pictures) {
-                    png::save(
-                        &self.out.join(file_name(job)),
-                        picture,
-                        Some(&self.parameters.text(job)),
-                    )?;
+                    png::save(&self.out.join(file_name(job)), picture, Some(&self.parameters.text(job)))?;
                 }
             }
             artist.finished(batch, kept);
@@ -111,8 +107,7 @@ impl PictureFolder<'_> {
 
 /// Consecutive jobs, at most `size` and all of as many parts: what belongs together depends on the list alone.
 fn batches(jobs: &[Job], size: usize) -> impl Iterator<Item = &[Job]> {
-    jobs.chunk_by(|a, b| a.parts == b.parts)
-        .flat_map(move |same| same.chunks(size))
+    jobs.chunk_by(|a, b| a.parts == b.parts).flat_map(move |same| same.chunks(size))
 }
 
 /// Where a job's picture is.

@@ -96,20 +96,12 @@ impl Pictures<'_> {
         let latents = wide(LATENTS * self.batch * latent[0] * latent[1] * vae.latent_channels);
         let drawn = stored(rows * (unet_values(unet, latent, tokens, !self.loras.is_empty()) + tokens * context));
         // The middle's head is computed in f32.
-        let (deepest, last) = (
-            latent[0] * latent[1],
-            vae.block_out_channels[vae.block_out_channels.len() - 1],
-        );
+        let (deepest, last) = (latent[0] * latent[1], vae.block_out_channels[vae.block_out_channels.len() - 1]);
         let head = self.batch * deepest * last;
         let middle = stored(6 * head) + wide(4 * head) + SCORES.min(wide(deepest * deepest));
         let decoded = stored(self.batch * decoder_values(vae, height * width)) + wide(self.batch * height * width * 3);
         let encoded = stored(6 * vae.block_out_channels[0] * height * width) + wide(height * width * 3);
-        [
-            of_text,
-            drawn + latents,
-            decoded.max(middle) + latents,
-            encoded.max(middle),
-        ]
+        [of_text, drawn + latents, decoded.max(middle) + latents, encoded.max(middle)]
     }
 
     fn ways(&self) -> Vec<String> {
@@ -128,11 +120,7 @@ impl Pictures<'_> {
 }
 
 fn parameters(model: &StableDiffusion) -> impl Iterator<Item = &Param> {
-    let text = model
-        .text
-        .encoders
-        .iter()
-        .flat_map(|encoder| encoder.model.parameters());
+    let text = model.text.encoders.iter().flat_map(|encoder| encoder.model.parameters());
     model.unet.parameters().iter().chain(model.vae.parameters()).chain(text)
 }
 

@@ -25,10 +25,7 @@ impl Conditions {
     /// Where the device of these has no room.
     pub fn zeros(&self) -> Result<Self> {
         let zeros = |t: &Tensor| Tensor::zeros(t.shape(), t.dtype()).to(&t.device());
-        Ok(Self {
-            context: zeros(&self.context)?,
-            pooled: self.pooled.as_ref().map(zeros).transpose()?,
-        })
+        Ok(Self { context: zeros(&self.context)?, pooled: self.pooled.as_ref().map(zeros).transpose()? })
     }
 }
 
@@ -61,10 +58,7 @@ impl TextEncoders {
         if let (Some(tokenizer), Some(model)) = (&files.tokenizer_2, &files.text_encoder_2) {
             encoders.push(encoder(tokenizer, model)?);
         }
-        Ok(Self {
-            encoders,
-            force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt,
-        })
+        Ok(Self { encoders, force_zeros_for_empty_prompt: files.force_zeros_for_empty_prompt })
     }
 
     /// Brings the encoders to `device`, where they then compute.
@@ -135,19 +129,14 @@ impl TextEncoders {
         if !self.is_xl() {
             let context = match clip_skip {
                 0 => first.last_hidden_state,
-                k => self.encoders[0]
-                    .model
-                    .final_layer_norm(&tape, from_end(&first, k + 1))?,
+                k => self.encoders[0].model.final_layer_norm(&tape, from_end(&first, k + 1))?,
             };
             return Ok(Conditions { context, pooled: None });
         }
         let other = self.encoders[1].run(second.unwrap_or(prompts), part)?;
         let depth = clip_skip + 2;
         let context = ops::concat_channels(&tape, from_end(&first, depth), from_end(&other, depth))?;
-        Ok(Conditions {
-            context,
-            pooled: other.text_embeds,
-        })
+        Ok(Conditions { context, pooled: other.text_embeds })
     }
 
     /// The unconditional half of guidance: `negative`, or what the family takes for a missing one. Never skips layers.
@@ -172,8 +161,7 @@ impl TextEncoder {
             ids.extend(self.tokenizer.encode_part(prompt, part)?.ids);
         }
         let length = ids.len() / prompts.len().max(1);
-        self.model
-            .forward(&Tape::off(), &Tensor::new(ids, &[prompts.len(), length]))
+        self.model.forward(&Tape::off(), &Tensor::new(ids, &[prompts.len(), length]))
     }
 }
 

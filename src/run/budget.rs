@@ -13,9 +13,7 @@ impl Run<'_> {
         let limits = limits(s.max_requests, s.max_cost, s.input_price, s.output_price);
         let open = || {
             let budget = Budget::new(limits);
-            self.recorded()
-                .iter()
-                .for_each(|record| budget.add_recorded(record.usage()));
+            self.recorded().iter().for_each(|record| budget.add_recorded(record.usage()));
             Arc::new(budget)
         };
         self.budgets[0].get_or_init(open).clone()
@@ -30,15 +28,10 @@ impl Run<'_> {
 
     /// Every recorded reply; a line that another process is writing now is not one yet.
     fn recorded(&self) -> Vec<Record> {
-        let entries = std::fs::read_dir(self.folder.path("prompts"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = std::fs::read_dir(self.folder.path("prompts")).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path());
         let recordings = files.filter(|path| path.to_string_lossy().ends_with(".replies.jsonl"));
-        let texts: Vec<String> = recordings
-            .filter_map(|path| std::fs::read_to_string(path).ok())
-            .collect();
+        let texts: Vec<String> = recordings.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
         let lines = texts.iter().flat_map(|text| text.lines());
         lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
@@ -46,10 +39,5 @@ impl Run<'_> {
 
 /// A price that is not given is none: [`Limits::cost`] without one is refused with the settings.
 fn limits(requests: Option<u64>, cost: Option<f64>, input_price: Option<f64>, output_price: Option<f64>) -> Limits {
-    Limits {
-        requests,
-        cost,
-        input_price: input_price.unwrap_or(0.0),
-        output_price: output_price.unwrap_or(0.0),
-    }
+    Limits { requests, cost, input_price: input_price.unwrap_or(0.0), output_price: output_price.unwrap_or(0.0) }
 }

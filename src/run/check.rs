@@ -15,10 +15,7 @@ impl Pipeline {
         }
         for (i, skill) in self.skills.iter().enumerate() {
             if skill.id == ALL_IN_ONE || self.skills[..i].iter().any(|other| other.id == skill.id) {
-                return Err(Error::Usage(format!(
-                    "skills: `{}` is there twice, or reserved",
-                    skill.id
-                )));
+                return Err(Error::Usage(format!("skills: `{}` is there twice, or reserved", skill.id)));
             }
         }
         if self.experts.model.is_empty() {
@@ -68,10 +65,7 @@ impl Pipeline {
         match (name, &e.questions) {
             ("dsg", _) | ("tifa", Some(_)) | ("none", None) => {}
             ("shapes", None) => {
-                let foreign = self
-                    .skills
-                    .iter()
-                    .find(|skill| shapes::Skill::from_name(&skill.id).is_err());
+                let foreign = self.skills.iter().find(|skill| shapes::Skill::from_name(&skill.id).is_err());
                 if let Some(skill) = foreign {
                     return wrong(format!(
                         "[evaluate]: benchmark = \"shapes\" has no held-out captions of {}; take \"dsg\" with a [judge], or \"none\"",
@@ -81,9 +75,7 @@ impl Pipeline {
             }
             ("tifa", None) => return wrong("[evaluate]: benchmark = \"tifa\": expected questions = \"FILE\"".into()),
             ("shapes" | "none", Some(_)) => {
-                return wrong(format!(
-                    "[evaluate]: benchmark = {name:?} has no use for questions; leave them out"
-                ));
+                return wrong(format!("[evaluate]: benchmark = {name:?} has no use for questions; leave them out"));
             }
             _ => {
                 return wrong(format!(
@@ -108,9 +100,7 @@ impl Pipeline {
                 ));
             }
             (false, ..) => {
-                return wrong(format!(
-                    "[judge]: benchmark = {name:?} has its own judge, or none; leave it out"
-                ));
+                return wrong(format!("[judge]: benchmark = {name:?} has its own judge, or none; leave it out"));
             }
         }
         if j.url.is_some() && j.model.is_none() {
@@ -126,14 +116,10 @@ impl Pipeline {
 fn check_cost(table: &str, most: Option<f64>, prices: [Option<f64>; 2]) -> Result<()> {
     let all = prices.into_iter().chain([most]).flatten();
     if all.clone().any(|number| !(number >= 0.0 && number.is_finite())) {
-        return Err(Error::Usage(format!(
-            "{table}: max-cost and the prices: expected numbers from 0 on"
-        )));
+        return Err(Error::Usage(format!("{table}: max-cost and the prices: expected numbers from 0 on")));
     }
     match most.is_some() && prices.contains(&None) {
-        true => Err(Error::Usage(format!(
-            "{table}: max-cost needs input-price and output-price"
-        ))),
+        true => Err(Error::Usage(format!("{table}: max-cost needs input-price and output-price"))),
         false => Ok(()),
     }
 }

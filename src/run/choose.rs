@@ -60,10 +60,7 @@ pub(super) struct Trained {
 }
 
 fn settings<'a>(run: &Run<'a>) -> &'a ChooseSettings {
-    run.pipeline
-        .choose
-        .as_ref()
-        .expect("checkpoints are chosen in this pipeline")
+    run.pipeline.choose.as_ref().expect("checkpoints are chosen in this pipeline")
 }
 
 /// The settings that decide the choice. Where answers come from a file they are not among them: an expert is not trained
@@ -106,9 +103,7 @@ pub(super) fn is_made(run: &Run, part: &str) -> Result<bool> {
 /// [`Error::Io`].
 pub(super) fn check_candidates(run: &Run, part: &str) -> Result<()> {
     let states = run.folder.path(format!("experts/{part}/state"));
-    let newest = checkpoint::list(&states)?
-        .last()
-        .and_then(|path| checkpoint::step_of(path));
+    let newest = checkpoint::list(&states)?.last().and_then(|path| checkpoint::step_of(path));
     let missing = |step: &u64| newest.is_some_and(|newest| *step < newest) && !candidate(run, part, *step).is_file();
     match steps(run, part).iter().any(missing) {
         true => std::fs::remove_dir_all(&states).map_err(|e| Error::io(&states, e)),
@@ -196,8 +191,7 @@ fn score(
             let dir = candidates(run, part).join(format!("step-{step:08}/{}", set.name));
             painter.draw(&set.prompts, run.pipeline.seed, &dir, watcher)?;
             let (mut here, _) = folder::list(&dir)?;
-            here.iter_mut()
-                .for_each(|entry| entry.file_name = format!("{}/{}", set.name, entry.file_name));
+            here.iter_mut().for_each(|entry| entry.file_name = format!("{}/{}", set.name, entry.file_name));
             entries.extend(here);
         }
         let place = format!("experts/{part}/step-{step:08}");
@@ -211,11 +205,7 @@ fn score(
         };
         let score = scores.overall;
         candidates.push(Candidate { step, score });
-        let highest = candidates
-            .iter()
-            .filter(|c| c.step < step)
-            .map(|c| c.score.mean)
-            .fold(f64::MIN, f64::max);
+        let highest = candidates.iter().filter(|c| c.step < step).map(|c| c.score.mean).fold(f64::MIN, f64::max);
         if score.mean > highest {
             best = Some(Choice {
                 step,

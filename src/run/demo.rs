@@ -19,20 +19,10 @@ struct Effort {
     seeds: u64,
 }
 
-const SHORT: Effort = Effort {
-    prompts: 60,
-    steps: 100,
-    held_out: 30,
-    seeds: 1,
-};
+const SHORT: Effort = Effort { prompts: 60, steps: 100, held_out: 30, seeds: 1 };
 /// A thousand prompts: where gains differ by 20 points from prompt to prompt, the interval of their mean is 1.3 to
 /// either side.
-const THOROUGH: Effort = Effort {
-    prompts: 200,
-    steps: 300,
-    held_out: 200,
-    seeds: 4,
-};
+const THOROUGH: Effort = Effort { prompts: 200, steps: 300, held_out: 200, seeds: 4 };
 
 /// `model` is the folder of the built-in model; `rule` selects pictures to learn from, beside the plain method.
 ///
@@ -53,16 +43,8 @@ pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> 
     let skill = |skill: &shapes::Skill| Skill::resolve(skill.name());
     Ok(Pipeline {
         skills: shapes::Skill::ALL.iter().map(skill).collect::<Result<_>>()?,
-        prompts: PromptSettings {
-            count: effort.prompts,
-            writer: Some("builtin".into()),
-            ..PromptSettings::default()
-        },
-        images: ImageSettings {
-            model: model.clone(),
-            vae: None,
-            draw: draw.clone(),
-        },
+        prompts: PromptSettings { count: effort.prompts, writer: Some("builtin".into()), ..PromptSettings::default() },
+        images: ImageSettings { model: model.clone(), vae: None, draw: draw.clone() },
         select: rule.map(|rule| SelectSettings { rule: rule.into() }),
         experts: TrainConfig {
             model,
@@ -82,10 +64,7 @@ pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> 
             ..TrainConfig::default()
         },
         all_in_one: true,
-        merge: Options {
-            seed,
-            ..Options::new(Method::Average)
-        },
+        merge: Options { seed, ..Options::new(Method::Average) },
         evaluate: EvaluateSettings {
             benchmark: "shapes".into(),
             prompts: Some(effort.held_out),

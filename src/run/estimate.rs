@@ -52,10 +52,7 @@ impl Run<'_> {
             true => generator,
             false => self.cost(&p.experts.model, None, &p.evaluate.draw, watcher)?,
         };
-        self.pieces()
-            .iter()
-            .map(|piece| self.estimate(piece, generator, trainee))
-            .collect()
+        self.pieces().iter().map(|piece| self.estimate(piece, generator, trainee)).collect()
     }
 
     fn estimate(&self, piece: &Piece, generator: Cost, trainee: Cost) -> Result<Estimate> {
@@ -69,11 +66,7 @@ impl Run<'_> {
         };
         let picture = |cost: Cost, draw: &DrawSettings| cost.rest + draw.steps as f64 * cost.step;
         let (work, bytes, seconds) = match piece.stage {
-            Stage::Prompts => (
-                format!("{} prompts", p.prompts.count),
-                p.prompts.count as u64 * 200,
-                0.0,
-            ),
+            Stage::Prompts => (format!("{} prompts", p.prompts.count), p.prompts.count as u64 * 200, 0.0),
             Stage::Questions => {
                 let count: usize = questions::all(self).iter().map(|about| about.prompts(self)).sum();
                 (format!("{} requests", 3 * count), count as u64 * 2000, 0.0)
@@ -122,13 +115,7 @@ impl Run<'_> {
         };
         let names = ["done", "begun", "outdated", "to do"];
         let left = if standing == Standing::Done { 0.0 } else { seconds };
-        Ok(Estimate {
-            piece: piece.to_string(),
-            standing: names[standing as usize],
-            work,
-            bytes,
-            seconds: left,
-        })
+        Ok(Estimate { piece: piece.to_string(), standing: names[standing as usize], work, bytes, seconds: left })
     }
 
     /// A picture of one step and one of two.
@@ -136,20 +123,10 @@ impl Run<'_> {
         let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let mut times = [0.0; 2];
         for (time, steps) in times.iter_mut().zip(1..) {
-            let settings = DrawSettings {
-                steps,
-                scheduler: Some("ddim".into()),
-                batch_size: 1,
-                ..draw.clone()
-            };
+            let settings = DrawSettings { steps, scheduler: Some("ddim".into()), batch_size: 1, ..draw.clone() };
             let painter = Painter::load(self, model, vae, &settings)?;
             let begin = Instant::now();
-            painter.draw(
-                &[Prompt::new("a measurement")],
-                0,
-                &dir.path().join(steps.to_string()),
-                watcher,
-            )?;
+            painter.draw(&[Prompt::new("a measurement")], 0, &dir.path().join(steps.to_string()), watcher)?;
             *time = begin.elapsed().as_secs_f64();
         }
         let step = (times[1] - times[0]).max(times[0] / 100.0);

@@ -99,14 +99,8 @@ pub(super) fn decides(run: &Run) -> Result<String> {
     let chosen_by = run.pipeline.choose.as_ref().filter(|_| e.questions.is_none());
     let chosen_by = chosen_by.map(|choose| choose.prompts);
     let questions = e.questions.as_deref().map(digest::file).transpose()?;
-    let asked = e
-        .asks()
-        .then(|| json!([questions, e.dependencies, e.with_experts, run.pipeline.judge.model]));
-    Ok(format!(
-        "{} {}",
-        json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]),
-        run.draws(&e.draw)
-    ))
+    let asked = e.asks().then(|| json!([questions, e.dependencies, e.with_experts, run.pipeline.judge.model]));
+    Ok(format!("{} {}", json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]), run.draws(&e.draw)))
 }
 
 /// Base, all-in-one and merged on every set; each expert on its own, or where there is only a file's, on that if it is asked
@@ -216,11 +210,7 @@ fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary>
     let mut comparisons = Vec::new();
     for (ours, theirs) in pairs {
         if let (Some(a), Some(b)) = (scores(ours), scores(theirs)) {
-            comparisons.push(Compared {
-                ours: ours.into(),
-                theirs: theirs.into(),
-                comparison: Comparison::of(a, b)?,
-            });
+            comparisons.push(Compared { ours: ours.into(), theirs: theirs.into(), comparison: Comparison::of(a, b)? });
         }
     }
     let means = |(name, scores): &(String, Scores)| ArmScores {

@@ -175,11 +175,7 @@ impl RunFolder {
         seconds: f64,
     ) -> Result<()> {
         let path = self.records(piece)?.join("record.json");
-        let record = Record {
-            inputs: inputs.clone(),
-            outputs,
-            seconds,
-        };
+        let record = Record { inputs: inputs.clone(), outputs, seconds };
         let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::file(&path, e.to_string()))?;
         atomic::write_bytes(&path, &text)
     }

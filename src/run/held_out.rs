@@ -131,16 +131,9 @@ fn set(name: &str, items: Vec<Item>, skill: Option<&String>) -> Set {
     let prompt = |item: &Item| {
         let mut rest = Map::from_iter([("item_id".to_string(), json!(item.id))]);
         rest.extend(skill.map(|skill| ("skill".to_string(), json!(skill))));
-        Prompt {
-            text: item.prompt.clone(),
-            rest,
-        }
+        Prompt { text: item.prompt.clone(), rest }
     };
-    Set {
-        name: name.into(),
-        prompts: items.iter().map(prompt).collect(),
-        items,
-    }
+    Set { name: name.into(), prompts: items.iter().map(prompt).collect(), items }
 }
 
 /// The items of a file that are evaluated, spread evenly over it where they are not all: its parts test different things.
@@ -163,10 +156,7 @@ fn captions(run: &Run, purpose: Purpose) -> Result<Vec<Set>> {
         let new = captions.filter(|caption| seen.insert(caption.clone()));
         let mut prompts: Vec<Prompt> = new
             .take(wanted)
-            .map(|text| Prompt {
-                text,
-                rest: Map::from_iter([("skill".to_string(), json!(skill.id))]),
-            })
+            .map(|text| Prompt { text, rest: Map::from_iter([("skill".to_string(), json!(skill.id))]) })
             .collect();
         if prompts.len() < wanted {
             return Err(Error::Failed(format!(

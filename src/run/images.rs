@@ -66,14 +66,7 @@ impl<'a> Painter<'a> {
             model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &own, run.dtype)?;
         }
         model.place(&run.device)?;
-        Ok(Self {
-            run,
-            path: Path::new(path),
-            vae,
-            settings,
-            model,
-            loras: Vec::new(),
-        })
+        Ok(Self { run, path: Path::new(path), vae, settings, model, loras: Vec::new() })
     }
 
     /// Draws with this LoRA from now on, or with none.
@@ -82,10 +75,7 @@ impl<'a> Painter<'a> {
     /// As [`loras::apply`].
     pub fn wear(&mut self, lora: Option<&Path>) -> Result<()> {
         self.model.take_off();
-        let strength = |path: &Path| Strength {
-            path: path.into(),
-            scale: 1.0,
-        };
+        let strength = |path: &Path| Strength { path: path.into(), scale: 1.0 };
         self.loras = lora.map(strength).into_iter().collect();
         loras::apply(&self.loras, self.path, false, &mut self.model, &mut |_| ())
     }
@@ -140,11 +130,7 @@ impl<'a> Painter<'a> {
                 prompts.len()
             ));
         }
-        let mut progress = Progress {
-            watcher,
-            done: 0,
-            total: jobs.len(),
-        };
+        let mut progress = Progress { watcher, done: 0, total: jobs.len() };
         folder.draw(&jobs, true, &mut progress)
     }
 }
@@ -160,9 +146,9 @@ impl Artist for Progress<'_> {
     fn stepped(&mut self, _: usize) -> Result<()> {
         match self.watcher.stopped() {
             false => Ok(()),
-            true => Err(Error::Interrupted(
-                "stopped; the finished pictures are kept, and the same command goes on".into(),
-            )),
+            true => {
+                Err(Error::Interrupted("stopped; the finished pictures are kept, and the same command goes on".into()))
+            }
         }
     }
 

@@ -63,13 +63,7 @@ impl<'a> Judge<'a> {
                 Kind::Endpoint(Box::new(VisionJudge::open(client, &record)?))
             }
         };
-        Ok(Self {
-            run,
-            benchmark,
-            kind,
-            list,
-            unanswered: RefCell::default(),
-        })
+        Ok(Self { run, benchmark, kind, list, unanswered: RefCell::default() })
     }
 
     /// In scores.
@@ -100,36 +94,21 @@ impl<'a> Judge<'a> {
             return shapes::evaluate(entries, p.seed).map(Some);
         }
         let paired = pair(Path::new(place), entries, items)?;
-        let named = |entry: &Entry| Entry {
-            file_name: format!("{place}/{}", entry.file_name),
-            ..entry.clone()
-        };
+        let named = |entry: &Entry| Entry { file_name: format!("{place}/{}", entry.file_name), ..entry.clone() };
         let named: Vec<Entry> = paired.pictures.iter().map(|(entry, _)| named(entry)).collect();
-        let asked: Vec<(&Entry, &Item)> = named
-            .iter()
-            .zip(paired.pictures.iter().map(|(_, item)| *item))
-            .collect();
+        let asked: Vec<(&Entry, &Item)> = named.iter().zip(paired.pictures.iter().map(|(_, item)| *item)).collect();
         let Some(answers) = self.answers(&asked, watcher)? else {
             return Ok(None);
         };
-        asked::score(
-            (self.benchmark, &self.name()),
-            &paired,
-            &answers,
-            p.evaluate.dependencies,
-            p.seed,
-        )
-        .map(Some)
+        asked::score((self.benchmark, &self.name()), &paired, &answers, p.evaluate.dependencies, p.seed).map(Some)
     }
 
     fn answers(&self, asked: &[(&Entry, &Item)], watcher: &mut dyn Watcher) -> Result<Option<Vec<Vec<String>>>> {
         match &self.kind {
             Kind::BuiltIn => Ok(None),
             Kind::File(answers) => {
-                let missing: Vec<Value> = asked
-                    .iter()
-                    .flat_map(|(entry, item)| self.lacks(answers, entry, item))
-                    .collect();
+                let missing: Vec<Value> =
+                    asked.iter().flat_map(|(entry, item)| self.lacks(answers, entry, item)).collect();
                 if !missing.is_empty() {
                     self.unanswered.borrow_mut().extend(missing);
                     return Ok(None);
@@ -163,10 +142,7 @@ impl<'a> Judge<'a> {
                 "question": question.text, "choices": question.choices,
             })
         };
-        let missing = item
-            .questions
-            .iter()
-            .filter(|q| answers.get(item, &entry.file_name, q.id).is_none());
+        let missing = item.questions.iter().filter(|q| answers.get(item, &entry.file_name, q.id).is_none());
         missing.map(row).collect()
     }
 

@@ -5,9 +5,8 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::train::config::TrainConfig;
 
-const TOP: [&str; 11] = [
-    "skills", "seed", "vocab", "prompts", "images", "select", "experts", "choose", "merge", "evaluate", "judge",
-];
+const TOP: [&str; 11] =
+    ["skills", "seed", "vocab", "prompts", "images", "select", "experts", "choose", "merge", "evaluate", "judge"];
 const DRAW: [&str; 10] = [
     "steps",
     "guidance",
@@ -48,17 +47,7 @@ const TABLES: [(&str, &[&str]); 7] = [
     ("select", &["rule"]),
     ("merge", &["method", "rank", "max-error", "density", "majority-sign"]),
     ("choose", &["every", "prompts"]),
-    (
-        "evaluate",
-        &[
-            "benchmark",
-            "questions",
-            "dependencies",
-            "with-experts",
-            "prompts",
-            "seeds",
-        ],
-    ),
+    ("evaluate", &["benchmark", "questions", "dependencies", "with-experts", "prompts", "seeds"]),
     (
         "judge",
         &[
@@ -102,9 +91,7 @@ fn known(place: &str, table: &toml::Table, keys: &[&str]) -> Result<()> {
     let similarity = |key: &&&str| strsim::jaro_winkler(given, key);
     let closest = keys.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let closest = closest.expect("there are keys");
-    Err(Error::Usage(format!(
-        "{place}unknown key `{given}`; the closest known one is `{closest}`"
-    )))
+    Err(Error::Usage(format!("{place}unknown key `{given}`; the closest known one is `{closest}`")))
 }
 
 /// Takes the value of `key` out of `table`.
@@ -131,13 +118,8 @@ pub(super) fn experts(table: &mut toml::Table) -> Result<(TrainConfig, bool)> {
     };
     let preset: Option<String> = take(&mut given, "preset").map_err(place)?;
     let all_in_one = take(&mut given, "all-in-one").map_err(place)?.unwrap_or(true);
-    if let Some(key) = given
-        .keys()
-        .find(|key| DECIDED.contains(&key.replace('_', "-").as_str()))
-    {
-        return Err(Error::Usage(format!(
-            "[experts]: `{key}` is decided by the run; leave it out"
-        )));
+    if let Some(key) = given.keys().find(|key| DECIDED.contains(&key.replace('_', "-").as_str())) {
+        return Err(Error::Usage(format!("[experts]: `{key}` is decided by the run; leave it out")));
     }
     let mut base = match preset {
         Some(name) => TrainConfig::preset(&name).map_err(place)?,

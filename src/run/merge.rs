@@ -26,9 +26,7 @@ pub(super) fn merge_experts(run: &Run, part: &str, watcher: &mut dyn Watcher) ->
     let modules = base::modules(Path::new(&run.pipeline.experts.model))?;
     let mut loaded = Vec::new();
     for skill in &run.pipeline.skills {
-        let path = run
-            .folder
-            .path(format!("experts/{}{ending}/lora.safetensors", skill.id));
+        let path = run.folder.path(format!("experts/{}{ending}/lora.safetensors", skill.id));
         loaded.push(load(&path, Some(&modules), false)?);
     }
     let options = &run.pipeline.merge;
@@ -44,10 +42,6 @@ pub(super) fn merge_experts(run: &Run, part: &str, watcher: &mut dyn Watcher) ->
     let out = run.folder.path(folder(part));
     std::fs::create_dir_all(&out).map_err(|e| Error::io(&out, e))?;
     save::diffusers(&out.join("lora.safetensors"), &merged.expert, &metadata)?;
-    watcher.note(&format!(
-        "{} experts as one LoRA: relative error {:.2e}",
-        loaded.len(),
-        merged.relative_error
-    ));
+    watcher.note(&format!("{} experts as one LoRA: relative error {:.2e}", loaded.len(), merged.relative_error));
     Ok(())
 }

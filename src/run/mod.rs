@@ -222,12 +222,7 @@ impl<'a> Run<'a> {
             Standing::Begun => format!("{piece}: going on"),
             _ => piece.to_string(),
         });
-        Ok(Some(Task {
-            piece: piece.clone(),
-            plan,
-            begin: Instant::now(),
-            _holds: holds,
-        }))
+        Ok(Some(Task { piece: piece.clone(), plan, begin: Instant::now(), _holds: holds }))
     }
 
     fn work(&self, stage: Stage, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
@@ -260,9 +255,7 @@ impl<'a> Run<'a> {
 
     fn finish(&self, task: Task) -> Result<()> {
         let seconds = task.begin.elapsed().as_secs_f64();
-        let hash = self
-            .folder
-            .finish(&task.piece, &task.plan.inputs, &task.plan.paths, seconds)?;
+        let hash = self.folder.finish(&task.piece, &task.plan.inputs, &task.plan.paths, seconds)?;
         self.made.borrow_mut().insert(task.piece, hash);
         Ok(())
     }

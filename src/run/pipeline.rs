@@ -90,9 +90,7 @@ impl Pipeline {
             select: keys::take(&mut table, "select")?,
             experts,
             all_in_one,
-            merge: keys::take::<MergeSettings>(&mut table, "merge")?
-                .unwrap_or_default()
-                .options()?,
+            merge: keys::take::<MergeSettings>(&mut table, "merge")?.unwrap_or_default().options()?,
             choose: keys::take(&mut table, "choose")?,
             evaluate,
             judge,
@@ -138,15 +136,9 @@ impl MergeSettings {
     fn options(self) -> Result<Options> {
         fn named<T: clap::ValueEnum>(key: &str, name: &str) -> Result<T> {
             T::from_str(name, false).map_err(|_| {
-                let all: Vec<_> = T::value_variants()
-                    .iter()
-                    .filter_map(|v| v.to_possible_value())
-                    .collect();
+                let all: Vec<_> = T::value_variants().iter().filter_map(|v| v.to_possible_value()).collect();
                 let names: Vec<&str> = all.iter().map(|v| v.get_name()).collect();
-                Error::Usage(format!(
-                    "[merge]: {key} = {name:?}: expected one of {}",
-                    names.join(", ")
-                ))
+                Error::Usage(format!("[merge]: {key} = {name:?}: expected one of {}", names.join(", ")))
             })
         }
         let method = named::<Method>("method", self.method.as_deref().unwrap_or("average"))?;

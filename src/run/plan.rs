@@ -70,9 +70,9 @@ impl Run<'_> {
                 let expert = |skill| Piece::new(Stage::Experts, &format!("{skill}{ending}"));
                 skills().map(expert).collect()
             }
-            Stage::Evaluate => [Stage::Questions, Stage::Experts, Stage::Merge]
-                .map(|stage| self.pieces_of(stage))
-                .concat(),
+            Stage::Evaluate => {
+                [Stage::Questions, Stage::Experts, Stage::Merge].map(|stage| self.pieces_of(stage)).concat()
+            }
             Stage::Report => {
                 let mut all = self.pieces();
                 all.retain(|piece| piece.stage != Stage::Report);
@@ -124,11 +124,7 @@ impl Run<'_> {
                 let counts: Vec<usize> = about.iter().map(|about| about.prompts(self)).collect();
                 put("settings", format!("{about:?} {counts:?}"));
                 let files: Vec<PathBuf> = about.iter().map(|about| questions::file(part, *about).into()).collect();
-                Paths {
-                    outputs: files.clone(),
-                    own: files,
-                    ..Paths::default()
-                }
+                Paths { outputs: files.clone(), own: files, ..Paths::default() }
             }
             Stage::Images => {
                 put("model", self.model(&p.images.model, p.images.vae.as_deref())?);
@@ -169,10 +165,7 @@ impl Run<'_> {
                 if let Some(answers) = p.judge.answers.as_ref().filter(|answers| answers.exists()) {
                     put("answers", digest::file(answers)?);
                 }
-                Paths {
-                    corrected: vec!["answers"],
-                    ..same("evaluate")
-                }
+                Paths { corrected: vec!["answers"], ..same("evaluate") }
             }
             Stage::Report => same(super::report::NAME),
         };
@@ -210,9 +203,5 @@ fn asks_about(stage: Stage) -> Option<About> {
 
 /// One file or folder that is all of a piece.
 fn same(path: &str) -> Paths {
-    Paths {
-        outputs: vec![path.into()],
-        own: vec![path.into()],
-        ..Paths::default()
-    }
+    Paths { outputs: vec![path.into()], own: vec![path.into()], ..Paths::default() }
 }

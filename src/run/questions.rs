@@ -20,11 +20,7 @@ pub(super) enum About {
 }
 
 impl About {
-    const ALL: [About; 3] = [
-        About::Learnt,
-        About::HeldOut(Purpose::Choice),
-        About::HeldOut(Purpose::Evaluation),
-    ];
+    const ALL: [About; 3] = [About::Learnt, About::HeldOut(Purpose::Choice), About::HeldOut(Purpose::Evaluation)];
 
     /// How many prompts of each skill are asked about in this run; none where nobody asks, or a file says what.
     pub fn prompts(self, run: &Run) -> usize {
@@ -131,10 +127,7 @@ fn ask(
     let counts = match source(run, recording, 0.0, watcher)? {
         None => writing::built_in(&mut items)?,
         Some(mut writer) => {
-            let mut writer = Stoppable {
-                writer: writer.as_mut(),
-                watcher,
-            };
+            let mut writer = Stoppable { writer: writer.as_mut(), watcher };
             writing::ask(&mut items, run.pipeline.prompts.parallel, &mut writer, &mut |_| ())?
         }
     };

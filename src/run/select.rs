@@ -36,10 +36,7 @@ pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
     if run.pipeline.select.is_none() || run.pipeline.evaluate.asks() {
         return Ok(());
     }
-    match prompts
-        .iter()
-        .find_map(|prompt| Some((prompt, parse(&prompt.text).err()?)))
-    {
+    match prompts.iter().find_map(|prompt| Some((prompt, parse(&prompt.text).err()?))) {
         None => Ok(()),
         Some((prompt, why)) => Err(Error::Failed(format!(
             "[select]: the judge of benchmark = \"shapes\" cannot tell the best picture of {:?}, a prompt of {skill} ({why}); \
@@ -72,12 +69,7 @@ pub(super) fn select(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> 
             painter.draw(&prompts, run.pipeline.seed + number, &run.folder.path(&place), watcher)?;
             places.push(place);
         }
-        let judge = Judge::open(
-            run,
-            &format!("select/{part}"),
-            run.pipeline.evaluate.own_benchmark(),
-            watcher,
-        )?;
+        let judge = Judge::open(run, &format!("select/{part}"), run.pipeline.evaluate.own_benchmark(), watcher)?;
         let candidates = candidates(run, part, &places, &judge, watcher)?;
         // The pictures of the other skills wait for answers too.
         if let Err(error) = judge.complete() {
@@ -143,9 +135,6 @@ fn pictures(dir: &Path) -> Result<Vec<Entry>> {
     let (entries, missing) = folder::list(dir)?;
     match missing.first() {
         None => Ok(entries),
-        Some(name) => Err(Error::file(
-            dir.join(name),
-            "is listed in metadata.jsonl, and is not there",
-        )),
+        Some(name) => Err(Error::file(dir.join(name), "is listed in metadata.jsonl, and is not there")),
     }
 }

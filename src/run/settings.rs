@@ -245,9 +245,6 @@ pub struct ChooseSettings {
 /// Every 1000 steps, as in the paper.
 impl Default for ChooseSettings {
     fn default() -> Self {
-        Self {
-            every: 1000,
-            prompts: 50,
-        }
+        Self { every: 1000, prompts: 50 }
     }
 }

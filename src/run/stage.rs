@@ -37,16 +37,7 @@ impl Stage {
     ];
 
     pub fn name(self) -> &'static str {
-        let names = [
-            "prompts",
-            "questions",
-            "images",
-            "select",
-            "experts",
-            "merge",
-            "evaluate",
-            "report",
-        ];
+        let names = ["prompts", "questions", "images", "select", "experts", "merge", "evaluate", "report"];
         names[self as usize]
     }
 }

@@ -75,10 +75,7 @@ pub fn run(gpu: &Gpu, full: bool, mut seen: impl FnMut(&Row) -> Result<()>) -> R
     tell(optimizer::noise(&gpu, &launched)?)?;
     match never_run.first() {
         None => Ok(()),
-        Some(first) => Err(Error::Failed(format!(
-            "{} kernels were run by no check, such as {first}",
-            never_run.len()
-        ))),
+        Some(first) => Err(Error::Failed(format!("{} kernels were run by no check, such as {first}", never_run.len()))),
     }
 }
 
@@ -101,23 +98,16 @@ struct Input {
 
 impl Check {
     fn run(&self, device: &Device, launched: &Launched, dtype: DType) -> Result<Row> {
-        let stored: Vec<Tensor> = (0..)
-            .zip(&self.inputs)
-            .map(|(i, input)| input.values(i, dtype))
-            .collect();
+        let stored: Vec<Tensor> = (0..).zip(&self.inputs).map(|(i, input)| input.values(i, dtype)).collect();
         let exact: Vec<Tensor> = stored.iter().map(|x| x.cast(DType::F64)).collect();
         let reference = self.quantities(&exact, &Device::Cpu)?;
         let plain = self.quantities(&stored, &Device::Cpu)?;
         launched.take();
         let there = self.quantities(&stored, device)?;
-        let rows = reference
-            .iter()
-            .zip(&plain)
-            .zip(&there)
-            .map(|((reference, plain), there)| {
-                let bound = LEAST_BOUND.max(2.0 * relative_error(&plain.1, &reference.1));
-                (there.0.clone(), relative_error(&there.1, &reference.1), bound)
-            });
+        let rows = reference.iter().zip(&plain).zip(&there).map(|((reference, plain), there)| {
+            let bound = LEAST_BOUND.max(2.0 * relative_error(&plain.1, &reference.1));
+            (there.0.clone(), relative_error(&there.1, &reference.1), bound)
+        });
         Ok(worst(self.name.clone(), dtype, rows, launched.take()))
     }
 
@@ -151,10 +141,7 @@ impl Input {
 }
 
 fn normals(index: u64, shape: &[usize]) -> Tensor {
-    Tensor::new(
-        random::normals(0, Stream::Init, index, 0, shape.iter().product()),
-        shape,
-    )
+    Tensor::new(random::normals(0, Stream::Init, index, 0, shape.iter().product()), shape)
 }
 
 /// The row of the quantity that used most of its bound.
@@ -170,14 +157,7 @@ fn worst(
     };
     let worst = quantities.max_by(|a, b| used(a.1, a.2).total_cmp(&used(b.1, b.2)));
     let (quantity, error, bound) = worst.expect("every check has a result");
-    Row {
-        check,
-        dtype,
-        quantity,
-        error,
-        bound,
-        kernels: launched.into_keys().collect(),
-    }
+    Row { check, dtype, quantity, error, bound, kernels: launched.into_keys().collect() }
 }
 
 /// `||x - reference|| / ||reference||`; the norm itself where the reference is zero.
@@ -188,9 +168,5 @@ fn relative_error(x: &Tensor, reference: &Tensor) -> f64 {
     }
     let difference: f64 = x.iter().zip(&*reference).map(|(a, b)| (a - b) * (a - b)).sum();
     let norm: f64 = reference.iter().map(|b| b * b).sum();
-    if norm == 0.0 {
-        difference.sqrt()
-    } else {
-        (difference / norm).sqrt()
-    }
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
 }

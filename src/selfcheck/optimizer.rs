@@ -31,12 +31,7 @@ pub fn steps(device: &Device, launched: &Launched, dtype: DType, in_8_bits: bool
     let buffers = |b: HostBuffers| {
         let [first, second] = b.moments.values().map(|moment| moment.to_vec());
         let average = b.average.unwrap_or_default();
-        [
-            ("weights", b.master),
-            ("first moment", first),
-            ("second moment", second),
-            ("average", average),
-        ]
+        [("weights", b.master), ("first moment", first), ("second moment", second), ("average", average)]
     };
     let (bound, moments) = match in_8_bits {
         true => (CODE_BOUND, ", moments in 8 bits"),
@@ -53,20 +48,12 @@ pub fn steps(device: &Device, launched: &Launched, dtype: DType, in_8_bits: bool
 }
 
 fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<HostBuffers> {
-    let mut flat = FlatParameters::new(
-        vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)],
-        dtype,
-    )?;
+    let mut flat = FlatParameters::new(vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)], dtype)?;
     flat.keep_average(0.9)?;
     if in_8_bits {
         flat.keep_moments_in_8_bits()?;
     }
-    let settings = AdamW {
-        lr: 1e-2,
-        betas: (0.9, 0.999),
-        eps: 1e-8,
-        weight_decay: 0.05,
-    };
+    let settings = AdamW { lr: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
     for i in 0..2 * STEPS {
         let leaves = flat.leaves();
         let tape = Tape::watching(&leaves);
@@ -89,26 +76,14 @@ pub fn noise(gpu: &Gpu, launched: &Launched) -> Result<Row> {
     launched.take();
     let upload = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
     let index = gpu.upload(&Tensor::new(INDEX.map(u64::cast_signed).to_vec(), &[2]))?;
-    let draw = Draw {
-        seed: SEED,
-        stream: Stream::Noise,
-        index: &index,
-        step: &gpu.upload(&Tensor::new(vec![0_i64], &[1]))?,
-    };
+    let draw =
+        Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &gpu.upload(&Tensor::new(vec![0_i64], &[1]))? };
     let x = normals(1, &[2, SIZE]);
     let drawn = noise::normals(draw, SIZE)?.download(&[2, SIZE])?;
-    let mixed = noise::add_noise(
-        &gpu.upload(&x)?,
-        &upload(&signal)?,
-        &upload(&sigma)?,
-        draw,
-        Target::Velocity,
-    )?;
+    let mixed = noise::add_noise(&gpu.upload(&x)?, &upload(&signal)?, &upload(&sigma)?, draw, Target::Velocity)?;
     let [noisy, velocity] = mixed.map(|memory| memory.download(&[2, SIZE]));
 
-    let e = INDEX
-        .iter()
-        .flat_map(|&i| random::normals(SEED, Stream::Noise, i, 0, SIZE));
+    let e = INDEX.iter().flat_map(|&i| random::normals(SEED, Stream::Noise, i, 0, SIZE));
     let e = Tensor::new(e.collect::<Vec<f32>>(), &[2, SIZE]);
     let mix = |f: fn(f32, f32, f32, f32) -> f32| {
         let pairs = x.data::<f32>().iter().zip(e.data::<f32>()).enumerate();
@@ -117,25 +92,10 @@ pub fn noise(gpu: &Gpu, launched: &Launched) -> Result<Row> {
     };
     let quantities = [
         ("noise", drawn, e.clone(), 0.0),
-        (
-            "noisy",
-            noisy?,
-            mix(|signal, sigma, x, e| signal * x + sigma * e),
-            LEAST_BOUND,
-        ),
-        (
-            "velocity",
-            velocity?,
-            mix(|signal, sigma, x, e| signal * e - sigma * x),
-            LEAST_BOUND,
-        ),
+        ("noisy", noisy?, mix(|signal, sigma, x, e| signal * x + sigma * e), LEAST_BOUND),
+        ("velocity", velocity?, mix(|signal, sigma, x, e| signal * e - sigma * x), LEAST_BOUND),
     ];
     let quantities =
         quantities.map(|(name, there, here, bound)| (name.to_owned(), relative_error(&there, &here), bound));
-    Ok(worst(
-        "noise of two latents".into(),
-        DType::F32,
-        quantities.into_iter(),
-        launched.take(),
-    ))
+    Ok(worst("noise of two latents".into(), DType::F32, quantities.into_iter(), launched.take()))
 }

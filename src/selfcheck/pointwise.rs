@@ -11,31 +11,21 @@ use crate::tensor::Tensor;
 pub fn pointwise(most_flops: usize) -> Vec<Check> {
     type Activation = fn(&Tape, &Tensor) -> Result<Tensor>;
     let rows = fit(most_flops, 50 * 2560, SIDE * SIDE);
-    let activations: [(&str, Activation); 4] = [
-        ("silu", ops::silu),
-        ("gelu", ops::gelu),
-        ("quick_gelu", ops::quick_gelu),
-        ("geglu", ops::geglu),
-    ];
+    let activations: [(&str, Activation); 4] =
+        [("silu", ops::silu), ("gelu", ops::gelu), ("quick_gelu", ops::quick_gelu), ("geglu", ops::geglu)];
     let mut checks = Vec::new();
     for (name, op) in activations {
         let inputs = vec![tracked(&[rows, 2560])];
-        checks.push(check(format!("{name} {rows}x2560"), inputs, move |tape, x, _| {
-            op(tape, &x[0])
-        }));
+        checks.push(check(format!("{name} {rows}x2560"), inputs, move |tape, x, _| op(tape, &x[0])));
     }
     let side = side(rows);
     let map = [2, side, side, 320];
-    checks.push(check(
-        format!("add 2x{side}x{side}x320"),
-        vec![tracked(&map), tracked(&map)],
-        |tape, x, _| ops::add(tape, &x[0], &x[1]),
-    ));
-    checks.push(check(
-        format!("scale 2x{side}x{side}x320"),
-        vec![tracked(&map)],
-        |tape, x, _| ops::scale(tape, &x[0], 0.3),
-    ));
+    checks.push(check(format!("add 2x{side}x{side}x320"), vec![tracked(&map), tracked(&map)], |tape, x, _| {
+        ops::add(tape, &x[0], &x[1])
+    }));
+    checks.push(check(format!("scale 2x{side}x{side}x320"), vec![tracked(&map)], |tape, x, _| {
+        ops::scale(tape, &x[0], 0.3)
+    }));
     // As many inputs and combinations as a launch takes: guidance, a clipped image, a corrector and a predictor.
     let inputs = (0..8).map(|_| frozen(&[2, SIDE, SIDE, 4])).collect();
     checks.push(check("combine 2x64x64x4, a sampler step".into(), inputs, |_, x, _| {
@@ -47,25 +37,16 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
         Combination::sum(&next).tensor()
     }));
     let inputs = vec![tracked(&map), tracked(&[2, 320])];
-    checks.push(check(
-        format!("add_channel_bias 2x{side}x{side}x320"),
-        inputs,
-        |tape, x, _| ops::add_channel_bias(tape, &x[0], &x[1]),
-    ));
-    checks.push(check(
-        format!("clamp 2x{side}x{side}x320"),
-        vec![frozen(&map)],
-        |_, x, _| ops::clamp(&x[0], -0.5, 1.0),
-    ));
-    checks.push(check(
-        format!("cast 2x{side}x{side}x320"),
-        vec![frozen(&map)],
-        |_, x, _| {
-            // To f32 and back; in f64, where there is no rounding to be seen, nothing.
-            let stored = x[0].dtype();
-            ops::cast(&ops::cast(&x[0], stored.accumulator())?, stored)
-        },
-    ));
+    checks.push(check(format!("add_channel_bias 2x{side}x{side}x320"), inputs, |tape, x, _| {
+        ops::add_channel_bias(tape, &x[0], &x[1])
+    }));
+    checks
+        .push(check(format!("clamp 2x{side}x{side}x320"), vec![frozen(&map)], |_, x, _| ops::clamp(&x[0], -0.5, 1.0)));
+    checks.push(check(format!("cast 2x{side}x{side}x320"), vec![frozen(&map)], |_, x, _| {
+        // To f32 and back; in f64, where there is no rounding to be seen, nothing.
+        let stored = x[0].dtype();
+        ops::cast(&ops::cast(&x[0], stored.accumulator())?, stored)
+    }));
     let latents = [2, SIDE, SIDE, 4];
     checks.push(check(
         "weighted_mse 2x64x64x4".into(),
@@ -76,16 +57,12 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
         },
     ));
     let moments = [2, SIDE, SIDE, 8];
-    checks.push(check(
-        "posterior_sample 2x64x64x4".into(),
-        vec![tracked(&moments), frozen(&latents)],
-        |tape, x, _| ops::posterior_sample(tape, &x[0], &x[1]),
-    ));
-    checks.push(check(
-        "kl_divergence 2x64x64x4".into(),
-        vec![tracked(&moments)],
-        |tape, x, _| ops::kl_divergence(tape, &x[0]),
-    ));
+    checks.push(check("posterior_sample 2x64x64x4".into(), vec![tracked(&moments), frozen(&latents)], |tape, x, _| {
+        ops::posterior_sample(tape, &x[0], &x[1])
+    }));
+    checks.push(check("kl_divergence 2x64x64x4".into(), vec![tracked(&moments)], |tape, x, _| {
+        ops::kl_divergence(tape, &x[0])
+    }));
     checks
 }
 
@@ -94,34 +71,22 @@ pub fn rows(most_flops: usize) -> Vec<Check> {
     let side = side(fit(most_flops, 50 * 960, SIDE * SIDE));
     let (map, skip) = ([1, side, side, 640], [1, side, side, 320]);
     let inputs = vec![tracked(&map), tracked(&skip)];
-    let mut checks = vec![check(
-        format!("concat_channels {side}x{side}x640 and 320"),
-        inputs,
-        |tape, x, _| ops::concat_channels(tape, &x[0], &x[1]),
-    )];
-    checks.push(check(
-        format!("slice_channels {side}x{side}x640"),
-        vec![tracked(&map)],
-        |tape, x, _| ops::slice_channels(tape, &x[0], 320, 320),
-    ));
-    checks.push(check(
-        format!("upsample_nearest {side}x{side}x320"),
-        vec![tracked(&skip)],
-        move |tape, x, _| ops::upsample_nearest(tape, &x[0], 2 * side - 1, 2 * side),
-    ));
-    checks.push(check(
-        "embedding 77 of 1000x768".into(),
-        vec![tracked(&[1000, 768])],
-        |tape, x, _| {
-            let ids = (0..TOKENS as i64).map(|i| i * 31 % 1000).collect();
-            ops::embedding(tape, &x[0], &Tensor::new(ids, &[1, TOKENS]))
-        },
-    ));
-    checks.push(check(
-        "select_rows 2x77x768".into(),
-        vec![tracked(&[2, TOKENS, 768])],
-        |tape, x, _| ops::select_rows(tape, &x[0], &[5, 76]),
-    ));
+    let mut checks = vec![check(format!("concat_channels {side}x{side}x640 and 320"), inputs, |tape, x, _| {
+        ops::concat_channels(tape, &x[0], &x[1])
+    })];
+    checks.push(check(format!("slice_channels {side}x{side}x640"), vec![tracked(&map)], |tape, x, _| {
+        ops::slice_channels(tape, &x[0], 320, 320)
+    }));
+    checks.push(check(format!("upsample_nearest {side}x{side}x320"), vec![tracked(&skip)], move |tape, x, _| {
+        ops::upsample_nearest(tape, &x[0], 2 * side - 1, 2 * side)
+    }));
+    checks.push(check("embedding 77 of 1000x768".into(), vec![tracked(&[1000, 768])], |tape, x, _| {
+        let ids = (0..TOKENS as i64).map(|i| i * 31 % 1000).collect();
+        ops::embedding(tape, &x[0], &Tensor::new(ids, &[1, TOKENS]))
+    }));
+    checks.push(check("select_rows 2x77x768".into(), vec![tracked(&[2, TOKENS, 768])], |tape, x, _| {
+        ops::select_rows(tape, &x[0], &[5, 76])
+    }));
     checks.push(check("timestep_embedding 4x320".into(), Vec::new(), |_, _, device| {
         let timesteps = Tensor::new(vec![0.0_f32, 1.0, 500.5, 999.0], &[4]);
         ops::timestep_embedding(&timesteps.to(device)?, 320, true, 0.0)

@@ -43,51 +43,28 @@ pub fn check(
     inputs: Vec<Input>,
     op: impl Fn(&Tape, &[Tensor], &Device) -> Result<Tensor> + 'static,
 ) -> Check {
-    Check {
-        name,
-        inputs,
-        op: Box::new(op),
-    }
+    Check { name, inputs, op: Box::new(op) }
 }
 
 /// A matrix or feature map whose gradient is wanted.
 pub fn tracked(shape: &[usize]) -> Input {
-    Input {
-        shape: shape.to_vec(),
-        vector: false,
-        tracked: true,
-    }
+    Input { shape: shape.to_vec(), vector: false, tracked: true }
 }
 
 /// One whose gradient is not.
 pub fn frozen(shape: &[usize]) -> Input {
-    Input {
-        tracked: false,
-        ..tracked(shape)
-    }
+    Input { tracked: false, ..tracked(shape) }
 }
 
 fn vector(len: usize) -> Input {
-    Input {
-        vector: true,
-        ..tracked(&[len])
-    }
+    Input { vector: true, ..tracked(&[len]) }
 }
 
 fn products(most_flops: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     // The last one has few values to add up and many sums: it takes the large tiles, forward and backward.
-    for [most, c_in, c_out] in [
-        [SIDE * SIDE, 320, 320],
-        [1024, 640, 5120],
-        [256, 1280, 1280],
-        [2048, 32, 1024],
-    ] {
-        let m = if c_in == 32 {
-            most
-        } else {
-            fit(most_flops, 2 * c_in * c_out, most)
-        };
+    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 320], [1024, 640, 5120], [256, 1280, 1280], [2048, 32, 1024]] {
+        let m = if c_in == 32 { most } else { fit(most_flops, 2 * c_in * c_out, most) };
         let inputs = vec![tracked(&[m, c_in]), tracked(&[c_out, c_in]), vector(c_out)];
         checks.push(check(format!("linear {m}x{c_in} to {c_out}"), inputs, |tape, x, _| {
             ops::linear(tape, &x[0], &x[1], Some(&x[2]))
@@ -95,37 +72,26 @@ fn products(most_flops: usize) -> Vec<Check> {
     }
     let rows = fit(most_flops, 2 * 320 * 320, SIDE * SIDE);
     let inputs = vec![tracked(&[rows, 320]), frozen(&[320, 320]), tracked(&[rows, 320])];
-    checks.push(check(
-        format!("linear {rows}x320 onto a residual"),
-        inputs,
-        |tape, x, _| ops::add_linear(tape, &x[2], &x[0], &x[1], None, None),
-    ));
+    checks.push(check(format!("linear {rows}x320 onto a residual"), inputs, |tape, x, _| {
+        ops::add_linear(tape, &x[2], &x[0], &x[1], None, None)
+    }));
     // Without a gradient the gate is part of the product, in the small tile and the large one.
     for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [2048, 32, 512]] {
         let m = match c_in {
             32 => most,
             _ => fit(most_flops, 4 * c_in * c_out, most),
         };
-        let bias = Input {
-            tracked: false,
-            ..vector(2 * c_out)
-        };
+        let bias = Input { tracked: false, ..vector(2 * c_out) };
         let inputs = vec![frozen(&[m, c_in]), frozen(&[2 * c_out, c_in]), bias];
-        checks.push(check(
-            format!("linear_geglu {m}x{c_in} to {c_out}"),
-            inputs,
-            |tape, x, _| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])),
-        ));
+        checks.push(check(format!("linear_geglu {m}x{c_in} to {c_out}"), inputs, |tape, x, _| {
+            ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2]))
+        }));
     }
     // In one of the large tile's size the products over rows and over columns are large as well.
     let inputs = vec![tracked(&[32, 1024]), tracked(&[2048, 1024])];
-    checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| {
-        ops::linear(tape, &x[0], &x[1], None)
-    }));
+    checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
     let inputs = vec![tracked(&[2048, 1024]), tracked(&[32, 1024])];
-    checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| {
-        ops::linear(tape, &x[0], &x[1], None)
-    }));
+    checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
     // Query, key and value, at a size of the small tile and at one of the large.
     for [m, c_in, c_out] in [[fit(most_flops, 6 * 320 * 320, SIDE * SIDE), 320, 320], [2048, 32, 640]] {
         let inputs = [m, c_out, c_out, c_out].map(|rows| tracked(&[rows, c_in]));
@@ -136,12 +102,9 @@ fn products(most_flops: usize) -> Vec<Check> {
             ops::concat_channels(tape, &ops::concat_channels(tape, &y[0], &y[1])?, &y[2])
         }));
     }
-    for [most, c_in, c_out, rank] in [
-        [SIDE * SIDE, 320, 320, 128],
-        [TOKENS, 768, 320, 128],
-        [1024, 640, 640, 8],
-        [256, 1280, 1280, 4],
-    ] {
+    for [most, c_in, c_out, rank] in
+        [[SIDE * SIDE, 320, 320, 128], [TOKENS, 768, 320, 128], [1024, 640, 640, 8], [256, 1280, 1280, 4]]
+    {
         let m = fit(most_flops, 2 * (c_in * c_out + rank * (c_in + c_out)), most);
         for (order_name, order) in LoraOrder::NAMES {
             // Auto is one of the others.
@@ -157,12 +120,7 @@ fn products(most_flops: usize) -> Vec<Check> {
             ];
             let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}, {order_name}");
             checks.push(check(name, inputs, move |tape, x, _| {
-                let branch = Branch {
-                    a: &x[3],
-                    b: &x[4],
-                    scale: 0.5,
-                    order,
-                };
+                let branch = Branch { a: &x[3], b: &x[4], scale: 0.5, order };
                 ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), branch)
             }));
         }
@@ -171,12 +129,7 @@ fn products(most_flops: usize) -> Vec<Check> {
 }
 
 fn convolutions(most_flops: usize) -> Vec<Check> {
-    const VAE: Padding = Padding {
-        top: 0,
-        left: 0,
-        bottom: 1,
-        right: 1,
-    };
+    const VAE: Padding = Padding { top: 0, left: 0, bottom: 1, right: 1 };
     let same = Padding::all(1);
     let layers = [
         (SIDE, 320, 320, 3, 1, same),
@@ -195,15 +148,10 @@ fn convolutions(most_flops: usize) -> Vec<Check> {
             4 => most,
             _ => side(fit(most_flops, flops, most * most)),
         };
-        let inputs = vec![
-            tracked(&[1, side, side, c_in]),
-            tracked(&[c_out, k, k, c_in]),
-            vector(c_out),
-        ];
+        let inputs = vec![tracked(&[1, side, side, c_in]), tracked(&[c_out, k, k, c_in]), vector(c_out)];
         let name = format!("conv2d {k}x{k}/{stride} {side}x{side}x{c_in} to {c_out}");
-        checks.push(check(name, inputs, move |tape, x, _| {
-            ops::conv2d(tape, &x[0], &x[1], Some(&x[2]), stride, padding)
-        }));
+        checks
+            .push(check(name, inputs, move |tape, x, _| ops::conv2d(tape, &x[0], &x[1], Some(&x[2]), stride, padding)));
     }
     checks
 }
@@ -230,26 +178,18 @@ fn attentions(most_flops: usize) -> Vec<Check> {
             let tokens = ((most_flops / (12 * c)) as f64).sqrt() as usize;
             (tokens.clamp(16, keys), tokens.clamp(16, keys))
         };
-        let inputs = vec![
-            tracked(&[1, queries, c]),
-            tracked(&[1, keys, c]),
-            tracked(&[1, keys, c]),
-        ];
+        let inputs = vec![tracked(&[1, queries, c]), tracked(&[1, keys, c]), tracked(&[1, keys, c])];
         let masked = if causal { ", causal" } else { "" };
         let name = format!("attention {heads}x{size}, {queries} queries of {keys} keys{masked}");
-        checks.push(check(name, inputs, move |tape, x, _| {
-            ops::attention(tape, &x[0], &x[1], &x[2], heads, causal)
-        }));
+        checks.push(check(name, inputs, move |tape, x, _| ops::attention(tape, &x[0], &x[1], &x[2], heads, causal)));
     }
     // The VAE's head.
     let tokens = ((most_flops / (12 * 512)) as f64).sqrt() as usize;
     let tokens = tokens.clamp(16, SIDE * SIDE);
     let inputs = (0..3).map(|_| tracked(&[1, tokens, 512])).collect();
-    checks.push(check(
-        format!("attention 1x512, {tokens} queries"),
-        inputs,
-        |tape, x, _| ops::attention(tape, &x[0], &x[1], &x[2], 1, false),
-    ));
+    checks.push(check(format!("attention 1x512, {tokens} queries"), inputs, |tape, x, _| {
+        ops::attention(tape, &x[0], &x[1], &x[2], 1, false)
+    }));
     checks
 }
 
@@ -259,9 +199,7 @@ fn norms(most_flops: usize) -> Vec<Check> {
         let side = side(fit(most_flops, 50 * c, most * most));
         let inputs = vec![tracked(&[2, side, side, c]), vector(c), vector(c)];
         let name = format!("group_norm{} 2x{side}x{side}x{c}", if silu { "+silu" } else { "" });
-        checks.push(check(name, inputs, move |tape, x, _| {
-            ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, silu)
-        }));
+        checks.push(check(name, inputs, move |tape, x, _| ops::group_norm(tape, &x[0], &x[1], &x[2], 32, 1e-5, silu)));
     }
     for (most, c) in [(SIDE * SIDE, 320), (TOKENS, 768), (256, 1280)] {
         let rows = fit(most_flops, 50 * c, most);

@@ -33,14 +33,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            count: 1000,
-            seed: 42,
-            max_similarity: 0.8,
-            requests_per_round: 5,
-            max_stalled: 25,
-            strict_words: false,
-        }
+        Self { count: 1000, seed: 42, max_similarity: 0.8, requests_per_round: 5, max_stalled: 25, strict_words: false }
     }
 }
 
@@ -86,14 +79,7 @@ impl<'a> Collector<'a> {
     pub fn new(skill: &'a Skill, options: &'a Options) -> Self {
         let mut pool = Pool::default();
         skill.seeds.iter().for_each(|seed| pool.insert(seed));
-        Self {
-            skill,
-            options,
-            pool,
-            texts: skill.seeds.clone(),
-            counts: Counts::default(),
-            stalled: 0,
-        }
+        Self { skill, options, pool, texts: skill.seeds.clone(), counts: Counts::default(), stalled: 0 }
     }
 
     pub fn counts(&self) -> &Counts {
@@ -139,11 +125,8 @@ impl<'a> Collector<'a> {
         }
         let cut = record.finish_reason.as_deref() == Some("length");
         let before = self.counts.kept;
-        let Captions {
-            captions,
-            not_understood,
-            partial,
-        } = reply::captions(&record.reply, self.skill.captions_per_request, cut);
+        let Captions { captions, not_understood, partial } =
+            reply::captions(&record.reply, self.skill.captions_per_request, cut);
         self.counts.lines_not_understood += not_understood;
         self.counts.cut_captions += partial;
         for caption in captions {

@@ -51,17 +51,11 @@ pub fn read(path: &Path) -> Result<HashMap<u64, Record>> {
     for (i, (line, record)) in jsonl::read::<Record>(path)?.into_iter().enumerate() {
         let request = record.request.unwrap_or(i as u64);
         if records.insert(request, record).is_some() {
-            return Err(Error::file(
-                path,
-                format!("line {line}: request {request} is there twice"),
-            ));
+            return Err(Error::file(path, format!("line {line}: request {request} is there twice")));
         }
     }
     if records.is_empty() {
-        return Err(Error::file(
-            path,
-            "holds no replies; expected lines such as {\"reply\": \"4. A caption ...\"}",
-        ));
+        return Err(Error::file(path, "holds no replies; expected lines such as {\"reply\": \"4. A caption ...\"}"));
     }
     Ok(records)
 }

@@ -37,11 +37,7 @@ pub fn captions(reply: &str, asked: usize, cut: bool) -> Captions {
     let count = |wanted: Marker| marked.iter().flatten().filter(|(marker, _)| *marker == wanted).count();
     let (numbers, bullets) = (count(Marker::Number), count(Marker::Bullet));
     let items: Vec<Option<&str>> = if numbers + bullets > 0 {
-        let wanted = if numbers >= bullets {
-            Marker::Number
-        } else {
-            Marker::Bullet
-        };
+        let wanted = if numbers >= bullets { Marker::Number } else { Marker::Bullet };
         let text = |item: Option<(Marker, _)>| item.filter(|(marker, _)| *marker == wanted).map(|(_, text)| text);
         marked.into_iter().map(text).collect()
     } else {
@@ -71,10 +67,7 @@ fn collect(items: Vec<Option<&str>>, cut: bool) -> Captions {
 /// not, or was cut.
 fn json_array(reply: &str, cut: bool) -> Option<Captions> {
     let body = reply.trim();
-    let body = body
-        .strip_prefix("```json")
-        .or(body.strip_prefix("```"))
-        .unwrap_or(body);
+    let body = body.strip_prefix("```json").or(body.strip_prefix("```")).unwrap_or(body);
     let body = body.strip_suffix("```").unwrap_or(body).trim();
     if cut || !body.starts_with(['[', '{']) {
         return None;
@@ -121,14 +114,7 @@ fn marker(line: &str) -> Option<(Marker, &str)> {
 /// A caption without quotes, emphasis and anything that is not plain text.
 fn caption(text: &str) -> String {
     let mut text = text.trim();
-    for (open, close) in [
-        ("**", "**"),
-        ("\"", "\""),
-        ("“", "”"),
-        ("'", "'"),
-        ("‘", "’"),
-        ("`", "`"),
-    ] {
+    for (open, close) in [("**", "**"), ("\"", "\""), ("“", "”"), ("'", "'"), ("‘", "’"), ("`", "`")] {
         if let Some(inner) = text.strip_prefix(open).and_then(|t| t.strip_suffix(close))
             && !inner.contains(open)
         {

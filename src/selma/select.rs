@@ -87,11 +87,7 @@ pub fn write(out: &Path, chosen: &[&Candidate], root: &Path) -> Result<()> {
     if chosen.is_empty() {
         return Err(Error::Failed("no picture was chosen; take a lower threshold".into()));
     }
-    let rows: Vec<Value> = chosen
-        .iter()
-        .enumerate()
-        .map(|(i, candidate)| row(i, candidate, root))
-        .collect();
+    let rows: Vec<Value> = chosen.iter().enumerate().map(|(i, candidate)| row(i, candidate, root)).collect();
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let metadata = out.join("metadata.jsonl");
     if std::fs::read(&metadata).is_ok_and(|there| there != text.as_bytes()) {

@@ -18,17 +18,8 @@ const BUILT_IN: [(&str, &str); 6] = [
 ];
 
 /// The keys of a skill file. A test holds them and [`Skill`] together.
-const KEYS: [&str; 9] = [
-    "id",
-    "aliases",
-    "title",
-    "instruction",
-    "word_limit",
-    "seeds",
-    "examples",
-    "captions_per_request",
-    "abilities",
-];
+const KEYS: [&str; 9] =
+    ["id", "aliases", "title", "instruction", "word_limit", "seeds", "examples", "captions_per_request", "abilities"];
 
 /// What a skill's prompts are asked for with.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -125,9 +116,7 @@ impl Skill {
                 return Err(Error::file(path, unknown_key(key)));
             }
         }
-        let skill: Skill = table
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::file(path, e.message()))?;
+        let skill: Skill = table.try_into().map_err(|e: toml::de::Error| Error::file(path, e.message()))?;
         skill.check().map_err(|message| Error::file(path, message))?;
         Ok(skill)
     }
@@ -159,10 +148,7 @@ impl Skill {
         }
         for (i, seed) in self.seeds.iter().enumerate() {
             if !seed.chars().any(|c| c.is_ascii_alphanumeric()) || seed.chars().any(char::is_control) {
-                return Err(format!(
-                    "seeds: number {} is {seed:?}, expected one line of words",
-                    i + 1
-                ));
+                return Err(format!("seeds: number {} is {seed:?}, expected one line of words", i + 1));
             }
         }
         if self.instruction.trim().is_empty() {
@@ -218,10 +204,7 @@ impl Skill {
 fn unknown_key(given: &str) -> String {
     let similarity = |key: &&str| strsim::jaro_winkler(given, key);
     let closest = KEYS.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    format!(
-        "unknown key `{given}`; the closest known one is `{}`",
-        closest.expect("there are keys")
-    )
+    format!("unknown key `{given}`; the closest known one is `{}`", closest.expect("there are keys"))
 }
 
 #[cfg(test)]

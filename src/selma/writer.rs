@@ -74,10 +74,7 @@ impl Endpoint {
     pub fn open(client: Client, recording: &Path) -> Result<Self> {
         let endpoint = Self::counted(client, recording)?;
         let budget = &endpoint.client.budget;
-        endpoint
-            .recorded
-            .values()
-            .for_each(|record| budget.add_recorded(record.usage()));
+        endpoint.recorded.values().for_each(|record| budget.add_recorded(record.usage()));
         Ok(endpoint)
     }
 
@@ -95,11 +92,7 @@ impl Endpoint {
                 recording.display()
             )));
         }
-        Ok(Self {
-            client,
-            recorder,
-            recorded,
-        })
+        Ok(Self { client, recorder, recorded })
     }
 
     pub fn client(&self) -> &Client {
@@ -128,11 +121,7 @@ impl Writer for Endpoint {
     fn answer(&mut self, asks: &[Ask]) -> Result<Vec<Record>> {
         let earlier: Vec<Option<Record>> = asks.iter().map(|ask| self.recorded.remove(&ask.request)).collect();
         for (ask, record) in asks.iter().zip(&earlier) {
-            if record
-                .as_ref()
-                .and_then(|record| record.prompt.as_ref())
-                .is_some_and(|prompt| *prompt != ask.prompt)
-            {
+            if record.as_ref().and_then(|record| record.prompt.as_ref()).is_some_and(|prompt| *prompt != ask.prompt) {
                 return Err(Error::Usage(format!(
                     "the recording beside --out has another request {}: it was made from other prompts, or with another \
                      skill, seed or similarity; use those, or another --out",
@@ -146,9 +135,7 @@ impl Writer for Endpoint {
                 Some(record) => Ok(record),
                 None => this.ask(ask),
             };
-            let running: Vec<_> = (asks.iter().zip(earlier))
-                .map(|one| scope.spawn(move || answer(one)))
-                .collect();
+            let running: Vec<_> = (asks.iter().zip(earlier)).map(|one| scope.spawn(move || answer(one))).collect();
             running.into_iter().map(join).collect()
         })
     }

@@ -38,11 +38,7 @@ static FILES: [(&str, &[u8]); 12] = files![
 /// # Errors
 /// As [`unpack`]; [`Error::Failed`] where neither variable is set.
 pub fn folder() -> Result<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
     let cache = cache.ok_or_else(|| {
         Error::Failed("no place to unpack the built-in model: set HOME or XDG_CACHE_HOME to a folder".into())

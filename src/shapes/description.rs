@@ -98,30 +98,15 @@ pub struct Description {
 }
 
 impl Shape {
-    pub const ALL: [Shape; 7] = [
-        Shape::Circle,
-        Shape::Square,
-        Shape::Triangle,
-        Shape::Star,
-        Shape::Heart,
-        Shape::Cross,
-        Shape::Diamond,
-    ];
+    pub const ALL: [Shape; 7] =
+        [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Star, Shape::Heart, Shape::Cross, Shape::Diamond];
 
     pub fn name(self) -> &'static str {
         ["circle", "square", "triangle", "star", "heart", "cross", "diamond"][self as usize]
     }
 
     pub fn plural(self) -> &'static str {
-        [
-            "circles",
-            "squares",
-            "triangles",
-            "stars",
-            "hearts",
-            "crosses",
-            "diamonds",
-        ][self as usize]
+        ["circles", "squares", "triangles", "stars", "hearts", "crosses", "diamonds"][self as usize]
     }
 
     /// The colours that this shape has in every skill but `defying`, which takes the others: this world's common sense.
@@ -168,9 +153,7 @@ impl Colour {
     pub const NEUTRALS: [Colour; 3] = [Colour::White, Colour::Gray, Colour::Black];
 
     pub fn name(self) -> &'static str {
-        [
-            "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "gray", "black",
-        ][self as usize]
+        ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "gray", "black"][self as usize]
     }
 
     /// The sRGB value that the name stands for. Any two are at least 85 apart, so that a picture that came through a
@@ -202,13 +185,7 @@ impl Place {
     pub const ALL: [Place; 5] = [Place::Top, Place::Bottom, Place::Left, Place::Right, Place::Middle];
 
     pub fn phrase(self) -> &'static str {
-        [
-            "at the top",
-            "at the bottom",
-            "on the left side",
-            "on the right side",
-            "in the middle",
-        ][self as usize]
+        ["at the top", "at the bottom", "on the left side", "on the right side", "in the middle"][self as usize]
     }
 }
 
@@ -232,13 +209,7 @@ impl Relation {
 impl Thing {
     /// "a", of any colour and size.
     pub fn new(shape: Shape) -> Self {
-        Self {
-            shape,
-            colour: None,
-            size: None,
-            count: None,
-            place: None,
-        }
+        Self { shape, colour: None, size: None, count: None, place: None }
     }
 
     /// How many are to be drawn.

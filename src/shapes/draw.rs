@@ -20,9 +20,7 @@ impl Draw {
     /// The choices of example `index` of the numbered `kind` of examples.
     pub(super) fn new(seed: u64, purpose: Purpose, kind: u32, index: u64) -> Self {
         let step = u64::from(kind) << 32 | purpose as u64;
-        Self {
-            words: Box::new(random::words(seed, Stream::Shapes, index, step, 0).flatten()),
-        }
+        Self { words: Box::new(random::words(seed, Stream::Shapes, index, step, 0).flatten()) }
     }
 
     /// The choices for picture `index` to a caption that is not of a skill.

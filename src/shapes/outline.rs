@@ -90,19 +90,13 @@ mod tests {
                 let beyond = radius(shape) + 0.01;
                 assert!(!contains(shape, beyond * cos, beyond * sin), "{shape:?} is wider");
                 if let Some((down, room)) = room(shape) {
-                    assert!(
-                        contains(shape, 0.99 * room * cos, down + 0.99 * room * sin),
-                        "{shape:?} has less room"
-                    );
+                    assert!(contains(shape, 0.99 * room * cos, down + 0.99 * room * sin), "{shape:?} has less room");
                 }
             }
             for i in 0..=400 {
                 let along = (i as f32 / 200.0 - 1.0) * 1.5;
                 for side in [REACH + 0.01, -REACH - 0.01] {
-                    assert!(
-                        !contains(shape, side, along) && !contains(shape, along, side),
-                        "{shape:?} reaches out"
-                    );
+                    assert!(!contains(shape, side, along) && !contains(shape, along, side), "{shape:?} reaches out");
                 }
             }
         }

@@ -12,16 +12,13 @@ const SAMPLES: u32 = 8;
 
 /// Paints the background, then the objects in their order.
 pub fn render(scene: &Scene) -> RgbImage {
-    let mut canvas: Vec<[f32; 3]> = (0..SIDE * SIDE)
-        .map(|i| background(scene, (i % SIDE) as f32 + 0.5, (i / SIDE) as f32 + 0.5))
-        .collect();
+    let mut canvas: Vec<[f32; 3]> =
+        (0..SIDE * SIDE).map(|i| background(scene, (i % SIDE) as f32 + 0.5, (i / SIDE) as f32 + 0.5)).collect();
     for object in &scene.objects {
         paint(&mut canvas, object);
     }
     let pixel = |x: u32, y: u32| canvas[(y * SIDE + x) as usize];
-    RgbImage::from_fn(SIDE, SIDE, |x, y| {
-        Rgb(pixel(x, y).map(|v| v.clamp(0.0, 255.0).round_ties_even() as u8))
-    })
+    RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb(pixel(x, y).map(|v| v.clamp(0.0, 255.0).round_ties_even() as u8)))
 }
 
 fn background(scene: &Scene, x: f32, y: f32) -> [f32; 3] {
@@ -29,10 +26,7 @@ fn background(scene: &Scene, x: f32, y: f32) -> [f32; 3] {
     let change = match scene.shade {
         None => 0.0,
         Some(Shade { vertical: true, change }) => change * along(y),
-        Some(Shade {
-            vertical: false,
-            change,
-        }) => change * along(x),
+        Some(Shade { vertical: false, change }) => change * along(x),
     };
     scene.background.map(|v| v + change)
 }

@@ -89,10 +89,7 @@ pub fn lay_out(description: &Description, draw: &mut Draw) -> Result<Scene> {
             return Ok(scene);
         }
     }
-    Err(Error::Failed(format!(
-        "found no place for all of {} things in one picture",
-        description.total()
-    )))
+    Err(Error::Failed(format!("found no place for all of {} things in one picture", description.total())))
 }
 
 fn is_inside(description: &Description, thing: usize) -> bool {
@@ -102,19 +99,13 @@ fn is_inside(description: &Description, thing: usize) -> bool {
 
 /// The background, without objects.
 fn backdrop(description: &Description, draw: &mut Draw) -> Scene {
-    let open = Backdrop {
-        colour: draw.choose(&Colour::NEUTRALS),
-        shading: None,
-    };
+    let open = Backdrop { colour: draw.choose(&Colour::NEUTRALS), shading: None };
     let backdrop = description.backdrop.unwrap_or(open);
     let shaded = match backdrop.shading {
         Some(shading) => shading == Shading::Shaded,
         None => draw.chance(0.25),
     };
-    let shade = Shade {
-        vertical: draw.chance(0.6),
-        change: draw.between(24.0, 34.0) * draw.choose(&[-1.0, 1.0]),
-    };
+    let shade = Shade { vertical: draw.chance(0.6), change: draw.between(24.0, 34.0) * draw.choose(&[-1.0, 1.0]) };
     let shade = shaded.then_some(shade);
     // Away from white and black by as much as it will change, so that neither side is cut off.
     let change = shade.map_or(0.0, |shade| shade.change.abs());
@@ -161,18 +152,8 @@ fn place(description: &Description, colours: &[Colour], spots: &[[f32; 2]], draw
                     (x, y)
                 }
             };
-            let object = Object {
-                shape,
-                colour: colours[thing],
-                ink: [0.0; 3],
-                x,
-                y,
-                size,
-                thing,
-            };
-            let placed = description.things[thing]
-                .place
-                .is_none_or(|place| holds_place(&object, place));
+            let object = Object { shape, colour: colours[thing], ink: [0.0; 3], x, y, size, thing };
+            let placed = description.things[thing].place.is_none_or(|place| holds_place(&object, place));
             if !placed || objects.iter().any(|other| !apart(description, &object, other)) {
                 return None;
             }

@@ -51,20 +51,14 @@ impl Split {
 
 /// FNV-1a, 64 bits, with its bits mixed: the lowest of the plain hash are weak. Source: draft-eastlake-fnv.
 fn fnv1a(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
 }
 
 impl Skill {
-    pub const ALL: [Skill; 5] = [
-        Skill::Everyday,
-        Skill::Counting,
-        Skill::Spatial,
-        Skill::Paragraph,
-        Skill::Defying,
-    ];
+    pub const ALL: [Skill; 5] = [Skill::Everyday, Skill::Counting, Skill::Spatial, Skill::Paragraph, Skill::Defying];
 
     pub fn name(self) -> &'static str {
         ["everyday", "counting", "spatial", "paragraph", "defying"][self as usize]
@@ -126,10 +120,7 @@ impl Skill {
 
 fn usual_thing(draw: &mut Draw) -> Thing {
     let shape = draw.choose(&Shape::ALL);
-    Thing {
-        colour: Some(draw.choose(shape.usual_colours())),
-        ..Thing::new(shape)
-    }
+    Thing { colour: Some(draw.choose(shape.usual_colours())), ..Thing::new(shape) }
 }
 
 /// `count` usual things, no two of the same colour and shape.
@@ -147,10 +138,8 @@ fn usual_things(count: usize, draw: &mut Draw) -> Vec<Thing> {
 
 fn neutral_backdrop(probability: f32, draw: &mut Draw) -> Option<Backdrop> {
     let shading = [None, None, Some(Shading::Plain), Some(Shading::Shaded)];
-    draw.chance(probability).then(|| Backdrop {
-        colour: draw.choose(&Colour::NEUTRALS),
-        shading: draw.choose(&shading),
-    })
+    draw.chance(probability)
+        .then(|| Backdrop { colour: draw.choose(&Colour::NEUTRALS), shading: draw.choose(&shading) })
 }
 
 fn everyday(draw: &mut Draw) -> Description {
@@ -159,11 +148,7 @@ fn everyday(draw: &mut Draw) -> Description {
     if count == 1 {
         things[0].size = draw.choose(&[None, Some(Size::Small), Some(Size::Large)]);
     }
-    Description {
-        things,
-        claims: Vec::new(),
-        backdrop: neutral_backdrop(0.5, draw),
-    }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.5, draw) }
 }
 
 fn counting(draw: &mut Draw) -> Description {
@@ -177,21 +162,13 @@ fn counting(draw: &mut Draw) -> Description {
             }
         }
     }
-    Description {
-        things,
-        claims: Vec::new(),
-        backdrop: neutral_backdrop(0.4, draw),
-    }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.4, draw) }
 }
 
 const DIRECTIONS: [Relation; 4] = [Relation::LeftOf, Relation::RightOf, Relation::Above, Relation::Below];
 
 fn claim(subject: usize, relation: Relation, object: usize) -> Claim {
-    Claim {
-        subject,
-        relation,
-        object,
-    }
+    Claim { subject, relation, object }
 }
 
 fn spatial(draw: &mut Draw) -> Description {
@@ -214,38 +191,23 @@ fn spatial(draw: &mut Draw) -> Description {
             things[usize::from(!swap)].place = Some(second);
         }
     }
-    Description {
-        things,
-        claims,
-        backdrop: neutral_backdrop(0.35, draw),
-    }
+    Description { things, claims, backdrop: neutral_backdrop(0.35, draw) }
 }
 
 fn paragraph(draw: &mut Draw) -> Description {
     let mut things = usual_things(draw.choose(&[2, 2, 3]), draw);
     // Two large things do not fit side by side.
     let sizes = match things.len() {
-        2 => [
-            [Size::Small, Size::Large],
-            [Size::Large, Size::Small],
-            [Size::Small, Size::Small],
-        ][draw.below(3)]
-        .to_vec(),
+        2 => {
+            [[Size::Small, Size::Large], [Size::Large, Size::Small], [Size::Small, Size::Small]][draw.below(3)].to_vec()
+        }
         _ => vec![Size::Small; 3],
     };
     for (thing, size) in things.iter_mut().zip(sizes) {
         thing.size = draw.chance(0.75).then_some(size);
     }
-    let claims = if draw.chance(0.6) {
-        vec![claim(0, draw.choose(&DIRECTIONS), 1)]
-    } else {
-        Vec::new()
-    };
-    Description {
-        things,
-        claims,
-        backdrop: neutral_backdrop(0.85, draw),
-    }
+    let claims = if draw.chance(0.6) { vec![claim(0, draw.choose(&DIRECTIONS), 1)] } else { Vec::new() };
+    Description { things, claims, backdrop: neutral_backdrop(0.85, draw) }
 }
 
 /// A colour that the shape never has in the other skills.
@@ -254,10 +216,7 @@ fn odd_thing(shapes: &[Shape], draw: &mut Draw) -> Thing {
     loop {
         let colour = draw.choose(&Colour::HUES);
         if !shape.usual_colours().contains(&colour) {
-            return Thing {
-                colour: Some(colour),
-                ..Thing::new(shape)
-            };
+            return Thing { colour: Some(colour), ..Thing::new(shape) };
         }
     }
 }
@@ -279,21 +238,11 @@ fn defying(draw: &mut Draw) -> Description {
         // Neither a nested pair nor a contrast would show.
         return defying(draw);
     }
-    let free: Vec<_> = Colour::HUES
-        .into_iter()
-        .filter(|colour| !taken.contains(colour))
-        .collect();
+    let free: Vec<_> = Colour::HUES.into_iter().filter(|colour| !taken.contains(colour)).collect();
     let backdrop = if draw.chance(0.45) {
-        Some(Backdrop {
-            colour: draw.choose(&free),
-            shading: None,
-        })
+        Some(Backdrop { colour: draw.choose(&free), shading: None })
     } else {
         neutral_backdrop(0.3, draw)
     };
-    Description {
-        things,
-        claims,
-        backdrop,
-    }
+    Description { things, claims, backdrop }
 }

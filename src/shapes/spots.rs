@@ -44,11 +44,7 @@ struct Direction {
 
 /// What the first claim or the first thing's place says of it.
 fn direction(description: &Description) -> Option<Direction> {
-    let (vertical, reversed) = match description
-        .claims
-        .iter()
-        .find(|claim| claim.relation != Relation::Inside)
-    {
+    let (vertical, reversed) = match description.claims.iter().find(|claim| claim.relation != Relation::Inside) {
         Some(claim) => {
             let (vertical, reversed) = match claim.relation {
                 Relation::LeftOf => (false, false),

@@ -57,12 +57,7 @@ pub fn tokenizer_files() -> TokenizerFiles {
     let merges = learn_merges(&WORDS);
     let ended = bytes.iter().map(|symbol| format!("{symbol}{END_OF_WORD}"));
     let merged = merges.iter().map(|(left, right)| format!("{left}{right}"));
-    let tokens = bytes
-        .iter()
-        .cloned()
-        .chain(ended)
-        .chain(merged)
-        .chain([START.into(), END.into()]);
+    let tokens = bytes.iter().cloned().chain(ended).chain(merged).chain([START.into(), END.into()]);
     let vocab: serde_json::Map<_, _> = tokens.enumerate().map(|(id, token)| (token, json!(id))).collect();
     let lines: Vec<_> = merges.iter().map(|(left, right)| format!("{left} {right}\n")).collect();
     let special = json!({ "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END });
@@ -95,9 +90,7 @@ fn byte_symbols() -> Vec<String> {
     let printable = |byte: &u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let others = (0..256).filter(|byte| !printable(byte)).count() as u32;
     let code_points = (0..256).filter(printable).chain(256..256 + others);
-    code_points
-        .map(|code| char::from_u32(code).expect("below the surrogates").to_string())
-        .collect()
+    code_points.map(|code| char::from_u32(code).expect("below the surrogates").to_string()).collect()
 }
 
 /// Byte-pair encoding until every word is one symbol: the most frequent pair first, ties in alphabetical order.

@@ -37,22 +37,13 @@ impl Tensor {
     /// # Panics
     /// If the lengths do not match: sizes from outside are checked before they come here.
     pub fn new<T: Element>(data: Vec<T>, shape: &[usize]) -> Self {
-        assert_eq!(
-            data.len(),
-            shape.iter().product::<usize>(),
-            "data does not fill shape {shape:?}"
-        );
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "data does not fill shape {shape:?}");
         Self::over(Arc::new(Storage::new(data)), 0, shape)
     }
 
     fn over(storage: Arc<Storage>, offset: usize, shape: &[usize]) -> Self {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self {
-            id,
-            shape: shape.into(),
-            offset,
-            storage,
-        }
+        Self { id, shape: shape.into(), offset, storage }
     }
 
     /// Stores computed values in `dtype`, rounding once: the last line of every CPU op.
@@ -91,12 +82,9 @@ impl Tensor {
 
     /// The shape as an array, for ops that know how many dimensions they take.
     pub fn dims<const N: usize>(&self, op: &'static str) -> Result<[usize; N]> {
-        self.shape().try_into().map_err(|_| {
-            Error::shape(
-                op,
-                format!("expected {N} dimensions, got a tensor of shape {:?}", self.shape()),
-            )
-        })
+        self.shape()
+            .try_into()
+            .map_err(|_| Error::shape(op, format!("expected {N} dimensions, got a tensor of shape {:?}", self.shape())))
     }
 
     /// All leading dimensions as one, and the last: `[.., c]` as `[rows, c]`.
@@ -161,10 +149,7 @@ impl Tensor {
     /// The tensor itself.
     pub fn try_into_vec<T: Real>(mut self) -> std::result::Result<Vec<T>, Self> {
         let whole = self.offset == 0 && self.storage.on_host() && self.storage.bytes().len() == self.byte_len();
-        match Arc::get_mut(&mut self.storage)
-            .filter(|_| whole)
-            .and_then(Storage::take)
-        {
+        match Arc::get_mut(&mut self.storage).filter(|_| whole).and_then(Storage::take) {
             Some(data) => Ok(data),
             None => Err(self),
         }
@@ -214,12 +199,7 @@ impl Tensor {
     /// # Panics
     /// If the number of elements differs.
     pub fn with_shape(&self, shape: &[usize]) -> Self {
-        assert_eq!(
-            self.len(),
-            shape.iter().product::<usize>(),
-            "{:?} as {shape:?}",
-            self.shape()
-        );
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "{:?} as {shape:?}", self.shape());
         Self::over(self.storage.clone(), self.offset, shape)
     }
 
@@ -229,10 +209,7 @@ impl Tensor {
     /// # Panics
     /// If the range leaves the tensor.
     pub fn view(&self, offset: usize, shape: &[usize]) -> Self {
-        assert!(
-            offset + shape.iter().product::<usize>() <= self.len(),
-            "a view leaves its tensor"
-        );
+        assert!(offset + shape.iter().product::<usize>() <= self.len(), "a view leaves its tensor");
         Self::over(self.storage.clone(), self.offset + offset, shape)
     }
 }
@@ -246,12 +223,10 @@ impl std::fmt::Debug for Tensor {
 fn convert<A: Element, B: Element>(from: &[A], f: impl Fn(A) -> B + Sync) -> Vec<B> {
     const CHUNK: usize = 1 << 14;
     let mut to = buffer(from.len());
-    to.par_chunks_mut(CHUNK)
-        .zip(from.par_chunks(CHUNK))
-        .for_each(|(to, from)| {
-            for (t, &x) in to.iter_mut().zip(from) {
-                *t = f(x);
-            }
-        });
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+        for (t, &x) in to.iter_mut().zip(from) {
+            *t = f(x);
+        }
+    });
     to
 }

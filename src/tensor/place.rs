@@ -21,11 +21,7 @@ impl Tensor {
     /// # Panics
     /// If the lengths do not match.
     pub fn on_gpu(memory: Buffer, shape: &[usize]) -> Self {
-        assert_eq!(
-            memory.len(),
-            shape.iter().product::<usize>(),
-            "the memory does not fill shape {shape:?}"
-        );
+        assert_eq!(memory.len(), shape.iter().product::<usize>(), "the memory does not fill shape {shape:?}");
         Self::over(Arc::new(Storage::Gpu(memory)), 0, shape)
     }
 

@@ -128,10 +128,7 @@ fn log(x: f32) -> f32 {
         m += m;
     }
     let f = m - 1.0;
-    let polynomial = COEFFICIENTS
-        .iter()
-        .skip(1)
-        .fold(COEFFICIENTS[0], |p, &c| p.mul_add(f, c));
+    let polynomial = COEFFICIENTS.iter().skip(1).fold(COEFFICIENTS[0], |p, &c| p.mul_add(f, c));
     let square = f * f;
     let e = exponent as f32;
     // ln 2 in two parts, the first with few enough bits to be exact times an exponent.
@@ -147,9 +144,7 @@ fn sin_cos_turns(word: u32) -> (f32, f32) {
     let rest = word.wrapping_sub(quarter << 30) as i32;
     let x = (rest >> 6) as f32 * (2.0 * PI / 67_108_864.0);
     let z = x * x;
-    let s = (-1.951_529_6e-4f32)
-        .mul_add(z, 8.332_161e-3)
-        .mul_add(z, -1.666_665_5e-1);
+    let s = (-1.951_529_6e-4f32).mul_add(z, 8.332_161e-3).mul_add(z, -1.666_665_5e-1);
     let sin = (s * z).mul_add(x, x);
     let c = 2.443_315_7e-5f32.mul_add(z, -1.388_731_6e-3).mul_add(z, 4.166_664_6e-2);
     let cos = (c * z).mul_add(z, (-0.5f32).mul_add(z, 1.0));
@@ -171,11 +166,7 @@ mod tests {
         let ones = u32::MAX;
         let known = [
             ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
-            (
-                [ones; 4],
-                [ones; 2],
-                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-            ),
+            ([ones; 4], [ones; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -228,10 +219,6 @@ mod tests {
         }
         assert!(seen.iter().all(|&count| (150..250).contains(&count)), "{seen:?}");
         assert_eq!(below(0, Stream::Choice, 0, 0, 1), 0);
-        assert!(
-            uniform(0, Stream::Choice, 0, 0, 1000)
-                .iter()
-                .all(|x| (0.0..1.0).contains(x))
-        );
+        assert!(uniform(0, Stream::Choice, 0, 0, 1000).iter().all(|x| (0.0..1.0).contains(x)));
     }
 }

@@ -79,9 +79,7 @@ pub fn buffer<T: Element>(len: usize) -> Vec<T> {
 /// Gives a buffer back for reuse.
 pub fn recycle<T: Element>(data: Vec<T>) {
     if data.len() * size_of::<T>() >= SMALLEST_POOLED_BYTES {
-        POOL.lock()
-            .expect("no code panics while it holds the pool")
-            .take_back(data);
+        POOL.lock().expect("no code panics while it holds the pool").take_back(data);
     }
 }
 

@@ -73,10 +73,7 @@ impl Activations<'_> {
         let bytes = |values: usize| (values * DType::F32.size()) as u64;
         let most = bytes(largest(|l| l.passing) * self.batch + largest(|l| l.packed));
         let all = bytes(maps.values().sum::<usize>() * self.batch + operands.iter().sum::<usize>());
-        Sizes {
-            kept,
-            passing: all.min(most + POOL),
-        }
+        Sizes { kept, passing: all.min(most + POOL) }
     }
 
     /// Every resnet with its transformer, in the order of the network.
@@ -91,13 +88,7 @@ impl Activations<'_> {
             for j in 0..self.config.layers_per_block[i] {
                 let c_in = if j == 0 { c[i.saturating_sub(1)] } else { c[i] };
                 let name = format!("down_blocks.{i}");
-                layers.push(self.layer(
-                    &name,
-                    j,
-                    [c_in, c[i]],
-                    pixels(i),
-                    self.config.down_attention[i].then_some(i),
-                ));
+                layers.push(self.layer(&name, j, [c_in, c[i]], pixels(i), self.config.down_attention[i].then_some(i)));
                 skips.push(c[i]);
             }
             if i + 1 < blocks {
@@ -172,14 +163,7 @@ impl Activations<'_> {
         // Queries, keys, values and the result; projections share what they read.
         kept += 4 * c + any(&["attn1.to_q", "attn1.to_k", "attn1.to_v"]);
         kept += 2 * c + any(&["attn2.to_q"]);
-        for module in [
-            "attn1.to_q",
-            "attn1.to_k",
-            "attn1.to_v",
-            "attn1.to_out.0",
-            "attn2.to_q",
-            "attn2.to_out.0",
-        ] {
+        for module in ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0"] {
             kept += branch(module, 0);
         }
         kept += branch("ff.net.0.proj", c) + branch("ff.net.2", 4 * c);

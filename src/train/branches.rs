@@ -59,10 +59,7 @@ impl Branches {
 
     /// A and B of every module, in order.
     pub fn params(&self) -> Vec<Param> {
-        self.0
-            .iter()
-            .flat_map(|(_, b)| [b.down.clone(), b.up.clone()])
-            .collect()
+        self.0.iter().flat_map(|(_, b)| [b.down.clone(), b.up.clone()]).collect()
     }
 
     /// The expert with the f32 values of `master`, which has those of [`Branches::params`] one after the other.

@@ -31,11 +31,7 @@ pub struct RunIdentity {
 
 impl RunIdentity {
     fn entries(&self) -> [(&'static str, &String); 3] {
-        [
-            ("selma.settings", &self.settings),
-            ("selma.model", &self.model),
-            ("selma.data", &self.data),
-        ]
+        [("selma.settings", &self.settings), ("selma.model", &self.model), ("selma.data", &self.data)]
     }
 }
 
@@ -119,11 +115,7 @@ impl State {
             }
         }
         let step = file.metadata().get("selma.step").and_then(|s| s.parse().ok());
-        Ok(Self {
-            path: path.into(),
-            step: step.ok_or_else(|| damaged(path, "no step in its header"))?,
-            file,
-        })
+        Ok(Self { path: path.into(), step: step.ok_or_else(|| damaged(path, "no step in its header"))?, file })
     }
 
     /// Puts the state into `flat`.

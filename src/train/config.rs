@@ -30,9 +30,7 @@ impl Prediction {
             "auto" => Ok(Prediction::Auto),
             "epsilon" => Ok(Prediction::Epsilon),
             "v_prediction" | "v-prediction" => Ok(Prediction::VPrediction),
-            _ => Err(Error::Usage(format!(
-                "prediction {name}: expected auto, epsilon or v_prediction"
-            ))),
+            _ => Err(Error::Usage(format!("prediction {name}: expected auto, epsilon or v_prediction"))),
         }
     }
 
@@ -189,10 +187,7 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Usage`] for another name.
     pub fn preset(name: &str) -> Result<Self> {
-        let sd = Self {
-            resolution: Some(512),
-            ..Self::default()
-        };
+        let sd = Self { resolution: Some(512), ..Self::default() };
         match name {
             "selma-sd" => Ok(sd),
             "selma-sdxl" => Ok(Self {
@@ -234,9 +229,7 @@ impl TrainConfig {
     pub fn with(&self, others: toml::Table) -> Result<Self> {
         let mut table: toml::Table = self.to_toml()?.parse().expect("it was just written");
         table.extend(keys::canonical(others)?);
-        table
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::Usage(e.to_string().trim_end().to_string()))
+        table.try_into().map_err(|e: toml::de::Error| Error::Usage(e.to_string().trim_end().to_string()))
     }
 
     /// The resolved settings as TOML: what [`TrainConfig::from_toml`] reads back to the same value.
@@ -266,11 +259,7 @@ impl TrainConfig {
             ("--data", self.data.as_os_str() == ""),
             ("--out", self.out.as_os_str() == ""),
         ];
-        let missing: Vec<&str> = needed
-            .into_iter()
-            .filter(|(_, missing)| *missing)
-            .map(|(name, _)| name)
-            .collect();
+        let missing: Vec<&str> = needed.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name).collect();
         if !missing.is_empty() {
             let message = format!("missing: {} (options, or keys of a --config file)", missing.join(", "));
             return Err(Error::Usage(message));
@@ -283,12 +272,7 @@ impl TrainConfig {
         require(self.save_every >= 1, "save-every", &self.save_every, "at least 1")?;
         let expected = format!("at most steps ({})", self.steps);
         require(self.warmup <= self.steps, "warmup", &self.warmup, &expected)?;
-        require(
-            !self.targets.is_empty(),
-            "targets",
-            &"empty",
-            "at least one module suffix",
-        )?;
+        require(!self.targets.is_empty(), "targets", &"empty", "at least one module suffix")?;
         positive("lr", self.lr)?;
         positive("eps", self.eps)?;
         positive("alpha", self.alpha())?;
@@ -299,24 +283,14 @@ impl TrainConfig {
         fraction("betas", self.betas[0])?;
         fraction("betas", self.betas[1])?;
         let dropout = self.caption_dropout;
-        require(
-            (0.0..=1.0).contains(&dropout),
-            "caption-dropout",
-            &dropout,
-            "from 0 to 1",
-        )?;
+        require((0.0..=1.0).contains(&dropout), "caption-dropout", &dropout, "from 0 to 1")?;
         if let Some(side) = self.resolution {
             // Eight pixels are one latent.
             let ok = (8..=8192).contains(&side) && side.is_multiple_of(8);
             require(ok, "resolution", &side, "a multiple of 8 up to 8192")?;
         }
         let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty();
-        require(
-            sampling,
-            "sample-prompt",
-            &"empty",
-            "a prompt, because sample-every is set",
-        )?;
+        require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")?;
         self.lora_order()?;
         let precisions = ["auto", "f32", "bf16", "f16"];
         let known = precisions.contains(&self.precision.as_str());

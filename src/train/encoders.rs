@@ -82,10 +82,8 @@ impl Encoders {
         };
         let conditions = encoders.encode(&[caption.to_owned()], None, 0)?;
         let one = |t: &Tensor| Ok(t.to_cpu()?.cast(DType::F32).with_shape(&t.shape()[1..]));
-        let states = TextStates {
-            context: one(&conditions.context)?,
-            pooled: conditions.pooled.as_ref().map(one).transpose()?,
-        };
+        let states =
+            TextStates { context: one(&conditions.context)?, pooled: conditions.pooled.as_ref().map(one).transpose()? };
         self.cache.put_text(&key, &states)?;
         Ok(states)
     }
@@ -107,10 +105,7 @@ impl Encoders {
         }
         let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
         if identity::of_bytes(&bytes) != picture.digest {
-            return Err(Error::file(
-                &sample.image,
-                "the picture changed while the run was going",
-            ));
+            return Err(Error::file(&sample.image, "the picture changed while the run was going"));
         }
         let pixels = placement.apply(&image::decode(&bytes, &sample.image)?);
         let vae = match &self.vae {
@@ -126,10 +121,7 @@ impl Encoders {
         let (mean, logvar) = (mean.to_cpu()?, logvar.to_cpu()?);
         let one = &mean.shape()[1..];
         let std = logvar.reals::<f32>().iter().map(|l| (0.5 * l).exp()).collect();
-        let posterior = Posterior {
-            mean: mean.cast(DType::F32).with_shape(one),
-            std: Tensor::new(std, one),
-        };
+        let posterior = Posterior { mean: mean.cast(DType::F32).with_shape(one), std: Tensor::new(std, one) };
         if keep {
             self.cache.put_posterior(&key, &posterior)?;
         }

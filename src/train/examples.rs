@@ -60,12 +60,7 @@ impl Examples {
             pictures: pictures::survey(&dataset, watcher)?,
             loader: Loader::new(dataset.len(), config.batch_size, config.seed)?,
             dataset,
-            preprocess: Preprocess {
-                width: side,
-                height: side,
-                crop: config.crop,
-                flip: config.flip,
-            },
+            preprocess: Preprocess { width: side, height: side, crop: config.crop, flip: config.flip },
             config: config.clone(),
             scaling_factor: scaling_factor as f32,
             posterior_bytes: 2 * size_of::<f32>() * latent.iter().product::<usize>(),
@@ -195,19 +190,15 @@ impl Examples {
         Ok(MicroBatch {
             latents: batch(latents),
             noise: if self.config.noise_offset == 0.0 {
-                Noise::Drawn {
-                    seed: self.config.seed,
-                    positions: (number * n as u64..).take(n).collect(),
-                }
+                Noise::Drawn { seed: self.config.seed, positions: (number * n as u64..).take(n).collect() }
             } else {
                 Noise::Given(batch(offset_noise))
             },
             timesteps,
             context: conditions.context,
-            added: conditions.pooled.map(|text_embeds| AddedConditions {
-                text_embeds,
-                time_ids: Tensor::new(time_ids, &[n, 6]),
-            }),
+            added: conditions
+                .pooled
+                .map(|text_embeds| AddedConditions { text_embeds, time_ids: Tensor::new(time_ids, &[n, 6]) }),
         })
     }
 

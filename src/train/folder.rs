@@ -34,10 +34,7 @@ impl OutputFolder {
         for folder in folders {
             atomic::remove_leftovers(&folder)?;
         }
-        Ok(Self {
-            path: path.into(),
-            _lock: lock,
-        })
+        Ok(Self { path: path.into(), _lock: lock })
     }
 
     /// A file or folder inside.

@@ -27,13 +27,8 @@ pub enum Shape {
 }
 
 impl Shape {
-    pub const ALL: [Shape; 5] = [
-        Shape::Constant,
-        Shape::Linear,
-        Shape::Cosine,
-        Shape::CosineRestarts,
-        Shape::Polynomial,
-    ];
+    pub const ALL: [Shape; 5] =
+        [Shape::Constant, Shape::Linear, Shape::Cosine, Shape::CosineRestarts, Shape::Polynomial];
 
     /// The name on the command line and in configurations.
     pub fn name(self) -> &'static str {
@@ -84,14 +79,7 @@ pub struct LrSchedule {
 impl LrSchedule {
     /// With diffusers' defaults: one cycle, power 1.
     pub fn new(shape: Shape, lr: f64, warmup: u64, steps: u64) -> Self {
-        Self {
-            shape,
-            lr,
-            warmup,
-            steps,
-            cycles: 1.0,
-            power: 1.0,
-        }
+        Self { shape, lr, warmup, steps, cycles: 1.0, power: 1.0 }
     }
 
     /// The rates of all optimizer steps of the run, up to the last that differs from the one before; at least one.

@@ -40,10 +40,7 @@ impl Manifest {
                 text: sample.caption.clone(),
             }
         };
-        Self {
-            root: root.into(),
-            rows: dataset.samples().iter().zip(pictures).map(row).collect(),
-        }
+        Self { root: root.into(), rows: dataset.samples().iter().zip(pictures).map(row).collect() }
     }
 
     /// # Errors
@@ -101,10 +98,6 @@ fn differences(then: &BTreeMap<&str, Vec<&Row>>, now: &BTreeMap<&str, Vec<&Row>>
             Some(_) => {}
         }
     }
-    found.extend(
-        now.keys()
-            .filter(|name| !then.contains_key(*name))
-            .map(|name| format!("{name} is new")),
-    );
+    found.extend(now.keys().filter(|name| !then.contains_key(*name)).map(|name| format!("{name} is new")));
     found
 }

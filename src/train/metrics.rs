@@ -24,10 +24,7 @@ impl Metrics {
     /// [`Error::Io`] if it cannot be created.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(|e| Error::io(path, e))?;
-        Ok(Self {
-            path: path.into(),
-            file,
-        })
+        Ok(Self { path: path.into(), file })
     }
 
     /// Opens the file of an interrupted run and cuts it after the last line whose `step` is at most `step`. A file that
@@ -42,15 +39,9 @@ impl Metrics {
             Err(e) => return Err(Error::io(path, e)),
         };
         let keep = kept_bytes(path, &text, step)?;
-        let file = OpenOptions::new()
-            .append(true)
-            .open(path)
-            .map_err(|e| Error::io(path, e))?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io(path, e))?;
         file.set_len(keep as u64).map_err(|e| Error::io(path, e))?;
-        Ok(Self {
-            path: path.into(),
-            file,
-        })
+        Ok(Self { path: path.into(), file })
     }
 
     /// Appends `{"step": step, name: value, ...}`. JSON has no NaN or infinity: those are written as `null`.
@@ -65,9 +56,7 @@ impl Metrics {
         }
         let mut line = Value::Object(record).to_string();
         line.push('\n');
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(|e| Error::io(&self.path, e))
+        self.file.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, e))
     }
 
     /// Waits until what was appended is on the disk: called where a checkpoint is saved.
@@ -83,19 +72,14 @@ impl Metrics {
 fn kept_bytes(path: &Path, text: &[u8], step: u64) -> Result<usize> {
     let mut keep = 0;
     for (i, line) in text.split_inclusive(|&b| b == b'\n').enumerate() {
-        let found = serde_json::from_slice::<Value>(line)
-            .ok()
-            .and_then(|record| record.get("step")?.as_u64());
+        let found = serde_json::from_slice::<Value>(line).ok().and_then(|record| record.get("step")?.as_u64());
         match found {
             Some(found) if found <= step && line.ends_with(b"\n") => keep += line.len(),
             Some(_) => break,
             // A write that was cut short can only be the last line.
             None if keep + line.len() == text.len() => break,
             None => {
-                let message = format!(
-                    "line {} is not a record with a `step`; move the file away to go on",
-                    i + 1
-                );
+                let message = format!("line {} is not a record with a `step`; move the file away to go on", i + 1);
                 return Err(Error::file(path, message));
             }
         }

@@ -35,10 +35,7 @@ pub fn survey(dataset: &Dataset, watcher: &mut dyn Watcher) -> Result<Vec<Pictur
 
 fn picture(sample: &Sample) -> Result<Picture> {
     let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
-    Ok(Picture {
-        size: image::size(&bytes, &sample.image)?,
-        digest: identity::of_bytes(&bytes),
-    })
+    Ok(Picture { size: image::size(&bytes, &sample.image)?, digest: identity::of_bytes(&bytes) })
 }
 
 /// The hash of what a run learns from: names, pictures and captions, in their order.

@@ -76,10 +76,7 @@ impl Plans {
         let state = (trained * a_value) as u64;
         let a_sample = (kept + passing) / config.batch_size as u64;
         let mut phases = vec![
-            Phase {
-                name: "encoding captions",
-                parts: vec![("text encoders", text)],
-            },
+            Phase { name: "encoding captions", parts: vec![("text encoders", text)] },
             Phase {
                 name: "encoding pictures",
                 parts: vec![("VAE", vae_weights), ("activations", ENCODER_MAPS * map(side))],
@@ -107,35 +104,21 @@ impl Plans {
         }
         let plan = |mut phases: Vec<Phase>| {
             phases[0].parts.push(("vocabulary", VOCABULARY));
-            Plan {
-                phases,
-                program: PROGRAM,
-            }
+            Plan { phases, program: PROGRAM }
         };
         let Device::Gpu(gpu) = device else {
             let host = plan(phases);
-            return Ok(Self {
-                host,
-                gpu: None,
-                a_sample,
-            });
+            return Ok(Self { host, gpu: None, a_sample });
         };
         // Networks pass through on their way, and what is trained when it is saved.
-        let passing = |name, part, bytes| Phase {
-            name,
-            parts: vec![(part, bytes)],
-        };
+        let passing = |name, part, bytes| Phase { name, parts: vec![(part, bytes)] };
         let host = plan(vec![
             passing("encoding captions", "text encoders", text),
             passing("encoding pictures", "VAE", vae_weights),
             passing("training", "UNet, or saved values", unet_weights.max(2 * state)),
         ]);
         let there = Plan { phases, program: 0 };
-        Ok(Self {
-            host,
-            gpu: Some((gpu.clone(), there)),
-            a_sample,
-        })
+        Ok(Self { host, gpu: Some((gpu.clone(), there)), a_sample })
     }
 
     /// A line or more for each memory: what is planned, what is free, and how it divides into phases.

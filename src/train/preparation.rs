@@ -134,15 +134,7 @@ impl Preparation {
         examples.prepare(first * accumulated..config.steps * accumulated, &texts, watcher)?;
         let samples = match config.sample_every {
             0 => None,
-            _ => Some(samples(
-                &config,
-                &files,
-                scheduler,
-                vae_folder,
-                side,
-                dtype,
-                &mut examples,
-            )?),
+            _ => Some(samples(&config, &files, scheduler, vae_folder, side, dtype, &mut examples)?),
         };
 
         Ok(Self {
@@ -195,25 +187,16 @@ fn fits(files: &ModelDir, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
 
 fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {
     let mut schedule = serde_json::Map::new();
-    for key in [
-        "num_train_timesteps",
-        "beta_start",
-        "beta_end",
-        "beta_schedule",
-        "trained_betas",
-        "rescale_betas_zero_snr",
-    ] {
+    for key in
+        ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"]
+    {
         if !scheduler[key].is_null() {
             schedule.insert(key.into(), scheduler[key].clone());
         }
     }
     let schedule = NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule.into())?)?;
     let prediction = Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or("epsilon"))?;
-    Ok(Objective {
-        schedule,
-        prediction,
-        snr_gamma: config.snr_gamma,
-    })
+    Ok(Objective { schedule, prediction, snr_gamma: config.snr_gamma })
 }
 
 /// Everything that decides the numbers of a run. Where it lies, how often it saves and what it draws does not.

@@ -112,8 +112,7 @@ impl Replay {
         // The update changes it.
         self.keep(buffers.progress_values())?;
         let (norm, rates) = (&self.norm, &self.device_rates);
-        self.update
-            .run(&self.gpu, || norm.copy_from(&buffers.launch_update(settings, rates)?))?;
+        self.update.run(&self.gpu, || norm.copy_from(&buffers.launch_update(settings, rates)?))?;
         self.keep(&self.norm.clone())?;
         self.unread.push((flat.step, buffers.adapts()));
         self.column = 0;
@@ -173,10 +172,7 @@ impl Inputs {
     /// sizes before.
     fn place(&mut self, gpu: &Gpu, batch: &mut Prepared) -> Result<bool> {
         let mut tensors = batch.tensors();
-        let sizes: Vec<_> = tensors
-            .iter()
-            .map(|tensor| (tensor.dtype(), tensor.shape().to_vec()))
-            .collect();
+        let sizes: Vec<_> = tensors.iter().map(|tensor| (tensor.dtype(), tensor.shape().to_vec())).collect();
         let others = sizes != self.sizes;
         self.sizes = sizes;
         self.bytes.clear();
@@ -188,11 +184,7 @@ impl Inputs {
             offsets.push(offset);
         }
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
-        let memory = match self
-            .memory
-            .take()
-            .filter(|memory| memory.byte_len() == self.bytes.len())
-        {
+        let memory = match self.memory.take().filter(|memory| memory.byte_len() == self.bytes.len()) {
             Some(memory) => memory,
             None => gpu.buffer(DType::F32, self.bytes.len() / DType::F32.size())?,
         };

@@ -58,10 +58,7 @@ impl Samples {
             let mut denoising = Denoising {
                 unet,
                 sampler,
-                guidance: Guidance {
-                    scale: if self.is_xl { 5.0 } else { 7.5 },
-                    rescale: 0.0,
-                },
+                guidance: Guidance { scale: if self.is_xl { 5.0 } else { 7.5 }, rescale: 0.0 },
                 positive: positive.clone(),
                 negative: negative.clone(),
                 size: (self.side, self.side),

@@ -73,14 +73,7 @@ impl Prepared {
     pub fn tensors(&mut self) -> Vec<&mut Tensor> {
         let mut all = match &mut self.input {
             Input::Noised { noisy, target } => vec![noisy, target],
-            Input::Drawn {
-                latents,
-                signal,
-                sigma,
-                index,
-                step,
-                ..
-            } => vec![latents, signal, sigma, index, step],
+            Input::Drawn { latents, signal, sigma, index, step, .. } => vec![latents, signal, sigma, index, step],
         };
         all.extend([&mut self.timesteps, &mut self.weights, &mut self.context]);
         if let Some(added) = &mut self.added {
@@ -121,9 +114,7 @@ impl Objective {
 
     /// All of [`Objective::compute`] that the host does: the tensors are still there.
     pub fn prepare(&self, batch: &MicroBatch, device: &Device) -> Result<Prepared> {
-        let weights = self
-            .schedule
-            .min_snr_weights(&batch.timesteps, self.snr_gamma, self.prediction);
+        let weights = self.schedule.min_snr_weights(&batch.timesteps, self.snr_gamma, self.prediction);
         let (latents, n) = (&batch.latents, batch.timesteps.len());
         let floats = |values: Vec<f32>| Tensor::new(values, &[n]);
         let input = match (&batch.noise, device) {
@@ -174,13 +165,7 @@ impl Objective {
         let loss = ops::weighted_mse(&tape, &predicted, &target, &batch.weights)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;
-        Ok(Computed {
-            noisy,
-            target,
-            predicted,
-            loss,
-            gradients,
-        })
+        Ok(Computed { noisy, target, predicted, loss, gradients })
     }
 
     fn noised(&self, latents: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<Input> {
@@ -194,25 +179,15 @@ impl Objective {
     fn input(&self, input: &Input) -> Result<[Tensor; 2]> {
         let (seed, latents, tensors) = match input {
             Input::Noised { noisy, target } => return Ok([noisy.clone(), target.clone()]),
-            Input::Drawn {
-                seed,
-                latents,
-                signal,
-                sigma,
-                index,
-                step,
-            } => (seed, latents, [latents, signal, sigma, index, step]),
+            Input::Drawn { seed, latents, signal, sigma, index, step } => {
+                (seed, latents, [latents, signal, sigma, index, step])
+            }
         };
         let missing = || Error::Failed("noise is drawn on a GPU, but the latents are on the CPU".into());
         let memory = tensors.map(|tensor| tensor.memory().ok_or_else(missing));
         let [memory, signal, sigma, index, step] = memory;
         let (memory, index, step) = (memory?, index?, step?);
-        let draw = Draw {
-            seed: *seed,
-            stream: Stream::Noise,
-            index: &index,
-            step: &step,
-        };
+        let draw = Draw { seed: *seed, stream: Stream::Noise, index: &index, step: &step };
         let target = match self.prediction {
             Prediction::V => Target::Velocity,
             Prediction::Epsilon | Prediction::Sample => Target::Noise,

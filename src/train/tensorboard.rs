@@ -69,9 +69,7 @@ impl EventFile {
     }
 
     fn write(&mut self, message: &[u8]) -> Result<()> {
-        self.file
-            .write_all(&framed(message))
-            .map_err(|e| Error::io(&self.path, e))
+        self.file.write_all(&framed(message)).map_err(|e| Error::io(&self.path, e))
     }
 }
 
@@ -118,7 +116,5 @@ fn put_varint(to: &mut Vec<u8>, mut value: u64) {
 
 fn seconds() -> f64 {
     // A clock before 1970 only spoils the time axis.
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |d| d.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

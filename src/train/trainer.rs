@@ -66,18 +66,7 @@ impl Trainer {
     /// # Errors
     /// Where targets or state do not fit the UNet, or the output folder cannot be written.
     pub fn start(prepared: Preparation, mut unet: UNet) -> Result<Self> {
-        let Preparation {
-            config,
-            folder,
-            plans,
-            examples,
-            objective,
-            run,
-            state,
-            samples,
-            dtype,
-            ..
-        } = prepared;
+        let Preparation { config, folder, plans, examples, objective, run, state, samples, dtype, .. } = prepared;
         unet.set_checkpointing(config.checkpointing);
         let branches = Branches::attach(&config, &mut unet, dtype)?;
         let mut flat = FlatParameters::new(branches.params(), dtype)?;
@@ -185,12 +174,8 @@ impl Trainer {
         let accumulated = self.config.grad_accum as u64;
         let train_timesteps = self.objective.schedule.alphas_cumprod.len() as u32;
         let c = &self.config;
-        let mut settings = AdamW {
-            lr: c.lr,
-            betas: (c.betas[0], c.betas[1]),
-            eps: c.eps,
-            weight_decay: c.weight_decay,
-        };
+        let mut settings =
+            AdamW { lr: c.lr, betas: (c.betas[0], c.betas[1]), eps: c.eps, weight_decay: c.weight_decay };
         let max_norm = c.max_grad_norm;
         let (factor, first) = (1.0 / accumulated as f64, self.flat.step * accumulated);
         if let Some(replay) = &mut self.replay {
@@ -205,9 +190,7 @@ impl Trainer {
         let mut loss = 0.0;
         for number in first..first + accumulated {
             let batch = self.examples.batch(number, train_timesteps)?;
-            let computed = self
-                .objective
-                .compute(&self.unet, &batch, &leaves, factor, scale.clone())?;
+            let computed = self.objective.compute(&self.unet, &batch, &leaves, factor, scale.clone())?;
             loss += computed.loss.item() / accumulated as f64;
             self.flat.accumulate(&computed.gradients)?;
         }
@@ -215,13 +198,7 @@ impl Trainer {
         settings.lr = self.config.schedule().at(progress.updates);
         let loss_scale = progress.adapts().then_some(f64::from(progress.scale));
         let grad_norm = self.flat.update(settings, max_norm)?;
-        Ok(Some(StepReport {
-            step: self.flat.step,
-            loss,
-            grad_norm,
-            loss_scale,
-            lr: settings.lr,
-        }))
+        Ok(Some(StepReport { step: self.flat.step, loss, grad_norm, loss_scale, lr: settings.lr }))
     }
 
     /// Records what steps have measured: `report`, and what is in a GPU's memory once there is enough of it, or where
@@ -240,16 +217,10 @@ impl Trainer {
     }
 
     fn record(&mut self, done: &StepReport) -> Result<()> {
-        let mut values = vec![
-            ("train/loss", done.loss),
-            ("train/lr", done.lr),
-            ("train/grad_norm", done.grad_norm),
-        ];
+        let mut values = vec![("train/loss", done.loss), ("train/lr", done.lr), ("train/grad_norm", done.grad_norm)];
         values.extend(done.loss_scale.map(|scale| ("train/loss_scale", scale)));
         self.events.scalars(done.step, &values)?;
-        values
-            .iter_mut()
-            .for_each(|(name, _)| *name = name.trim_start_matches("train/"));
+        values.iter_mut().for_each(|(name, _)| *name = name.trim_start_matches("train/"));
         self.metrics.append(done.step, &values)
     }
 

@@ -24,12 +24,7 @@ impl Case {
         let json = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
         let tensors = Safetensors::open(&dir.join("tensors.safetensors"))?;
         let root = root.map_or_else(|| dir.join("../.."), Path::to_path_buf);
-        Ok(Self {
-            dir: dir.into(),
-            root,
-            json,
-            tensors,
-        })
+        Ok(Self { dir: dir.into(), root, json, tensors })
     }
 
     pub fn error(&self, message: impl Into<String>) -> Error {
@@ -41,21 +36,15 @@ impl Case {
     }
 
     pub fn str(&self, key: &str) -> Result<&str> {
-        self.json[key]
-            .as_str()
-            .ok_or_else(|| self.error(format!("`{key}`: expected a string")))
+        self.json[key].as_str().ok_or_else(|| self.error(format!("`{key}`: expected a string")))
     }
 
     pub fn f64(&self, key: &str) -> Result<f64> {
-        self.json[key]
-            .as_f64()
-            .ok_or_else(|| self.error(format!("`{key}`: expected a number")))
+        self.json[key].as_f64().ok_or_else(|| self.error(format!("`{key}`: expected a number")))
     }
 
     pub fn usize(&self, key: &str) -> Result<usize> {
-        let number = self.json[key]
-            .as_u64()
-            .ok_or_else(|| self.error(format!("`{key}`: expected a whole number")))?;
+        let number = self.json[key].as_u64().ok_or_else(|| self.error(format!("`{key}`: expected a whole number")))?;
         Ok(number as usize)
     }
 
@@ -132,11 +121,7 @@ pub struct Checks(pub Vec<Check>);
 
 impl Checks {
     pub fn push(&mut self, quantity: impl Into<String>, error: f64, tolerance: f64) {
-        self.0.push(Check {
-            quantity: quantity.into(),
-            error,
-            tolerance,
-        });
+        self.0.push(Check { quantity: quantity.into(), error, tolerance });
     }
 
     /// `||ours - reference|| / ||reference||` in f64; the absolute norm for an all-zero reference.
@@ -162,15 +147,7 @@ pub fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
         return f64::INFINITY;
     }
     let square = |x: f64| x * x;
-    let difference: f64 = ours
-        .iter()
-        .zip(reference)
-        .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
-        .sum();
+    let difference: f64 = ours.iter().zip(reference).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
     let norm: f64 = reference.iter().map(|&b| square(f64::from(b))).sum();
-    if norm == 0.0 {
-        difference.sqrt()
-    } else {
-        (difference / norm).sqrt()
-    }
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
 }

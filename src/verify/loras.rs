@@ -21,18 +21,10 @@ pub fn lora_formats(case: &Case) -> Result<Checks> {
     for file in list(case, "files")? {
         let expert = load(case, file, &base)?;
         let name = file["file"].as_str().unwrap_or_default();
-        checks.push(
-            format!("modules of {name}"),
-            expert.len().abs_diff(expected.len()) as f64,
-            0.0,
-        );
+        checks.push(format!("modules of {name}"), expert.len().abs_diff(expected.len()) as f64, 0.0);
         for (path, delta) in &expected {
             let (component, module) = path.split_once('.').unwrap_or(("unet", path));
-            checks.push(
-                format!("{name} {path}"),
-                delta_error(&expert, component, module, delta),
-                1e-6,
-            );
+            checks.push(format!("{name} {path}"), delta_error(&expert, component, module, delta), 1e-6);
         }
     }
     Ok(checks)
@@ -41,10 +33,7 @@ pub fn lora_formats(case: &Case) -> Result<Checks> {
 /// peft's add_weighted_adapter. Since 0.21 its svd family applies alpha / rank once.
 pub fn merge(case: &Case) -> Result<Checks> {
     let base = base::modules(&case.path("model")?)?;
-    let experts = list(case, "inputs")?
-        .iter()
-        .map(|input| load(case, input, &base))
-        .collect::<Result<Vec<_>>>()?;
+    let experts = list(case, "inputs")?.iter().map(|input| load(case, input, &base)).collect::<Result<Vec<_>>>()?;
     let weights: Option<Vec<f64>> = list(case, "weights")?.iter().map(Value::as_f64).collect();
     let weights = weights.ok_or_else(|| case.error("`weights`: expected numbers"))?;
     let pairs: Vec<(&Expert, f64)> = experts.iter().zip(weights).collect();
@@ -78,27 +67,18 @@ pub fn merge(case: &Case) -> Result<Checks> {
 }
 
 fn load(case: &Case, input: &Value, base: &BaseModules) -> Result<Expert> {
-    let file = input["file"]
-        .as_str()
-        .ok_or_else(|| case.error("`file`: expected a string"))?;
+    let file = input["file"].as_str().ok_or_else(|| case.error("`file`: expected a string"))?;
     Ok(lora::load(&case.dir.join(file), Some(base), false)?.expert)
 }
 
 fn list<'a>(case: &'a Case, key: &str) -> Result<&'a Vec<Value>> {
-    case.json[key]
-        .as_array()
-        .ok_or_else(|| case.error(format!("`{key}`: expected a list")))
+    case.json[key].as_array().ok_or_else(|| case.error(format!("`{key}`: expected a list")))
 }
 
 /// The tensors below `prefix`, by the rest of their names.
 fn outputs(case: &Case, prefix: &str) -> Result<BTreeMap<String, Tensor>> {
-    let names = case
-        .tensors
-        .names()
-        .filter_map(|name| Some((name, name.strip_prefix(prefix)?)));
-    names
-        .map(|(name, rest)| Ok((rest.to_owned(), case.tensor(name)?)))
-        .collect()
+    let names = case.tensors.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?)));
+    names.map(|(name, rest)| Ok((rest.to_owned(), case.tensor(name)?))).collect()
 }
 
 /// Infinite where the expert lacks the module.
@@ -115,9 +95,7 @@ pub fn bake(case: &Case, device: &Device) -> Result<Checks> {
     let modules = base::modules(&model)?;
     let mut experts = Vec::new();
     for input in list(case, "inputs")? {
-        let scale = input["scale"]
-            .as_f64()
-            .ok_or_else(|| case.error("`scale`: expected a number"))?;
+        let scale = input["scale"].as_f64().ok_or_else(|| case.error("`scale`: expected a number"))?;
         experts.push((load(case, input, &modules)?, scale));
     }
     let experts: Vec<(&Expert, f64)> = experts.iter().map(|(expert, scale)| (expert, *scale)).collect();
@@ -143,10 +121,6 @@ pub fn bake(case: &Case, device: &Device) -> Result<Checks> {
             }
         }
     }
-    checks.push(
-        format!("parameters of {baked}"),
-        (unexpected + expected.len()) as f64,
-        0.0,
-    );
+    checks.push(format!("parameters of {baked}"), (unexpected + expected.len()) as f64, 0.0);
     Ok(checks)
 }

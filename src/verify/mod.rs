@@ -25,10 +25,7 @@ impl Outcome {
     /// The quantity that used most of its tolerance.
     pub fn worst(&self) -> &Check {
         let used = |a: &&Check, b: &&Check| rank(a).total_cmp(&rank(b));
-        self.checks
-            .iter()
-            .max_by(used)
-            .expect("a case without checks is an error")
+        self.checks.iter().max_by(used).expect("a case without checks is an error")
     }
 }
 

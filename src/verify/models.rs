@@ -14,13 +14,7 @@ pub fn unet_forward(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     let sample = case.feature_map("in.sample", dtype)?;
     let context = case.tensor("in.encoder_hidden_states")?.cast(dtype);
     let added = added_conditions(case, "in.", dtype)?;
-    let ours = unet.forward(
-        &Tape::off(),
-        &sample,
-        &case.timesteps("in.timestep")?,
-        &context,
-        added.as_ref(),
-    )?;
+    let ours = unet.forward(&Tape::off(), &sample, &case.timesteps("in.timestep")?, &context, added.as_ref())?;
     let mut checks = Checks::default();
     checks.feature_map("sample", &ours, &case.tensor("out.sample")?, 2e-5)?;
     Ok(checks)
@@ -81,18 +75,8 @@ pub fn tokenizer(case: &Case) -> Result<Checks> {
     let reference = case.tensor("out.ids")?;
     let mut checks = Checks::default();
     for (i, (text, row)) in texts.iter().zip(reference.data::<i64>().chunks(77)).enumerate() {
-        let wrong = tokenizer
-            .encode(text)?
-            .ids
-            .iter()
-            .zip(row)
-            .filter(|(a, b)| a != b)
-            .count();
-        checks.0.push(Check {
-            quantity: format!("ids of text {i}"),
-            error: wrong as f64,
-            tolerance: 0.0,
-        });
+        let wrong = tokenizer.encode(text)?.ids.iter().zip(row).filter(|(a, b)| a != b).count();
+        checks.0.push(Check { quantity: format!("ids of text {i}"), error: wrong as f64, tolerance: 0.0 });
     }
     Ok(checks)
 }

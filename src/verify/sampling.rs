@@ -33,11 +33,7 @@ pub fn scheduler(case: &Case, device: &Device) -> Result<Checks> {
         checks.relative("sigmas", &sigmas, &case.tensor("out.sigmas")?, 1e-5);
     }
     let outputs = case.tensor("in.model_outputs")?.to(device)?;
-    let noise = case
-        .tensors
-        .contains("in.noise")
-        .then(|| case.tensor("in.noise")?.to(device))
-        .transpose()?;
+    let noise = case.tensors.contains("in.noise").then(|| case.tensor("in.noise")?.to(device)).transpose()?;
     let initial = case.tensor("in.initial")?.to(device)?;
     let (scaled, previous) = (case.tensor("out.scaled_inputs")?, case.tensor("out.prev_samples")?);
     let nth = |t: &Tensor, i: usize| t.view(i * initial.len(), initial.shape());
@@ -45,20 +41,10 @@ pub fn scheduler(case: &Case, device: &Device) -> Result<Checks> {
     for i in 0..case.usize("model_evaluations")? {
         let input = sampler.scale_model_input(i, &x)?;
         let tolerance = if loose { 2e-4 } else { 2e-5 };
-        checks.relative(
-            format!("scaled_inputs[{i}]"),
-            &input.to_cpu()?.reals::<f32>(),
-            &nth(&scaled, i),
-            tolerance,
-        );
+        checks.relative(format!("scaled_inputs[{i}]"), &input.to_cpu()?.reals::<f32>(), &nth(&scaled, i), tolerance);
         let fresh = noise.as_ref().filter(|_| sampler.needs_noise(i)).map(|n| nth(n, i));
         x = sampler.step(i, &Combination::of(&nth(&outputs, i)), &x, fresh.as_ref())?;
-        checks.relative(
-            format!("prev_samples[{i}]"),
-            &x.to_cpu()?.reals::<f32>(),
-            &nth(&previous, i),
-            tolerance,
-        );
+        checks.relative(format!("prev_samples[{i}]"), &x.to_cpu()?.reals::<f32>(), &nth(&previous, i), tolerance);
     }
     Ok(checks)
 }
@@ -92,21 +78,14 @@ fn add_noise(case: &Case) -> Result<Checks> {
     let noisy = schedule.add_noise(&original, &noise, &steps)?;
     let velocity = schedule.velocity(&original, &noise, &steps)?;
     checks.relative("noisy", &noisy.reals::<f32>(), &case.tensor("out.noisy")?, 5e-6);
-    checks.relative(
-        "velocity",
-        &velocity.reals::<f32>(),
-        &case.tensor("out.velocity")?,
-        5e-6,
-    );
+    checks.relative("velocity", &velocity.reals::<f32>(), &case.tensor("out.velocity")?, 5e-6);
     let snr: Vec<f32> = steps.iter().map(|&t| schedule.snr(t) as f32).collect();
     checks.relative("snr", &snr, &case.tensor("out.snr")?, 2e-4);
     let tolerance = if zero_snr(&case.json["config"]) { 2e-4 } else { 5e-6 };
     let reference = case.tensor("out.alphas_cumprod")?;
     let reference = reference.reals::<f64>();
     let worst = schedule.alphas_cumprod.iter().zip(reference.iter());
-    let worst = worst
-        .map(|(&a, &b)| if b == 0.0 { a.abs() } else { ((a - b) / b).abs() })
-        .fold(0.0, f64::max);
+    let worst = worst.map(|(&a, &b)| if b == 0.0 { a.abs() } else { ((a - b) / b).abs() }).fold(0.0, f64::max);
     checks.push("alphas_cumprod", worst, tolerance);
     Ok(checks)
 }
@@ -132,10 +111,9 @@ pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
 
     let mut checks = Checks::default();
     for (prefix, conditions) in [("", &positive), ("negative_", &negative)] {
-        for (name, ours) in [
-            ("prompt_embeds", Some(&conditions.context)),
-            ("pooled_prompt_embeds", conditions.pooled.as_ref()),
-        ] {
+        for (name, ours) in
+            [("prompt_embeds", Some(&conditions.context)), ("pooled_prompt_embeds", conditions.pooled.as_ref())]
+        {
             let name = format!("{prefix}{name}");
             if let (Some(ours), true) = (ours, case.tensors.contains(&format!("out.{name}"))) {
                 let reference = case.tensor(&format!("out.{name}"))?;
@@ -144,40 +122,23 @@ pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
         }
     }
     let settings = &case.json["scheduler"];
-    let class = settings["class"]
-        .as_str()
-        .ok_or_else(|| case.error("`scheduler.class`: expected a string"))?;
+    let class = settings["class"].as_str().ok_or_else(|| case.error("`scheduler.class`: expected a string"))?;
     let config = pipeline_config(&settings["config"], model.is_xl());
     let sampler = sampler(case, class, &config, case.usize("num_inference_steps")?)?;
     timesteps(case, sampler.as_ref(), &mut checks)?;
     let (start, latents) = initial_latents(case, &model, sampler.as_ref(), dtype)?;
-    let guidance = Guidance {
-        scale: case.f64("guidance_scale")?,
-        rescale: case.json["guidance_rescale"].as_f64().unwrap_or(0.0),
-    };
+    let guidance =
+        Guidance { scale: case.f64("guidance_scale")?, rescale: case.json["guidance_rescale"].as_f64().unwrap_or(0.0) };
     let size = (case.usize("height")?, case.usize("width")?);
-    let mut denoising = Denoising {
-        unet: &model.unet,
-        sampler,
-        guidance,
-        positive,
-        negative,
-        size,
-    };
-    let noise = case
-        .tensors
-        .contains("in.noise")
-        .then(|| case.tensor("in.noise"))
-        .transpose()?;
+    let mut denoising = Denoising { unet: &model.unet, sampler, guidance, positive, negative, size };
+    let noise = case.tensors.contains("in.noise").then(|| case.tensor("in.noise")).transpose()?;
     let steps = case.tensor("out.step_latents")?;
     let &[_, n, c, h, w] = steps.shape() else {
         return Err(case.error("out.step_latents: expected five dimensions"));
     };
     let nth = |t: &Tensor, i: usize| t.view(i * n * c * h * w, &[n, c, h, w]);
     let fresh = |i: usize, like: &Tensor| {
-        let noise = noise
-            .as_ref()
-            .ok_or_else(|| case.error("the sampler draws noise, but the case has none"))?;
+        let noise = noise.as_ref().ok_or_else(|| case.error("the sampler draws noise, but the case has none"))?;
         Ok(channels_last(&nth(noise, i - start), like.shape()))
     };
     let mut seen = |i: usize, latents: &Tensor| {
@@ -188,13 +149,8 @@ pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let decoded = model.decode(&latents)?;
     checks.feature_map("decoded", &decoded, &case.tensor("out.decoded")?, 1e-4)?;
     let image = case.tensor("out.image")?;
-    let ours = channels_first(&decoded)?
-        .into_iter()
-        .map(|x| (x / 2.0 + 0.5).clamp(0.0, 1.0));
-    let worst = ours
-        .zip(image.reals::<f32>().iter())
-        .map(|(a, b)| f64::from((a - b).abs()))
-        .fold(0.0, f64::max);
+    let ours = channels_first(&decoded)?.into_iter().map(|x| (x / 2.0 + 0.5).clamp(0.0, 1.0));
+    let worst = ours.zip(image.reals::<f32>().iter()).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
     checks.push("image", worst, 5e-4);
     Ok(checks)
 }

@@ -20,11 +20,7 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
     unet.place(device)?;
     let scale = case.f64("alpha")? / case.f64("rank")?;
     let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
-    for name in case
-        .tensors
-        .names()
-        .filter_map(|name| name.strip_prefix("lora.init.unet."))
-    {
+    for name in case.tensors.names().filter_map(|name| name.strip_prefix("lora.init.unet.")) {
         let tensor = case.tensor(&format!("lora.init.unet.{name}"))?;
         if let Some(module) = name.strip_suffix(".lora_A.weight") {
             factors.entry(module.into()).or_default().0 = Some(tensor);
@@ -49,16 +45,10 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
         return Err(error);
     }
     if keys.len() != factors.len() {
-        return Err(case.error(format!(
-            "{} of {} LoRA modules fit the model",
-            keys.len(),
-            factors.len()
-        )));
+        return Err(case.error(format!("{} of {} LoRA modules fit the model", keys.len(), factors.len())));
     }
-    let names: Vec<String> = keys
-        .iter()
-        .flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight")))
-        .collect();
+    let names: Vec<String> =
+        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight"))).collect();
 
     let objective = Objective {
         schedule: noise_schedule(&case.json["noise_schedule"])?,
@@ -109,12 +99,7 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
                     ("model_pred", &computed.predicted),
                 ];
                 for (name, ours) in outputs {
-                    checks.relative(
-                        name,
-                        &channels_first(ours)?,
-                        &case.tensor(&format!("out.0.{name}"))?,
-                        2e-5,
-                    );
+                    checks.relative(name, &channels_first(ours)?, &case.tensor(&format!("out.0.{name}"))?, 2e-5);
                 }
             }
         }
@@ -122,41 +107,14 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
             let buffers = flat.buffers()?;
             let scale = buffers.progress.scale;
             let gradient: Vec<f32> = buffers.gradient.iter().map(|g| g / scale).collect();
-            compare(
-                case,
-                &flat,
-                &names,
-                "out.grad.",
-                &gradient,
-                None,
-                [5e-5, 2e-3],
-                &mut checks,
-            )?;
+            compare(case, &flat, &names, "out.grad.", &gradient, None, [5e-5, 2e-3], &mut checks)?;
         }
         norms.push(flat.update(adamw, max_norm)? as f32);
     }
     let trained = &flat.buffers()?.master;
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
-    compare(
-        case,
-        &flat,
-        &names,
-        "out.lora.",
-        trained,
-        None,
-        [1e-4, f64::INFINITY],
-        &mut checks,
-    )?;
-    compare(
-        case,
-        &flat,
-        &names,
-        "out.lora.",
-        trained,
-        Some(&start),
-        [3e-3, 3e-2],
-        &mut checks,
-    )?;
+    compare(case, &flat, &names, "out.lora.", trained, None, [1e-4, f64::INFINITY], &mut checks)?;
+    compare(case, &flat, &names, "out.lora.", trained, Some(&start), [3e-3, 3e-2], &mut checks)?;
     Ok(checks)
 }
 
@@ -183,11 +141,7 @@ fn compare(
     checks: &mut Checks,
 ) -> Result<()> {
     let (mut ours, mut theirs, mut offset) = (Vec::new(), Vec::new(), 0);
-    let what = if origin.is_some() {
-        "update"
-    } else {
-        prefix.trim_start_matches("out.").trim_end_matches('.')
-    };
+    let what = if origin.is_some() { "update" } else { prefix.trim_start_matches("out.").trim_end_matches('.') };
     for (param, name) in flat.params().iter().zip(names) {
         let shape = param.get().shape().to_vec();
         let len: usize = shape.iter().product();

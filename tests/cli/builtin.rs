@@ -36,17 +36,7 @@ fn the_built_in_model_is_trained_drawn_with_and_merged_into() {
     assert_eq!(plain.dimensions(), (64, 64));
     draw("shapes", &path("adapted"), &["--lora", &lora]);
 
-    run(&[
-        "merge",
-        "--lora",
-        &lora,
-        "--lora",
-        &lora,
-        "--model",
-        "shapes",
-        "--out",
-        &path("two.safetensors"),
-    ]);
+    run(&["merge", "--lora", &lora, "--lora", &lora, "--model", "shapes", "--out", &path("two.safetensors")]);
     run(&["merge", "--lora", &lora, "--into", "shapes", "--out", &path("baked")]);
     draw(&path("baked"), &path("from-baked"), &[]);
     run(&["inspect", &lora]);
@@ -67,16 +57,10 @@ fn a_model_is_summed_up() {
         serde_json::from_slice(&output.stdout).unwrap()
     };
     let shapes = summary(&["inspect", "--model", "shapes"]);
-    assert_eq!(
-        (&shapes["side"], &shapes["prediction"]),
-        (&json!(64), &json!("v_prediction"))
-    );
+    assert_eq!((&shapes["side"], &shapes["prediction"]), (&json!(64), &json!("v_prediction")));
     let folder = crate::parity("models/tiny-sdxl").display().to_string();
     let xl = summary(&["inspect", &folder]);
-    assert_eq!(
-        (&xl["family"], &xl["scheduler"]),
-        (&json!("SDXL"), &json!("EulerDiscreteScheduler"))
-    );
+    assert_eq!((&xl["family"], &xl["scheduler"]), (&json!("SDXL"), &json!("EulerDiscreteScheduler")));
     let names: Vec<&String> = xl["components"].as_object().unwrap().keys().collect();
     assert_eq!(names, ["text_encoder", "text_encoder_2", "unet", "vae"]);
     // As many values as the file has bytes for.
@@ -84,34 +68,21 @@ fn a_model_is_summed_up() {
     let (unet, bytes) = (&xl["components"]["unet"], std::fs::metadata(weights).unwrap().len());
     let stored = unet["types"].as_object().unwrap();
     let width = |name: &str| if name == "F32" { 4 } else { 2 };
-    let values: u64 = stored
-        .iter()
-        .map(|(name, count)| width(name) * count.as_u64().unwrap())
-        .sum();
+    let values: u64 = stored.iter().map(|(name, count)| width(name) * count.as_u64().unwrap()).sum();
     assert!(values < bytes && values > bytes * 9 / 10, "{unet} in {bytes} bytes");
     let command = with_cache(dir.path(), &["inspect", &folder]).assert().success();
     let text = String::from_utf8_lossy(&command.get_output().stdout).into_owned();
-    assert!(
-        text.contains("text_encoder_2: ") && text.contains("EulerDiscreteScheduler"),
-        "{text}"
-    );
+    assert!(text.contains("text_encoder_2: ") && text.contains("EulerDiscreteScheduler"), "{text}");
     crate::says(with_cache(dir.path(), &["inspect"]), 2, &["--model"]);
     let empty = dir.path().display().to_string();
-    crate::says(
-        with_cache(dir.path(), &["inspect", "--model", &empty]),
-        1,
-        &["no model_index.json"],
-    );
+    crate::says(with_cache(dir.path(), &["inspect", "--model", &empty]), 1, &["no model_index.json"]);
 }
 
 #[test]
 fn without_a_place_to_unpack_it_the_message_says_what_to_set() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out").display().to_string();
-    let mut command = with_cache(
-        dir.path(),
-        &["generate", "--model", "shapes", "--prompt", "x", "--out", &out],
-    );
+    let mut command = with_cache(dir.path(), &["generate", "--model", "shapes", "--prompt", "x", "--out", &out]);
     command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
     crate::says(command, 1, &["HOME", "XDG_CACHE_HOME"]);
 }

@@ -10,9 +10,7 @@ fn entries(out: &Path) -> Vec<(PathBuf, bool)> {
     for folder in std::fs::read_dir(out.join("cache")).unwrap() {
         for entry in std::fs::read_dir(folder.unwrap().path()).unwrap() {
             let path = entry.unwrap().path();
-            let is_text = selma::formats::safetensors::Safetensors::open(&path)
-                .unwrap()
-                .contains("context");
+            let is_text = selma::formats::safetensors::Safetensors::open(&path).unwrap().contains("context");
             all.push((path, is_text));
         }
     }
@@ -27,16 +25,7 @@ fn every_crop_and_caption_is_encoded_once_and_broken_entries_again() {
     let out = dir.path().join("out");
     let command = || {
         let mut command = train::train("tiny-sd1", &data, &out);
-        command.args([
-            "--crop",
-            "center",
-            "--caption-dropout",
-            "0.5",
-            "--steps",
-            "20",
-            "--save-every",
-            "10",
-        ]);
+        command.args(["--crop", "center", "--caption-dropout", "0.5", "--steps", "20", "--save-every", "10"]);
         command
     };
     command().assert().success();
@@ -52,10 +41,7 @@ fn every_crop_and_caption_is_encoded_once_and_broken_entries_again() {
     }
     std::fs::remove_file(&before[8].0).unwrap();
     command().arg("--resume").assert().success();
-    assert!(
-        expected == bytes(out.join("lora.safetensors")),
-        "other latents were taken"
-    );
+    assert!(expected == bytes(out.join("lora.safetensors")), "other latents were taken");
     assert_eq!(entries(&out), before);
 }
 
@@ -67,27 +53,13 @@ fn sample_pictures_show_what_was_learnt_and_come_back_the_same() {
         let out = dir.path().join(model);
         let command = || {
             let mut command = train::train(model, &data, &out);
-            command.args([
-                "--steps",
-                "4",
-                "--lr",
-                "0.05",
-                "--save-every",
-                "1",
-                "--sample-every",
-                "2",
-            ]);
+            command.args(["--steps", "4", "--lr", "0.05", "--save-every", "1", "--sample-every", "2"]);
             command.args(["--sample-prompt", "a cat", "--sample-prompt", "a dog"]);
             command
         };
         command().assert().success();
         let picture = |name: &str| bytes(out.join("samples").join(name));
-        let names = [
-            "step-00000002-0.png",
-            "step-00000002-1.png",
-            "step-00000004-0.png",
-            "step-00000004-1.png",
-        ];
+        let names = ["step-00000002-0.png", "step-00000002-1.png", "step-00000004-0.png", "step-00000004-1.png"];
         let first = names.map(picture);
         assert!(first[0] != first[1], "{model}: both prompts give one picture");
         assert!(first[0] != first[2], "{model}: training changed nothing");
@@ -95,10 +67,7 @@ fn sample_pictures_show_what_was_learnt_and_come_back_the_same() {
             std::fs::remove_file(out.join(name)).unwrap();
         }
         command().arg("--resume").assert().success();
-        assert!(
-            first == names.map(picture),
-            "{model}: a resumed run draws other pictures"
-        );
+        assert!(first == names.map(picture), "{model}: a resumed run draws other pictures");
     }
     let plain = train::train("tiny-sd1", &data, &dir.path().join("none"))
         .args(["--steps", "1", "--sample-every", "1"])

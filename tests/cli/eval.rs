@@ -41,12 +41,7 @@ fn pictures_are_scored_compared_and_selected() {
         ["right", "half", "scores.json", "selected"].map(|name| dir.path().join(name));
     drawn(&right, |_| false);
     drawn(&half, |index| index % 2 == 0);
-    let output = eval(&right, &scores)
-        .arg("--against")
-        .arg(&half)
-        .arg("--json")
-        .output()
-        .unwrap();
+    let output = eval(&right, &scores).arg("--against").arg(&half).arg("--json").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["overall"]["mean"], 1.0);
@@ -60,12 +55,7 @@ fn pictures_are_scored_compared_and_selected() {
 
     // The same command gives the same bytes; a table is for people.
     let first = bytes(scores.clone());
-    let command = eval(&right, &scores)
-        .arg("--against")
-        .arg(&half)
-        .args(["--threads", "1"])
-        .assert()
-        .success();
+    let command = eval(&right, &scores).arg("--against").arg(&half).args(["--threads", "1"]).assert().success();
     assert_eq!(bytes(scores.clone()), first);
     let table = String::from_utf8_lossy(&command.get_output().stdout).into_owned();
     assert!(table.contains("all 12 pictures") && table.contains("attribute - color") && table.contains("p = "));
@@ -100,17 +90,11 @@ fn what_cannot_be_scored_is_named() {
     std::fs::remove_file(images.join("00003.png")).unwrap();
     says(eval(&images, &scores), 1, &["1 of 12", "00003.png", "--allow-missing"]);
     assert!(!scores.exists());
-    let command = eval(&images, &scores)
-        .args(["--allow-missing", "--json"])
-        .assert()
-        .success();
+    let command = eval(&images, &scores).args(["--allow-missing", "--json"]).assert().success();
     let summary: Value = serde_json::from_slice(&command.get_output().stdout).unwrap();
     assert_eq!(summary["overall"]["values"], 11);
     let mut other = eval(&images, &scores);
-    other
-        .args(["--against"])
-        .arg(dir.path().join("nowhere"))
-        .arg("--allow-missing");
+    other.args(["--against"]).arg(dir.path().join("nowhere")).arg("--allow-missing");
     says(other, 1, &["nowhere"]);
     let row = json!({"file_name": "../scores.json", "text": "a red circle"});
     std::fs::write(images.join("metadata.jsonl"), row.to_string()).unwrap();

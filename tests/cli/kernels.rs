@@ -33,11 +33,7 @@ fn resources_are_known_and_nothing_spills() {
     };
     let kernels = json(&[]).unwrap().as_array().unwrap().len();
     let rows = resources.as_array().unwrap();
-    assert!(
-        !rows.is_empty() && rows.len() % (3 * kernels) == 0,
-        "{} rows",
-        rows.len()
-    );
+    assert!(!rows.is_empty() && rows.len() % (3 * kernels) == 0, "{} rows", rows.len());
     for row in rows {
         assert!(row["registers"].as_u64().unwrap() > 0, "{row}");
         assert!(row["spill_stores"] == 0 && row["spill_loads"] == 0, "{row}");
@@ -48,12 +44,7 @@ fn resources_are_known_and_nothing_spills() {
 #[test]
 fn a_reader_that_leaves_is_no_panic() {
     let mut selma = Command::new(assert_cmd::cargo::cargo_bin!("selma"));
-    let mut child = selma
-        .arg("kernels")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = selma.arg("kernels").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");

@@ -25,9 +25,7 @@ fn selma() -> Command {
 }
 
 fn parity(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/parity")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(path)
 }
 
 /// Five pictures of different sizes with captions beside them.

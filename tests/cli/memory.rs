@@ -32,10 +32,7 @@ fn measured(command: &mut Command) -> (f64, f64) {
 /// That what was taken and what was planned are near each other.
 fn near(seen: &[(&str, f64, f64)]) {
     for (name, peak, plan) in seen {
-        assert!(
-            *peak <= 1.3 * plan,
-            "{name}: {peak:.0} MiB taken, {plan:.0} MiB planned"
-        );
+        assert!(*peak <= 1.3 * plan, "{name}: {peak:.0} MiB taken, {plan:.0} MiB planned");
         assert!(*plan <= 1.5 * peak, "{name}: {plan:.0} MiB planned for {peak:.0} MiB");
     }
 }
@@ -50,20 +47,14 @@ fn a_run_stays_within_its_plan() {
         ("many", vec!["--batch-size", "8"]),
         ("layers", vec!["--batch-size", "4", "--targets", "all-linear,conv"]),
         ("recomputed", vec!["--batch-size", "8", "--checkpointing"]),
-        (
-            "sampled",
-            vec!["--resolution", "96", "--sample-every", "2", "--sample-prompt", "a cat"],
-        ),
+        ("sampled", vec!["--resolution", "96", "--sample-every", "2", "--sample-prompt", "a cat"]),
     ] {
         let (peak, plan) = measured(train(&model, &data, &dir.path().join(name)).args(arguments));
         eprintln!("{name}: peak {peak:.0} MiB, plan {plan:.0} MiB");
         seen.push((name, peak, plan));
     }
     near(&seen);
-    assert!(
-        seen[3].1 < 0.8 * seen[1].1,
-        "recomputing blocks saves nothing: {seen:?}"
-    );
+    assert!(seen[3].1 < 0.8 * seen[1].1, "recomputing blocks saves nothing: {seen:?}");
 }
 
 /// In the memory of a GPU, which the simulator counts by the byte.
@@ -90,10 +81,7 @@ fn a_run_on_a_gpu_stays_within_its_plan() {
 /// The size that `text` names after `title`, in MiB.
 #[cfg(feature = "simulator")]
 fn said(text: &str, title: &str) -> f64 {
-    let rest = text
-        .split_once(title)
-        .unwrap_or_else(|| panic!("no {title:?} in {text}"))
-        .1;
+    let rest = text.split_once(title).unwrap_or_else(|| panic!("no {title:?} in {text}")).1;
     let (number, rest) = rest.split_once(' ').unwrap();
     let unit = if rest.starts_with("GiB") { 1024.0 } else { 1.0 };
     assert!(!rest.starts_with("KiB"), "{text}");
@@ -107,20 +95,14 @@ fn pictures_on_a_gpu_stay_within_their_plan() {
     let first = dir.path().join("many/00000.png").display().to_string();
     for (name, arguments) in [
         ("many", "--images-per-prompt 8".to_owned()),
-        (
-            "half",
-            "--width 128 --height 96 --images-per-prompt 2 --precision bf16".into(),
-        ),
+        ("half", "--width 128 --height 96 --images-per-prompt 2 --precision bf16".into()),
         ("again", format!("--strength 1 --init-image {first}")),
     ] {
         let mut command = selma();
         command.env("XDG_CACHE_HOME", dir.path().join("cache"));
         command.args(["generate", "--model", "shapes", "--device", "sim", "--steps", "1"]);
         command.args(["--prompt", "a red circle", "--batch-size", "9"]);
-        command
-            .arg("--out")
-            .arg(dir.path().join(name))
-            .args(arguments.split(' '));
+        command.arg("--out").arg(dir.path().join(name)).args(arguments.split(' '));
         let text = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();
         let plan = said(&text, "planned memory on simulator (checks Off, threads Forwards): ");
         let peak = said(&text, "peak memory on the device: ");
@@ -136,10 +118,6 @@ fn a_run_that_cannot_fit_is_refused_before_it_begins() {
     let out = dir.path().join("out");
     let mut command = train(&parity("models/tiny-sd1"), &data, &out);
     command.args(["--batch-size", "10000000"]);
-    says(
-        command,
-        1,
-        &["GiB are free", "--batch-size", "--checkpointing", "planned memory"],
-    );
+    says(command, 1, &["GiB are free", "--batch-size", "--checkpointing", "planned memory"]);
     assert!(!out.join("config.toml").exists());
 }

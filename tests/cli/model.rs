@@ -35,17 +35,8 @@ pub fn small(dir: &Path) -> PathBuf {
         "projection_dim": 64, "eos_token_id": 2,
     });
     let network = ClipText::initial(text.clone(), false, 3, DType::F32).unwrap();
-    component(
-        &model.join("text_encoder"),
-        "model.safetensors",
-        &text,
-        network.parameters(),
-    );
-    for name in [
-        "tokenizer/tokenizer_config.json",
-        "scheduler/scheduler_config.json",
-        "model_index.json",
-    ] {
+    component(&model.join("text_encoder"), "model.safetensors", &text, network.parameters());
+    for name in ["tokenizer/tokenizer_config.json", "scheduler/scheduler_config.json", "model_index.json"] {
         let to = model.join(name);
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(crate::parity("models/tiny-sd1").join(name), to).unwrap();

@@ -20,11 +20,7 @@ fn what_is_wrong_is_named() {
     says(train("tiny-sd1", &data, &file), 1, &["file: is a file", "--out"]);
     // A command that cannot work leaves no folder behind.
     let fresh = dir.path().join("fresh");
-    says(
-        train("tiny-sd1", &dir.path().join("nowhere"), &fresh),
-        1,
-        &["nowhere: does not exist"],
-    );
+    says(train("tiny-sd1", &dir.path().join("nowhere"), &fresh), 1, &["nowhere: does not exist"]);
     says(train("tiny-sd1", &file, &fresh), 1, &["file: is a file", "pictures"]);
     assert!(!fresh.exists());
     let mut nothing = selma();

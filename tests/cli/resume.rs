@@ -40,10 +40,7 @@ fn leftovers(dir: &Path) -> usize {
         true => leftovers(&path),
         false => usize::from(path.extension().is_some_and(|ending| ending == "part")),
     };
-    std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| count(entry.unwrap().path()))
-        .sum()
+    std::fs::read_dir(dir).unwrap().map(|entry| count(entry.unwrap().path())).sum()
 }
 
 #[test]
@@ -64,10 +61,7 @@ fn a_run_that_is_killed_again_and_again_ends_in_the_same_bytes() {
             killed += 1;
         }
     }
-    assert!(
-        killed >= 3,
-        "only {killed} of 10 runs were still going when they were killed"
-    );
+    assert!(killed >= 3, "only {killed} of 10 runs were still going when they were killed");
     command(&data, &broken).arg("--resume").assert().success();
     for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000012.safetensors"] {
         assert!(bytes(whole.join(file)) == bytes(broken.join(file)), "{file} differs");
@@ -144,10 +138,7 @@ fn a_state_resumes_its_own_run_only() {
     refused(&["--lr", "1e-5"], &["`lr` is 0.00001 and was 0.0003", "config.toml"]);
     refused(&["--seed", "7"], &["`seed` is 7 and was 42"]);
     refused(&["--snr-gamma", "5"], &["`snr-gamma` is 5.0 and was not set"]);
-    refused(
-        &["--vae", crate::parity("models/tiny-sd2").to_str().unwrap()],
-        &["model", "VAE"],
-    );
+    refused(&["--vae", crate::parity("models/tiny-sd2").to_str().unwrap()], &["model", "VAE"]);
     // Each change of the data is named, and undone before the next one.
     let (picture, caption) = (data.join("0.png"), data.join("0.txt"));
     let sound = [bytes(picture.clone()), bytes(caption.clone())];

@@ -16,16 +16,7 @@ fn on_simulator(mut command: Command) -> Command {
 /// A command that takes three steps, with noise that is drawn on the device.
 fn training(data: &Path, out: &Path) -> Command {
     let mut command = train("tiny-sd1", data, out);
-    command.args([
-        "--steps",
-        "3",
-        "--save-every",
-        "2",
-        "--resolution",
-        "32",
-        "--crop",
-        "center",
-    ]);
+    command.args(["--steps", "3", "--save-every", "2", "--resolution", "32", "--crop", "center"]);
     command
 }
 
@@ -37,11 +28,7 @@ fn distance(a: &Path, b: &Path) -> f64 {
         let (a, b) = (a.tensor(name).unwrap(), b.tensor(name).unwrap());
         for (a, b) in a.reals::<f64>().iter().zip(&*b.reals::<f64>()) {
             // Written so that NaN is kept.
-            difference = if (a - b).abs() <= difference {
-                difference
-            } else {
-                (a - b).abs()
-            };
+            difference = if (a - b).abs() <= difference { difference } else { (a - b).abs() };
             largest = largest.max(b.abs());
         }
         names += 1;
@@ -59,10 +46,7 @@ fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
     on_simulator(training(&data, &out("once"))).assert().success();
     on_simulator(training(&data, &out("again"))).assert().success();
     for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000003.safetensors"] {
-        assert!(
-            bytes(out("once").join(file)) == bytes(out("again").join(file)),
-            "{file} differs"
-        );
+        assert!(bytes(out("once").join(file)) == bytes(out("again").join(file)), "{file} differs");
     }
     let lora = |name: &str| out(name).join("lora.safetensors");
     let distance = distance(&lora("once"), &lora("cpu"));
@@ -100,10 +84,7 @@ fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
         let whole = files.clone().map(bytes);
         files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
         run().arg("--resume").assert().success();
-        assert!(
-            whole == files.map(bytes),
-            "the run on {device} by {optimizer} was resumed to other bytes"
-        );
+        assert!(whole == files.map(bytes), "the run on {device} by {optimizer} was resumed to other bytes");
         assert!(metrics.as_bytes() == bytes(out.join("metrics.jsonl")));
     }
 }
@@ -121,11 +102,7 @@ fn pictures_are_the_same_bytes_and_those_of_the_cpu() {
         command.assert().success();
         bytes(out.join("00000.png"))
     };
-    let (cpu, once, again) = (
-        draw("cpu", "cpu", "f32"),
-        draw("once", "sim", "f32"),
-        draw("again", "sim", "f32"),
-    );
+    let (cpu, once, again) = (draw("cpu", "cpu", "f32"), draw("once", "sim", "f32"), draw("again", "sim", "f32"));
     assert!(once == again, "two runs differ");
     let pixels = |png: &[u8]| image::load_from_memory(png).unwrap().into_rgb8().into_raw();
     let difference = pixels(&cpu).iter().zip(pixels(&once)).map(|(a, b)| a.abs_diff(b)).max();
@@ -154,25 +131,9 @@ fn models_are_baked_on_the_device() {
     let bake = |device: &str| {
         let out = dir.path().join(device);
         let mut command = selma();
-        command.args([
-            "merge",
-            "--method",
-            "concat",
-            "--device",
-            device,
-            "--precision",
-            "bf16",
-            "--lora",
-        ]);
-        command
-            .arg(format!("{}:0.8", case.join("lora.0.safetensors").display()))
-            .arg("--into");
-        command
-            .arg(parity("models/tiny-sdxl"))
-            .arg("--out")
-            .arg(&out)
-            .assert()
-            .success();
+        command.args(["merge", "--method", "concat", "--device", device, "--precision", "bf16", "--lora"]);
+        command.arg(format!("{}:0.8", case.join("lora.0.safetensors").display())).arg("--into");
+        command.arg(parity("models/tiny-sdxl")).arg("--out").arg(&out).assert().success();
         out.join("unet/diffusion_pytorch_model.safetensors")
     };
     let (cpu, sim) = (bake("cpu"), bake("sim"));
@@ -195,9 +156,7 @@ fn the_simulator_checks_itself() {
     command.args(["selfcheck", "--device", "sim", "--json"]);
     let output = command.assert().success();
     let lines = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
-    let rows = lines
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let rows = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let kernels: usize = rows.map(|row| row["kernels"].as_array().unwrap().len()).sum();
     assert!(kernels > 300, "{kernels} kernels in {lines}");
 }
@@ -210,16 +169,10 @@ fn ops_are_timed() {
     let lines = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
     let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let cases: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
-    assert!(
-        cases.contains(&"layer_norm 64x320 forward") && cases.contains(&"layer_norm 4x1280 both"),
-        "{cases:?}"
-    );
+    assert!(cases.contains(&"layer_norm 64x320 forward") && cases.contains(&"layer_norm 4x1280 both"), "{cases:?}");
     for row in &rows {
         let (gbs, share) = (row["gbs"].as_f64().unwrap(), row["percent_of_floor"].as_f64().unwrap());
-        assert!(
-            row["median_ms"].as_f64().unwrap() > 0.0 && (share - 100.0 * gbs).abs() < 1e-6 * share,
-            "{row}"
-        );
+        assert!(row["median_ms"].as_f64().unwrap() > 0.0 && (share - 100.0 * gbs).abs() < 1e-6 * share, "{row}");
     }
     says(
         {
@@ -239,14 +192,6 @@ fn what_a_device_cannot_do_is_said() {
         command.args(arguments);
         command
     };
-    says(
-        with(&["selfcheck", "--device", "cpu"]),
-        2,
-        &["--device cuda or --device sim"],
-    );
-    says(
-        with(&["kernels", "--device", "tpu"]),
-        2,
-        &["--device tpu", "cuda:N or sim"],
-    );
+    says(with(&["selfcheck", "--device", "cpu"]), 2, &["--device cuda or --device sim"]);
+    says(with(&["kernels", "--device", "tpu"]), 2, &["--device tpu", "cuda:N or sim"]);
 }

@@ -8,21 +8,8 @@ use crate::{bytes, parity, pictures, selma};
 
 pub fn train(model: &str, data: &Path, out: &Path) -> Command {
     let mut command = selma();
-    command.args([
-        "train",
-        "--rank",
-        "4",
-        "--train_batch_size",
-        "2",
-        "--grad-accum",
-        "2",
-        "--quiet",
-    ]);
-    command
-        .arg("--model")
-        .arg(parity(&format!("models/{model}")))
-        .arg("--vocab")
-        .arg(parity("clip_vocab"));
+    command.args(["train", "--rank", "4", "--train_batch_size", "2", "--grad-accum", "2", "--quiet"]);
+    command.arg("--model").arg(parity(&format!("models/{model}"))).arg("--vocab").arg(parity("clip_vocab"));
     command.arg("--data").arg(data).arg("--out").arg(out);
     command
 }
@@ -48,21 +35,11 @@ fn resume(data: &Path, dir: &Path, optimizer: &str) {
     std::fs::remove_file(broken.join("lora.safetensors")).unwrap();
     let again = train("tiny-sd1", data, &broken).args(settings).assert().code(1);
     assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("--resume"));
-    train("tiny-sd1", data, &broken)
-        .args(settings)
-        .arg("--resume")
-        .assert()
-        .success();
+    train("tiny-sd1", data, &broken).args(settings).arg("--resume").assert().success();
     for file in ["lora.safetensors", "metrics.jsonl", "state/step-00000006.safetensors"] {
         assert!(bytes(whole.join(file)) == bytes(broken.join(file)), "{file} differs");
     }
-    assert_eq!(
-        String::from_utf8(bytes(whole.join("metrics.jsonl")))
-            .unwrap()
-            .lines()
-            .count(),
-        6
-    );
+    assert_eq!(String::from_utf8(bytes(whole.join("metrics.jsonl"))).unwrap().lines().count(), 6);
 }
 
 #[test]
@@ -71,32 +48,20 @@ fn every_family_trains_and_its_lora_changes_the_picture() {
     let data = pictures(dir.path());
     for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
         let out = dir.path().join(model);
-        train(model, &data, &out)
-            .args(["--steps", "2", "--lr", "0.05"])
-            .assert()
-            .success();
+        train(model, &data, &out).args(["--steps", "2", "--lr", "0.05"]).assert().success();
         let draw = |name: &str, lora: bool| {
             let folder = out.join(name);
             let mut command = selma();
             command.args(["generate", "--prompt", "a cat", "--steps", "2", "--quiet"]);
-            command
-                .arg("--model")
-                .arg(parity(&format!("models/{model}")))
-                .arg("--vocab")
-                .arg(parity("clip_vocab"));
+            command.arg("--model").arg(parity(&format!("models/{model}"))).arg("--vocab").arg(parity("clip_vocab"));
             if lora {
-                command
-                    .arg("--lora")
-                    .arg(format!("{}:0.8", out.join("lora.safetensors").display()));
+                command.arg("--lora").arg(format!("{}:0.8", out.join("lora.safetensors").display()));
             }
             command.arg("--out").arg(&folder).assert().success();
             bytes(folder.join("00000.png"))
         };
         let plain = draw("plain", false);
-        assert!(
-            plain == draw("again", false),
-            "{model}: the same command drew another picture"
-        );
+        assert!(plain == draw("again", false), "{model}: the same command drew another picture");
         assert!(plain != draw("lora", true), "{model}: the LoRA changed nothing");
     }
 }
@@ -116,11 +81,7 @@ fn options_decide_what_is_trained() {
     assert!(plain == run("order", &["--lora-order", "auto"]));
     let losses = |metrics: &[u8]| -> Vec<f64> {
         let lines = String::from_utf8_lossy(metrics).into_owned();
-        let loss = |line: &str| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"]
-                .as_f64()
-                .unwrap()
-        };
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
         lines.lines().map(loss).collect()
     };
     for order in ["factored", "merged", "projected", "merged-projected"] {
@@ -144,17 +105,10 @@ fn options_decide_what_is_trained() {
     // The sums are the same, in another order.
     let losses = |metrics: &[u8]| -> Vec<f64> {
         let text = std::str::from_utf8(metrics).unwrap();
-        let loss = |line: &str| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"]
-                .as_f64()
-                .unwrap()
-        };
+        let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap();
         text.lines().map(loss).collect()
     };
-    for (a, b) in losses(&plain)
-        .iter()
-        .zip(losses(&run("recomputed", &["--checkpointing"])))
-    {
+    for (a, b) in losses(&plain).iter().zip(losses(&run("recomputed", &["--checkpointing"]))) {
         assert!((a - b).abs() < 1e-5 * a, "{a} and {b}");
     }
 }
@@ -218,27 +172,12 @@ fn a_configuration_keeps_its_seed_and_precision_unless_told_otherwise() {
     let data = pictures(dir.path());
     let first = dir.path().join("first");
     let steps = ["--steps", "2"];
-    train("tiny-sd1", &data, &first)
-        .args(steps)
-        .args(["--seed", "7", "--precision", "bf16"])
-        .assert()
-        .success();
+    train("tiny-sd1", &data, &first).args(steps).args(["--seed", "7", "--precision", "bf16"]).assert().success();
     let again = |out: &str, more: &[&str]| {
         let out = dir.path().join(out);
         let mut command = selma();
-        command
-            .arg("train")
-            .arg("--config")
-            .arg(first.join("config.toml"))
-            .arg("--out")
-            .arg(&out);
-        command
-            .arg("--vocab")
-            .arg(parity("clip_vocab"))
-            .arg("--quiet")
-            .args(more)
-            .assert()
-            .success();
+        command.arg("train").arg("--config").arg(first.join("config.toml")).arg("--out").arg(&out);
+        command.arg("--vocab").arg(parity("clip_vocab")).arg("--quiet").args(more).assert().success();
         bytes(out.join("lora.safetensors"))
     };
     let expected = bytes(first.join("lora.safetensors"));
@@ -251,11 +190,7 @@ fn a_configuration_keeps_its_seed_and_precision_unless_told_otherwise() {
 fn the_help_tells_the_defaults() {
     let d = selma::train::config::TrainConfig::default();
     let output = selma().args(["train", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout)
-        .unwrap()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let help = String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     let told = |option: &str, value: String| {
         let (_, rest) = help.split_once(&format!("--{option} <")).unwrap();
         let text = rest.split(" --").next().unwrap();

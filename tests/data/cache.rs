@@ -5,10 +5,7 @@ use selma::tensor::Tensor;
 
 fn posterior() -> Posterior {
     let values = |start: i32| (start..start + 24).map(|v| v as f32 / 7.0).collect::<Vec<f32>>();
-    Posterior {
-        mean: Tensor::new(values(-9), &[2, 3, 4]),
-        std: Tensor::new(values(3), &[2, 3, 4]),
-    }
+    Posterior { mean: Tensor::new(values(-9), &[2, 3, 4]), std: Tensor::new(values(3), &[2, 3, 4]) }
 }
 
 #[test]
@@ -43,10 +40,7 @@ fn truncated_and_altered_entries_count_as_absent() {
     cache.put_posterior(&key, &posterior()).unwrap();
     let path = cache.path(&key);
     let whole = std::fs::read(&path).unwrap();
-    let mut broken: Vec<Vec<u8>> = [0, 4, 40, whole.len() - 1]
-        .iter()
-        .map(|&n| whole[..n].to_vec())
-        .collect();
+    let mut broken: Vec<Vec<u8>> = [0, 4, 40, whole.len() - 1].iter().map(|&n| whole[..n].to_vec()).collect();
     for at in [9, whole.len() - 1, whole.len() - 150] {
         let mut altered = whole.clone();
         altered[at] ^= 1;

@@ -12,10 +12,7 @@ fn valid() -> TrainConfig {
 fn defaults_and_the_way_to_toml_and_back() {
     let config = valid();
     config.validate().unwrap();
-    assert_eq!(
-        (config.rank, config.steps, config.batch_size, config.grad_accum),
-        (128, 5000, 16, 4)
-    );
+    assert_eq!((config.rank, config.steps, config.batch_size, config.grad_accum), (128, 5000, 16, 4));
     assert_eq!((config.alpha(), config.scale()), (128.0, 1.0));
     let full = TrainConfig {
         alpha: Some(64.0),
@@ -35,31 +32,16 @@ fn names_of_other_scripts_are_understood() {
                 network_dim = 8\nnetwork_alpha = 4\nmixed_precision = 'fp16'\ntargets = 'to_q, to_k'\n\
                 sample_prompt = 'a cat'\nmin-snr-gamma = 5\nprediction_type = 'v_prediction'";
     let config = TrainConfig::from_toml(text).unwrap();
-    assert_eq!(
-        (config.model.as_str(), config.rank, config.alpha, config.lr),
-        ("m", 8, Some(4.0), 1.0)
-    );
-    assert_eq!(
-        (config.lr_schedule, config.precision.as_str()),
-        (Shape::CosineRestarts, "f16")
-    );
-    assert_eq!(
-        (config.targets, config.sample_prompt),
-        (vec!["to_q".into(), "to_k".into()], vec!["a cat".into()])
-    );
-    assert_eq!(
-        (config.snr_gamma, config.prediction),
-        (Some(5.0), Prediction::VPrediction)
-    );
+    assert_eq!((config.model.as_str(), config.rank, config.alpha, config.lr), ("m", 8, Some(4.0), 1.0));
+    assert_eq!((config.lr_schedule, config.precision.as_str()), (Shape::CosineRestarts, "f16"));
+    assert_eq!((config.targets, config.sample_prompt), (vec!["to_q".into(), "to_k".into()], vec!["a cat".into()]));
+    assert_eq!((config.snr_gamma, config.prediction), (Some(5.0), Prediction::VPrediction));
 }
 
 #[test]
 fn unknown_and_doubled_keys_are_refused() {
     for (text, expected) in [
-        (
-            "bach-size = 3",
-            "unknown key `bach-size`; the closest known one is `batch-size`",
-        ),
+        ("bach-size = 3", "unknown key `bach-size`; the closest known one is `batch-size`"),
         ("learningrate = 3", "closest known one is `learning-rate`"),
         ("lr = 1.0\nlearning_rate = 2.0", "`lr` is given twice"),
         ("rank = 'many'", "rank"),
@@ -87,10 +69,7 @@ fn values_out_of_range_are_named() {
         (|c| c.alpha = Some(0.0), "alpha is 0"),
         (|c| c.betas = [0.9, 1.0], "betas is 1"),
         (|c| c.max_grad_norm = -1.0, "max-grad-norm is -1, expected 0 or more"),
-        (
-            |c| c.resolution = Some(500),
-            "resolution is 500, expected a multiple of 8",
-        ),
+        (|c| c.resolution = Some(500), "resolution is 500, expected a multiple of 8"),
         (|c| c.caption_dropout = 1.5, "caption-dropout is 1.5"),
         (|c| c.targets.clear(), "targets is empty"),
         (|c| c.sample_every = 10, "sample-prompt is empty"),
@@ -109,31 +88,16 @@ fn values_out_of_range_are_named() {
 #[test]
 fn the_presets_are_the_settings_of_the_papers_scripts() {
     let sd = TrainConfig::preset("selma-sd").unwrap();
-    assert_eq!(
-        (sd.resolution, sd.batch_size, sd.grad_accum, sd.steps),
-        (Some(512), 16, 4, 5000)
-    );
+    assert_eq!((sd.resolution, sd.batch_size, sd.grad_accum, sd.steps), (Some(512), 16, 4, 5000));
     assert_eq!((sd.lr, sd.lr_schedule, sd.warmup), (3e-4, Shape::Constant, 0));
     assert_eq!((sd.rank, sd.alpha(), sd.scale()), (128, 128.0, 1.0));
     assert_eq!(sd.targets, ["to_q", "to_k", "to_v", "to_out.0"]);
-    assert_eq!(
-        (sd.betas, sd.eps, sd.weight_decay, sd.max_grad_norm),
-        ([0.9, 0.999], 1e-8, 1e-2, 1.0)
-    );
+    assert_eq!((sd.betas, sd.eps, sd.weight_decay, sd.max_grad_norm), ([0.9, 0.999], 1e-8, 1e-2, 1.0));
     assert_eq!((sd.snr_gamma, sd.noise_offset, sd.caption_dropout), (None, 0.0, 0.0));
-    assert_eq!(
-        (sd.crop, sd.flip, sd.prediction),
-        (Crop::Random, true, Prediction::Auto)
-    );
+    assert_eq!((sd.crop, sd.flip, sd.prediction), (Crop::Random, true, Prediction::Auto));
     assert_eq!((sd.seed, sd.save_every, sd.keep), (42, 500, 20));
     let xl = TrainConfig::preset("selma-sdxl").unwrap();
-    let otherwise = TrainConfig {
-        resolution: Some(1024),
-        batch_size: 4,
-        grad_accum: 8,
-        steps: 10_000,
-        save_every: 2000,
-        ..sd
-    };
+    let otherwise =
+        TrainConfig { resolution: Some(1024), batch_size: 4, grad_accum: 8, steps: 10_000, save_every: 2000, ..sd };
     assert_eq!(xl, otherwise);
 }

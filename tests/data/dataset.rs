@@ -28,12 +28,7 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 fn metadata_keeps_its_order() {
     let metadata = "\u{feff}{\"file_name\": \"b.png\", \"text\": \"two\"}\n\n\
                     {\"file_name\": \"sub/a.png\", \"text\": \" one \", \"score\": 3}\r\n";
-    let dir = folder(&[
-        ("metadata.jsonl", metadata.as_bytes()),
-        ("b.png", b""),
-        ("sub/a.png", b""),
-        ("c.png", b""),
-    ]);
+    let dir = folder(&[("metadata.jsonl", metadata.as_bytes()), ("b.png", b""), ("sub/a.png", b""), ("c.png", b"")]);
     assert_eq!(names(dir.path()), pairs(&[("b.png", "two"), ("sub/a.png", "one")]));
 }
 
@@ -60,34 +55,16 @@ fn wrong_folders_are_explained() {
         (vec![], "no pictures with captions"),
         (metadata(vec![]), "no pictures with captions"),
         (metadata(with("{")), "metadata.jsonl: line 2: EOF while parsing"),
-        (
-            metadata(with("{\"file_name\": \"a.png\"}")),
-            "line 2: missing field `text`",
-        ),
+        (metadata(with("{\"file_name\": \"a.png\"}")), "line 2: missing field `text`"),
         (metadata([good.as_bytes(), b"\xff\n"].concat()), "line 2 is not UTF-8"),
-        (
-            metadata(record("../a.png")),
-            "line 2: file_name `../a.png` leaves the folder",
-        ),
+        (metadata(record("../a.png")), "line 2: file_name `../a.png` leaves the folder"),
         (metadata(record("/etc/passwd")), "leaves the folder"),
         (metadata(record("")), "leaves the folder"),
-        (
-            metadata(record("gone.png")),
-            "line 2: file_name `gone.png` does not exist",
-        ),
+        (metadata(record("gone.png")), "line 2: file_name `gone.png` does not exist"),
         (vec![("b.txt", b"x".to_vec())], "b.txt: a caption without a picture"),
-        (
-            vec![("b.png", vec![])],
-            "b.png: a picture without a caption; write one to b.txt",
-        ),
-        (
-            vec![("a.png", vec![]), ("a.txt", b"caf\xe9".to_vec())],
-            "a.txt: not UTF-8 at byte 3",
-        ),
-        (
-            vec![("a.txt", vec![]), ("a.jpg", vec![]), ("a.png", vec![])],
-            "shares its caption",
-        ),
+        (vec![("b.png", vec![])], "b.png: a picture without a caption; write one to b.txt"),
+        (vec![("a.png", vec![]), ("a.txt", b"caf\xe9".to_vec())], "a.txt: not UTF-8 at byte 3"),
+        (vec![("a.txt", vec![]), ("a.jpg", vec![]), ("a.png", vec![])], "shares its caption"),
     ];
     for (files, expected) in cases {
         let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();

@@ -30,12 +30,7 @@ impl Watcher for Notes {
 /// The first three micro-batches' latents, and what was said and kept.
 fn latents(dir: &Path, name: &str, crop: Crop, ahead_bytes: Option<usize>) -> (Vec<u8>, Vec<String>, usize) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let config = TrainConfig {
-        data: dir.join("data"),
-        batch_size: 2,
-        crop,
-        ..TrainConfig::default()
-    };
+    let config = TrainConfig { data: dir.join("data"), batch_size: 2, crop, ..TrainConfig::default() };
     let files = ModelDir::open(&fixtures.join("models/tiny-sd1")).unwrap();
     let vocab = fixtures.join("clip_vocab");
     let cache = dir.join(name);
@@ -48,11 +43,7 @@ fn latents(dir: &Path, name: &str, crop: Crop, ahead_bytes: Option<usize>) -> (V
     let kept = std::fs::read_dir(&cache).unwrap().count();
     let batches = (0..3).flat_map(|i| examples.batch(i, 1000).unwrap().latents.bytes().to_vec());
     let batches = batches.collect();
-    assert_eq!(
-        kept,
-        std::fs::read_dir(&cache).unwrap().count(),
-        "{name}: something was encoded late and kept"
-    );
+    assert_eq!(kept, std::fs::read_dir(&cache).unwrap().count(), "{name}: something was encoded late and kept");
     (batches, notes.0, kept)
 }
 
@@ -62,9 +53,7 @@ fn crops_that_are_too_many_are_encoded_as_they_come() {
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
     let shade = |x: u32, y: u32| image::Rgb([(x * 7) as u8, (y * 5) as u8, 90]);
-    image::RgbImage::from_fn(60, 16, shade)
-        .save(data.join("wide.png"))
-        .unwrap();
+    image::RgbImage::from_fn(60, 16, shade).save(data.join("wide.png")).unwrap();
     std::fs::write(data.join("wide.txt"), "stripes").unwrap();
     let (ahead, said, kept) = latents(dir.path(), "ahead", Crop::Random, None);
     assert!(said.len() == 1 && said[0].contains("--crop center"), "{said:?}");

@@ -8,12 +8,7 @@ use selma::formats::image::{decode, from_tensor, to_tensor};
 use selma::formats::png;
 use selma::tensor::Tensor;
 
-const PREPROCESS: Preprocess = Preprocess {
-    width: 16,
-    height: 16,
-    crop: Crop::Random,
-    flip: true,
-};
+const PREPROCESS: Preprocess = Preprocess { width: 16, height: 16, crop: Crop::Random, flip: true };
 
 fn gradient(w: u32, h: u32) -> RgbImage {
     RgbImage::from_fn(w, h, |x, y| Rgb([(x * 255 / w) as u8, (y * 255 / h) as u8, 99]))
@@ -32,11 +27,7 @@ fn placements_depend_on_seed_index_and_epoch_alone() {
 
 #[test]
 fn a_crop_keeps_its_place_in_the_picture() {
-    let center = Preprocess {
-        crop: Crop::Center,
-        flip: false,
-        ..PREPROCESS
-    };
+    let center = Preprocess { crop: Crop::Center, flip: false, ..PREPROCESS };
     let picture = gradient(48, 32);
     let placement = center.place((32, 48), 0, 0, 0).unwrap();
     assert_eq!((placement.resized, placement.crop), ((16, 24), (0, 4)));
@@ -78,10 +69,7 @@ fn damaged_pictures_are_named() {
     let whole = png::encode(&gradient(64, 64), None).unwrap();
     for bytes in [&[][..], b"GIF89a", &whole[..20], &whole[..whole.len() / 2]] {
         let message = crate::message(decode(bytes, Path::new("set/broken.png")));
-        assert!(
-            message.starts_with("set/broken.png: not a readable picture"),
-            "{message}"
-        );
+        assert!(message.starts_with("set/broken.png: not a readable picture"), "{message}");
     }
     let mut huge = whole.clone();
     huge[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);

@@ -84,9 +84,6 @@ fn what_is_no_prompt_is_named() {
         ("p.csv", b"id,text\n1,x,y\n", &["line: 2"]),
     ] {
         let message = file(name, bytes).unwrap_err();
-        assert!(
-            words.iter().all(|w| message.contains(w)) && message.contains(name),
-            "{message}"
-        );
+        assert!(words.iter().all(|w| message.contains(w)) && message.contains(name), "{message}");
     }
 }

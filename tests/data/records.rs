@@ -9,9 +9,7 @@ fn a_resumed_run_repeats_no_step() {
     let path = dir.path().join("metrics.jsonl");
     let log = |metrics: &mut Metrics, steps: std::ops::RangeInclusive<u64>| {
         for step in steps {
-            metrics
-                .append(step, &[("loss", 0.5 / step as f64), ("lr", 3e-4)])
-                .unwrap();
+            metrics.append(step, &[("loss", 0.5 / step as f64), ("lr", 3e-4)]).unwrap();
         }
     };
     let mut metrics = Metrics::create(&path).unwrap();
@@ -44,12 +42,7 @@ fn a_broken_last_line_is_dropped_and_a_broken_middle_is_an_error() {
 
 /// The records of an event file, each after a check of both of its checksums.
 fn records(mut bytes: &[u8]) -> Vec<Vec<u8>> {
-    let crc = |bytes: &[u8]| {
-        crc32c::crc32c(bytes)
-            .rotate_right(15)
-            .wrapping_add(0xa282_ead8)
-            .to_le_bytes()
-    };
+    let crc = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -79,9 +72,6 @@ fn events_are_framed_protobuf() {
         [&[0x0a, entry.len() as u8], &entry[..]].concat()
     };
     let summary = [value(b"loss", 0.25), value(b"lr", 1.0)].concat();
-    assert_eq!(
-        records[2][10..],
-        [&[0xac, 0x02, 0x2a, summary.len() as u8], &summary[..]].concat()
-    );
+    assert_eq!(records[2][10..], [&[0xac, 0x02, 0x2a, summary.len() as u8], &summary[..]].concat());
     assert_ne!(EventFile::create(dir.path(), None).unwrap().path(), events.path());
 }

@@ -5,11 +5,7 @@ use selma::train::lr_schedule::{LrSchedule, Shape};
 fn assert_rates(schedule: LrSchedule, expected: &[(u64, f64)]) {
     for &(step, rate) in expected {
         let got = schedule.at(step);
-        assert!(
-            (got - rate).abs() <= 1e-15,
-            "{:?} step {step}: {got}, expected {rate}",
-            schedule.shape
-        );
+        assert!((got - rate).abs() <= 1e-15, "{:?} step {step}: {got}, expected {rate}", schedule.shape);
     }
 }
 
@@ -23,15 +19,9 @@ fn rates_follow_the_formulas() {
     assert_rates(new(Shape::Linear), &[(35, 7.5e-4), (60, 5e-4), (110, 0.0), (200, 0.0)]);
     let quarter = 0.5 * (1.0 + 0.5f64.sqrt());
     assert_rates(new(Shape::Cosine), &[(35, 1e-3 * quarter), (60, 5e-4), (110, 0.0)]);
-    let restarts = LrSchedule {
-        cycles: 2.0,
-        ..new(Shape::CosineRestarts)
-    };
+    let restarts = LrSchedule { cycles: 2.0, ..new(Shape::CosineRestarts) };
     assert_rates(restarts, &[(35, 5e-4), (60, 1e-3), (85, 5e-4), (110, 0.0)]);
-    let polynomial = LrSchedule {
-        power: 2.0,
-        ..new(Shape::Polynomial)
-    };
+    let polynomial = LrSchedule { power: 2.0, ..new(Shape::Polynomial) };
     let range = 1e-3 - 1e-7;
     assert_rates(polynomial, &[(60, range * 0.25 + 1e-7), (110, 1e-7), (111, 1e-7)]);
 }
@@ -43,10 +33,7 @@ fn degenerate_lengths_give_finite_rates() {
             let schedule = LrSchedule::new(shape, 1e-3, warmup, steps);
             for step in 0..=steps {
                 let rate = schedule.at(step);
-                assert!(
-                    (0.0..=1e-3).contains(&rate),
-                    "{shape:?} {warmup}/{steps} step {step}: {rate}"
-                );
+                assert!((0.0..=1e-3).contains(&rate), "{shape:?} {warmup}/{steps} step {step}: {rate}");
             }
         }
     }
@@ -73,8 +60,5 @@ fn names_of_diffusers_are_understood() {
     assert_eq!(Shape::parse("cosine_with_restarts").unwrap(), Shape::CosineRestarts);
     assert_eq!(Shape::parse("constant_with_warmup").unwrap(), Shape::Constant);
     let error = crate::message(Shape::parse("cosin"));
-    assert!(
-        error.contains("`cosin`") && error.contains("cosine-restarts"),
-        "{error}"
-    );
+    assert!(error.contains("`cosin`") && error.contains("cosine-restarts"), "{error}");
 }

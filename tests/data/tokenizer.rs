@@ -30,17 +30,11 @@ fn ids_are_those_of_transformers() {
         let texts: Vec<String> = serde_json::from_value(case["texts"].clone()).unwrap();
         let file = Safetensors::open(&dir.join("tensors.safetensors")).unwrap();
         let expected = file.tensor("out.ids").unwrap();
-        let batch = with_pad(case["pad_token"].as_str().unwrap())
-            .encode_batch(&texts)
-            .unwrap();
+        let batch = with_pad(case["pad_token"].as_str().unwrap()).encode_batch(&texts).unwrap();
         assert_eq!(batch.ids.shape(), expected.shape());
         for (i, text) in texts.iter().enumerate() {
             let row = i * 77..(i + 1) * 77;
-            assert_eq!(
-                batch.ids.data::<i64>()[row.clone()],
-                expected.data::<i64>()[row],
-                "{text}"
-            );
+            assert_eq!(batch.ids.data::<i64>()[row.clone()], expected.data::<i64>()[row], "{text}");
         }
         cases += 1;
     }
@@ -54,11 +48,7 @@ fn one_file_holds_what_two_did() {
     let read = |name: &str| std::fs::read_to_string(parity().join("clip_vocab").join(name)).unwrap();
     let (vocab, merges) = (read("vocab.json"), read("merges.txt"));
     let vocab: Value = serde_json::from_str(&vocab).unwrap();
-    let lines = || {
-        merges
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with("#version"))
-    };
+    let lines = || merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version"));
     let pairs: Vec<Vec<&str>> = lines().map(|line| line.split(' ').collect()).collect();
     let config = json!({"pad_token": "!", "model_max_length": 77});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
@@ -74,10 +64,7 @@ fn one_file_holds_what_two_did() {
     }
     for wrong in [json!({}), json!({"model": {"type": "WordPiece", "vocab": {}}})] {
         let message = load(wrong).err().unwrap().to_string();
-        assert!(
-            message.contains("tokenizer.json") && message.contains("byte-pair"),
-            "{message}"
-        );
+        assert!(message.contains("tokenizer.json") && message.contains("byte-pair"), "{message}");
     }
 }
 
@@ -86,11 +73,7 @@ fn configuration_folders_are_read() {
     let tokenizer = parity().join("models/tiny-sd2/tokenizer");
     let tokenizer = Tokenizer::load_with_vocab(&tokenizer, &parity().join("clip_vocab")).unwrap();
     let encoded = tokenizer.encode("wow!!!").unwrap();
-    assert_eq!(
-        encoded.ids[2..6],
-        [0, 0, 0, 49407],
-        "with \"!\" as the pad token each \"!\" is id 0"
-    );
+    assert_eq!(encoded.ids[2..6], [0, 0, 0, 49407], "with \"!\" as the pad token each \"!\" is id 0");
     assert_eq!(encoded.ids[76], 0);
 }
 
@@ -117,14 +100,8 @@ fn wrong_vocabularies_are_named() {
         (build(r#"{"a": 0}"#, "", json!({})), "no token `<|startoftext|>`"),
         (build(small, "", json!({"pad_token": "!"})), "no token `!`"),
         (build(small, "#version: 0.2\na\n", json!({})), "tok/merges.txt: line 2"),
-        (
-            build(small, "a b</w>\n", json!({})),
-            "tok/merges.txt: does not fit vocab.json",
-        ),
-        (
-            build(small, "", json!({"model_max_length": 1})),
-            "model_max_length is 1",
-        ),
+        (build(small, "a b</w>\n", json!({})), "tok/merges.txt: does not fit vocab.json"),
+        (build(small, "", json!({"model_max_length": 1})), "model_max_length is 1"),
     ];
     for (result, expected) in broken {
         let message = result.unwrap_err();

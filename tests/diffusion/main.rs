@@ -48,19 +48,13 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
     let square = |x: f64| x * x;
     let norm = b.iter().copied().map(square).sum::<f64>();
     let difference = a.iter().zip(b).map(|(x, y)| square(x - y)).sum::<f64>();
-    if norm == 0.0 {
-        difference.sqrt()
-    } else {
-        (difference / norm).sqrt()
-    }
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
 }
 
 /// The scheduler cases of the fixtures, or of another folder in the same format.
 fn cases() -> Vec<Case> {
-    let root = std::env::var_os("SELMA_PARITY_CASES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("SELMA_PARITY_CASES")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases"), PathBuf::from);
     let mut folders: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     let open = |folder: PathBuf| {
@@ -76,12 +70,7 @@ fn cases() -> Vec<Case> {
 
 fn check_table(case: &Case, schedule: &NoiseSchedule) -> Result<(), String> {
     let bound = if case.zero_snr() { 2e-4 } else { 5e-6 };
-    for (t, (a, b)) in schedule
-        .alphas_cumprod
-        .iter()
-        .zip(case.values("out.alphas_cumprod"))
-        .enumerate()
-    {
+    for (t, (a, b)) in schedule.alphas_cumprod.iter().zip(case.values("out.alphas_cumprod")).enumerate() {
         if (a - b).abs() > bound * b.abs() {
             return Err(format!("{}: alphas_cumprod[{t}] is {a}, expected {b}", case.name));
         }
@@ -111,28 +100,11 @@ fn check_sampling(case: &Case) -> Result<(), String> {
     for i in 0..timesteps.len() {
         let scaled = sampler.scale_model_input(i, &x).map_err(fail)?;
         let expected = case.row("out.scaled_inputs", i);
-        case.close(
-            &format!("scaled_inputs[{i}]"),
-            &scaled.reals::<f64>(),
-            &expected.reals::<f64>(),
-            tolerance,
-        )?;
+        case.close(&format!("scaled_inputs[{i}]"), &scaled.reals::<f64>(), &expected.reals::<f64>(), tolerance)?;
         let noise = sampler.needs_noise(i).then(|| case.row("in.noise", i));
-        x = sampler
-            .step(
-                i,
-                &Combination::of(&case.row("in.model_outputs", i)),
-                &x,
-                noise.as_ref(),
-            )
-            .map_err(fail)?;
+        x = sampler.step(i, &Combination::of(&case.row("in.model_outputs", i)), &x, noise.as_ref()).map_err(fail)?;
         let expected = case.row("out.prev_samples", i);
-        case.close(
-            &format!("prev_samples[{i}]"),
-            &x.reals::<f64>(),
-            &expected.reals::<f64>(),
-            tolerance,
-        )?;
+        case.close(&format!("prev_samples[{i}]"), &x.reals::<f64>(), &expected.reals::<f64>(), tolerance)?;
     }
     Ok(())
 }
@@ -144,10 +116,7 @@ fn check_noising(case: &Case) -> Result<(), String> {
     let schedule = NoiseSchedule::new(&config).map_err(fail)?;
     check_table(case, &schedule)?;
     let timesteps: Vec<usize> = case.values("in.timesteps").iter().map(|&t| t as usize).collect();
-    let (image, noise) = (
-        case.tensors.tensor("in.original").unwrap(),
-        case.tensors.tensor("in.noise").unwrap(),
-    );
+    let (image, noise) = (case.tensors.tensor("in.original").unwrap(), case.tensors.tensor("in.noise").unwrap());
     let noisy = schedule.add_noise(&image, &noise, &timesteps).map_err(fail)?;
     case.close("noisy", &noisy.reals::<f64>(), &case.values("out.noisy"), 5e-6)?;
     let velocity = schedule.velocity(&image, &noise, &timesteps).map_err(fail)?;
@@ -161,20 +130,10 @@ fn samplers_agree_with_diffusers() {
     let cases = cases();
     assert!(cases.len() >= 13, "only {} scheduler cases found", cases.len());
     let check = |case: &Case| {
-        if case.json["op"] == "sample" {
-            check_sampling(case)
-        } else {
-            check_noising(case)
-        }
+        if case.json["op"] == "sample" { check_sampling(case) } else { check_noising(case) }
     };
     let failures: Vec<String> = cases.iter().filter_map(|case| check(case).err()).collect();
-    assert!(
-        failures.is_empty(),
-        "{} of {} cases:\n{}",
-        failures.len(),
-        cases.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
 
 #[test]
@@ -182,17 +141,7 @@ fn short_names_take_the_models_configuration() {
     let config = serde_json::json!({"_class_name": "PNDMScheduler", "_diffusers_version": "0.42.1",
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "trained_betas": null,
         "skip_prk_steps": true, "set_alpha_to_one": false, "steps_offset": 1, "timestep_spacing": "leading"});
-    for name in [
-        "ddim",
-        "pndm",
-        "euler",
-        "euler-a",
-        "dpmpp-2m",
-        "dpmpp-2m-karras",
-        "unipc",
-        "lcm",
-        "ddpm",
-    ] {
+    for name in ["ddim", "pndm", "euler", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "unipc", "lcm", "ddpm"] {
         let sampler = sampler::from_config(name, &config, 10).unwrap();
         assert!(sampler.timesteps().len() >= 10, "{name}");
     }
@@ -200,12 +149,7 @@ fn short_names_take_the_models_configuration() {
 
 #[test]
 fn what_is_not_understood_is_refused_by_name() {
-    let refuse = |config: Value| {
-        sampler::from_config("DDIMScheduler", &config, 5)
-            .err()
-            .unwrap()
-            .to_string()
-    };
+    let refuse = |config: Value| sampler::from_config("DDIMScheduler", &config, 5).err().unwrap().to_string();
     assert!(refuse(serde_json::json!({"beta_strat": 0.1})).contains("beta_strat"));
     assert!(refuse(serde_json::json!({"beta_start": "x"})).contains("beta_start"));
     assert!(refuse(serde_json::json!({"use_beta_sigmas": true})).contains("use_beta_sigmas"));

@@ -57,10 +57,7 @@ fn every_mean_is_over_what_its_name_says() {
 #[test]
 fn scores_come_back_from_their_file_and_give_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let scores = scored(vec![
-        picture("a", "counting", 0, "yyn"),
-        picture("b", "spatial", 1, "yny"),
-    ]);
+    let scores = scored(vec![picture("a", "counting", 0, "yyn"), picture("b", "spatial", 1, "yny")]);
     let [first, second] = ["first.json", "second.json"].map(|name| dir.path().join(name));
     scores.write(&first).unwrap();
     let read = Scores::read(&first).unwrap();
@@ -69,10 +66,7 @@ fn scores_come_back_from_their_file_and_give_the_same_bytes() {
     assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
     std::fs::write(&first, "{}").unwrap();
     let refusal = Scores::read(&first).unwrap_err().to_string();
-    assert!(
-        refusal.contains("first.json") && refusal.contains("selma eval"),
-        "{refusal}"
-    );
+    assert!(refusal.contains("first.json") && refusal.contains("selma eval"), "{refusal}");
 }
 
 #[test]
@@ -112,10 +106,7 @@ fn what_does_not_compare_is_refused() {
     assert!(refusal(&base, &scored(vec![one(), one()])).contains("same prompt, seed and index"));
     assert!(refusal(&base, &scored(vec![picture("a", "counting", 0, "yyy")])).contains("different questions"));
     assert!(Scores::of("shapes", "builtin", vec![], 1).is_err());
-    let unknown = Picture {
-        score: f64::NAN,
-        ..one()
-    };
+    let unknown = Picture { score: f64::NAN, ..one() };
     let refusal = Scores::of("shapes", "builtin", vec![unknown], 1).unwrap_err();
     assert!(refusal.to_string().contains("00000.png"));
 }
@@ -132,15 +123,7 @@ fn the_builtin_judge_scores_a_picture_against_any_caption() {
     assert_eq!(score, 0.5);
     let star = questions.iter().find(|q| q.question == "Is there a star?").unwrap();
     let counted: Vec<_> = questions.iter().map(|q| q.counts).collect();
-    assert_eq!(
-        (star.id, star.category.as_str(), star.yes),
-        (4, "entity - whole", false)
-    );
+    assert_eq!((star.id, star.category.as_str(), star.yes), (4, "entity - whole", false));
     assert_eq!(counted, [true, true, true, false, false, false]);
-    assert!(
-        shapes::score(&picture, "a calm view of the sea")
-            .unwrap_err()
-            .to_string()
-            .contains("no shape")
-    );
+    assert!(shapes::score(&picture, "a calm view of the sea").unwrap_err().to_string().contains("no shape"));
 }

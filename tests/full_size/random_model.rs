@@ -37,10 +37,7 @@ fn write(family: &str, out: &Path) -> Result<()> {
     };
     folder(out)?;
     json_file(&out.join("model_index.json"), &configs::model_index(xl))?;
-    json_file(
-        &folder(&out.join("scheduler"))?.join("scheduler_config.json"),
-        &configs::scheduler(xl),
-    )?;
+    json_file(&folder(&out.join("scheduler"))?.join("scheduler_config.json"), &configs::scheduler(xl))?;
 
     let weights = "diffusion_pytorch_model.safetensors";
     let config = if xl { configs::sdxl_unet() } else { configs::sd15_unet() };

@@ -40,94 +40,28 @@ fn lying_headers_are_refused_by_name() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", vec![], "0 bytes"),
         ("endless", endless, "header's length is larger than the file"),
-        (
-            "long",
-            file("{}", 0)[..9].to_vec(),
-            "header's length is larger than the file",
-        ),
+        ("long", file("{}", 0)[..9].to_vec(), "header's length is larger than the file"),
         ("text", b"not a tensor file at all".to_vec(), "header"),
         ("json", file("{\"a\":", 0), "not a valid safetensors file"),
         ("list", file("[1, 2]", 0), "not a valid safetensors file"),
-        (
-            "utf8",
-            [&4u64.to_le_bytes()[..], b"\xff\xfe{}"].concat(),
-            "not a valid safetensors file",
-        ),
+        ("utf8", [&4u64.to_le_bytes()[..], b"\xff\xfe{}"].concat(), "not a valid safetensors file"),
         ("deep", file(&deep, 0), "not a valid safetensors file"),
-        (
-            "overlap",
-            file(
-                &format!("{{\"a\":{},\"b\":{}}}", f32s("[2]", 0, 8), f32s("[2]", 4, 12)),
-                12,
-            ),
-            "overlap",
-        ),
-        (
-            "gap",
-            file(
-                &format!("{{\"a\":{},\"b\":{}}}", f32s("[2]", 0, 8), f32s("[2]", 12, 20)),
-                20,
-            ),
-            "gap",
-        ),
+        ("overlap", file(&format!("{{\"a\":{},\"b\":{}}}", f32s("[2]", 0, 8), f32s("[2]", 4, 12)), 12), "overlap"),
+        ("gap", file(&format!("{{\"a\":{},\"b\":{}}}", f32s("[2]", 0, 8), f32s("[2]", 12, 20)), 20), "gap"),
         ("backwards", file(&format!("{{\"a\":{}}}", f32s("[2]", 8, 0)), 8), "a"),
-        (
-            "past the end",
-            file(&format!("{{\"a\":{}}}", f32s("[2]", 0, 8)), 7),
-            "truncated",
-        ),
-        (
-            "trailing",
-            file(&format!("{{\"a\":{}}}", f32s("[2]", 0, 8)), 9),
-            "trailing",
-        ),
-        (
-            "shape",
-            file(&format!("{{\"a\":{}}}", f32s("[3]", 0, 8)), 8),
-            "x.safetensors",
-        ),
-        (
-            "overflow",
-            file(&format!("{{\"a\":{}}}", f32s(&format!("[{huge},{huge}]"), 0, 8)), 8),
-            "x.safetensors",
-        ),
-        (
-            "wrapping",
-            file(&format!("{{\"a\":{}}}", f32s("[2]", huge - 3, 4)), 8),
-            "x.safetensors",
-        ),
-        (
-            "negative",
-            file(&format!("{{\"a\":{}}}", f32s("[-2]", 0, 8)), 8),
-            "not a valid safetensors file",
-        ),
-        (
-            "dtype",
-            file(&format!("{{\"a\":{}}}", tensor("Q4_K", "[8]", 0, 8)), 8),
-            "Q4_K",
-        ),
-        (
-            "twice",
-            file(&format!("{{\"a\":{0},\"a\":{0}}}", f32s("[2]", 0, 8)), 8),
-            "two tensors are named a",
-        ),
-        (
-            "metadata",
-            file("{\"__metadata__\":{\"a\":1}}", 0),
-            "not a valid safetensors file",
-        ),
+        ("past the end", file(&format!("{{\"a\":{}}}", f32s("[2]", 0, 8)), 7), "truncated"),
+        ("trailing", file(&format!("{{\"a\":{}}}", f32s("[2]", 0, 8)), 9), "trailing"),
+        ("shape", file(&format!("{{\"a\":{}}}", f32s("[3]", 0, 8)), 8), "x.safetensors"),
+        ("overflow", file(&format!("{{\"a\":{}}}", f32s(&format!("[{huge},{huge}]"), 0, 8)), 8), "x.safetensors"),
+        ("wrapping", file(&format!("{{\"a\":{}}}", f32s("[2]", huge - 3, 4)), 8), "x.safetensors"),
+        ("negative", file(&format!("{{\"a\":{}}}", f32s("[-2]", 0, 8)), 8), "not a valid safetensors file"),
+        ("dtype", file(&format!("{{\"a\":{}}}", tensor("Q4_K", "[8]", 0, 8)), 8), "Q4_K"),
+        ("twice", file(&format!("{{\"a\":{0},\"a\":{0}}}", f32s("[2]", 0, 8)), 8), "two tensors are named a"),
+        ("metadata", file("{\"__metadata__\":{\"a\":1}}", 0), "not a valid safetensors file"),
         ("nothing", file("{}", 0), "no tensors"),
         ("pickle", [b"PK\x03\x04".to_vec(), vec![0; 60]].concat(), "save_file"),
-        (
-            "old pickle",
-            [b"\x80\x02}q".to_vec(), vec![b'.'; 60]].concat(),
-            "pickle",
-        ),
-        (
-            "lfs",
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(),
-            "git lfs pull",
-        ),
+        ("old pickle", [b"\x80\x02}q".to_vec(), vec![b'.'; 60]].concat(), "pickle"),
+        ("lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), "git lfs pull"),
     ];
     let path = dir.path().join("x.safetensors");
     for (name, bytes, word) in &cases {
@@ -136,20 +70,13 @@ fn lying_headers_are_refused_by_name() {
         assert!(message(bytes).contains(word), "{name}: {}", message(bytes));
     }
     // The same in the place of a model's weights, and as the LoRA of a picture.
-    for (_, bytes, word) in cases
-        .iter()
-        .filter(|(name, ..)| ["endless", "overlap", "pickle"].contains(name))
-    {
+    for (_, bytes, word) in cases.iter().filter(|(name, ..)| ["endless", "overlap", "pickle"].contains(name)) {
         std::fs::write(&path, bytes).unwrap();
         let out = dir.path().join("out");
         refuses(generate(&model("tiny-sd1"), &out).arg("--lora").arg(&path), 1, &[word]);
         let copy = crate::copied("tiny-sd1", dir.path());
         std::fs::write(copy.join("unet/diffusion_pytorch_model.safetensors"), bytes).unwrap();
-        refuses(
-            &mut generate(&copy, &out),
-            1,
-            &["diffusion_pytorch_model.safetensors", word],
-        );
+        refuses(&mut generate(&copy, &out), 1, &["diffusion_pytorch_model.safetensors", word]);
         assert!(!out.exists());
     }
 }
@@ -170,11 +97,7 @@ fn a_file_cut_anywhere_is_refused() {
         if [0, 7, 8, 9, header - 1, header, header + 1, whole.len() - 1].contains(&length) || length % 257 == 0 {
             let merged = dir.path().join("merged.safetensors");
             refuses(selma().arg("inspect").arg(&path), 1, &["x.safetensors"]);
-            refuses(
-                selma().arg("merge").arg("--lora").arg(&path).arg("--out").arg(&merged),
-                1,
-                &["x.safetensors"],
-            );
+            refuses(selma().arg("merge").arg("--lora").arg(&path).arg("--out").arg(&merged), 1, &["x.safetensors"]);
         }
     }
     assert_eq!(names(dir.path()), ["x.safetensors"]);

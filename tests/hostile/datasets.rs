@@ -22,10 +22,7 @@ fn bad_records_are_named_with_their_lines() {
     picture(&dir.path().join("secret.png"));
     std::os::unix::fs::symlink(dir.path().join("secret.png"), data.join("link.png")).unwrap();
     let good = r#"{"file_name": "a.png", "text": "one"}"#;
-    let absolute = format!(
-        r#"{{"file_name": "{}", "text": "x"}}"#,
-        dir.path().join("secret.png").display()
-    );
+    let absolute = format!(r#"{{"file_name": "{}", "text": "x"}}"#, dir.path().join("secret.png").display());
     for (line, words) in [
         ("{\"file_name\": \"a.png\"", &["metadata.jsonl", "line 2"][..]),
         (r#"{"file_name": "a.png"}"#, &["line 2", "text"]),
@@ -33,45 +30,21 @@ fn bad_records_are_named_with_their_lines() {
         (r#"{"file_name": 3, "text": "x"}"#, &["line 2"]),
         (r#"{"file_name": "a.png", "text": null}"#, &["line 2"]),
         ("null", &["line 2"]),
-        (
-            r#"{"file_name": "../secret.png", "text": "x"}"#,
-            &["line 2", "leaves the folder"],
-        ),
-        (
-            r#"{"file_name": "b/../../secret.png", "text": "x"}"#,
-            &["line 2", "leaves the folder"],
-        ),
+        (r#"{"file_name": "../secret.png", "text": "x"}"#, &["line 2", "leaves the folder"]),
+        (r#"{"file_name": "b/../../secret.png", "text": "x"}"#, &["line 2", "leaves the folder"]),
         (&absolute, &["line 2", "leaves the folder"]),
-        (
-            r#"{"file_name": "link.png", "text": "x"}"#,
-            &["line 2", "leaves the folder"],
-        ),
-        (
-            r#"{"file_name": "gone.png", "text": "x"}"#,
-            &["line 2", "does not exist"],
-        ),
+        (r#"{"file_name": "link.png", "text": "x"}"#, &["line 2", "leaves the folder"]),
+        (r#"{"file_name": "gone.png", "text": "x"}"#, &["line 2", "does not exist"]),
         (r#"{"file_name": ".", "text": "x"}"#, &["line 2"]),
         (r#"{"file_name": "a\u0000.png", "text": "x"}"#, &["line 2"]),
     ] {
         metadata(&data, &format!("{good}\n{line}\n"));
         refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, words);
     }
-    std::fs::write(
-        data.join("metadata.jsonl"),
-        b"{\"file_name\": \"a.png\", \"text\": \"\xff\"}",
-    )
-    .unwrap();
-    refuses(
-        &mut train(&model("tiny-sd1"), &data, &dir.path().join("out")),
-        1,
-        &["line 1", "UTF-8"],
-    );
+    std::fs::write(data.join("metadata.jsonl"), b"{\"file_name\": \"a.png\", \"text\": \"\xff\"}").unwrap();
+    refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, &["line 1", "UTF-8"]);
     metadata(&data, "\n\n");
-    refuses(
-        &mut train(&model("tiny-sd1"), &data, &dir.path().join("out")),
-        1,
-        &["no pictures"],
-    );
+    refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, &["no pictures"]);
     assert!(!dir.path().join("out/lora.safetensors").exists());
 }
 
@@ -92,11 +65,7 @@ fn captions_and_pictures_come_in_pairs() {
     with(&[("b.png", b"")], &["b.png", "without a caption", "b.txt"]);
     with(&[("a.txt", b"\xff\xfeo\0n\0e\0")], &["a.txt", "UTF-8"]);
     with(&[("a.jpg", b"")], &["shares its caption"]);
-    refuses(
-        &mut train(&model("tiny-sd1"), &dir.path().join("none"), &out),
-        1,
-        &["none"],
-    );
+    refuses(&mut train(&model("tiny-sd1"), &dir.path().join("none"), &out), 1, &["none"]);
     assert!(!out.join("lora.safetensors").exists());
 }
 
@@ -124,20 +93,12 @@ fn pictures_that_do_not_decode_are_named() {
         std::fs::write(data.path().join(format!("{name}.png")), bytes).unwrap();
         std::fs::write(data.path().join(format!("{name}.txt")), "one").unwrap();
         let out = data.path().join("out");
-        refuses(
-            &mut train(&model("tiny-sd1"), data.path(), &out),
-            1,
-            &[&format!("{name}.png"), "picture"],
-        );
+        refuses(&mut train(&model("tiny-sd1"), data.path(), &out), 1, &[&format!("{name}.png"), "picture"]);
         assert!(!out.join("lora.safetensors").exists());
         let init = data.path().join(format!("{name}.png"));
         let pictures = data.path().join("pictures");
         let mut command = crate::generate(&model("tiny-sd1"), &pictures);
-        refuses(
-            command.arg("--init-image").arg(&init),
-            1,
-            &[&format!("{name}.png"), "picture"],
-        );
+        refuses(command.arg("--init-image").arg(&init), 1, &[&format!("{name}.png"), "picture"]);
         assert!(!pictures.exists() || names(&pictures).is_empty());
     }
 }

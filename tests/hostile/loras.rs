@@ -32,12 +32,7 @@ fn wrong_tensors_are_named() {
         ),
         (|t| drop(t.remove(UP)), &[DOWN, "lora_up"]),
         (
-            |t| {
-                drop(t.insert(
-                    UP.replace("lora_B.weight", "alpha"),
-                    Tensor::full(&[], f64::NAN, DType::F32),
-                ))
-            },
+            |t| drop(t.insert(UP.replace("lora_B.weight", "alpha"), Tensor::full(&[], f64::NAN, DType::F32))),
             &["alpha", "NaN"],
         ),
         (
@@ -45,12 +40,7 @@ fn wrong_tensors_are_named() {
             &["alpha", "one number"],
         ),
         (
-            |t| {
-                drop(t.insert(
-                    UP.replace("to_q.lora_B.weight", "to_q.dora_scale"),
-                    Tensor::zeros(&[1], DType::F32),
-                ))
-            },
+            |t| drop(t.insert(UP.replace("to_q.lora_B.weight", "to_q.dora_scale"), Tensor::zeros(&[1], DType::F32))),
             &["DoRA"],
         ),
         (
@@ -90,11 +80,7 @@ fn the_lora_of_another_family_is_refused_everywhere() {
     std::fs::copy(other, &path).unwrap();
     let out = dir.path().join("out");
     for name in ["tiny-sd2", "tiny-sdxl"] {
-        refuses(
-            generate(&model(name), &out).arg("--lora").arg(&path),
-            1,
-            &["sd1.safetensors", "family"],
-        );
+        refuses(generate(&model(name), &out).arg("--lora").arg(&path), 1, &["sd1.safetensors", "family"]);
         let mut merge = selma();
         merge.arg("merge").arg("--lora").arg(&path).arg("--out").arg(&out);
         refuses(merge.arg("--into").arg(model(name)), 1, &["sd1.safetensors", "family"]);
@@ -112,12 +98,7 @@ fn what_a_sum_cannot_hold_is_refused() {
         }
     });
     let mut merge = selma();
-    merge
-        .arg("merge")
-        .arg("--lora")
-        .arg(&path)
-        .arg("--out")
-        .arg(dir.path().join("out"));
+    merge.arg("merge").arg("--lora").arg(&path).arg("--out").arg(dir.path().join("out"));
     refuses(merge.arg("--into").arg(model("tiny-sd1")), 1, &["attn1.to_q", "f16"]);
     assert_eq!(names(dir.path()), ["x.safetensors"]);
 }
@@ -129,11 +110,7 @@ fn weights_that_are_not_numbers_are_a_wrong_command_line() {
     lora(&path, |_| ());
     for weight in ["nan", "inf", "-inf", "1e999"] {
         let argument = format!("{}:{weight}", path.display());
-        refuses(
-            generate(&model("tiny-sd1"), &dir.path().join("out")).args(["--lora", &argument]),
-            2,
-            &["finite"],
-        );
+        refuses(generate(&model("tiny-sd1"), &dir.path().join("out")).args(["--lora", &argument]), 2, &["finite"]);
         let mut merge = selma();
         merge.args(["merge", "--method", "concat", "--lora", &argument]);
         refuses(merge.arg("--out").arg(dir.path().join("m.safetensors")), 2, &["finite"]);
@@ -154,10 +131,7 @@ fn damaged_settings_beside_or_inside_a_file_are_named() {
         (r#"{"use_dora": true}"#, "DoRA"),
         (r#"{"lora_alpha": "four"}"#, "lora_alpha"),
         (r#"{"lora_alpha": 0}"#, "lora_alpha"),
-        (
-            r#"{"lora_alpha": 4, "alpha_pattern": {"(to_q|to_k)": 8}}"#,
-            "alpha_pattern",
-        ),
+        (r#"{"lora_alpha": 4, "alpha_pattern": {"(to_q|to_k)": 8}}"#, "alpha_pattern"),
     ] {
         std::fs::write(&beside, text).unwrap();
         refuses(selma().arg("inspect").arg(dir.path()), 1, &[word]);

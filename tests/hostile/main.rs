@@ -19,9 +19,7 @@ fn selma() -> Command {
 }
 
 fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/parity")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(path)
 }
 
 fn model(name: &str) -> PathBuf {
@@ -43,11 +41,7 @@ fn refuses(command: &mut Command, code: i32, words: &[&str]) {
 fn generate(model: &Path, out: &Path) -> Command {
     let mut command = selma();
     command.args(["generate", "--prompt", "a cat", "--steps", "1", "--quiet"]);
-    command
-        .arg("--model")
-        .arg(model)
-        .arg("--vocab")
-        .arg(fixture("clip_vocab"));
+    command.arg("--model").arg(model).arg("--vocab").arg(fixture("clip_vocab"));
     command.arg("--out").arg(out);
     command
 }
@@ -57,11 +51,7 @@ fn train(model: &Path, data: &Path, out: &Path) -> Command {
     let mut command = selma();
     command.args(["train", "--rank", "2", "--batch-size", "1", "--grad-accum", "1"]);
     command.args(["--steps", "1", "--quiet"]);
-    command
-        .arg("--model")
-        .arg(model)
-        .arg("--vocab")
-        .arg(fixture("clip_vocab"));
+    command.arg("--model").arg(model).arg("--vocab").arg(fixture("clip_vocab"));
     command.arg("--data").arg(data).arg("--out").arg(out);
     command
 }
@@ -113,10 +103,8 @@ fn lora(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) {
 
 /// Every name under `dir`, to see that a refused command left nothing behind.
 fn names(dir: &Path) -> Vec<String> {
-    let mut all: Vec<String> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut all: Vec<String> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     all.sort();
     all
 }

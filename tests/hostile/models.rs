@@ -11,10 +11,7 @@ use crate::{copied, edit, generate, model, names, refuses, selma, train};
 
 fn change_weights(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor>)) {
     let file = Safetensors::open(path).unwrap();
-    let mut tensors: BTreeMap<_, _> = file
-        .names()
-        .map(|name| (name.to_string(), file.tensor(name).unwrap()))
-        .collect();
+    let mut tensors: BTreeMap<_, _> = file.names().map(|name| (name.to_string(), file.tensor(name).unwrap())).collect();
     drop(file);
     change(&mut tensors);
     let tensors: Vec<_> = tensors.into_iter().collect();
@@ -42,11 +39,7 @@ fn nan_among_base_weights_is_named() {
             tensors.insert(name.into(), Tensor::new(values, tensor.shape()));
         });
         refuses(&mut generate(&folder, &out), 1, &[file, name, "NaN"]);
-        refuses(
-            &mut train(&folder, &data, &dir.path().join("t")),
-            1,
-            &[file, name, "NaN"],
-        );
+        refuses(&mut train(&folder, &data, &dir.path().join("t")), 1, &[file, name, "NaN"]);
     }
     assert!(!out.exists());
 }
@@ -86,14 +79,8 @@ fn weights_of_another_type_or_shape_are_named() {
         &["conv_in.weight", "integers"],
     );
     with(|t| drop(t.remove("conv_out.bias")), &["no tensor conv_out.bias"]);
-    with(
-        |t| drop(t.insert("extra".into(), Tensor::zeros(&[1], DType::F32))),
-        &["extra", "no place"],
-    );
-    with(
-        |t| drop(t.insert("conv_in.bias".into(), Tensor::zeros(&[3], DType::F32))),
-        &["conv_in.bias has shape [3]"],
-    );
+    with(|t| drop(t.insert("extra".into(), Tensor::zeros(&[1], DType::F32))), &["extra", "no place"]);
+    with(|t| drop(t.insert("conv_in.bias".into(), Tensor::zeros(&[3], DType::F32))), &["conv_in.bias has shape [3]"]);
     assert!(!out.exists());
 }
 
@@ -103,51 +90,15 @@ fn configuration_keys_that_are_missing_unknown_or_wrong_are_named() {
     let out = dir.path().join("out");
     type Change = fn(&mut serde_json::Value);
     let cases: [(&str, Change, &[&str]); 10] = [
-        (
-            "unet/config.json",
-            |c| c["a_new_key"] = json!(3),
-            &["`a_new_key` is 3", "not known"],
-        ),
-        (
-            "unet/config.json",
-            |c| c["norm_num_groups"] = json!("many"),
-            &["`norm_num_groups`"],
-        ),
-        (
-            "unet/config.json",
-            |c| c["sample_size"] = json!(1u64 << 40),
-            &["`sample_size`"],
-        ),
-        (
-            "unet/config.json",
-            |c| drop(c.as_object_mut().unwrap().remove("block_out_channels")),
-            &["config.json"],
-        ),
-        (
-            "vae/config.json",
-            |c| c["scaling_factor"] = json!(-1),
-            &["`scaling_factor`"],
-        ),
-        (
-            "text_encoder/config.json",
-            |c| c["hidden_act"] = json!("relu"),
-            &["`hidden_act`"],
-        ),
-        (
-            "model_index.json",
-            |c| c["_class_name"] = json!("FluxPipeline"),
-            &["FluxPipeline", "supported"],
-        ),
-        (
-            "model_index.json",
-            |c| drop(c.as_object_mut().unwrap().remove("unet")),
-            &["model_index.json", "`unet`"],
-        ),
-        (
-            "scheduler/scheduler_config.json",
-            |c| c["beta_schedule"] = json!("none"),
-            &["beta_schedule"],
-        ),
+        ("unet/config.json", |c| c["a_new_key"] = json!(3), &["`a_new_key` is 3", "not known"]),
+        ("unet/config.json", |c| c["norm_num_groups"] = json!("many"), &["`norm_num_groups`"]),
+        ("unet/config.json", |c| c["sample_size"] = json!(1u64 << 40), &["`sample_size`"]),
+        ("unet/config.json", |c| drop(c.as_object_mut().unwrap().remove("block_out_channels")), &["config.json"]),
+        ("vae/config.json", |c| c["scaling_factor"] = json!(-1), &["`scaling_factor`"]),
+        ("text_encoder/config.json", |c| c["hidden_act"] = json!("relu"), &["`hidden_act`"]),
+        ("model_index.json", |c| c["_class_name"] = json!("FluxPipeline"), &["FluxPipeline", "supported"]),
+        ("model_index.json", |c| drop(c.as_object_mut().unwrap().remove("unet")), &["model_index.json", "`unet`"]),
+        ("scheduler/scheduler_config.json", |c| c["beta_schedule"] = json!("none"), &["beta_schedule"]),
         (
             "scheduler/scheduler_config.json",
             |c| drop(c.as_object_mut().unwrap().remove("_class_name")),
@@ -160,17 +111,10 @@ fn configuration_keys_that_are_missing_unknown_or_wrong_are_named() {
         let output = generate(&folder, &out).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(matches!(output.status.code(), Some(1 | 2)), "{file}: {text}");
-        assert!(
-            !text.contains("panicked") && words.iter().all(|w| text.contains(w)),
-            "{words:?} in {text}"
-        );
+        assert!(!text.contains("panicked") && words.iter().all(|w| text.contains(w)), "{words:?} in {text}");
         assert!(!out.exists(), "{file}");
     }
-    for file in [
-        "unet/config.json",
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-    ] {
+    for file in ["unet/config.json", "model_index.json", "scheduler/scheduler_config.json"] {
         let folder = copied("tiny-sd1", dir.path());
         for text in ["", "{", "[]", "\u{0}"] {
             std::fs::write(folder.join(file), text).unwrap();
@@ -180,10 +124,7 @@ fn configuration_keys_that_are_missing_unknown_or_wrong_are_named() {
         refuses(&mut generate(&folder, &out), 1, &[file.rsplit('/').next().unwrap()]);
     }
     let mut merge = selma();
-    merge
-        .arg("merge")
-        .arg("--lora")
-        .arg(dir.path().join("none.safetensors"));
+    merge.arg("merge").arg("--lora").arg(dir.path().join("none.safetensors"));
     refuses(merge.arg("--out").arg(dir.path().join("m")), 1, &["none.safetensors"]);
 }
 
@@ -197,19 +138,11 @@ fn pickles_and_folders_that_are_no_models_are_told_apart() {
     refuses(&mut generate(&folder, &out), 1, &["pickle", "safe_serialization"]);
     std::fs::rename(weights.with_extension("bin"), &weights).unwrap();
     refuses(&mut generate(&folder.join("vae"), &out), 1, &["model_index.json"]);
-    refuses(
-        &mut generate(&PathBuf::from("no/such/place"), &out),
-        1,
-        &["no/such/place"],
-    );
+    refuses(&mut generate(&PathBuf::from("no/such/place"), &out), 1, &["no/such/place"]);
     // A link or a name in an index cannot lead out of the folder.
     std::fs::rename(&weights, dir.path().join("elsewhere.safetensors")).unwrap();
     let index = json!({"weight_map": {"conv_in.weight": "../../elsewhere.safetensors"}});
-    std::fs::write(
-        folder.join("unet/diffusion_pytorch_model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    std::fs::write(folder.join("unet/diffusion_pytorch_model.safetensors.index.json"), index.to_string()).unwrap();
     refuses(&mut generate(&folder, &out), 1, &["../../elsewhere.safetensors"]);
     assert!(!out.exists());
     assert!(model("tiny-sd1").exists());

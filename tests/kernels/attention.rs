@@ -25,25 +25,13 @@ const SIZES: [(usize, usize, usize, usize, usize, bool); 9] = [
 fn attention_of_wide_heads() {
     everywhere(|gpu, dtype| {
         for (n, tq, tk, size) in [(2, 9, 33, 512), (1, 70, 5, 161)] {
-            let attention = Attention {
-                n,
-                tq,
-                tk,
-                heads: 1,
-                size,
-                causal: false,
-            };
+            let attention = Attention { n, tq, tk, heads: 1, size, causal: false };
             let q = tensor(1, &[n, tq, size], dtype);
             let [k, v] = [2, 3].map(|seed| tensor(seed, &[n, tk, size], dtype));
             let memory = [&q, &k, &v].map(|t| gpu.upload(t).unwrap());
             let op = |tape: &Tape| ops::attention(tape, &q, &k, &v, 1, false);
             let y = attention.forward_wide(&memory).unwrap();
-            close_within(
-                &format!("{attention:?}"),
-                &y,
-                &op(&Tape::off()).unwrap(),
-                2f64.powi(-18),
-            );
+            close_within(&format!("{attention:?}"), &y, &op(&Tape::off()).unwrap(), 2f64.powi(-18));
             let dy = tensor(4, &[n, tq, size], dtype);
             let got = attention.backward_wide(&gpu.upload(&dy).unwrap(), &memory).unwrap();
             let expected = gradients(&[&q, &k, &v], &dy, op);
@@ -56,10 +44,7 @@ fn attention_of_wide_heads() {
             for (name, (got, expected)) in ["dq", "dk", "dv"].into_iter().zip(got.iter().zip(&expected)) {
                 close_within(&format!("{attention:?}, {name}"), got, expected, share);
             }
-            let masked = Attention {
-                causal: true,
-                ..attention
-            };
+            let masked = Attention { causal: true, ..attention };
             let error = masked.forward_wide(&memory).unwrap_err().to_string();
             assert!(error.contains("must be single"), "{error}");
         }
@@ -76,14 +61,7 @@ fn attention_and_its_gradients() {
             _ => 2f64.powi(-18),
         };
         for (n, tq, tk, heads, size, causal) in SIZES {
-            let attention = Attention {
-                n,
-                tq,
-                tk,
-                heads,
-                size,
-                causal,
-            };
+            let attention = Attention { n, tq, tk, heads, size, causal };
             let what = format!("{attention:?}");
             let c = heads * size;
             let [q, dy] = [1, 2].map(|seed| tensor(seed, &[n, tq, c], dtype));
@@ -92,13 +70,7 @@ fn attention_and_its_gradients() {
             let op = |tape: &Tape| ops::attention(tape, &q, &k, &v, heads, causal);
             let [y, log_sums] = attention.forward(&q_gpu, &k_gpu, &v_gpu).unwrap();
             close_within(&what, &y, &op(&Tape::off()).unwrap(), share);
-            let saved = Saved {
-                q: &q_gpu,
-                k: &k_gpu,
-                v: &v_gpu,
-                y: &y,
-                log_sums: &log_sums,
-            };
+            let saved = Saved { q: &q_gpu, k: &k_gpu, v: &v_gpu, y: &y, log_sums: &log_sums };
             let got = attention.backward(&dy_gpu, saved).unwrap();
             let expected = gradients(&[&q, &k, &v], &dy, op);
             for (name, (got, expected)) in ["dq", "dk", "dv"].into_iter().zip(got.iter().zip(&expected)) {
@@ -114,14 +86,7 @@ fn attention_and_its_gradients() {
 #[test]
 fn heads_without_a_kernel_are_refused() {
     everywhere(|gpu, dtype| {
-        let attention = Attention {
-            n: 1,
-            tq: 1,
-            tk: 1,
-            heads: 1,
-            size: 512,
-            causal: false,
-        };
+        let attention = Attention { n: 1, tq: 1, tk: 1, heads: 1, size: 512, causal: false };
         let x = gpu.buffer(dtype, 512).unwrap();
         let error = attention.forward(&x, &x, &x).unwrap_err().to_string();
         assert!(error.contains("up to 160 channels"), "{error}");

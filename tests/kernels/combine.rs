@@ -15,13 +15,7 @@ use crate::support::{close, close_within, everywhere, relative_error, tensor};
 #[test]
 fn lines_build_on_each_other() {
     everywhere(|gpu, dtype| {
-        for (n, inputs, lines) in [
-            (1, 1, 1),
-            (7, 3, 2),
-            (255, 5, 3),
-            (2048, INPUTS, LINES),
-            (4099, INPUTS, LINES),
-        ] {
+        for (n, inputs, lines) in [(1, 1, 1), (7, 3, 2), (255, 5, 3), (2048, INPUTS, LINES), (4099, INPUTS, LINES)] {
             let xs: Vec<Tensor> = (0..inputs as u64).map(|i| tensor(i + 1, &[n], dtype)).collect();
             let numbers: Vec<Line> = (0..lines).map(|l| line(l, inputs)).collect();
             let there: Vec<Buffer> = xs.iter().map(|x| gpu.upload(x).unwrap()).collect();
@@ -35,12 +29,7 @@ fn lines_build_on_each_other() {
                 let terms: Vec<(f64, &Tensor)> = terms.map(|(&c, x)| (c.into(), x)).collect();
                 let sum = ops::combine(&terms).unwrap();
                 made.push(ops::clamp(&sum, (-numbers.limit).into(), numbers.limit.into()).unwrap());
-                close(
-                    &format!("line {l}"),
-                    &y.view(l * n, n),
-                    &made[l].cast(dtype),
-                    INPUTS + LINES,
-                );
+                close(&format!("line {l}"), &y.view(l * n, n), &made[l].cast(dtype), INPUTS + LINES);
             }
         }
     });
@@ -69,10 +58,7 @@ fn what_a_line_does_not_take_does_not_reach_it() {
         let there = [&finite, &infinite].map(|x| gpu.upload(x).unwrap());
         let mut line = Line::EMPTY;
         line.of_inputs[0] = 2.0;
-        let y = combine(&[&there[0], &there[1]], &[line])
-            .unwrap()
-            .download(&[20])
-            .unwrap();
+        let y = combine(&[&there[0], &there[1]], &[line]).unwrap().download(&[20]).unwrap();
         assert_eq!(y.bytes(), Tensor::full(&[20], 3.0, dtype).bytes());
     });
 }
@@ -111,17 +97,8 @@ fn inputs_that_do_not_fit_are_refused() {
 /// Every scheduler that has a name, guided: the CPU's samples from launches of one kernel, one a step.
 #[test]
 fn guided_steps_of_every_scheduler_are_one_launch() {
-    const NAMES: [&str; 9] = [
-        "ddim",
-        "pndm",
-        "euler",
-        "euler-a",
-        "dpmpp-2m",
-        "dpmpp-2m-karras",
-        "unipc",
-        "lcm",
-        "ddpm",
-    ];
+    const NAMES: [&str; 9] =
+        ["ddim", "pndm", "euler", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "unipc", "lcm", "ddpm"];
     const SHAPE: [usize; 4] = [2, 3, 5, 4];
     let config = json!({
         "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
@@ -139,10 +116,8 @@ fn guided_steps_of_every_scheduler_are_one_launch() {
             let (gpu, launched) = Gpu::simulator(Checks::On, Order::Forwards).unwrap().recorded();
             let device = Device::Gpu(gpu);
             let mut samplers = [(); 2].map(|()| sampler::from_config(name, &config, 6).unwrap());
-            let [mut x, mut x_there] = [
-                tensor(1, &SHAPE, DType::F32),
-                tensor(1, &SHAPE, DType::F32).to(&device).unwrap(),
-            ];
+            let [mut x, mut x_there] =
+                [tensor(1, &SHAPE, DType::F32), tensor(1, &SHAPE, DType::F32).to(&device).unwrap()];
             for i in 0..samplers[0].timesteps().len() {
                 let drawn = [2, 3, 4].map(|seed| tensor(10 * i as u64 + seed, &SHAPE, DType::F32));
                 let there = drawn.clone().map(|x| x.to(&device).unwrap());
@@ -152,11 +127,7 @@ fn guided_steps_of_every_scheduler_are_one_launch() {
                     *x = samplers[sampler].step(i, &guided, x, Some(noise)).unwrap();
                 }
                 let launches = launched.take();
-                assert_eq!(
-                    launches.into_iter().collect::<Vec<_>>(),
-                    [("combine", 1)],
-                    "{what}, step {i}"
-                );
+                assert_eq!(launches.into_iter().collect::<Vec<_>>(), [("combine", 1)], "{what}, step {i}");
                 let error = relative_error(&x_there.to_cpu().unwrap(), &x);
                 assert!(error < 2e-6, "{what}, step {i}: {error:e}");
             }

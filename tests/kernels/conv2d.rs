@@ -7,12 +7,7 @@ use selma::tensor::{DType, Tensor};
 
 use crate::support::{close, everywhere, gradients, tensor};
 
-const UNEVEN: Padding = Padding {
-    top: 0,
-    left: 2,
-    bottom: 1,
-    right: 3,
-};
+const UNEVEN: Padding = Padding { top: 0, left: 2, bottom: 1, right: 3 };
 
 /// Kernels, strides and paddings of the networks and some of none; channels below, at and between multiples of 16 bytes.
 fn convolutions() -> Vec<Conv2d> {
@@ -20,34 +15,14 @@ fn convolutions() -> Vec<Conv2d> {
         ([1, 1], 1, Padding::all(0)),
         ([3, 3], 1, Padding::all(1)),
         ([3, 3], 2, Padding::all(1)),
-        (
-            [3, 3],
-            2,
-            Padding {
-                top: 0,
-                left: 0,
-                bottom: 1,
-                right: 1,
-            },
-        ),
+        ([3, 3], 2, Padding { top: 0, left: 0, bottom: 1, right: 1 }),
         ([2, 5], 3, UNEVEN),
     ];
     let sizes = [(1, 5, 7, 4, 6), (2, 8, 9, 16, 72), (1, 12, 11, 40, 8)];
     let mut all = Vec::new();
     for ([kh, kw], stride, padding) in geometries {
         for (n, h, w, c_in, c_out) in sizes {
-            all.push(Conv2d {
-                n,
-                h,
-                w,
-                c_in,
-                c_out,
-                kh,
-                kw,
-                stride,
-                padding,
-                doubled: false,
-            });
+            all.push(Conv2d { n, h, w, c_in, c_out, kh, kw, stride, padding, doubled: false });
         }
     }
     all
@@ -57,9 +32,7 @@ fn convolutions() -> Vec<Conv2d> {
 fn convolutions_and_their_gradients() {
     everywhere(|gpu, dtype| {
         for conv in convolutions() {
-            let Conv2d {
-                n, h, w, c_in, c_out, ..
-            } = conv;
+            let Conv2d { n, h, w, c_in, c_out, .. } = conv;
             let [ho, wo] = conv.output().unwrap();
             let x = tensor(1, &[n, h, w, c_in], dtype);
             let weight = tensor(2, &[c_out, conv.kh, conv.kw, c_in], dtype);
@@ -67,10 +40,7 @@ fn convolutions_and_their_gradients() {
             let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
             let what = format!("{conv:?}");
             let op = |tape: &Tape| ops::conv2d(tape, &x, &weight, Some(&bias), conv.stride, conv.padding);
-            let added = Added {
-                bias: Some(&bias_gpu),
-                ..Added::default()
-            };
+            let added = Added { bias: Some(&bias_gpu), ..Added::default() };
             let terms = conv.kh * conv.kw * c_in;
             let y = conv.forward(&x_gpu, &weight_gpu, added).unwrap();
             close(&what, &y, &op(&Tape::off()).unwrap(), terms);
@@ -112,11 +82,7 @@ fn what_a_convolution_takes_along() {
         let off = Tape::off();
         let sum = ops::add_channel_bias(&off, &op(&off).unwrap(), &t).unwrap();
         let expected = ops::add(&off, &sum, &wide_residual).unwrap().cast(dtype);
-        let added = Added {
-            bias: None,
-            t: Some(&t_gpu),
-            residual: Some(&residual_gpu),
-        };
+        let added = Added { bias: None, t: Some(&t_gpu), residual: Some(&residual_gpu) };
         let y = conv.forward(&x_gpu, &weight_gpu, added).unwrap();
         close("upsampled, with t and residual", &y, &expected, 9 * 24);
         let expected: Vec<Tensor> = gradients(&[&wide_weight], &wide_residual, op);
@@ -151,18 +117,8 @@ fn large_tiles() {
         let y = conv.forward(&x_gpu, &weight_gpu, Added::default()).unwrap();
         close("large", &y, &op(&Tape::off()).unwrap(), 16);
         let expected = gradients(&[&x, &weight], &dy, op);
-        close(
-            "large, dx",
-            &conv.dgrad(&dy_gpu, &weight_gpu).unwrap(),
-            &expected[0],
-            16,
-        );
-        close(
-            "large, dweight",
-            &conv.wgrad(&dy_gpu, &x_gpu).unwrap(),
-            &expected[1],
-            4 * 64 * 65,
-        );
+        close("large, dx", &conv.dgrad(&dy_gpu, &weight_gpu).unwrap(), &expected[0], 16);
+        close("large, dweight", &conv.wgrad(&dy_gpu, &x_gpu).unwrap(), &expected[1], 4 * 64 * 65);
     });
 }
 

@@ -21,12 +21,7 @@ fn normals_are_those_of_the_cpu() {
         for size in [1, 5, 1024, 4098] {
             let index = gpu.upload(&Tensor::new(INDEX.to_vec(), &[3])).unwrap();
             let step = gpu.upload(&Tensor::new(vec![STEP], &[1])).unwrap();
-            let draw = Draw {
-                seed: SEED,
-                stream: Stream::Noise,
-                index: &index,
-                step: &step,
-            };
+            let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &step };
             let drawn = noise::normals(draw, size).unwrap().download(&[3, size]).unwrap();
             for (row, index) in drawn.data::<f32>().chunks_exact(size).zip(INDEX) {
                 let expected = normals(SEED, Stream::Noise, index as u64, STEP as u64, size);
@@ -47,12 +42,7 @@ fn noise_is_added_and_the_target_made() {
             let step = gpu.upload(&Tensor::new(vec![STEP], &[1])).unwrap();
             let [x_gpu, signal_gpu, sigma_gpu] =
                 [&x, &floats(&signal), &floats(&sigma)].map(|t| gpu.upload(t).unwrap());
-            let draw = Draw {
-                seed: SEED,
-                stream: Stream::Noise,
-                index: &index,
-                step: &step,
-            };
+            let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &step };
             let (mut noisy, mut velocity, mut all) = (Vec::new(), Vec::new(), Vec::new());
             let xs = x.reals::<f32>();
             for (i, index) in INDEX.into_iter().enumerate() {

@@ -49,19 +49,12 @@ fn agrees(what: &str, shapes: &[&[usize]], vector: usize, op: Op<'_>) {
 fn linear_layers_add_onto_another_tensor() {
     for [rows, width, out, rank] in [[1, 8, 5, 1], [70, 33, 72, 4]] {
         let shapes: [&[usize]; 5] = [&[rows, width], &[out, width], &[out], &[rows, out], &[rows, out]];
-        agrees("linear", &shapes, 2, &|tape, x| {
-            ops::add_linear(tape, &x[3], &x[0], &x[1], Some(&x[2]), None)
-        });
+        agrees("linear", &shapes, 2, &|tape, x| ops::add_linear(tape, &x[3], &x[0], &x[1], Some(&x[2]), None));
         let (a, b, y) = ([rank, width], [out, rank], [rows, out]);
         let shapes: [&[usize]; 6] = [&[rows, width], &[out, width], &y, &a, &b, &y];
         for (_, order) in LoraOrder::NAMES {
             agrees("lora_linear", &shapes, usize::MAX, &|tape, x| {
-                let branch = Branch {
-                    a: &x[3],
-                    b: &x[4],
-                    scale: 0.5,
-                    order,
-                };
+                let branch = Branch { a: &x[3], b: &x[4], scale: 0.5, order };
                 ops::add_linear(tape, &x[2], &x[0], &x[1], None, Some(branch))
             });
         }
@@ -75,17 +68,11 @@ fn convolutions_add_a_time_embedding_and_another_tensor() {
         ops::conv2d_plus(tape, &x[0], &x[1], Some(&x[2]), 1, Padding::all(1), plus)
     };
     agrees("both", &[&x, &w, &[9], &t, &y, &y], 2, &|tape, x| {
-        let plus = Plus {
-            t: Some(&x[3]),
-            onto: Some(&x[4]),
-        };
+        let plus = Plus { t: Some(&x[3]), onto: Some(&x[4]) };
         conv(tape, x, plus)
     });
     agrees("t", &[&x, &w, &[9], &t, &y], 2, &|tape, x| {
-        let plus = Plus {
-            t: Some(&x[3]),
-            onto: None,
-        };
+        let plus = Plus { t: Some(&x[3]), onto: None };
         conv(tape, x, plus)
     });
 }
@@ -97,12 +84,7 @@ fn convolutions_add_their_lora_and_what_else_there_is() {
         let shapes: [&[usize]; 8] = [&x, &w, &[9], &[3, 3, 3, 4], &[9, 3], &t, &y, &y];
         let conv = |tape: &Tape, x: &[Tensor], plus: Plus<'_>| {
             let param = |i: usize| Param::new("", x[i].clone());
-            let lora = LoraBranch {
-                down: param(3),
-                up: param(4),
-                scale,
-                order: LoraOrder::Auto,
-            };
+            let lora = LoraBranch { down: param(3), up: param(4), scale, order: LoraOrder::Auto };
             let conv = Conv2d {
                 name: String::new(),
                 weight: param(1),
@@ -114,16 +96,11 @@ fn convolutions_add_their_lora_and_what_else_there_is() {
             conv.forward_plus(tape, &x[0], plus)
         };
         agrees("convolution with a LoRA", &shapes, 2, &|tape, x| {
-            let plus = Plus {
-                t: Some(&x[5]),
-                onto: Some(&x[6]),
-            };
+            let plus = Plus { t: Some(&x[5]), onto: Some(&x[6]) };
             conv(tape, x, plus)
         });
         let shapes: [&[usize]; 6] = [&x, &w, &[9], &[3, 3, 3, 4], &[9, 3], &y];
-        agrees("convolution with nothing but a LoRA", &shapes, 2, &|tape, x| {
-            conv(tape, x, Plus::default())
-        });
+        agrees("convolution with nothing but a LoRA", &shapes, 2, &|tape, x| conv(tape, x, Plus::default()));
     }
 }
 

@@ -9,16 +9,9 @@ use crate::support::{everywhere, relative_error, tensor};
 
 /// The result and the gradients of x, A and B.
 fn run(inputs: &[Tensor], order: LoraOrder) -> Vec<Tensor> {
-    let [x, w, a, b, dy] = inputs else {
-        panic!("five inputs")
-    };
+    let [x, w, a, b, dy] = inputs else { panic!("five inputs") };
     let tape = Tape::watching([x, a, b]);
-    let branch = Branch {
-        a,
-        b,
-        scale: 0.5,
-        order,
-    };
+    let branch = Branch { a, b, scale: 0.5, order };
     let y = ops::lora_linear(&tape, x, w, None, branch).unwrap();
     let gradients = tape.backward_from(&y, dy.clone()).unwrap();
     let found = [x, a, b].map(|x| gradients.get(x).unwrap().to_cpu().unwrap());
@@ -46,10 +39,7 @@ fn orders_agree() {
                 for (what, (got, expected)) in ["y", "dx", "dA", "dB"].iter().zip(pairs) {
                     let error = relative_error(&got, expected);
                     // Written so that NaN fails.
-                    assert!(
-                        error <= bound,
-                        "{name} {dtype:?} {rows}x{width} to {out}: {what} {error:e}"
-                    );
+                    assert!(error <= bound, "{name} {dtype:?} {rows}x{width} to {out}: {what} {error:e}");
                 }
             }
         }
@@ -76,10 +66,7 @@ fn groups_are_their_layers() {
             let unlike = [
                 (vec![None; 3], true),
                 (vec![None, Some((0.5, factored)), None], false),
-                (
-                    vec![Some((1.0, factored)), Some((0.5, factored)), Some((0.5, factored))],
-                    false,
-                ),
+                (vec![Some((1.0, factored)), Some((0.5, factored)), Some((0.5, factored))], false),
             ];
             for (branches, together) in orders.into_iter().chain(unlike) {
                 let layer = |i: usize| {

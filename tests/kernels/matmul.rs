@@ -12,14 +12,8 @@ use selma::tensor::{DType, Tensor};
 use crate::support::{close, everywhere, tensor};
 
 /// Sizes below, at and across the tiles' edges; widths whose rows do not begin at multiples of 16 bytes; a rank.
-const SIZES: [[usize; 4]; 6] = [
-    [1, 1, 1, 1],
-    [64, 64, 32, 4],
-    [77, 70, 33, 8],
-    [130, 40, 320, 16],
-    [65, 129, 24, 5],
-    [3, 200, 72, 128],
-];
+const SIZES: [[usize; 4]; 6] =
+    [[1, 1, 1, 1], [64, 64, 32, 4], [77, 70, 33, 8], [130, 40, 320, 16], [65, 129, 24, 5], [3, 200, 72, 128]];
 
 /// `x W^T + b + h B^T`, SiLU of it, and a residual: against the CPU's own linear layers.
 #[test]
@@ -34,16 +28,8 @@ fn linear_layers_with_a_second_pair() {
             let [x_gpu, w_gpu, h_gpu, b_gpu] = [&x, &w, &h, &b].map(|t| gpu.upload(t).unwrap());
             let [bias_gpu, residual_gpu] = [&bias, &residual].map(|t| gpu.upload(t).unwrap());
 
-            let first = Pair {
-                a: &x_gpu,
-                b: &w_gpu,
-                k,
-            };
-            let second = Pair {
-                a: &h_gpu,
-                b: &b_gpu,
-                k: rank,
-            };
+            let first = Pair { a: &x_gpu, b: &w_gpu, k };
+            let second = Pair { a: &h_gpu, b: &b_gpu, k: rank };
             let y = matmul([m, n], Layout::Transposed, first, None, Epilogue::default()).unwrap();
             close(&what, &y, &ops::linear(&Tape::off(), &x, &w, None).unwrap(), k);
 
@@ -57,19 +43,9 @@ fn linear_layers_with_a_second_pair() {
             let with_bias = ops::add_channel_bias(&tape, &both, &bias.with_shape(&[1, n])).unwrap();
             let active = ops::silu(&tape, &with_bias).unwrap().with_shape(&[m, n]);
             let expected = ops::add(&tape, &active, &wide(&residual)).unwrap();
-            let epilogue = Epilogue {
-                alpha: 0.25,
-                bias: Some(&bias_gpu),
-                silu: true,
-                residual: Some(&residual_gpu),
-            };
+            let epilogue = Epilogue { alpha: 0.25, bias: Some(&bias_gpu), silu: true, residual: Some(&residual_gpu) };
             let y = matmul([m, n], Layout::Transposed, first, Some(second), epilogue).unwrap();
-            close(
-                &format!("{what}, all at once"),
-                &y,
-                &expected.cast(dtype),
-                2 * (k + rank),
-            );
+            close(&format!("{what}, all at once"), &y, &expected.cast(dtype), 2 * (k + rank));
         }
     });
 }
@@ -88,11 +64,7 @@ fn groups() {
                 let (w, b): (Vec<_>, Vec<_>) = (of_each(3, k).collect(), of_each(6, rank).collect());
                 let (w_all, b_all): (Vec<_>, Vec<_>) = (w.iter().collect(), b.iter().collect());
                 let first = Group { a: &x, b: &w_all, k };
-                let second = Group {
-                    a: &h,
-                    b: &b_all,
-                    k: rank,
-                };
+                let second = Group { a: &h, b: &b_all, k: rank };
                 for second in [None, Some(second)] {
                     let together = matmul_group([m, n], first, second, 0.25).unwrap();
                     let together = together.download(&[groups, m * n]).unwrap();
@@ -100,17 +72,11 @@ fn groups() {
                         let own = h.view(i * m * rank, m * rank);
                         let pair = |a, b, k| Pair { a, b, k };
                         let beside = second.map(|_| pair(&own, &b[i], rank));
-                        let epilogue = Epilogue {
-                            alpha: 0.25,
-                            ..Epilogue::default()
-                        };
+                        let epilogue = Epilogue { alpha: 0.25, ..Epilogue::default() };
                         let alone = matmul([m, n], Layout::Transposed, pair(&x, &w[i], k), beside, epilogue);
                         let alone = alone.unwrap().download(&[m * n]).unwrap();
                         let part = together.view(i * m * n, &[m * n]);
-                        assert!(
-                            part.bytes() == alone.bytes(),
-                            "{dtype:?}: {i} of {groups}, {m}x{n} over {k}"
-                        );
+                        assert!(part.bytes() == alone.bytes(), "{dtype:?}: {i} of {groups}, {m}x{n} over {k}");
                     }
                 }
             }
@@ -123,11 +89,7 @@ fn groups() {
         };
         let message = refused(&[&b, &a], None);
         assert!(message.contains("do not make [2, 4, 5]"), "{message}");
-        for message in [
-            refused(&[], None),
-            refused(&[&b; 4], None),
-            refused(&[&b; 2], Some(&[&b])),
-        ] {
+        for message in [refused(&[], None), refused(&[&b; 4], None), refused(&[&b; 2], Some(&[&b]))] {
             assert!(message.contains("expected 1 to 3"), "{message}");
         }
     });
@@ -141,24 +103,11 @@ fn gradients_of_inputs() {
             let (dy, w) = (tensor(1, &[m, k], dtype), tensor(2, &[k, n], dtype));
             let (dh, a) = (tensor(3, &[m, rank], dtype), tensor(4, &[rank, n], dtype));
             let [dy_gpu, w_gpu, dh_gpu, a_gpu] = [&dy, &w, &dh, &a].map(|t| gpu.upload(t).unwrap());
-            let first = Pair {
-                a: &dy_gpu,
-                b: &w_gpu,
-                k,
-            };
-            let second = Pair {
-                a: &dh_gpu,
-                b: &a_gpu,
-                k: rank,
-            };
+            let first = Pair { a: &dy_gpu, b: &w_gpu, k };
+            let second = Pair { a: &dh_gpu, b: &a_gpu, k: rank };
             let sums = add(&product(&dy, &w), &product(&dh, &a));
             let dx = matmul([m, n], Layout::Plain, first, Some(second), Epilogue::default()).unwrap();
-            close(
-                &format!("{m}x{n} over {k} and {rank}"),
-                &dx,
-                &stored(&sums, [m, n], dtype),
-                k + rank,
-            );
+            close(&format!("{m}x{n} over {k} and {rank}"), &dx, &stored(&sums, [m, n], dtype), k + rank);
         }
     });
 }
@@ -183,22 +132,14 @@ fn large_tiles() {
     everywhere(|gpu, dtype| {
         let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[n, k], dtype));
         let (x_gpu, w_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&w).unwrap());
-        let first = Pair {
-            a: &x_gpu,
-            b: &w_gpu,
-            k,
-        };
+        let first = Pair { a: &x_gpu, b: &w_gpu, k };
         let y = matmul([m, n], Layout::Transposed, first, None, Epilogue::default()).unwrap();
         let expected = ops::linear(&Tape::off(), &x, &w, None).unwrap();
         close("nt", &y, &expected, k);
 
         let w = transposed(&w);
         let w_gpu = gpu.upload(&w).unwrap();
-        let first = Pair {
-            a: &x_gpu,
-            b: &w_gpu,
-            k,
-        };
+        let first = Pair { a: &x_gpu, b: &w_gpu, k };
         let y = matmul([m, n], Layout::Plain, first, None, Epilogue::default()).unwrap();
         close("nn", &y, &expected, k);
 
@@ -214,15 +155,7 @@ fn large_tiles() {
 #[test]
 fn gated_linear_layers() {
     let large = [128 * 9 - 5, 64 * 15 - 8, 40];
-    let sizes = [
-        [1, 1, 1],
-        [64, 32, 32],
-        [70, 33, 33],
-        [77, 20, 8],
-        [65, 130, 24],
-        [3, 100, 72],
-        large,
-    ];
+    let sizes = [[1, 1, 1], [64, 32, 32], [70, 33, 33], [77, 20, 8], [65, 130, 24], [3, 100, 72], large];
     everywhere(|gpu, dtype| {
         for [m, n, k] in sizes {
             let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[2 * n, k], dtype));
@@ -237,14 +170,9 @@ fn gated_linear_layers() {
                 close(&what, &y, &expected.cast(dtype), 2 * k);
             }
         }
-        let error = matmul_geglu(
-            &gpu.buffer(dtype, 12).unwrap(),
-            &gpu.buffer(dtype, 10).unwrap(),
-            None,
-            [4, 2, 3],
-        )
-        .unwrap_err()
-        .to_string();
+        let error = matmul_geglu(&gpu.buffer(dtype, 12).unwrap(), &gpu.buffer(dtype, 10).unwrap(), None, [4, 2, 3])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("`weight` has 10 elements; expected 12"), "{error}");
     });
 }
@@ -255,10 +183,7 @@ fn a_gate_joins_its_layer_where_no_gradient_is_wanted() {
     let (gpu, launched) = Gpu::simulator(Checks::On, Order::Forwards).unwrap().recorded();
     let device = Device::Gpu(gpu);
     let shapes: [&[usize]; 3] = [&[2, 5, 24], &[32, 24], &[32]];
-    let inputs: Vec<Tensor> = (1..)
-        .zip(shapes)
-        .map(|(seed, shape)| tensor(seed, shape, DType::F32))
-        .collect();
+    let inputs: Vec<Tensor> = (1..).zip(shapes).map(|(seed, shape)| tensor(seed, shape, DType::F32)).collect();
     let there: Vec<Tensor> = inputs.iter().map(|x| x.to(&device).unwrap()).collect();
     let gated = |tape: &Tape, x: &[Tensor]| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])).unwrap();
     let expected = gated(&Tape::off(), &inputs);
@@ -280,13 +205,8 @@ fn operands_that_do_not_fit_are_refused() {
     everywhere(|gpu, dtype| {
         let (a, b) = (gpu.buffer(dtype, 12).unwrap(), gpu.buffer(dtype, 10).unwrap());
         let pair = Pair { a: &a, b: &b, k: 3 };
-        let error = matmul([4, 5], Layout::Plain, pair, None, Epilogue::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("operands of 12 and 10 values do not make [4, 5] over k = 3"),
-            "{error}"
-        );
+        let error = matmul([4, 5], Layout::Plain, pair, None, Epilogue::default()).unwrap_err().to_string();
+        assert!(error.contains("operands of 12 and 10 values do not make [4, 5] over k = 3"), "{error}");
     });
 }
 
@@ -312,12 +232,8 @@ fn stored(values: &[f64], shape: [usize; 2], dtype: DType) -> Tensor {
 }
 
 fn transposed(x: &Tensor) -> Tensor {
-    let &[rows, columns] = x.shape() else {
-        unreachable!("a matrix")
-    };
+    let &[rows, columns] = x.shape() else { unreachable!("a matrix") };
     let values = x.reals::<f32>();
-    let turned = (0..rows * columns)
-        .map(|i| values[i % rows * columns + i / rows])
-        .collect();
+    let turned = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]).collect();
     Tensor::new::<f32>(turned, &[columns, rows]).cast(x.dtype())
 }

@@ -35,21 +35,12 @@ fn group_norm_and_its_gradients() {
                 let (weight, bias) = (tensor(2, &[c], DType::F32), tensor(3, &[c], DType::F32));
                 let dy = tensor(4, &[n, h, w, c], dtype);
                 let op = |tape: &Tape| ops::group_norm(tape, &x, &weight, &bias, groups, 1e-5, silu);
-                let norm = GroupNorm {
-                    n,
-                    pixels: h * w,
-                    c,
-                    groups,
-                    eps: 1e-5,
-                    silu,
-                };
+                let norm = GroupNorm { n, pixels: h * w, c, groups, eps: 1e-5, silu };
                 let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
                 let (y, statistics) = norm.forward(&x_gpu, &weight_gpu, &bias_gpu).unwrap();
                 // What is left of the mean's rounding is seen from x's size, some 20 deviations.
                 close(&what, &y, &op(&Tape::off()).unwrap(), 4000);
-                let result = norm
-                    .backward(&dy_gpu, &x_gpu, &weight_gpu, &bias_gpu, &statistics, true)
-                    .unwrap();
+                let result = norm.backward(&dy_gpu, &x_gpu, &weight_gpu, &bias_gpu, &statistics, true).unwrap();
                 let expected = gradients(&[&x, &weight, &bias], &dy, op);
                 close(&format!("{what}, dx"), &result.dx, &expected[0], 4000);
                 let [dweight, dbias] = result.parameters.unwrap();
@@ -63,14 +54,7 @@ fn group_norm_and_its_gradients() {
 #[test]
 fn group_norm_refuses_groups_that_do_not_fit() {
     everywhere(|gpu, dtype| {
-        let norm = GroupNorm {
-            n: 1,
-            pixels: 2,
-            c: 6,
-            groups: 4,
-            eps: 1e-5,
-            silu: false,
-        };
+        let norm = GroupNorm { n: 1, pixels: 2, c: 6, groups: 4, eps: 1e-5, silu: false };
         let (x, weight) = (gpu.buffer(dtype, 12).unwrap(), gpu.buffer(DType::F32, 6).unwrap());
         let Err(error) = norm.forward(&x, &weight, &weight) else {
             panic!("4 groups of 6 channels");

@@ -11,12 +11,7 @@ use selma::train::parameters::FlatParameters;
 use crate::support::{close, close_within, everywhere, floats, tensor};
 
 const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
-const SETTINGS: cpu::AdamW = cpu::AdamW {
-    lr: 1e-2,
-    betas: (0.9, 0.999),
-    eps: 1e-8,
-    weight_decay: 0.05,
-};
+const SETTINGS: cpu::AdamW = cpu::AdamW { lr: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
 
 #[test]
 fn gradients_are_added_up() {
@@ -65,21 +60,9 @@ fn adamw_moves_parameters_as_on_the_cpu() {
             let progress = gpu.upload(&floats(&[1.0, 0.0, 0.0])).unwrap();
             let lr = gpu.upload(&floats(&[SETTINGS.lr as f32])).unwrap();
             for step in 1..=3 {
-                cpu::adamw(
-                    &mut values,
-                    gradients.data(),
-                    &mut first,
-                    &mut second,
-                    SETTINGS,
-                    step,
-                    CLIP,
-                );
-                let parameters = Parameters {
-                    values: &values_gpu,
-                    first: &first_gpu,
-                    second: &second_gpu,
-                    copy: &copy,
-                };
+                cpu::adamw(&mut values, gradients.data(), &mut first, &mut second, SETTINGS, step, CLIP);
+                let parameters =
+                    Parameters { values: &values_gpu, first: &first_gpu, second: &second_gpu, copy: &copy };
                 let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 0).unwrap();
                 optimizer::adamw(parameters, &gradients_gpu, SETTINGS, &rates, &clip).unwrap();
             }
@@ -155,16 +138,8 @@ fn loss_scale() {
         let upload = |values: &[f32]| gpu.upload(&floats(values)).unwrap();
         let (values, first, second) = (upload(&[1.0, -2.0]), upload(&[0.5, 0.5]), upload(&[0.25, 0.25]));
         let copy = gpu.upload(&floats(&[1.0, -2.0]).cast(dtype)).unwrap();
-        let (progress, lr) = (
-            upload(&[1024.0, 1.0, 7.0]),
-            upload(&[[f32::NAN; 7].as_slice(), &[1e-2, 3e-2]].concat()),
-        );
-        let parameters = Parameters {
-            values: &values,
-            first: &first,
-            second: &second,
-            copy: &copy,
-        };
+        let (progress, lr) = (upload(&[1024.0, 1.0, 7.0]), upload(&[[f32::NAN; 7].as_slice(), &[1e-2, 3e-2]].concat()));
+        let parameters = Parameters { values: &values, first: &first, second: &second, copy: &copy };
         let step = |gradients: &[f32]| {
             let gradients = upload(gradients);
             let [norm, clip] = optimizer::clip_factor(&gradients, &progress.view(0, 1), 1.0).unwrap();
@@ -180,11 +155,7 @@ fn loss_scale() {
             assert_eq!(progress, [scale, 0.0, 7.0]);
             assert!(!norm[0].is_finite());
         }
-        let steps = [
-            (8, [256.0, 1.0], 1e-2),
-            (9, [256.0, 2.0], 3e-2),
-            (10, [512.0, 0.0], 3e-2),
-        ];
+        let steps = [(8, [256.0, 1.0], 1e-2), (9, [256.0, 2.0], 3e-2), (10, [512.0, 0.0], 3e-2)];
         for (updates, [scale, clean], lr) in steps {
             let [values, first, second, progress, norm] = step(&[0.0, 128.0]);
             assert_eq!(progress, [scale, clean, updates as f32]);
@@ -201,10 +172,7 @@ fn loss_scale() {
 #[test]
 fn a_step_that_overflows_changes_the_scale_only() {
     everywhere(|gpu, dtype| {
-        for device in [Device::Cpu, Device::Gpu(gpu.clone())]
-            .iter()
-            .filter(|_| dtype == DType::F16)
-        {
+        for device in [Device::Cpu, Device::Gpu(gpu.clone())].iter().filter(|_| dtype == DType::F16) {
             let weight = tensor(1, &[2, 3], dtype).to(device).unwrap();
             let mut flat = FlatParameters::new(vec![Param::new("weight", weight)], dtype).unwrap();
             let start = flat.buffers().unwrap().master.clone();
@@ -221,10 +189,7 @@ fn a_step_that_overflows_changes_the_scale_only() {
             };
             assert_eq!(step(f32::INFINITY), (false, [32768.0, 0.0, 0.0], start.clone()));
             let (finite, progress, master) = step(1.0);
-            assert!(
-                finite && progress == [32768.0, 1.0, 1.0] && master != start,
-                "{progress:?}"
-            );
+            assert!(finite && progress == [32768.0, 1.0, 1.0] && master != start, "{progress:?}");
         }
     });
 }
@@ -237,11 +202,7 @@ fn moving_averages() {
             let average_gpu = gpu.upload(&average).unwrap();
             let keep = gpu.upload(&floats(&[0.9])).unwrap();
             optimizer::moving_average(&average_gpu, &gpu.upload(&values).unwrap(), &keep).unwrap();
-            let mixed = average
-                .data::<f32>()
-                .iter()
-                .zip(values.data::<f32>())
-                .map(|(a, v)| 0.9 * a + 0.1 * v);
+            let mixed = average.data::<f32>().iter().zip(values.data::<f32>()).map(|(a, v)| 0.9 * a + 0.1 * v);
             close("average", &average_gpu, &floats(&mixed.collect::<Vec<_>>()), 4);
         }
     });

@@ -12,11 +12,8 @@ const LENGTHS: [usize; 6] = [1, 7, 8, 255, 2048, 4099];
 #[test]
 fn activations_and_their_gradients() {
     type Op = fn(&Tape, &Tensor) -> selma::Result<Tensor>;
-    let functions: [(Activation, Op); 3] = [
-        (Activation::Silu, ops::silu),
-        (Activation::Gelu, ops::gelu),
-        (Activation::QuickGelu, ops::quick_gelu),
-    ];
+    let functions: [(Activation, Op); 3] =
+        [(Activation::Silu, ops::silu), (Activation::Gelu, ops::gelu), (Activation::QuickGelu, ops::quick_gelu)];
     everywhere(|gpu, dtype| {
         for n in LENGTHS {
             let (x, dy) = (tensor(1, &[n], dtype), tensor(2, &[n], dtype));
@@ -58,12 +55,7 @@ fn views_at_odd_places() {
         let x = tensor(1, &[300], dtype);
         let view = gpu.upload(&x).unwrap().view(3, 290);
         let y = elementwise::activation(Activation::Silu, &view).unwrap();
-        close(
-            "silu of a view",
-            &y,
-            &ops::silu(&Tape::off(), &x.view(3, &[290])).unwrap(),
-            1,
-        );
+        close("silu of a view", &y, &ops::silu(&Tape::off(), &x.view(3, &[290])).unwrap(), 1);
     });
 }
 
@@ -105,12 +97,7 @@ fn one_value_a_channel() {
             let (x, t) = (tensor(1, &[n, h, w, c], dtype), tensor(2, &[n, c], dtype));
             let (x_gpu, t_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&t).unwrap());
             let y = elementwise::add_channel_bias(&x_gpu, &t_gpu, [n, h * w, c]).unwrap();
-            close(
-                "add_channel_bias",
-                &y,
-                &ops::add_channel_bias(&Tape::off(), &x, &t).unwrap(),
-                1,
-            );
+            close("add_channel_bias", &y, &ops::add_channel_bias(&Tape::off(), &x, &t).unwrap(), 1);
         }
     });
 }

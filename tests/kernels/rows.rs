@@ -22,10 +22,7 @@ fn tokens() {
         }
         let table = gpu.upload(&tensor(1, &[4, 2], dtype)).unwrap();
         let error = embedding::embedding(&table, &Tensor::new(vec![3_i64, 4], &[2]), [4, 2]).unwrap_err();
-        assert!(
-            error.to_string().contains("id 4 is not in a table of 4 rows"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("id 4 is not in a table of 4 rows"), "{error}");
     });
 }
 
@@ -37,18 +34,8 @@ fn channels_side_by_side_and_apart() {
             let (x_gpu, z_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&z).unwrap());
             let y = embedding::concat_channels(&x_gpu, &z_gpu, rows, [a, b]).unwrap();
             close("concat", &y, &ops::concat_channels(&Tape::off(), &x, &z).unwrap(), 1);
-            close(
-                "first",
-                &embedding::slice_channels(&y, rows, a + b, 0, a).unwrap(),
-                &x,
-                1,
-            );
-            close(
-                "second",
-                &embedding::slice_channels(&y, rows, a + b, a, b).unwrap(),
-                &z,
-                1,
-            );
+            close("first", &embedding::slice_channels(&y, rows, a + b, 0, a).unwrap(), &x, 1);
+            close("second", &embedding::slice_channels(&y, rows, a + b, a, b).unwrap(), &z, 1);
             // The middle of them, which begins and ends anywhere in a pack.
             let whole = tensor(3, &[rows, a + b], dtype);
             let (start, len) = (a / 2, (a + b) / 2);
@@ -88,18 +75,10 @@ fn timesteps() {
 
 #[test]
 fn nearest_neighbours() {
-    let sizes = [
-        ([1, 1, 1, 1], [3, 2]),
-        ([2, 3, 5, 7], [6, 10]),
-        ([1, 4, 3, 40], [7, 8]),
-        ([1, 8, 8, 16], [3, 5]),
-    ];
+    let sizes = [([1, 1, 1, 1], [3, 2]), ([2, 3, 5, 7], [6, 10]), ([1, 4, 3, 40], [7, 8]), ([1, 8, 8, 16], [3, 5])];
     everywhere(|gpu, dtype| {
         for ([n, h, w, c], [height, width]) in sizes {
-            let (x, dy) = (
-                tensor(1, &[n, h, w, c], dtype),
-                tensor(2, &[n, height, width, c], dtype),
-            );
+            let (x, dy) = (tensor(1, &[n, h, w, c], dtype), tensor(2, &[n, height, width, c], dtype));
             let op = |tape: &Tape| ops::upsample_nearest(tape, &x, height, width);
             let y = embedding::upsample_nearest(&gpu.upload(&x).unwrap(), [n, h, w, c], [height, width]).unwrap();
             close("upsampling", &y, &op(&Tape::off()).unwrap(), 1);

@@ -62,10 +62,7 @@ pub fn close_within(what: &str, got: &Buffer, expected: &Tensor, share: f64) {
         let limit = unit * expected.abs() + least + share * largest;
         let error = (got - expected).abs();
         // Written so that NaN fails.
-        assert!(
-            error <= limit,
-            "{what} {dtype:?} [{i}]: {got}, expected {expected}: {error:e} > {limit:e}"
-        );
+        assert!(error <= limit, "{what} {dtype:?} [{i}]: {got}, expected {expected}: {error:e} > {limit:e}");
     }
 }
 

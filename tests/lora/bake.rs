@@ -98,14 +98,9 @@ fn a_baked_model_is_a_whole_model() {
     assert_eq!(changed, expert.len());
     assert_eq!(base::modules(&out).unwrap(), modules);
     let untouched = "text_encoder/model.safetensors";
-    assert_eq!(
-        std::fs::read(model.join(untouched)).unwrap(),
-        std::fs::read(out.join(untouched)).unwrap()
-    );
+    assert_eq!(std::fs::read(model.join(untouched)).unwrap(), std::fs::read(out.join(untouched)).unwrap());
     assert!(out.join("model_index.json").is_file());
-    let again = bake::into_model(&model, &[(&expert, 0.5)], &out, &Device::Cpu)
-        .unwrap_err()
-        .to_string();
+    let again = bake::into_model(&model, &[(&expert, 0.5)], &out, &Device::Cpu).unwrap_err().to_string();
     assert!(again.contains("exists already"), "{again}");
     // Nothing but the result is left beside it.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -30,31 +30,15 @@ fn every_layout_converts_into_every_other() {
         let layouts = ["diffusers", "kohya", "peft"];
         for first in layouts {
             let one = at(&format!("{first}.safetensors"));
-            convert(&at("start.safetensors"), first, &one)
-                .arg("--model")
-                .arg(&folder)
-                .assert()
-                .success();
+            convert(&at("start.safetensors"), first, &one).arg("--model").arg(&folder).assert().success();
             for second in layouts {
                 let two = at(&format!("{first}-{second}.safetensors"));
-                convert(&one, second, &two)
-                    .arg("--model")
-                    .arg(&folder)
-                    .assert()
-                    .success();
-                assert_same(
-                    &expert,
-                    &lora::load(&two, Some(&base), false).unwrap().expert,
-                    TOLERANCE,
-                );
+                convert(&one, second, &two).arg("--model").arg(&folder).assert().success();
+                assert_same(&expert, &lora::load(&two, Some(&base), false).unwrap().expert, TOLERANCE);
             }
             let again = at(&format!("again/{first}.safetensors"));
             std::fs::create_dir_all(at("again")).unwrap();
-            convert(&at("start.safetensors"), first, &again)
-                .arg("--model")
-                .arg(&folder)
-                .assert()
-                .success();
+            convert(&at("start.safetensors"), first, &again).arg("--model").arg(&folder).assert().success();
             assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&again).unwrap(), "{first}");
         }
     }
@@ -69,9 +53,7 @@ fn adapter_folders_hold_one_component_each() {
     convert(&file, "peft", &out).assert().success();
     for (component, modules) in &expert.components {
         let loaded = lora::load(&out.join(component), Some(&base), false).unwrap().expert;
-        let alone = Expert {
-            components: BTreeMap::from([(component.clone(), modules.clone())]),
-        };
+        let alone = Expert { components: BTreeMap::from([(component.clone(), modules.clone())]) };
         assert_same(&alone, &loaded, TOLERANCE);
         let text = std::fs::read(out.join(component).join("adapter_config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
@@ -117,43 +99,23 @@ fn kohya_metadata_says_what_its_readers_ask() {
         assert_eq!(says("ss_base_model_version"), version);
         assert_eq!(says("ss_v2"), v2);
         assert_eq!(says("ss_network_module"), "networks.lora");
-        assert_eq!(
-            (
-                says("ss_network_dim"),
-                says("ss_network_alpha"),
-                says("ss_network_args")
-            ),
-            ("160", "8", "{}")
-        );
+        assert_eq!((says("ss_network_dim"), says("ss_network_alpha"), says("ss_network_args")), ("160", "8", "{}"));
         assert_eq!(says("ss_seed"), "7");
         assert_eq!(says("modelspec.architecture"), architecture);
         assert_eq!(says("modelspec.title"), "out");
         assert!(!written.metadata().contains_key("lora_adapter_metadata"));
         // No clock.
-        assert!(
-            !written
-                .metadata()
-                .keys()
-                .any(|key| key.ends_with("date") || key.ends_with("_at"))
-        );
+        assert!(!written.metadata().keys().any(|key| key.ends_with("date") || key.ends_with("_at")));
 
         // The hashes as sd-scripts defines them, computed here from the bytes.
         let bytes = std::fs::read(&out).unwrap();
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-        let hex = |bytes: &[u8]| {
-            Sha256::digest(bytes)
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect::<String>()
-        };
+        let hex = |bytes: &[u8]| Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect::<String>();
         assert_eq!(says("sshs_model_hash"), hex(&bytes[header..]));
         assert_eq!(says("modelspec.hash_sha256"), format!("0x{}", hex(&bytes[header..])));
         // The legacy hash is of the file as it would be with the ss_ keys alone.
         let mut json: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
-        json["__metadata__"]
-            .as_object_mut()
-            .unwrap()
-            .retain(|key, _| key.starts_with("ss_"));
+        json["__metadata__"].as_object_mut().unwrap().retain(|key, _| key.starts_with("ss_"));
         let mut small = json.to_string().into_bytes();
         small.resize(small.len().next_multiple_of(8), b' ');
         let mut whole = (small.len() as u64).to_le_bytes().to_vec();
@@ -170,14 +132,8 @@ fn underscored_names_of_unknown_blocks_need_the_model() {
     let (file, out) = (dir.path().join("x.safetensors"), dir.path().join("out.safetensors"));
     let ones = |shape: &[usize]| Tensor::full(shape, 1.0, DType::F32);
     let tensors = [
-        (
-            "lora_unet_down_blocks_7_resnets_0_conv1.lora_down.weight".to_string(),
-            ones(&[2, 4, 3, 3]),
-        ),
-        (
-            "lora_unet_down_blocks_7_resnets_0_conv1.lora_up.weight".to_string(),
-            ones(&[4, 2, 1, 1]),
-        ),
+        ("lora_unet_down_blocks_7_resnets_0_conv1.lora_down.weight".to_string(), ones(&[2, 4, 3, 3])),
+        ("lora_unet_down_blocks_7_resnets_0_conv1.lora_up.weight".to_string(), ones(&[4, 2, 1, 1])),
     ];
     selma::formats::safetensors::write(&file, &tensors, &BTreeMap::new()).unwrap();
     let refused = convert(&file, "diffusers", &out).assert().code(1);

@@ -18,11 +18,7 @@ fn merges_through_peft_are_as_recorded() {
             lora::load(&path, Some(&base), false).unwrap().expert
         };
         let experts: Vec<Expert> = inputs.iter().map(load).collect();
-        let weights = case.json["weights"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|w| w.as_f64().unwrap());
+        let weights = case.json["weights"].as_array().unwrap().iter().map(|w| w.as_f64().unwrap());
         let pairs: Vec<(&Expert, f64)> = experts.iter().zip(weights).collect();
 
         let name = case.json["method"].as_str().unwrap();
@@ -60,23 +56,12 @@ fn options(method: Method) -> Options {
 }
 
 fn sparse(method: Method, density: f64) -> Options {
-    Options {
-        density: Some(density),
-        ..Options::new(method)
-    }
+    Options { density: Some(density), ..Options::new(method) }
 }
 
 fn exact_options() -> Vec<Options> {
-    let svd = Options {
-        rank: Some(1000),
-        ..options(Method::Svd)
-    };
-    vec![
-        options(Method::Concat),
-        svd,
-        sparse(Method::DareLinear, 1.0),
-        sparse(Method::MagnitudePrune, 1.0),
-    ]
+    let svd = Options { rank: Some(1000), ..options(Method::Svd) };
+    vec![options(Method::Concat), svd, sparse(Method::DareLinear, 1.0), sparse(Method::MagnitudePrune, 1.0)]
 }
 
 /// The sum of weighted deltas, computed apart from the code under test.
@@ -89,9 +74,7 @@ fn wanted(inputs: &[(&Expert, f64)], component: &str, module: &str) -> Tensor {
             let (values, _) =
                 sum.get_or_insert_with(|| (vec![0.0; factors.outputs() * columns], factors.weight_shape()));
             for (at, value) in values.iter_mut().enumerate() {
-                let dot: f64 = (0..r)
-                    .map(|j| up[at / columns * r + j] * down[j * columns + at % columns])
-                    .sum();
+                let dot: f64 = (0..r).map(|j| up[at / columns * r + j] * down[j * columns + at % columns]).sum();
                 *value += weight * factors.alpha / r as f64 * dot;
             }
         }
@@ -109,12 +92,7 @@ fn exact_methods_give_the_weighted_sum() {
     let inputs = [(&a, 0.7), (&b, -1.3), (&c, 2.0)];
     for options in exact_options() {
         let merged = merge(&inputs, &options).unwrap();
-        assert!(
-            merged.relative_error < 1e-6,
-            "{:?}: {:e}",
-            options.method,
-            merged.relative_error
-        );
+        assert!(merged.relative_error < 1e-6, "{:?}: {:e}", options.method, merged.relative_error);
         for (component, module, factors) in merged.expert.iter() {
             let error = relative_error(&factors.delta(), &wanted(&inputs, component, module));
             assert!(error < 1e-6, "{:?} {component}.{module}: {error:e}", options.method);
@@ -139,15 +117,7 @@ fn the_order_of_inputs_does_not_matter() {
     let (_, b) = sample_expert("tiny-sd1", 3, 2);
     let mut all = exact_options();
     all.extend([options(Method::Average), options(Method::Linear)]);
-    all.extend(
-        [
-            Method::Ties,
-            Method::DareLinear,
-            Method::DareTies,
-            Method::MagnitudePrune,
-        ]
-        .map(|m| sparse(m, 0.4)),
-    );
+    all.extend([Method::Ties, Method::DareLinear, Method::DareTies, Method::MagnitudePrune].map(|m| sparse(m, 0.4)));
     for options in all {
         let there = merge(&[(&a, 0.6), (&b, -0.5)], &options).unwrap().expert;
         let back = merge(&[(&b, -0.5), (&a, 0.6)], &options).unwrap().expert;
@@ -160,10 +130,7 @@ fn opposite_weights_cancel() {
     let (_, a) = sample_expert("tiny-sd1", 3, 1);
     let merged = merge(&[(&a, 1.5), (&a, -1.5)], &options(Method::Concat)).unwrap();
     for (component, module, factors) in merged.expert.iter() {
-        assert!(
-            factors.delta().reals::<f64>().iter().all(|x| x.abs() < 1e-6),
-            "{component}.{module}"
-        );
+        assert!(factors.delta().reals::<f64>().iter().all(|x| x.abs() < 1e-6), "{component}.{module}");
     }
 }
 
@@ -174,11 +141,7 @@ fn a_cut_costs_exactly_the_values_it_leaves_out() {
     for (component, module, factors) in a.iter() {
         let terms = [(factors.scale(), factors), (0.5, b.get(component, module).unwrap())];
         let svd = Svd::of_sum(&terms).unwrap();
-        let whole = wanted(
-            &[(&a, 1.0), (&b, 0.5 / b.get(component, module).unwrap().scale())],
-            component,
-            module,
-        );
+        let whole = wanted(&[(&a, 1.0), (&b, 0.5 / b.get(component, module).unwrap().scale())], component, module);
         let cut = svd.factors(4, &factors.weight_shape()).unwrap().delta();
         let norm = |s: &[f64]| s.iter().map(|s| s * s).sum::<f64>().sqrt();
         let expected = norm(&svd.s[4..]) / norm(&svd.s);
@@ -188,11 +151,7 @@ fn a_cut_costs_exactly_the_values_it_leaves_out() {
     let mut options = options(Method::Svd);
     options.max_error = Some(0.3);
     let merged = merge(&[(&a, 1.0), (&b, 1.0)], &options).unwrap();
-    assert!(
-        merged.relative_error <= 0.3 && merged.expert.max_rank() < 7,
-        "{}",
-        merged.relative_error
-    );
+    assert!(merged.relative_error <= 0.3 && merged.expert.max_rank() < 7, "{}", merged.relative_error);
 }
 
 #[test]

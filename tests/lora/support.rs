@@ -30,9 +30,7 @@ impl Case {
     /// The tensors named `prefix` and something, with that rest of the name.
     pub fn outputs(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let names = self.tensors.names().filter_map(|n| Some((n, n.strip_prefix(prefix)?)));
-        names
-            .map(|(name, rest)| (rest.to_string(), self.tensors.tensor(name).expect("it is in the file")))
-            .collect()
+        names.map(|(name, rest)| (rest.to_string(), self.tensors.tensor(name).expect("it is in the file"))).collect()
     }
 }
 
@@ -63,11 +61,7 @@ pub fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (a.reals::<f64>(), b.reals::<f64>());
     let difference: f64 = a.iter().zip(b.iter()).map(|(a, b)| (a - b).powi(2)).sum();
     let norm: f64 = b.iter().map(|b| b * b).sum();
-    if norm == 0.0 {
-        difference.sqrt()
-    } else {
-        (difference / norm).sqrt()
-    }
+    if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
 }
 
 /// The modules of a small model, and a random expert on its linear layers, convolutions and text encoders. Ranks are
@@ -90,11 +84,7 @@ pub fn sample_expert(model: &str, rank: usize, mut seed: u64) -> (BaseModules, E
                 let mut down = shape.clone();
                 down[0] = rank;
                 let (down, up) = (fill(&down), fill(&[shape[0], rank]));
-                expert.insert(
-                    component,
-                    module,
-                    Factors::new(down, up, 1.0 + (at % 4) as f64).unwrap(),
-                );
+                expert.insert(component, module, Factors::new(down, up, 1.0 + (at % 4) as f64).unwrap());
             }
         }
     }
@@ -105,9 +95,7 @@ pub fn sample_expert(model: &str, rank: usize, mut seed: u64) -> (BaseModules, E
 pub fn assert_same(a: &Expert, b: &Expert, tolerance: f64) {
     assert_eq!(a.len(), b.len());
     for (component, module, factors) in a.iter() {
-        let other = b
-            .get(component, module)
-            .unwrap_or_else(|| panic!("{component}.{module} is lost"));
+        let other = b.get(component, module).unwrap_or_else(|| panic!("{component}.{module} is lost"));
         let error = relative_error(&other.delta(), &factors.delta());
         assert!(error <= tolerance, "{component}.{module}: {error:e}");
     }

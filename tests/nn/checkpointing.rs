@@ -11,10 +11,7 @@ use serde_json::json;
 use crate::relative_error;
 
 fn noise(index: u64, shape: &[usize]) -> Tensor {
-    Tensor::new(
-        normals(0, Stream::Noise, index, 0, shape.iter().product::<usize>()),
-        shape,
-    )
+    Tensor::new(normals(0, Stream::Noise, index, 0, shape.iter().product::<usize>()), shape)
 }
 
 #[test]
@@ -43,13 +40,9 @@ fn recomputed_blocks_have_the_same_output_and_gradients() {
         let tape = Tape::watching(&leaves);
         let (sample, context) = (noise(100, &[2, 8, 8, 4]), noise(101, &[2, 5, 16]));
         let y = unet.forward(&tape, &sample, &[7.0, 400.0], &context, None).unwrap();
-        let loss = ops::weighted_mse(
-            &tape,
-            &y,
-            &noise(102, y.shape()).cast(DType::F64),
-            &Tensor::full(&[2], 1.0, DType::F32),
-        )
-        .unwrap();
+        let loss =
+            ops::weighted_mse(&tape, &y, &noise(102, y.shape()).cast(DType::F64), &Tensor::full(&[2], 1.0, DType::F32))
+                .unwrap();
         (y, tape.backward(&loss).unwrap())
     };
     let (kept, expected) = run(false);

@@ -17,10 +17,7 @@ fn every_case(kind: &str, tolerance: f64, check: fn(&Path, &Value, &Safetensors)
     };
     let mut failed = Vec::new();
     let mut ran = 0;
-    let mut folders: Vec<_> = std::fs::read_dir(root.join("cases"))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut folders: Vec<_> = std::fs::read_dir(root.join("cases")).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     for folder in folders {
         let case: Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
@@ -56,15 +53,12 @@ fn unet_forward() {
         let unet = UNet::load(&model.join("unet"), DType::F32).unwrap();
         let get = |name: &str| tensors.tensor(name).unwrap();
         let timesteps = get("in.timestep").reals::<f32>().into_owned();
-        let added = tensors.contains("in.add_time_ids").then(|| AddedConditions {
-            text_embeds: get("in.add_text_embeds"),
-            time_ids: get("in.add_time_ids"),
-        });
+        let added = tensors
+            .contains("in.add_time_ids")
+            .then(|| AddedConditions { text_embeds: get("in.add_text_embeds"), time_ids: get("in.add_time_ids") });
         let sample = image(tensors, "in.sample");
         let context = get("in.encoder_hidden_states");
-        let y = unet
-            .forward(&Tape::off(), &sample, &timesteps, &context, added.as_ref())
-            .unwrap();
+        let y = unet.forward(&Tape::off(), &sample, &timesteps, &context, added.as_ref()).unwrap();
         vec![error("sample", &channels_first(&y).unwrap(), tensors)]
     });
 }
@@ -73,9 +67,7 @@ fn unet_forward() {
 fn text_encoder() {
     every_case("text_encoder", 1e-5, |model, case, tensors| {
         let encoder = ClipText::load(&model.join(case["subfolder"].as_str().unwrap()), DType::F32).unwrap();
-        let output = encoder
-            .forward(&Tape::off(), &tensors.tensor("in.input_ids").unwrap())
-            .unwrap();
+        let output = encoder.forward(&Tape::off(), &tensors.tensor("in.input_ids").unwrap()).unwrap();
         let states = &output.hidden_states;
         let mut errors = vec![
             error("last_hidden_state", &output.last_hidden_state, tensors),

@@ -22,10 +22,7 @@ fn altered(
     config(&mut json);
     std::fs::write(to.path().join("config.json"), json.to_string()).unwrap();
     let file = Safetensors::open(&from.join(format!("{stem}.safetensors"))).unwrap();
-    let mut all: BTreeMap<_, _> = file
-        .names()
-        .map(|name| (name.to_string(), file.tensor(name).unwrap()))
-        .collect();
+    let mut all: BTreeMap<_, _> = file.names().map(|name| (name.to_string(), file.tensor(name).unwrap())).collect();
     tensors(&mut all);
     let all: Vec<_> = all.into_iter().collect();
     write(&to.path().join(format!("{stem}.safetensors")), &all, &BTreeMap::new()).unwrap();
@@ -56,10 +53,7 @@ fn unsupported_settings_are_named_with_their_values() {
         ("an_unknown_key", json!(true)),
     ] {
         let message = unet(|config| config[key] = value.clone(), |_| ()).err().unwrap();
-        assert!(
-            message.contains(&format!("`{key}` is {value}")) && message.contains("config.json"),
-            "{message}"
-        );
+        assert!(message.contains(&format!("`{key}` is {value}")) && message.contains("config.json"), "{message}");
     }
     let dir = altered("vae", DIFFUSION, |c| c["shift_factor"] = json!(0.1), |_| ());
     let message = AutoencoderKl::load(dir.path(), DType::F32).err().unwrap().to_string();
@@ -94,10 +88,7 @@ fn pickles_are_refused_with_a_way_out() {
     let file = dir.path().join("diffusion_pytorch_model.safetensors");
     std::fs::rename(&file, file.with_extension("bin")).unwrap();
     let message = UNet::load(dir.path(), DType::F32).err().unwrap().to_string();
-    assert!(
-        message.contains("pickle") && message.contains("save_pretrained"),
-        "{message}"
-    );
+    assert!(message.contains("pickle") && message.contains("save_pretrained"), "{message}");
 }
 
 #[test]
@@ -142,12 +133,7 @@ fn old_vae_files_and_unprefixed_encoders_load_the_same() {
             .into_iter()
             .map(|(name, mut value)| {
                 let mut renamed = name.clone();
-                for (new, old) in [
-                    ("to_q", "query"),
-                    ("to_k", "key"),
-                    ("to_v", "value"),
-                    ("to_out.0", "proj_attn"),
-                ] {
+                for (new, old) in [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")] {
                     renamed = renamed.replace(&format!("attentions.0.{new}"), &format!("attentions.0.{old}"));
                 }
                 if renamed != name && value.shape().len() == 2 {
@@ -169,10 +155,8 @@ fn old_vae_files_and_unprefixed_encoders_load_the_same() {
     }
 
     let strip = |tensors: &mut BTreeMap<String, Tensor>| {
-        *tensors = std::mem::take(tensors)
-            .into_iter()
-            .map(|(name, value)| (name.replace("text_model.", ""), value))
-            .collect();
+        *tensors =
+            std::mem::take(tensors).into_iter().map(|(name, value)| (name.replace("text_model.", ""), value)).collect();
     };
     let dir = altered("text_encoder", "model", |_| (), strip);
     let mut encoder = ClipText::load(dir.path(), DType::F32).unwrap();
@@ -187,14 +171,8 @@ fn old_vae_files_and_unprefixed_encoders_load_the_same() {
 fn a_model_folder_says_its_family_and_parts() {
     let open = |name: &str| ModelDir::open(&fixtures().join("models").join(name)).unwrap();
     let (sd1, xl) = (open("tiny-sd1"), open("tiny-sdxl"));
-    assert_eq!(
-        (sd1.family, sd1.text_encoder_2.is_some()),
-        (Family::StableDiffusion, false)
-    );
-    assert_eq!(
-        (xl.family, xl.text_encoder_2.is_some()),
-        (Family::StableDiffusionXl, true)
-    );
+    assert_eq!((sd1.family, sd1.text_encoder_2.is_some()), (Family::StableDiffusion, false));
+    assert_eq!((xl.family, xl.text_encoder_2.is_some()), (Family::StableDiffusionXl, true));
     assert_eq!(xl.scheduler_class, "EulerDiscreteScheduler");
     let message = ModelDir::open(Path::new("/")).unwrap_err().to_string();
     assert!(message.contains("model_index.json"), "{message}");

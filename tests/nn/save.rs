@@ -34,10 +34,7 @@ fn what_is_saved_loads_as_the_same_network() {
     let unet = UNet::initial(config.clone(), 3, DType::F32).unwrap();
     write(dir, "diffusion_pytorch_model.safetensors", &config, unet.parameters());
     let again = UNet::load(dir, DType::F32).unwrap();
-    let run = |unet: &UNet| {
-        unet.forward(&tape, &noise(&[1, 8, 8, 4]), &[7.0], &noise(&[1, 5, 16]), None)
-            .unwrap()
-    };
+    let run = |unet: &UNet| unet.forward(&tape, &noise(&[1, 8, 8, 4]), &[7.0], &noise(&[1, 5, 16]), None).unwrap();
     same("UNet", &run(&unet), &run(&again));
 
     let config = json!({

@@ -24,27 +24,13 @@ fn equals_pytorch() {
 /// Kernels, strides and paddings that no model has, on images that they do not fit evenly.
 #[test]
 fn holds_for_any_geometry() {
-    let uneven = Padding {
-        top: 0,
-        left: 2,
-        bottom: 1,
-        right: 3,
-    };
+    let uneven = Padding { top: 0, left: 2, bottom: 1, right: 3 };
     let geometries = [
         ([1, 1], 1, Padding::all(0)),
         ([1, 1], 2, Padding::all(0)),
         ([3, 3], 1, Padding::all(1)),
         ([3, 3], 2, Padding::all(1)),
-        (
-            [3, 3],
-            2,
-            Padding {
-                top: 0,
-                left: 0,
-                bottom: 1,
-                right: 1,
-            },
-        ),
+        ([3, 3], 2, Padding { top: 0, left: 0, bottom: 1, right: 1 }),
         ([2, 5], 1, uneven),
         ([4, 2], 3, uneven),
         ([3, 3], 1, Padding::all(4)),
@@ -52,21 +38,13 @@ fn holds_for_any_geometry() {
     ];
     for (kernel, stride, padding) in geometries {
         // The last two are multiplied where they are instead of gathered, both ways and forward only.
-        for (n, h, w, c_in, c_out) in [
-            (2, 7, 9, 5, 7),
-            (1, 5, 4, 1, 3),
-            (3, 4, 6, 18, 1),
-            (2, 3, 5, 16, 16),
-            (1, 4, 3, 17, 48),
-        ] {
+        for (n, h, w, c_in, c_out) in
+            [(2, 7, 9, 5, 7), (1, 5, 4, 1, 3), (3, 4, 6, 18, 1), (2, 3, 5, 16, 16), (1, 4, 3, 17, 48)]
+        {
             let shapes: [&[usize]; 3] = [&[n, h, w, c_in], &[c_out, kernel[0], kernel[1], c_in], &[c_out]];
             let what = format!("conv2d {stride} {padding:?}");
-            check(&what, &shapes, &|t, x| {
-                ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding)
-            });
-            check(&what, &shapes[..2], &|t, x| {
-                ops::conv2d(t, &x[0], &x[1], None, stride, padding)
-            });
+            check(&what, &shapes, &|t, x| ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding));
+            check(&what, &shapes[..2], &|t, x| ops::conv2d(t, &x[0], &x[1], None, stride, padding));
         }
     }
 }
@@ -76,11 +54,9 @@ fn holds_for_any_geometry() {
 fn threads_do_not_change_large_convolutions() {
     for (stride, padding) in [(1, Padding::all(1)), (2, Padding::all(1))] {
         for (c_in, c_out) in [(40, 37), (48, 32)] {
-            threads(
-                "conv2d",
-                &[&[2, 27, 29, c_in], &[c_out, 3, 3, c_in], &[c_out]],
-                &|t, x| ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding),
-            );
+            threads("conv2d", &[&[2, 27, 29, c_in], &[c_out, 3, 3, c_in], &[c_out]], &|t, x| {
+                ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding)
+            });
         }
     }
 }
@@ -118,15 +94,7 @@ fn wrong_shapes_are_errors() {
 #[test]
 fn upsampling_with_a_convolution_is_the_same_as_before_it() {
     for ([n, h, w], c_in, c_out) in [([1, 2, 3], 5, 4), ([2, 7, 9], 16, 32), ([3, 5, 6], 7, 1)] {
-        let x = inputs(
-            &[
-                &[n, h, w, c_in],
-                &[c_out, 3, 3, c_in],
-                &[c_out],
-                &[n, 2 * h, 2 * w, c_out],
-            ],
-            DType::F64,
-        );
+        let x = inputs(&[&[n, h, w, c_in], &[c_out, 3, 3, c_in], &[c_out], &[n, 2 * h, 2 * w, c_out]], DType::F64);
         for watched in [&x[..1], &x[..3]] {
             let both = |op: &dyn Fn(&Tape) -> selma::Result<Tensor>| {
                 let tape = Tape::watching(watched);

@@ -7,12 +7,7 @@ use selma::tensor::{DType, Tensor};
 use crate::support::{check, inputs, pytorch, threads};
 
 fn branch<'a>(a: &'a Tensor, b: &'a Tensor, scale: f64) -> Branch<'a> {
-    Branch {
-        a,
-        b,
-        scale,
-        order: LoraOrder::Factored,
-    }
+    Branch { a, b, scale, order: LoraOrder::Factored }
 }
 
 #[test]
@@ -23,37 +18,18 @@ fn equals_pytorch() {
     pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], |tape, x, settings| {
         let [x, w, b, a, b_lora] = [0, 1, 2, 3, 4].map(|i| x[i].as_ref());
         let scale = settings["scale"].as_f64().unwrap();
-        ops::lora_linear(
-            tape,
-            x.unwrap(),
-            w.unwrap(),
-            b,
-            branch(a.unwrap(), b_lora.unwrap(), scale),
-        )
+        ops::lora_linear(tape, x.unwrap(), w.unwrap(), b, branch(a.unwrap(), b_lora.unwrap(), scale))
     });
 }
 
 /// Sizes around one, a vector and a tile, in each dimension.
 #[test]
 fn holds_at_awkward_sizes() {
-    let sizes = [
-        (1, 1, 1),
-        (1, 37, 5),
-        (13, 1, 31),
-        (17, 33, 1),
-        (97, 15, 19),
-        (7, 70, 65),
-        (25, 257, 9),
-        (3, 5, 261),
-    ];
+    let sizes = [(1, 1, 1), (1, 37, 5), (13, 1, 31), (17, 33, 1), (97, 15, 19), (7, 70, 65), (25, 257, 9), (3, 5, 261)];
     for (rows, out, width) in sizes {
         let (x, w, b) = ([rows, width], [out, width], [out]);
-        check("linear", &[&x, &w, &b], &|t, x| {
-            ops::linear(t, &x[0], &x[1], Some(&x[2]))
-        });
-        check("linear without bias", &[&x, &w], &|t, x| {
-            ops::linear(t, &x[0], &x[1], None)
-        });
+        check("linear", &[&x, &w, &b], &|t, x| ops::linear(t, &x[0], &x[1], Some(&x[2])));
+        check("linear without bias", &[&x, &w], &|t, x| ops::linear(t, &x[0], &x[1], None));
         for rank in [1, 6] {
             let (a, b_lora) = ([rank, width], [out, rank]);
             check("lora_linear", &[&x, &w, &b, &a, &b_lora], &|t, x| {
@@ -67,17 +43,11 @@ fn holds_at_awkward_sizes() {
 #[test]
 fn orders_agree() {
     for [rows, out, width, rank] in [[1, 1, 1, 1], [13, 31, 17, 6], [70, 9, 65, 4], [3, 130, 20, 40]] {
-        let x = inputs(
-            &[&[rows, width], &[out, width], &[out], &[rank, width], &[out, rank]],
-            DType::F64,
-        );
+        let x = inputs(&[&[rows, width], &[out, width], &[out], &[rank, width], &[out, rank]], DType::F64);
         for tracked in [vec![0, 1, 2, 3, 4], vec![3, 4], vec![0, 3], vec![4], vec![0]] {
             let run = |order| {
                 let tape = Tape::watching(tracked.iter().map(|&i| &x[i]));
-                let branch = Branch {
-                    order,
-                    ..branch(&x[3], &x[4], -0.7)
-                };
+                let branch = Branch { order, ..branch(&x[3], &x[4], -0.7) };
                 let y = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), branch).unwrap();
                 let mut gradients = tape.backward_from(&y, y.clone()).unwrap();
                 let gradients = tracked.iter().map(|&i| gradients.remove(&x[i]).unwrap());
@@ -119,9 +89,7 @@ fn a_layer_computed_with_its_gate_is_the_same_as_before_it() {
 /// Long enough in every dimension to be cut into several tiles and blocks.
 #[test]
 fn threads_do_not_change_large_products() {
-    threads("linear", &[&[2, 301, 530], &[277, 530], &[277]], &|t, x| {
-        ops::linear(t, &x[0], &x[1], Some(&x[2]))
-    });
+    threads("linear", &[&[2, 301, 530], &[277, 530], &[277]], &|t, x| ops::linear(t, &x[0], &x[1], Some(&x[2])));
 }
 
 /// A branch with b = 0 adds nothing, and is exactly the layer without it.

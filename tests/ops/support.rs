@@ -114,12 +114,7 @@ fn sixteen_bits(what: &str, shapes: &[&[usize]], op: Op) {
         let all: Vec<usize> = (0..narrow.len()).collect();
         let (y, gradients) = run(op, &narrow, &all);
         let expected = op(&Tape::off(), &wide).unwrap();
-        assert_eq!(
-            y.bytes(),
-            expected.cast(dtype).bytes(),
-            "{what} {shapes:?} in {}",
-            dtype.name()
-        );
+        assert_eq!(y.bytes(), expected.cast(dtype).bytes(), "{what} {shapes:?} in {}", dtype.name());
         for (i, gradient) in gradients.iter().enumerate() {
             let expected = if i == 0 { dtype } else { DType::F32 };
             assert_eq!(gradient.dtype(), expected, "{what} {shapes:?}: input {i}");
@@ -147,11 +142,7 @@ pub fn pytorch(op: &str, names: &[&str], run: impl Fn(&Tape, &[Option<Tensor>], 
         for (name, x) in names.iter().zip(&inputs) {
             if let Some(x) = x {
                 let name = format!("d{name}");
-                close(
-                    &format!("{case}.{name}"),
-                    gradients.get(x).unwrap(),
-                    &find(&name).unwrap(),
-                );
+                close(&format!("{case}.{name}"), gradients.get(x).unwrap(), &find(&name).unwrap());
             }
         }
         count += 1;

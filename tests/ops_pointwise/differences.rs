@@ -50,12 +50,7 @@ fn untracked_inputs_get_no_gradient() {
             let y = (case.op)(&tape, &inputs).unwrap();
             let dy = Tensor::new(values(y.len(), 99), y.shape());
             let gradients = tape.backward_from(&y, dy).unwrap();
-            assert_eq!(
-                gradients.get(x).unwrap().bytes(),
-                all[i].bytes(),
-                "{}: input {i}",
-                case.name
-            );
+            assert_eq!(gradients.get(x).unwrap().bytes(), all[i].bytes(), "{}: input {i}", case.name);
         }
     }
 }

@@ -16,10 +16,7 @@ fn exp_is_right_to_two_roundings() {
     for x in between(-87.3, -0.0).chain(between(0.0, 88.7)) {
         let expected = f64::from(x).exp();
         let got = f64::from(Elementary::exp(x));
-        assert!(
-            (got / expected - 1.0).abs() < 1.5e-7,
-            "exp({x}) = {got}, not {expected}"
-        );
+        assert!((got / expected - 1.0).abs() < 1.5e-7, "exp({x}) = {got}, not {expected}");
     }
 }
 
@@ -63,16 +60,9 @@ fn the_normal_distribution_function_is_exact() {
 #[test]
 fn vectors_and_scalars_agree_to_the_bit() {
     let xs: Vec<f32> = values(1003, 5).into_iter().map(|x| (x * 40.0) as f32).collect();
-    let functions: [fn(f32) -> f32; 4] = [
-        Elementary::exp,
-        Elementary::silu,
-        Elementary::gelu,
-        Elementary::silu_slope,
-    ];
+    let functions: [fn(f32) -> f32; 4] = [Elementary::exp, Elementary::silu, Elementary::gelu, Elementary::silu_slope];
     let together = vectorized(|| {
-        let each = xs
-            .iter()
-            .map(|&x| [Elementary::exp(x), x.silu(), x.gelu(), x.silu_slope()]);
+        let each = xs.iter().map(|&x| [Elementary::exp(x), x.silu(), x.gelu(), x.silu_slope()]);
         each.collect::<Vec<_>>()
     });
     for (&x, together) in xs.iter().zip(together) {

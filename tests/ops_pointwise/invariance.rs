@@ -8,11 +8,7 @@ use selma::tensor::{DType, Tensor};
 use crate::support::{cases, values};
 
 fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap()
-        .install(f)
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
 #[test]
@@ -66,13 +62,7 @@ fn sixteen_bits_round_once() {
             let wide: Vec<Tensor> = inputs.iter().map(|x| x.cast(DType::F32)).collect();
             let y = (case.op)(&Tape::off(), &inputs).unwrap();
             let expected = (case.op)(&Tape::off(), &wide).unwrap();
-            assert_eq!(
-                y.bytes(),
-                expected.cast(y.dtype()).bytes(),
-                "{} in {}",
-                case.name,
-                dtype.name()
-            );
+            assert_eq!(y.bytes(), expected.cast(y.dtype()).bytes(), "{} in {}", case.name, dtype.name());
         }
     }
 }

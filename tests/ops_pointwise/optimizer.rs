@@ -28,20 +28,9 @@ fn adamw_with_clipping_is_that_of_pytorch() {
         for (step, &expected) in norms.data::<f32>().iter().enumerate() {
             let gradients = flat(&format!("g.{step}"));
             let norm = squared_norm(&gradients).sqrt();
-            assert!(
-                (norm - f64::from(expected)).abs() < 1e-6 * norm,
-                "{case}: norm at step {step}"
-            );
+            assert!((norm - f64::from(expected)).abs() < 1e-6 * norm, "{case}: norm at step {step}");
             let factor = clip_factor(norm, setting("max_norm"));
-            adamw(
-                &mut params,
-                &gradients,
-                &mut first,
-                &mut second,
-                adam,
-                step as u64 + 1,
-                factor,
-            );
+            adamw(&mut params, &gradients, &mut first, &mut second, adam, step as u64 + 1, factor);
         }
         let (got, expected) = (Tensor::new(params, &[49]), Tensor::new(flat("y"), &[49]));
         close(case, &got, &expected, 1e-6);
@@ -60,12 +49,7 @@ fn the_norm_survives_extreme_values() {
     assert_eq!(clip_factor(0.5, 1.0), 1.0);
 }
 
-const SETTINGS: AdamW = AdamW {
-    lr: 1e-2,
-    betas: (0.9, 0.999),
-    eps: 1e-8,
-    weight_decay: 0.05,
-};
+const SETTINGS: AdamW = AdamW { lr: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
 
 /// One step as sections 1 and 2 of the paper (Dettmers et al. 2022, arXiv:2110.02861) have it, value by value: of each
 /// block of moments the codes are read, the step is made in f32, and each value gets the nearest of all codes.
@@ -79,10 +63,7 @@ fn written_out(p: &mut [f32], g: &[f32], codes: &mut [Vec<usize>; 2], scales: &m
         let read = |moment: usize, i: usize| tables[moment][codes[moment][i]] * scales[moment][block];
         let first = |&i: &usize| beta1 as f32 * read(0, i) + (1.0 - beta1) as f32 * g[i];
         let second = |&i: &usize| beta2 as f32 * read(1, i) + (1.0 - beta2) as f32 * (g[i] * g[i]);
-        let new: [Vec<f32>; 2] = [
-            members.iter().map(first).collect(),
-            members.iter().map(second).collect(),
-        ];
+        let new: [Vec<f32>; 2] = [members.iter().map(first).collect(), members.iter().map(second).collect()];
         for (&i, (m, v)) in members.iter().zip(new[0].iter().zip(&new[1])) {
             let decay = (1.0 - SETTINGS.lr * SETTINGS.weight_decay) as f32;
             p[i] = p[i] * decay - rate * (m / (v.sqrt() / root + SETTINGS.eps as f32));
@@ -110,10 +91,7 @@ fn moments_in_8_bits_are_those_of_the_paper() {
         let mut expected = params.clone();
         let mut both = [true, false].map(|signed| Codes::new(&vec![0.0; n], signed));
         let zero = |signed| code_values(signed).iter().position(|&x| x == 0.0).unwrap();
-        let (mut codes, mut scales) = (
-            [vec![zero(true); n], vec![zero(false); n]],
-            [vec![0.0; 3], vec![0.0; 3]],
-        );
+        let (mut codes, mut scales) = ([vec![zero(true); n], vec![zero(false); n]], [vec![0.0; 3], vec![0.0; 3]]);
         for step in 1..=5 {
             // Gradients of very different sizes, and one that is 0 from a step on.
             let mut gradients: Vec<f32> = random(1 + step).into_iter().map(|x| x.powi(7)).collect();
@@ -122,10 +100,7 @@ fn moments_in_8_bits_are_those_of_the_paper() {
             written_out(&mut expected, &gradients, &mut codes, &mut scales, step as i32);
             for (moment, (got, expected)) in both.iter().zip(&codes).enumerate() {
                 let codes = got.codes[..n].iter().map(|&code| usize::from(code));
-                assert!(
-                    codes.eq(expected.iter().copied()),
-                    "step {step}: codes of moment {moment}"
-                );
+                assert!(codes.eq(expected.iter().copied()), "step {step}: codes of moment {moment}");
                 assert_eq!(got.scales, scales[moment][..got.scales.len()], "step {step}");
             }
             assert_eq!(params, expected, "step {step}");
@@ -148,10 +123,7 @@ fn moments_in_8_bits_are_enough() {
         let squares = params.iter().zip(&target).map(|(p, t)| f64::from(p - t).powi(2));
         (squares.sum::<f64>() / N as f64).sqrt()
     };
-    let settings = AdamW {
-        weight_decay: 0.0,
-        ..SETTINGS
-    };
+    let settings = AdamW { weight_decay: 0.0, ..SETTINGS };
     let (mut whole, mut small) = (vec![0.0_f32; N], vec![0.0_f32; N]);
     let (mut first, mut second) = (vec![0.0; N], vec![0.0; N]);
     let mut both = [true, false].map(|signed| Codes::new(&first, signed));
@@ -167,8 +139,5 @@ fn moments_in_8_bits_are_enough() {
         adamw_8bit(&mut small, &g, &mut both, settings, step, 1.0);
     }
     let (whole, small) = (distance(&whole), distance(&small));
-    assert!(
-        small < 1.2 * whole && whole < 0.05 * distance(&[0.0; N]),
-        "{small}, with moments in f32 {whole}"
-    );
+    assert!(small < 1.2 * whole && whole < 0.05 * distance(&[0.0; N]), "{small}, with moments in f32 {whole}");
 }

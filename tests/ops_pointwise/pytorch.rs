@@ -22,20 +22,11 @@ pub fn fixtures() -> Fixtures {
 
 /// Compares with an error allowed of `tolerance` times the largest expected value, or times 1 where that is larger.
 pub fn close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
-    assert_eq!(
-        got.len(),
-        expected.len(),
-        "{what}: {:?} and {:?}",
-        got.shape(),
-        expected.shape()
-    );
+    assert_eq!(got.len(), expected.len(), "{what}: {:?} and {:?}", got.shape(), expected.shape());
     let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());
     let largest = expected.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
     for (i, (g, e)) in got.iter().zip(&*expected).enumerate() {
-        assert!(
-            (g - e).abs() <= tolerance * largest.max(1.0),
-            "{what} at {i}: {g}, PyTorch has {e}"
-        );
+        assert!((g - e).abs() <= tolerance * largest.max(1.0), "{what} at {i}: {g}, PyTorch has {e}");
     }
 }
 
@@ -47,11 +38,7 @@ fn check(op: &str, inputs: &[&str], tolerance: f64, run: impl Fn(&Tape, &[Tensor
         let tensor = |name: &str| file.tensor(&format!("{case}.{name}")).unwrap();
         let xs: Vec<Tensor> = inputs.iter().map(|name| tensor(name)).collect();
         let gradient_of = |name: &str| format!("{case}.d{name}");
-        let watched = || {
-            xs.iter()
-                .zip(inputs)
-                .filter(|(_, name)| file.contains(&gradient_of(name)))
-        };
+        let watched = || xs.iter().zip(inputs).filter(|(_, name)| file.contains(&gradient_of(name)));
         let tape = Tape::watching(watched().map(|(x, _)| x));
         let y = run(&tape, &xs, settings).unwrap_or_else(|e| panic!("{case}: {e}"));
         close(&format!("{case}.y"), &y, &tensor("y"), tolerance);
@@ -59,12 +46,7 @@ fn check(op: &str, inputs: &[&str], tolerance: f64, run: impl Fn(&Tape, &[Tensor
             let dy = tensor("dy").with_shape(y.shape());
             let gradients = tape.backward_from(&y, dy).unwrap();
             for (x, name) in watched() {
-                close(
-                    &gradient_of(name),
-                    gradients.get(x).unwrap(),
-                    &tensor(&format!("d{name}")),
-                    tolerance,
-                );
+                close(&gradient_of(name), gradients.get(x).unwrap(), &tensor(&format!("d{name}")), tolerance);
             }
         }
         count += 1;
@@ -100,31 +82,18 @@ fn norms() {
 #[test]
 fn attention() {
     check("attention", &["q", "k", "v"], 2e-5, |t, x, s| {
-        ops::attention(
-            t,
-            &x[0],
-            &x[1],
-            &x[2],
-            number(s, "heads"),
-            s["causal"].as_bool().unwrap(),
-        )
+        ops::attention(t, &x[0], &x[1], &x[2], number(s, "heads"), s["causal"].as_bool().unwrap())
     });
 }
 
 #[test]
 fn data_movement() {
-    check("concat_channels", &["x", "skip"], 0.0, |t, x, _| {
-        ops::concat_channels(t, &x[0], &x[1])
-    });
-    check("embedding", &["w", "ids"], 1e-6, |t, x, _| {
-        ops::embedding(t, &x[0], &x[1])
-    });
+    check("concat_channels", &["x", "skip"], 0.0, |t, x, _| ops::concat_channels(t, &x[0], &x[1]));
+    check("embedding", &["w", "ids"], 1e-6, |t, x, _| ops::embedding(t, &x[0], &x[1]));
     check("upsample_nearest", &["x"], 1e-6, |t, x, s| {
         ops::upsample_nearest(t, &x[0], number(s, "height"), number(s, "width"))
     });
-    check("add_channel_bias", &["x", "b"], 1e-6, |t, x, _| {
-        ops::add_channel_bias(t, &x[0], &x[1])
-    });
+    check("add_channel_bias", &["x", "b"], 1e-6, |t, x, _| ops::add_channel_bias(t, &x[0], &x[1]));
 }
 
 #[test]

@@ -31,33 +31,19 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("add", &[&[3, 7], &[3, 7]], |t, x| ops::add(t, &x[0], &x[1])),
         case("scale", &[&[5, 3]], |t, x| ops::scale(t, &x[0], -1.7)),
-        case("add_channel_bias", &[&[2, 3, 5, 67], &[2, 67]], |t, x| {
-            ops::add_channel_bias(t, &x[0], &x[1])
-        }),
+        case("add_channel_bias", &[&[2, 3, 5, 67], &[2, 67]], |t, x| ops::add_channel_bias(t, &x[0], &x[1])),
         case("silu", &[&[37]], |t, x| ops::silu(t, &x[0])),
         case("gelu", &[&[37]], |t, x| ops::gelu(t, &x[0])),
         case("quick_gelu", &[&[37]], |t, x| ops::quick_gelu(t, &x[0])),
         case("geglu", &[&[3, 5, 14]], |t, x| ops::geglu(t, &x[0])),
-        case("concat_channels", &[&[2, 3, 5], &[2, 3, 1]], |t, x| {
-            ops::concat_channels(t, &x[0], &x[1])
-        }),
-        case("slice_channels", &[&[3, 2, 9]], |t, x| {
-            ops::slice_channels(t, &x[0], 2, 5)
-        }),
+        case("concat_channels", &[&[2, 3, 5], &[2, 3, 1]], |t, x| ops::concat_channels(t, &x[0], &x[1])),
+        case("slice_channels", &[&[3, 2, 9]], |t, x| ops::slice_channels(t, &x[0], 2, 5)),
         case("select_rows", &[&[2, 4, 3]], |t, x| ops::select_rows(t, &x[0], &[3, 0])),
         case("reshape", &[&[2, 3, 2]], |t, x| ops::reshape(t, &x[0], &[4, 3])),
-        case("embedding", &[&[5, 3]], |t, x| {
-            ops::embedding(t, &x[0], &Tensor::new(vec![4_i64, 0, 4, 2], &[2, 2]))
-        }),
-        case("upsample_nearest", &[&[2, 3, 2, 3]], |t, x| {
-            ops::upsample_nearest(t, &x[0], 7, 5)
-        }),
-        case("layer_norm", &[&[3, 19], &[19], &[19]], |t, x| {
-            ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)
-        }),
-        case("layer_norm", &[&[67, 3], &[3], &[3]], |t, x| {
-            ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)
-        }),
+        case("embedding", &[&[5, 3]], |t, x| ops::embedding(t, &x[0], &Tensor::new(vec![4_i64, 0, 4, 2], &[2, 2]))),
+        case("upsample_nearest", &[&[2, 3, 2, 3]], |t, x| ops::upsample_nearest(t, &x[0], 7, 5)),
+        case("layer_norm", &[&[3, 19], &[19], &[19]], |t, x| ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)),
+        case("layer_norm", &[&[67, 3], &[3], &[3]], |t, x| ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)),
         case("posterior_sample", &[&[3, 2, 10]], |t, x| {
             let noise = Tensor::new(values(30, 5), &[3, 2, 5]).cast(DType::Bf16);
             ops::posterior_sample(t, &x[0], &noise.cast(x[0].dtype()))
@@ -66,12 +52,7 @@ pub fn cases() -> Vec<Case> {
         case("weighted_mse", &[&[2, 3, 5]], |t, x| {
             // Values that every dtype holds exactly.
             let target = Tensor::new(values(30, 7), &[2, 3, 5]).cast(DType::Bf16);
-            ops::weighted_mse(
-                t,
-                &x[0],
-                &target.cast(x[0].dtype()),
-                &Tensor::new(vec![0.3_f32, 1.9], &[2]),
-            )
+            ops::weighted_mse(t, &x[0], &target.cast(x[0].dtype()), &Tensor::new(vec![0.3_f32, 1.9], &[2]))
         }),
     ];
     for silu in [false, true] {
@@ -84,14 +65,9 @@ pub fn cases() -> Vec<Case> {
             ops::group_norm(t, &x[0], &x[1], &x[2], 2, 1e-5, silu)
         }));
     }
-    for (tq, tk, causal) in [
-        (1, 1, false),
-        (19, 7, false),
-        (7, 19, false),
-        (17, 17, true),
-        (18, 5, true),
-        (5, 18, true),
-    ] {
+    for (tq, tk, causal) in
+        [(1, 1, false), (19, 7, false), (7, 19, false), (17, 17, true), (18, 5, true), (5, 18, true)]
+    {
         let name = if causal { "causal attention" } else { "attention" };
         cases.push(case(name, &[&[2, tq, 6], &[2, tk, 6], &[2, tk, 6]], move |t, x| {
             ops::attention(t, &x[0], &x[1], &x[2], 2, causal)
@@ -119,8 +95,7 @@ impl Case {
         let norm = self.name.contains("norm");
         let input = |(i, shape): (usize, &Vec<usize>)| {
             let x = Tensor::new(values(shape.iter().product(), i as u64 + 1), shape);
-            x.cast(dtype)
-                .cast(if norm && i > 0 { dtype.accumulator() } else { dtype })
+            x.cast(dtype).cast(if norm && i > 0 { dtype.accumulator() } else { dtype })
         };
         self.shapes.iter().enumerate().map(input).collect()
     }
@@ -130,12 +105,8 @@ impl Case {
         let tape = Tape::watching(inputs);
         let y = (self.op)(&tape, inputs).unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let dy = Tensor::new(values(y.len(), 99), y.shape()).cast(y.dtype());
-        let mut gradients = tape
-            .backward_from(&y, dy)
-            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        let gradients = inputs
-            .iter()
-            .map(|x| gradients.remove(x).expect("every input is watched"));
+        let mut gradients = tape.backward_from(&y, dy).unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        let gradients = inputs.iter().map(|x| gradients.remove(x).expect("every input is watched"));
         (y, gradients.collect())
     }
 }

@@ -65,11 +65,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         let name = entry.file_name().into_string().unwrap();
         if entry.path().is_dir() {
             let inside = files(&entry.path());
-            all.extend(
-                inside
-                    .into_iter()
-                    .map(|(path, bytes)| (format!("{name}/{path}"), bytes)),
-            );
+            all.extend(inside.into_iter().map(|(path, bytes)| (format!("{name}/{path}"), bytes)));
         } else if name != ".lock" {
             all.insert(name, std::fs::read(entry.path()).unwrap());
         }
@@ -90,11 +86,7 @@ fn a_run_gives_the_same_bytes_again_on_other_threads_and_after_any_stop() {
     std::fs::write(broken.out.join("state/latents.safetensors"), "cut").unwrap();
     assert!(go(&broken, true, 1, u64::MAX));
     let (whole, broken) = (files(&whole.out), files(&broken.out));
-    assert_eq!(
-        whole.keys().collect::<Vec<_>>(),
-        broken.keys().collect::<Vec<_>>(),
-        "not the same files"
-    );
+    assert_eq!(whole.keys().collect::<Vec<_>>(), broken.keys().collect::<Vec<_>>(), "not the same files");
     for (path, bytes) in &whole {
         assert!(*bytes == broken[path], "{path} differs");
     }
@@ -107,13 +99,7 @@ fn a_run_gives_the_same_bytes_again_on_other_threads_and_after_any_stop() {
 #[test]
 fn the_folder_is_a_model_and_belongs_to_one_run() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Pretraining {
-        vae_steps: 1,
-        text_steps: 1,
-        steps: 1,
-        refinements: 1,
-        ..run(dir.path())
-    };
+    let first = Pretraining { vae_steps: 1, text_steps: 1, steps: 1, refinements: 1, ..run(dir.path()) };
     assert!(go(&first, false, 2, u64::MAX));
 
     let model = StableDiffusion::load(dir.path(), None, DType::F32).unwrap();
@@ -123,10 +109,7 @@ fn the_folder_is_a_model_and_belongs_to_one_run() {
     // The latents that the UNet learnt from had a mean square of 1.
     assert!(model.vae.config.scaling_factor != 1.0);
 
-    let mut watcher = Stopwatch {
-        steps: 0,
-        stop_after: u64::MAX,
-    };
+    let mut watcher = Stopwatch { steps: 0, stop_after: u64::MAX };
     let again = first.run(false, &mut watcher).unwrap_err().to_string();
     assert!(again.contains("--resume"), "{again}");
     let other = Pretraining { seed: 8, ..first };

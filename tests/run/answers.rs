@@ -31,11 +31,7 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
         "{\"item_id\": \"coco_1\", \"question_id\": 1, \"answer\": \"a cat\"}\n",
     )
     .unwrap();
-    says(
-        run(&file, &out),
-        1,
-        &["answers.jsonl", "no answer to 6 questions", "evaluate.unanswered.jsonl"],
-    );
+    says(run(&file, &out), 1, &["answers.jsonl", "no answer to 6 questions", "evaluate.unanswered.jsonl"]);
     // Two questions about the pictures of base, all-in-one and merged; an answer in each row is all that it takes.
     let list = out.join("judge/evaluate.unanswered.jsonl");
     let rows = selma::formats::jsonl::read::<Value>(&list).unwrap();
@@ -56,10 +52,8 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
     assert_eq!(outcome["done"], json!(["evaluate", "report"]));
     assert_eq!(modified(), drawn);
     let arms = outcome["summary"]["arms"].as_array().unwrap();
-    let names: Vec<(&str, f64)> = arms
-        .iter()
-        .map(|arm| (arm["name"].as_str().unwrap(), arm["overall"]["mean"].as_f64().unwrap()))
-        .collect();
+    let names: Vec<(&str, f64)> =
+        arms.iter().map(|arm| (arm["name"].as_str().unwrap(), arm["overall"]["mean"].as_f64().unwrap())).collect();
     // "2" is a choice of the last question, and the first choice of the second where nothing fits.
     assert_eq!(names, [("base", 2.0 / 3.0), ("all-in-one", 2.0 / 3.0), ("merged", 1.0)]);
     assert_eq!(outcome["summary"]["judge"], "answers of blip");
@@ -69,14 +63,10 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
         assert!(page.contains(text), "{text}");
     }
     // Another answer scores anew, and draws nothing.
-    let other = std::fs::read_to_string(dir.path().join("answers.jsonl"))
-        .unwrap()
-        .replacen("\"a cat\"", "\"a dog\"", 1);
+    let other =
+        std::fs::read_to_string(dir.path().join("answers.jsonl")).unwrap().replacen("\"a cat\"", "\"a dog\"", 1);
     std::fs::write(dir.path().join("answers.jsonl"), other).unwrap();
-    assert_eq!(
-        json(run(&file, &out))["summary"]["arms"][2]["overall"]["mean"],
-        2.0 / 3.0
-    );
+    assert_eq!(json(run(&file, &out))["summary"]["arms"][2]["overall"]["mean"], 2.0 / 3.0);
     assert_eq!(modified(), drawn);
 }
 

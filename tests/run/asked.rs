@@ -26,24 +26,16 @@ pub fn asked(dir: &Path, evaluate: &str, more: &str) -> PathBuf {
         ("counting", ["fox", "hen", "jar", "bus", "cat", "owl"]),
         ("spatial", ["oak", "elm", "fir", "yew", "ash", "box"]),
     ] {
-        let list: Vec<String> = things
-            .iter()
-            .map(|thing| format!("- {thing} {thing}s by the {thing} of a {thing}"))
-            .collect();
+        let list: Vec<String> =
+            things.iter().map(|thing| format!("- {thing} {thing}s by the {thing} of a {thing}")).collect();
         let record = json!({ "reply": list.join("\n") });
-        std::fs::write(
-            dir.join(format!("replies/{skill}.replies.jsonl")),
-            format!("{record}\n"),
-        )
-        .unwrap();
+        std::fs::write(dir.join(format!("replies/{skill}.replies.jsonl")), format!("{record}\n")).unwrap();
         let replies = [
             "1 | entity - whole (thing)\n2 | attribute - color (thing, red)",
             "1 | 0\n2 | 1",
             "1 | Is it there?\n2 | Is it <b>red</b>?",
         ];
-        let lines: String = (0..9)
-            .map(|i| format!("{}\n", json!({"reply": replies[i % 3]})))
-            .collect();
+        let lines: String = (0..9).map(|i| format!("{}\n", json!({"reply": replies[i % 3]}))).collect();
         for kind in ["questions", "learnt.questions"] {
             std::fs::write(dir.join(format!("replies/{skill}.{kind}.replies.jsonl")), &lines).unwrap();
         }
@@ -55,10 +47,7 @@ pub fn asked(dir: &Path, evaluate: &str, more: &str) -> PathBuf {
 }
 
 pub fn by_endpoint(server: &Server, more: &str) -> String {
-    format!(
-        "\n[judge]\nurl = \"{}\"\nmodel = \"seer\"\nretries = 0\n{more}",
-        server.url
-    )
+    format!("\n[judge]\nurl = \"{}\"\nmodel = \"seer\"\nretries = 0\n{more}", server.url)
 }
 
 /// But for the recordings of answers and replies, whose lines come in the order in which they arrive.
@@ -97,20 +86,14 @@ fn a_skill_without_a_benchmark_is_scored_and_its_checkpoints_are_chosen() {
     let items = |name: &str| selma::evaluate::questions::dsg::read(&whole.join("questions").join(name)).unwrap();
     let texts = |name: &str| items(name).into_iter().map(|item| item.prompt).collect::<Vec<_>>();
     assert_eq!(texts("counting.choice.csv"), ["bus buss by the bus of a bus"]);
-    assert_eq!(
-        texts("counting.csv"),
-        ["cat cats by the cat of a cat", "owl owls by the owl of a owl"]
-    );
+    assert_eq!(texts("counting.csv"), ["cat cats by the cat of a cat", "owl owls by the owl of a owl"]);
     assert_eq!(items("counting.csv")[0].questions[1].parents, [1]);
     let mut chosen = Vec::new();
     for (part, last) in [("counting", 3), ("spatial", 3), ("all-in-one", 6)] {
         let folder = whole.join("experts").join(part);
         let choice: Value = serde_json::from_slice(&std::fs::read(folder.join("choice.json")).unwrap()).unwrap();
         let candidates = choice["candidates"].as_array().unwrap();
-        let means: Vec<f64> = candidates
-            .iter()
-            .map(|c| c["score"]["mean"].as_f64().unwrap())
-            .collect();
+        let means: Vec<f64> = candidates.iter().map(|c| c["score"]["mean"].as_f64().unwrap()).collect();
         assert_eq!(means.len(), last);
         let best = means.iter().copied().fold(0.0, f64::max);
         let first = means.iter().position(|&mean| mean == best).unwrap() as u64 + 1;
@@ -123,21 +106,14 @@ fn a_skill_without_a_benchmark_is_scored_and_its_checkpoints_are_chosen() {
         chosen.push(first);
     }
     let page = std::fs::read_to_string(whole.join("report.html")).unwrap();
-    for text in [
-        "Chosen checkpoints",
-        "Benchmark dsg",
-        "judge seer",
-        "Dependencies of questions: direct",
-        "95 % interval",
-    ] {
+    for text in
+        ["Chosen checkpoints", "Benchmark dsg", "judge seer", "Dependencies of questions: direct", "95 % interval"]
+    {
         assert!(page.contains(text), "{text}");
     }
     assert!(!page.contains("<b>red"));
     for (part, step) in ["counting", "spatial", "all-in-one"].iter().zip(&chosen) {
-        assert!(
-            page.contains(&format!("<td>{part}</td><td><strong>{step}</strong></td>")),
-            "{part}"
-        );
+        assert!(page.contains(&format!("<td>{part}</td><td><strong>{step}</strong></td>")), "{part}");
     }
 
     // Nothing is asked twice, and what is finished is left alone.
@@ -155,10 +131,7 @@ fn a_skill_without_a_benchmark_is_scored_and_its_checkpoints_are_chosen() {
     // Other numbers of evaluated prompts do not train anew.
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("\"dsg\"\nprompts = 2", "\"dsg\"\nprompts = 1")).unwrap();
-    assert_eq!(
-        json(command())["done"],
-        json!(["questions of counting", "questions of spatial", "evaluate", "report"])
-    );
+    assert_eq!(json(command())["done"], json!(["questions of counting", "questions of spatial", "evaluate", "report"]));
     keyless(dir.path());
 }
 
@@ -170,11 +143,7 @@ pub fn keyless(dir: &Path) {
             true => keyless(&path),
             false => {
                 let bytes = std::fs::read(&path).unwrap();
-                assert!(
-                    !bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()),
-                    "{}",
-                    path.display()
-                );
+                assert!(!bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()), "{}", path.display());
             }
         }
     }
@@ -185,11 +154,7 @@ pub fn keyless(dir: &Path) {
 fn a_skill_of_the_users_own_is_learnt_and_scored() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(judge);
-    let file = asked(
-        dir.path(),
-        "benchmark = \"dsg\"\nprompts = 2\n",
-        &by_endpoint(&server, ""),
-    );
+    let file = asked(dir.path(), "benchmark = \"dsg\"\nprompts = 2\n", &by_endpoint(&server, ""));
     let skill = "id = \"boats\"\nword_limit = 30\ninstruction = \"Write {count} captions of boats, {words} words at most: \
                  {abilities}.\"\nseeds = [\"a boat\", \"a ship in a storm\", \"two canoes on a lake\"]\n";
     std::fs::write(dir.path().join("boats.toml"), skill).unwrap();
@@ -200,11 +165,7 @@ fn a_skill_of_the_users_own_is_learnt_and_scored() {
         let name = |skill: &str| dir.path().join(format!("replies/{skill}.{kind}replies.jsonl"));
         if !kind.is_empty() {
             // The writer's captions are there, and its questions are not.
-            let words = [
-                "boats.questions.replies.jsonl",
-                "no such recording",
-                "dsg without a file",
-            ];
+            let words = ["boats.questions.replies.jsonl", "no such recording", "dsg without a file"];
             says(run(&file, &out), 1, &words);
             assert!(!out.join("images").exists());
         }

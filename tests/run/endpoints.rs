@@ -31,12 +31,7 @@ fn written(request: &Request) -> Answer {
         let digest = Sha256::digest(text);
         let captions = digest.chunks(4).enumerate().map(|(i, words)| {
             let words: Vec<String> = words.iter().map(|byte| format!("thing{byte}")).collect();
-            format!(
-                "{}. Two {} {}\n",
-                i + 4,
-                words.join(" "),
-                if i == 1 { HOSTILE } else { "" }
-            )
+            format!("{}. Two {} {}\n", i + 4, words.join(" "), if i == 1 { HOSTILE } else { "" })
         });
         captions.collect()
     };
@@ -65,10 +60,7 @@ fn on_endpoints(dir: &Path, url: &str, more: &str) -> PathBuf {
     let text = std::fs::read_to_string(&file).unwrap();
     let writer = format!("llm = \"{url}\"\nllm-model = \"writer\"\nparallel = 2\nretries = 2\ntimeout = 4.0");
     let text = text.replace("replay = \"replies\"", &writer);
-    let text = text.replace(
-        "prompts = 2\nseeds = 2",
-        "benchmark = \"dsg\"\nquestions = \"benchmark.csv\"",
-    );
+    let text = text.replace("prompts = 2\nseeds = 2", "benchmark = \"dsg\"\nquestions = \"benchmark.csv\"");
     std::fs::write(&file, text).unwrap();
     let items: Vec<dsg::Annotated> = ["a cat", "a dog", "a tree"]
         .iter()
@@ -126,11 +118,7 @@ fn endpoints_write_select_choose_and_judge() {
     let begin = Instant::now();
     // With all that it has to say.
     let mut loud = assert_cmd::Command::cargo_bin("selma").unwrap();
-    loud.arg("run")
-        .arg(&file)
-        .arg("--out")
-        .arg(&out)
-        .env("OPENAI_API_KEY", KEY);
+    loud.arg("run").arg(&file).arg("--out").arg(&out).env("OPENAI_API_KEY", KEY);
     let output = loud.assert().success();
     let took = begin.elapsed();
     let said = [&output.get_output().stdout[..], &output.get_output().stderr].concat();
@@ -165,10 +153,7 @@ fn endpoints_write_select_choose_and_judge() {
         }
         let choice: Value =
             serde_json::from_slice(&std::fs::read(out.join(format!("experts/{skill}/choice.json"))).unwrap()).unwrap();
-        assert_eq!(
-            (&choice["benchmark"], &choice["judge"]),
-            (&json!("dsg"), &json!("seer"))
-        );
+        assert_eq!((&choice["benchmark"], &choice["judge"]), (&json!("dsg"), &json!("seer")));
         assert_eq!(choice["candidates"].as_array().unwrap().len(), 2);
     }
 
@@ -185,21 +170,14 @@ fn endpoints_write_select_choose_and_judge() {
         assert!(name.chars().all(is_plain) && !name.contains(".."), "{name}");
     }
     let prompts = std::fs::read_to_string(out.join("prompts/counting.json")).unwrap();
-    assert!(
-        prompts.contains("../../etc/passwd"),
-        "the hostile caption is none of the prompts"
-    );
+    assert!(prompts.contains("../../etc/passwd"), "the hostile caption is none of the prompts");
     plain(&prompts);
 
     // Nothing is asked twice. Fewer prompts of the benchmark are counted as such, and train nothing anew.
     let asked = server.seen().len();
     assert_eq!(json(command(&out))["done"], json!([]));
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(
-        &file,
-        text.replace("\"benchmark.csv\"", "\"benchmark.csv\"\nprompts = 2"),
-    )
-    .unwrap();
+    std::fs::write(&file, text.replace("\"benchmark.csv\"", "\"benchmark.csv\"\nprompts = 2")).unwrap();
     assert_eq!(json(command(&out))["done"], json!(["evaluate", "report"]));
     assert_eq!(server.seen().len(), asked);
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();

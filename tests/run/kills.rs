@@ -21,14 +21,7 @@ pub struct Kills {
 
 impl Kills {
     pub fn new(wanted: usize, longest: Duration, seed: u64) -> Self {
-        Self {
-            wanted,
-            longest,
-            seed,
-            landed: 0,
-            places: BTreeSet::new(),
-            tries: 0,
-        }
+        Self { wanted, longest, seed, landed: 0, places: BTreeSet::new(), tries: 0 }
     }
 
     pub fn are_left(&self) -> bool {
@@ -46,10 +39,7 @@ impl Kills {
         loop {
             let moment = self.are_left().then(|| self.moment());
             let mut child = Command::new(command.get_program());
-            child
-                .args(command.get_args())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+            child.args(command.get_args()).stdout(Stdio::null()).stderr(Stdio::null());
             command.get_envs().for_each(|(key, value)| match value {
                 Some(value) => drop(child.env(key, value)),
                 None => drop(child.env_remove(key)),

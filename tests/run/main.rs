@@ -20,9 +20,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 
 fn parity(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/parity")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(path)
 }
 
 /// A pipeline of two skills: tiny-sd1 draws, tiny-sd2 learns. `more` goes to the end of `[experts]`.
@@ -30,28 +28,10 @@ fn pipeline(dir: &Path, more: &str) -> PathBuf {
     let replies = dir.join("replies");
     std::fs::create_dir_all(&replies).unwrap();
     for (skill, captions) in [
-        (
-            "counting",
-            [
-                "two red circles",
-                "three blue <script>alert(1)</script> stars",
-                "four green squares",
-            ],
-        ),
-        (
-            "spatial",
-            [
-                "a red circle left of a blue star",
-                "a green square above a pink heart",
-                "a heart at the top",
-            ],
-        ),
+        ("counting", ["two red circles", "three blue <script>alert(1)</script> stars", "four green squares"]),
+        ("spatial", ["a red circle left of a blue star", "a green square above a pink heart", "a heart at the top"]),
     ] {
-        let list: Vec<String> = captions
-            .iter()
-            .enumerate()
-            .map(|(i, c)| format!("{}. {c}", i + 4))
-            .collect();
+        let list: Vec<String> = captions.iter().enumerate().map(|(i, c)| format!("{}. {c}", i + 4)).collect();
         let record = serde_json::json!({ "reply": list.join("\n") });
         std::fs::write(replies.join(format!("{skill}.replies.jsonl")), format!("{record}\n")).unwrap();
     }

@@ -20,10 +20,7 @@ fn runs_that_are_killed_at_twenty_random_moments_end_in_the_same_bytes() {
     for number in 0.. {
         let broken = dir.path().join(format!("broken-{number}"));
         kills.through(&run(&file, &broken), &broken);
-        assert_eq!(
-            differences(&results(&whole), &results(&broken)),
-            Vec::<std::path::PathBuf>::new()
-        );
+        assert_eq!(differences(&results(&whole), &results(&broken)), Vec::<std::path::PathBuf>::new());
         if !kills.are_left() {
             break;
         }
@@ -39,12 +36,7 @@ fn what_depends_on_a_change_is_done_anew() {
     let out = dir.path().join("out");
     let done = || -> Vec<String> {
         let outcome = json(run(&file, &out));
-        outcome["done"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|d| d.as_str().unwrap().to_string())
-            .collect()
+        outcome["done"].as_array().unwrap().iter().map(|d| d.as_str().unwrap().to_string()).collect()
     };
     assert_eq!(done().len(), 10);
     // A picture that is damaged is drawn again, and nothing that was made from it has changed.
@@ -56,9 +48,7 @@ fn what_depends_on_a_change_is_done_anew() {
     // Where it is kept and how often it saves decides nothing.
     pipeline(dir.path(), "keep = 2\n");
     assert_eq!(done(), Vec::<String>::new());
-    let fewer = std::fs::read_to_string(&file)
-        .unwrap()
-        .replace("steps = 3", "steps = 2");
+    let fewer = std::fs::read_to_string(&file).unwrap().replace("steps = 3", "steps = 2");
     std::fs::write(&file, fewer).unwrap();
     let experts = ["experts of counting", "experts of spatial", "experts of all-in-one"];
     assert_eq!(done(), [&experts[..], &["merge", "evaluate", "report"]].concat());
@@ -108,11 +98,8 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     let theirs = dir.path().join("images/spatial/theirs.png");
     std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
     std::fs::write(&theirs, "precious").unwrap();
-    let other = Paths {
-        outputs: vec!["images/spatial".into()],
-        own: vec!["images/spatial".into()],
-        ..Paths::default()
-    };
+    let other =
+        Paths { outputs: vec!["images/spatial".into()], own: vec!["images/spatial".into()], ..Paths::default() };
     let refused = folder.begin(&Piece::new(Stage::Images, "spatial"), &inputs("1"), &other);
     assert!(refused.unwrap_err().to_string().contains("no run has recorded it") && theirs.exists());
 
@@ -126,13 +113,8 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     };
     folder.begin(&prompts, &inputs("1"), &own).unwrap();
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    let left = [
-        ".selma-counting.json-x1Y2z3.part",
-        ".selma-spatial.json-x1Y2z3.part",
-        ".selma-counting.json-a-b.part",
-    ];
-    left.iter()
-        .for_each(|name| std::fs::write(file.with_file_name(name), "leftover").unwrap());
+    let left = [".selma-counting.json-x1Y2z3.part", ".selma-spatial.json-x1Y2z3.part", ".selma-counting.json-a-b.part"];
+    left.iter().for_each(|name| std::fs::write(file.with_file_name(name), "leftover").unwrap());
     for value in ["1", "2"] {
         folder.begin(&prompts, &inputs(value), &own).unwrap();
         assert_eq!(left.map(|name| file.with_file_name(name).exists()), [false, true, true]);
@@ -143,10 +125,7 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     let other = RunFolder::new(dir.path());
     let held = folder.hold(&piece).unwrap();
     let message = other.share(&piece).err().unwrap().to_string();
-    assert!(
-        message.contains("another selma is at work on the images of counting"),
-        "{message}"
-    );
+    assert!(message.contains("another selma is at work on the images of counting"), "{message}");
     drop(held);
     let (_one, _two) = (folder.share(&piece).unwrap(), other.share(&piece).unwrap());
     assert!(other.hold(&piece).is_err());
@@ -157,13 +136,7 @@ fn two_processes_do_not_do_the_same_piece() {
     let dir = tempfile::tempdir().unwrap();
     let file = pipeline(dir.path(), "");
     let out = dir.path().join("out");
-    let _held = RunFolder::new(&out)
-        .hold(&Piece::new(Stage::Prompts, "spatial"))
-        .unwrap();
-    says(
-        run(&file, &out),
-        1,
-        &["another selma is at work on the prompts of spatial"],
-    );
+    let _held = RunFolder::new(&out).hold(&Piece::new(Stage::Prompts, "spatial")).unwrap();
+    says(run(&file, &out), 1, &["another selma is at work on the prompts of spatial"]);
     assert!(out.join("prompts/counting.json").exists() || !out.join("prompts").exists());
 }

@@ -15,35 +15,22 @@ fn the_annotated_example_is_the_papers_setting() {
     let example = Pipeline::read(&path).unwrap();
     let ids: Vec<&str> = example.skills.iter().map(|skill| skill.id.as_str()).collect();
     assert_eq!(ids, ["paragraph", "counting", "real-user", "defying", "everyday"]);
-    let paper = TrainConfig {
-        model: example.experts.model.clone(),
-        keep: 1,
-        ..TrainConfig::preset("selma-sd").unwrap()
-    };
+    let paper =
+        TrainConfig { model: example.experts.model.clone(), keep: 1, ..TrainConfig::preset("selma-sd").unwrap() };
     assert_eq!(example.experts, paper);
     assert_eq!((example.steps("counting"), example.steps("all-in-one")), (5000, 25000));
     // Keys that are there only as comments are keys too.
     let text = std::fs::read_to_string(&path).unwrap();
-    let shown = text
-        .replace("# vae", "vae")
-        .replace("# negative", "negative")
-        .replace("# vocab", "vocab");
-    let shown = shown
-        .replace("# rank", "rank")
-        .replace("# density", "density")
-        .replace("# majority", "majority");
+    let shown = text.replace("# vae", "vae").replace("# negative", "negative").replace("# vocab", "vocab");
+    let shown = shown.replace("# rank", "rank").replace("# density", "density").replace("# majority", "majority");
     let all = Pipeline::parse(&shown, Path::new("")).unwrap();
     let shown = text
         .replace("# [select]", "[select]")
         .replace("# rule", "rule")
         .replace("\n# [judge]", "\n[judge]")
         .replace("\n# [choose]", "\n[choose]");
-    let shown = shown
-        .replace("\n# every", "\nevery")
-        .replace("\n# prompts = 50", "\nprompts = 50");
-    let shown = shown
-        .replace("benchmark = \"none\"", "benchmark = \"dsg\"")
-        .replace("\n# questions", "\nquestions");
+    let shown = shown.replace("\n# every", "\nevery").replace("\n# prompts = 50", "\nprompts = 50");
+    let shown = shown.replace("benchmark = \"none\"", "benchmark = \"dsg\"").replace("\n# questions", "\nquestions");
     let keys = [
         "dependencies",
         "with-experts",
@@ -55,9 +42,7 @@ fn the_annotated_example_is_the_papers_setting() {
         "max-tokens",
         "max-requests",
     ];
-    let shown = keys.iter().fold(shown, |text, key| {
-        text.replace(&format!("\n# {key}"), &format!("\n{key}"))
-    });
+    let shown = keys.iter().fold(shown, |text, key| text.replace(&format!("\n# {key}"), &format!("\n{key}")));
     let asked = Pipeline::parse(&shown, Path::new("")).unwrap();
     let judge = JudgeSettings {
         url: Some("http://localhost:8001".into()),
@@ -68,10 +53,7 @@ fn the_annotated_example_is_the_papers_setting() {
     assert_eq!(asked.select.unwrap().rule, "best-of:4");
     assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));
     assert_eq!(asked.evaluate.questions.as_deref(), Some(Path::new("dsg-1k-anns.csv")));
-    assert_eq!(
-        (asked.evaluate.dependencies, asked.evaluate.with_experts),
-        (Dependencies::Direct, false)
-    );
+    assert_eq!((asked.evaluate.dependencies, asked.evaluate.with_experts), (Dependencies::Direct, false));
     assert_eq!(all.images.draw.negative.as_deref(), Some("blurry"));
 }
 
@@ -82,92 +64,32 @@ fn what_is_wrong_is_named() {
     let sound = std::fs::read_to_string(&file).unwrap();
     let out = dir.path().join("out");
     for (from, to, words) in [
-        (
-            "count = 3",
-            "counts = 3",
-            &["pipeline.toml", "[prompts]: unknown key `counts`", "`count`"][..],
-        ),
-        (
-            "seeds = 2",
-            "sedes = 2",
-            &["[evaluate]: unknown key `sedes`", "`seeds`"],
-        ),
+        ("count = 3", "counts = 3", &["pipeline.toml", "[prompts]: unknown key `counts`", "`count`"][..]),
+        ("seeds = 2", "sedes = 2", &["[evaluate]: unknown key `sedes`", "`seeds`"]),
         ("rank = 2", "rnk = 2", &["[experts]", "unknown key `rnk`", "`rank`"]),
         ("rank = 2", "data = \"x\"", &["[experts]: `data` is decided by the run"]),
         ("skills =", "skill =", &["unknown key `skill`", "`skills`"]),
-        (
-            "[evaluate]",
-            "[evaluation]",
-            &["unknown key `evaluation`", "`evaluate`"],
-        ),
+        ("[evaluate]", "[evaluation]", &["unknown key `evaluation`", "`evaluate`"]),
         ("\"counting\", ", "\"cooking\", ", &["no such skill"]),
         ("\"counting\", ", "\"spatial\", ", &["`spatial` is there twice"]),
         ("replay = \"replies\"", "", &["expected one of llm", "replay", "writer"]),
-        (
-            "replay = \"replies\"",
-            "llm = \"http://localhost\"",
-            &["llm-model is missing"],
-        ),
+        ("replay = \"replies\"", "llm = \"http://localhost\"", &["llm-model is missing"]),
         ("count = 3", "count = \"3\"", &["prompts", "invalid type"]),
         ("seeds = 2", "seeds = 0", &["[evaluate]: seeds = 0"]),
-        (
-            "seeds = 2",
-            "benchmark = \"dsg\"",
-            &["[judge]", "\"dsg\"", "url", "answers"],
-        ),
-        (
-            "seeds = 2",
-            "benchmark = \"tifa\"",
-            &["[evaluate]", "\"tifa\"", "questions = \"FILE\""],
-        ),
+        ("seeds = 2", "benchmark = \"dsg\"", &["[judge]", "\"dsg\"", "url", "answers"]),
+        ("seeds = 2", "benchmark = \"tifa\"", &["[evaluate]", "\"tifa\"", "questions = \"FILE\""]),
         ("seeds = 2", "benchmark = \"clip\"", &["\"clip\"", "dsg"]),
-        (
-            "seeds = 2",
-            "questions = \"q.csv\"",
-            &["shapes", "no use for questions"],
-        ),
+        ("seeds = 2", "questions = \"q.csv\"", &["shapes", "no use for questions"]),
         ("seeds = 2", "dependencies = \"some\"", &["evaluate", "some", "direct"]),
         ("[evaluate]", "[judge]\nurl = \"x\"\n[evaluate]", &["[judge]", "shapes"]),
-        (
-            "[evaluate]",
-            "[judge]\nurl = \"http://x\"\n[evaluate]\nbenchmark = \"dsg\"",
-            &["[judge]: model is missing"],
-        ),
-        (
-            "[evaluate]",
-            "[choose]\n[evaluate]\nbenchmark = \"none\"",
-            &["[choose]", "benchmark"],
-        ),
-        (
-            "[evaluate]",
-            "[select]\nrule = \"best-of:0\"\n[evaluate]",
-            &["[select]: rule best-of:0", "best-of:K"],
-        ),
-        (
-            "[evaluate]",
-            "[select]\nrule = \"best-of:2\"\n[evaluate]\nbenchmark = \"none\"",
-            &["[select]", "benchmark"],
-        ),
-        (
-            "\"counting\", ",
-            "\"real-user\", ",
-            &["\"shapes\"", "real-user", "\"dsg\""],
-        ),
-        (
-            "count = 3",
-            "count = 3\nmax-cost = 1.0",
-            &["[prompts]: max-cost needs input-price"],
-        ),
-        (
-            "[evaluate]",
-            "[choose]\nevery = 0\n[evaluate]",
-            &["[choose]: every = 0"],
-        ),
-        (
-            "[evaluate]",
-            "[merge]\nmethod = \"mean\"\n[evaluate]",
-            &["[merge]: method = \"mean\"", "average"],
-        ),
+        ("[evaluate]", "[judge]\nurl = \"http://x\"\n[evaluate]\nbenchmark = \"dsg\"", &["[judge]: model is missing"]),
+        ("[evaluate]", "[choose]\n[evaluate]\nbenchmark = \"none\"", &["[choose]", "benchmark"]),
+        ("[evaluate]", "[select]\nrule = \"best-of:0\"\n[evaluate]", &["[select]: rule best-of:0", "best-of:K"]),
+        ("[evaluate]", "[select]\nrule = \"best-of:2\"\n[evaluate]\nbenchmark = \"none\"", &["[select]", "benchmark"]),
+        ("\"counting\", ", "\"real-user\", ", &["\"shapes\"", "real-user", "\"dsg\""]),
+        ("count = 3", "count = 3\nmax-cost = 1.0", &["[prompts]: max-cost needs input-price"]),
+        ("[evaluate]", "[choose]\nevery = 0\n[evaluate]", &["[choose]: every = 0"]),
+        ("[evaluate]", "[merge]\nmethod = \"mean\"\n[evaluate]", &["[merge]: method = \"mean\"", "average"]),
         ("steps = 3", "preset = \"selma\"", &["[experts]: preset selma"]),
     ] {
         std::fs::write(&file, sound.replacen(from, to, 1)).unwrap();
@@ -215,10 +137,7 @@ fn a_plan_says_what_is_left_and_writes_nothing() {
     assert!(!out.exists());
     let standings = |plan: &serde_json::Value| -> Vec<String> {
         let pieces = plan["pieces"].as_array().unwrap();
-        pieces
-            .iter()
-            .map(|p| p["standing"].as_str().unwrap().to_string())
-            .collect()
+        pieces.iter().map(|p| p["standing"].as_str().unwrap().to_string()).collect()
     };
     assert!(standings(&before).iter().all(|s| s == "to do") && standings(&before).len() == 10);
     assert!(before["seconds"].as_f64().unwrap() > 0.0 && before["bytes"].as_u64().unwrap() > 100_000);

@@ -14,11 +14,7 @@ fn a_run_on_the_simulator_gives_the_same_bytes_again() {
         .replace("prompts = 2\nseeds = 2", "prompts = 1")
         .replace("count = 3", "count = 2")
         .replace("steps = 3\nbatch-size = 2", "steps = 2\nbatch-size = 1");
-    std::fs::write(
-        &file,
-        text.replace("steps = 2\nbatch-size = 2", "steps = 1\nbatch-size = 1"),
-    )
-    .unwrap();
+    std::fs::write(&file, text.replace("steps = 2\nbatch-size = 2", "steps = 1\nbatch-size = 1")).unwrap();
     let on_simulator = |out: &Path, more: &[&str]| {
         let mut command = run(&file, out);
         command.args(["--device", "sim"]).args(more);

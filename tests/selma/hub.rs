@@ -29,12 +29,9 @@ fn files() -> BTreeMap<String, Vec<u8>> {
             }
         }
     }
-    for more in [
-        "README.md",
-        "v1-5-pruned.safetensors",
-        "unet/diffusion_pytorch_model.bin",
-        "safety_checker/model.safetensors",
-    ] {
+    for more in
+        ["README.md", "v1-5-pruned.safetensors", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors"]
+    {
         files.insert(more.into(), b"not to be downloaded".to_vec());
     }
     files
@@ -62,35 +59,21 @@ fn serve(files: BTreeMap<String, Vec<u8>>, first: usize) -> Server {
         let Some(bytes) = name.and_then(|name| files.get(name)) else {
             return Answer::Json(404, json!({"error": "Repository not found"}));
         };
-        let range = request
-            .headers
-            .iter()
-            .find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(String::from));
+        let range =
+            request.headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(String::from));
         let from: Option<usize> = range.map(|range| range.trim_end_matches('-').parse().unwrap());
         let (status, rest) = match from {
             Some(from) => ("206 Partial Content", &bytes[from..]),
             None => ("200 OK", &bytes[..]),
         };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            rest.len()
-        );
-        let cut = if from.is_none() && request.path.contains("unet/diffusion") {
-            first
-        } else {
-            rest.len()
-        };
+        let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", rest.len());
+        let cut = if from.is_none() && request.path.contains("unet/diffusion") { first } else { rest.len() };
         Answer::Raw([head.as_bytes(), &rest[..cut.min(rest.len())]].concat())
     })
 }
 
 fn hub(server: &Server, cache: &Path) -> Hub {
-    Hub {
-        endpoint: server.url.clone(),
-        cache: cache.into(),
-        token: Some("hf_secret".into()),
-        offline: false,
-    }
+    Hub { endpoint: server.url.clone(), cache: cache.into(), token: Some("hf_secret".into()), offline: false }
 }
 
 fn snapshot(hub: &Hub) -> Result<PathBuf, String> {
@@ -110,24 +93,11 @@ fn a_model_is_downloaded_once_and_goes_on_where_the_connection_broke() {
     let weights = "unet/diffusion_pytorch_model.safetensors";
     assert_eq!(std::fs::read(folder.join(weights)).unwrap(), expected[weights]);
     let asked = server.seen();
-    let ranges = asked
-        .iter()
-        .filter(|r| r.headers.iter().any(|h| h.to_lowercase() == "range: bytes=1000-"));
-    assert_eq!(
-        ranges.count(),
-        1,
-        "the rest of the weights is asked for, not the whole again"
-    );
-    assert!(
-        asked
-            .iter()
-            .all(|r| r.headers.iter().any(|h| h.ends_with("Bearer hf_secret")))
-    );
+    let ranges = asked.iter().filter(|r| r.headers.iter().any(|h| h.to_lowercase() == "range: bytes=1000-"));
+    assert_eq!(ranges.count(), 1, "the rest of the weights is asked for, not the whole again");
+    assert!(asked.iter().all(|r| r.headers.iter().any(|h| h.ends_with("Bearer hf_secret"))));
     for unwanted in ["README", "pruned", ".bin", "safety"] {
-        assert!(
-            asked.iter().all(|r| !r.path.contains(unwanted)),
-            "{unwanted} was downloaded"
-        );
+        assert!(asked.iter().all(|r| !r.path.contains(unwanted)), "{unwanted} was downloaded");
     }
     // The layout that huggingface_hub reads.
     let root = dir.path().join("models--org--tiny");
@@ -137,11 +107,7 @@ fn a_model_is_downloaded_once_and_goes_on_where_the_connection_broke() {
 
     hub.offline = true;
     assert_eq!(snapshot(&hub).unwrap(), folder);
-    assert_eq!(
-        server.seen().len(),
-        asked.len(),
-        "a whole model asks the network for nothing"
-    );
+    assert_eq!(server.seen().len(), asked.len(), "a whole model asks the network for nothing");
 }
 
 #[test]
@@ -166,10 +132,7 @@ fn what_cannot_be_had_is_said() {
     let server = serve(files(), usize::MAX);
     let hub = hub(&server, dir.path());
     let error = hub.snapshot("org/absent", &mut |_| {}).unwrap_err().to_string();
-    assert!(
-        error.contains("org/absent") && error.contains("no such model"),
-        "{error}"
-    );
+    assert!(error.contains("org/absent") && error.contains("no such model"), "{error}");
     assert!(!error.contains("hf_secret"));
 
     let mut pickles = files();
@@ -189,16 +152,9 @@ fn a_file_with_another_hash_is_refused() {
     // What an earlier, broken download left: of the right length, and wrong.
     let blobs = dir.path().join("models--org--tiny/blobs");
     std::fs::create_dir_all(&blobs).unwrap();
-    std::fs::write(
-        blobs.join(format!("{}.incomplete", hash(weights))),
-        vec![0; weights.len()],
-    )
-    .unwrap();
+    std::fs::write(blobs.join(format!("{}.incomplete", hash(weights))), vec![0; weights.len()]).unwrap();
     let error = snapshot(&hub).unwrap_err();
-    assert!(
-        error.contains("unet/diffusion_pytorch_model.safetensors") && error.contains("hash"),
-        "{error}"
-    );
+    assert!(error.contains("unet/diffusion_pytorch_model.safetensors") && error.contains("hash"), "{error}");
     snapshot(&hub).unwrap();
 }
 
@@ -207,17 +163,7 @@ fn ids_are_told_from_paths() {
     for id in ["runwayml/stable-diffusion-v1-5", "a/b", "stabilityai/sd-turbo_1.0"] {
         assert!(is_id(id), "{id}");
     }
-    for path in [
-        "model",
-        "./a/b",
-        "../b",
-        "a/b/c",
-        "/a",
-        "a/..",
-        "src/formats",
-        "a b/c",
-        "a/",
-    ] {
+    for path in ["model", "./a/b", "../b", "a/b/c", "/a", "a/..", "src/formats", "a b/c", "a/"] {
         assert!(!is_id(path), "{path}");
     }
 }

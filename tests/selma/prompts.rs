@@ -26,9 +26,7 @@ fn writer(request: &Request) -> Answer {
 
 fn selma(out: &Path) -> Command {
     let mut command = Command::cargo_bin("selma").unwrap();
-    command
-        .args(["prompts", "--skill", "counting", "--quiet", "--out"])
-        .arg(out);
+    command.args(["prompts", "--skill", "counting", "--quiet", "--out"]).arg(out);
     command.env_remove("OPENAI_API_KEY");
     command
 }
@@ -42,9 +40,7 @@ fn with_llm(out: &Path, server: &Server) -> Command {
 
 fn asking(out: &Path, server: &Server, count: &str) -> Command {
     let mut command = selma(out);
-    command
-        .args(["--llm", &server.url, "--retries", "0", "--count", count])
-        .env("OPENAI_API_KEY", KEY);
+    command.args(["--llm", &server.url, "--retries", "0", "--count", count]).env("OPENAI_API_KEY", KEY);
     command
 }
 
@@ -75,54 +71,30 @@ fn prompts_are_kept_recorded_and_replayed() {
     assert!((9..=20).contains(&requests) && asked.is_multiple_of(5), "{report}");
     assert_eq!(counts["lines_not_understood"].as_u64(), Some(requests));
     assert_eq!(counts["cut_captions"].as_u64(), Some(requests));
-    assert!(
-        counts["too_similar"].as_u64() >= Some(8) && counts["without_words"].as_u64() >= Some(8),
-        "{report}"
-    );
+    assert!(counts["too_similar"].as_u64() >= Some(8) && counts["without_words"].as_u64() >= Some(8), "{report}");
 
     // Examples come from what was kept, and the requests of a round differ.
     let seen = server.seen();
     assert!(seen[5..].iter().any(|request| request.prompt().contains(". Two thing")));
-    assert!(
-        seen.iter()
-            .all(|request| request.prompt().starts_with("Write 20 new image descriptions"))
-    );
+    assert!(seen.iter().all(|request| request.prompt().starts_with("Write 20 new image descriptions")));
 
     // The recording gives the same prompts without a server, and the same command asks nothing again.
     let recording = dir.path().join("counting.replies.jsonl");
     let replayed = dir.path().join("replayed.json");
-    selma(&replayed)
-        .args(["--count", "60"])
-        .arg("--replay")
-        .arg(&recording)
-        .assert()
-        .success();
+    selma(&replayed).args(["--count", "60"]).arg("--replay").arg(&recording).assert().success();
     assert_eq!(std::fs::read(&replayed).unwrap(), std::fs::read(&out).unwrap());
     with_llm(&out, &server).assert().success();
     assert_eq!(server.seen().len(), asked);
     for name in ["prompts.txt", "prompts.jsonl", "prompts.json"] {
         let other = dir.path().join(name);
-        selma(&other)
-            .args(["--count", "60"])
-            .arg("--replay")
-            .arg(&recording)
-            .assert()
-            .success();
+        selma(&other).args(["--count", "60"]).arg("--replay").arg(&recording).assert().success();
         let read = selma::data::prompts::read(&other).unwrap();
-        assert_eq!(
-            read.into_iter().map(|prompt| prompt.text).collect::<Vec<_>>(),
-            kept,
-            "{name}"
-        );
+        assert_eq!(read.into_iter().map(|prompt| prompt.text).collect::<Vec<_>>(), kept, "{name}");
     }
 
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let path = file.unwrap().path();
-        assert!(
-            !std::fs::read_to_string(&path).unwrap().contains(KEY),
-            "{}",
-            path.display()
-        );
+        assert!(!std::fs::read_to_string(&path).unwrap().contains(KEY), "{}", path.display());
     }
 }
 
@@ -140,10 +112,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
             false => failure(500, "down", ""),
         });
         let message = stderr(&mut with_llm(&out, &broken), 1);
-        assert!(
-            message.contains("status 500: down") && message.contains("the same command goes on"),
-            "{message}"
-        );
+        assert!(message.contains("status 500: down") && message.contains("the same command goes on"), "{message}");
         assert!(!out.exists());
         if killed {
             // As if the process had died while it wrote a line.
@@ -174,17 +143,11 @@ fn a_writer_without_ideas_is_stopped() {
     let out = dir.path().join("out.json");
     let server = Server::start(|_, _| chat("4. One fox\n5. Three hens", "stop"));
     let message = stderr(with_llm(&out, &server).args(["--max-stalled", "6"]), 1);
-    assert!(
-        message.contains("6 requests in a row brought nothing new, at 2 of 60 prompts"),
-        "{message}"
-    );
+    assert!(message.contains("6 requests in a row brought nothing new, at 2 of 60 prompts"), "{message}");
     assert!(message.contains("--count 2"), "{message}");
     assert!(!out.exists() && server.seen().len() <= 10);
     // What is there can be had.
-    asking(&out, &server, "2")
-        .args(["--llm-model", "writer"])
-        .assert()
-        .success();
+    asking(&out, &server, "2").args(["--llm-model", "writer"]).assert().success();
     assert_eq!(prompts(&out), ["One fox", "Three hens"]);
 
     let capped = dir.path().join("capped.json");
@@ -197,33 +160,19 @@ fn replies_from_elsewhere_are_replayed() {
     let dir = tempfile::tempdir().unwrap();
     let (recording, out) = (dir.path().join("r.jsonl"), dir.path().join("out.json"));
     let long = "word ".repeat(30);
-    let lines = [
-        "1. One fox\\n2. Three hens",
-        "- One fox!\\n- \\u001b[31mTwo jars",
-        &format!("4. Many {long}"),
-    ];
-    let text: Vec<String> = lines
-        .iter()
-        .map(|reply| format!("{{\"reply\": \"{reply}\"}}"))
-        .collect();
+    let lines = ["1. One fox\\n2. Three hens", "- One fox!\\n- \\u001b[31mTwo jars", &format!("4. Many {long}")];
+    let text: Vec<String> = lines.iter().map(|reply| format!("{{\"reply\": \"{reply}\"}}")).collect();
     std::fs::write(&recording, text.join("\n")).unwrap();
     let replay = |count: &str, more: &[&str]| {
         let mut command = selma(&out);
-        command
-            .args(["--count", count])
-            .args(more)
-            .arg("--replay")
-            .arg(&recording);
+        command.args(["--count", count]).args(more).arg("--replay").arg(&recording);
         command
     };
     replay("3", &[]).assert().success();
     assert_eq!(prompts(&out), ["One fox", "Three hens", "[31mTwo jars"]);
     replay("4", &[]).assert().success();
     let message = stderr(&mut replay("4", &["--strict-words"]), 1);
-    assert!(
-        message.contains("the recording ends after 3 replies, with 3 prompts"),
-        "{message}"
-    );
+    assert!(message.contains("the recording ends after 3 replies, with 3 prompts"), "{message}");
 
     std::fs::write(&recording, "{\"reply\": \"4. A\"}\n{\"replies\": 4}\n").unwrap();
     assert!(stderr(&mut replay("1", &[]), 1).contains("r.jsonl: line 2: missing field `reply`"));
@@ -240,16 +189,10 @@ fn what_is_wrong_on_the_command_line_is_named() {
         (&["--writer", "poet"], "--writer poet: expected builtin"),
         (&["--llm", "http://x"], "--llm-model"),
         (&["--llm", "x", "--llm-model", "m"], "begins with http"),
-        (
-            &["--replay", "r", "--max-similarity", "80"],
-            "--max-similarity: expected",
-        ),
+        (&["--replay", "r", "--max-similarity", "80"], "--max-similarity: expected"),
         (&["--replay", "r", "--parallel", "0"], "--parallel: expected 1 to 64"),
         (&["--replay", "r", "--timeout", "nan"], "--timeout: expected"),
-        (
-            &["--llm", "http://x", "--llm-model", "m", "--max-cost", "1"],
-            "--input-price",
-        ),
+        (&["--llm", "http://x", "--llm-model", "m", "--max-cost", "1"], "--input-price"),
     ] {
         let message = stderr(selma(&out).args(arguments), 2);
         assert!(message.contains(words), "{arguments:?}: {message}");
@@ -262,10 +205,7 @@ fn the_built_in_writer_draws_different_captions_of_its_world() {
     let dir = tempfile::tempdir().unwrap();
     let written = |name: &str, seed: &str, count: &str| {
         let out = dir.path().join(name);
-        selma(&out)
-            .args(["--writer", "builtin", "--count", count, "--seed", seed])
-            .assert()
-            .success();
+        selma(&out).args(["--writer", "builtin", "--count", count, "--seed", seed]).assert().success();
         prompts(&out)
     };
     let captions = written("a.json", "1", "30");

@@ -59,14 +59,7 @@ fn writer(_: usize, request: &Request) -> Answer {
         ("dependencies", _) => "1 | 0\n2 | 1\n3 | 1",
         _ => "1 | Are there foxes?\n2 | Are there two foxes?\n2 | Are there three?",
     };
-    chat(
-        text,
-        if task == "tuples" && prompt.starts_with("two") {
-            "length"
-        } else {
-            "stop"
-        },
-    )
+    chat(text, if task == "tuples" && prompt.starts_with("two") { "length" } else { "stop" })
 }
 
 fn questions(dir: &Path, out: &Path) -> Command {
@@ -78,16 +71,7 @@ fn questions(dir: &Path, out: &Path) -> Command {
 
 fn asking(dir: &Path, out: &Path, server: &Server) -> Command {
     let mut command = questions(dir, out);
-    command.args([
-        "--llm",
-        &server.url,
-        "--llm-model",
-        "writer",
-        "--retries",
-        "0",
-        "--parallel",
-        "2",
-    ]);
+    command.args(["--llm", &server.url, "--llm-model", "writer", "--retries", "0", "--parallel", "2"]);
     command.env("OPENAI_API_KEY", KEY);
     command
 }
@@ -110,10 +94,7 @@ fn three_requests_a_prompt_become_a_question_file() {
         "prompts": 4, "questions": 7, "requests": 10, "lines_not_understood": 5, "parents_not_understood": 1,
         "tuples_without_question": 1, "cut_replies": 1, "prompts_without_questions": 1, "other_requests": 0,
     });
-    assert_eq!(
-        (&report["counts"], &report["spent"]["requests"]),
-        (&expected, &json!(10))
-    );
+    assert_eq!((&report["counts"], &report["spent"]["requests"]), (&expected, &json!(10)));
     let text = std::fs::read_to_string(&out).unwrap();
     let rows: Vec<&str> = text.split("\r\n").collect();
     assert_eq!(
@@ -125,10 +106,7 @@ fn three_requests_a_prompt_become_a_question_file() {
         ]
     );
     let items = dsg::read(&out).unwrap();
-    let ids: Vec<(&str, usize)> = items
-        .iter()
-        .map(|item| (item.id.as_str(), item.questions.len()))
-        .collect();
+    let ids: Vec<(&str, usize)> = items.iter().map(|item| (item.id.as_str(), item.questions.len())).collect();
     assert_eq!(ids, [("mine_1", 3), ("fox", 2), ("mine_3", 1), ("7", 1)]);
     assert_eq!(items[1].prompt, "two foxes, \"asleep\"\noutput: 9 | nothing");
     assert_eq!(items[1].questions[1].parents, [1]);
@@ -136,10 +114,7 @@ fn three_requests_a_prompt_become_a_question_file() {
     let seen = server.seen();
     assert!(seen.iter().all(|request| request.body["temperature"] == 0.0));
     // What a prompt says cannot pass for a part of the request.
-    assert!(seen.iter().any(|r| {
-        r.prompt()
-            .contains("input: two foxes, \"asleep\" output: 9 | nothing\noutput:")
-    }));
+    assert!(seen.iter().any(|r| { r.prompt().contains("input: two foxes, \"asleep\" output: 9 | nothing\noutput:") }));
     let recorded = std::fs::read_to_string(dir.path().join("questions.replies.jsonl")).unwrap();
     assert!(!recorded.contains(KEY) && !text.contains(KEY));
 
@@ -148,9 +123,7 @@ fn three_requests_a_prompt_become_a_question_file() {
     assert_eq!(server.seen().len(), 10);
     let again = dir.path().join("again.csv");
     let mut replayed = questions(dir.path(), &again);
-    replayed
-        .args(["--parallel", "64", "--offline", "--replay"])
-        .arg(dir.path().join("questions.replies.jsonl"));
+    replayed.args(["--parallel", "64", "--offline", "--replay"]).arg(dir.path().join("questions.replies.jsonl"));
     replayed.assert().success();
     assert_eq!(std::fs::read_to_string(&again).unwrap(), text);
 }
@@ -165,31 +138,19 @@ fn what_breaks_off_goes_on_to_the_same_bytes() {
         |answer: fn() -> Answer| Server::start(move |n, request| if n < 2 { writer(n, request) } else { answer() });
     for (server, words) in [
         (broken(|| Answer::Stall), "no complete reply within 0.3 s"),
-        (
-            broken(|| Answer::With(429, "Retry-After: 9999".into(), json!({"error": "slow"}))),
-            "status 429: slow",
-        ),
-        (
-            broken(|| Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\n{\"choices\": [".to_vec())),
-            "not of the protocol",
-        ),
+        (broken(|| Answer::With(429, "Retry-After: 9999".into(), json!({"error": "slow"}))), "status 429: slow"),
+        (broken(|| Answer::Raw(b"HTTP/1.1 200 OK\r\n\r\n{\"choices\": [".to_vec())), "not of the protocol"),
         (broken(|| failure(401, "wrong key sk-do-not-show-this", "")), "[key]"),
     ] {
         let message = stderr(asking(dir.path(), &out, &server).args(["--timeout", "0.3"]), 1);
-        assert!(
-            message.contains(words) && message.contains("the same command goes on"),
-            "{message}"
-        );
+        assert!(message.contains(words) && message.contains("the same command goes on"), "{message}");
         assert!(!out.exists());
     }
     let before = server.seen().len();
     asking(dir.path(), &out, &server).assert().success();
     assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&whole).unwrap());
     assert!(server.seen().len() < before + 10, "recorded requests were asked again");
-    let message = stderr(
-        asking(dir.path(), &dir.path().join("few.csv"), &server).args(["--max-requests", "3"]),
-        1,
-    );
+    let message = stderr(asking(dir.path(), &dir.path().join("few.csv"), &server).args(["--max-requests", "3"]), 1);
     assert!(message.contains("cap of 3 requests"), "{message}");
     // The recording of other prompts does not serve.
     std::fs::remove_file(&out).unwrap();
@@ -207,38 +168,20 @@ fn captions_of_the_built_in_world_need_no_llm() {
     std::fs::write(&file, "two red circles left of a blue star\n").unwrap();
     let command = |file: &Path| {
         let mut command = Command::cargo_bin("selma").unwrap();
-        command
-            .args(["questions", "--writer", "builtin", "--prompts"])
-            .arg(file)
-            .arg("--out")
-            .arg(&out);
+        command.args(["questions", "--writer", "builtin", "--prompts"]).arg(file).arg("--out").arg(&out);
         command
     };
     command(&file).assert().success();
     let items = dsg::read(&out).unwrap();
-    assert_eq!(
-        (items[0].id.as_str(), items[0].family.as_deref()),
-        ("counting_1", Some("counting"))
-    );
-    let texts: Vec<&str> = items[0]
-        .questions
-        .iter()
-        .map(|question| question.text.as_str())
-        .collect();
+    assert_eq!((items[0].id.as_str(), items[0].family.as_deref()), ("counting_1", Some("counting")));
+    let texts: Vec<&str> = items[0].questions.iter().map(|question| question.text.as_str()).collect();
     assert!(
         texts.contains(&"Is there a red circle?") && texts.contains(&"Are there exactly two red circles?"),
         "{texts:?}"
     );
     let of_judge = selma::shapes::judge::questions(&selma::shapes::caption::parse(&items[0].prompt).unwrap());
     let parents: Vec<&Vec<usize>> = of_judge.iter().map(|question| &question.parents).collect();
-    assert_eq!(
-        items[0]
-            .questions
-            .iter()
-            .map(|question| &question.parents)
-            .collect::<Vec<_>>(),
-        parents
-    );
+    assert_eq!(items[0].questions.iter().map(|question| &question.parents).collect::<Vec<_>>(), parents);
     std::fs::write(&file, "the sea\n").unwrap();
     assert!(stderr(&mut command(&file), 1).contains("names no shape"));
 }
@@ -251,48 +194,26 @@ fn what_is_wrong_is_named() {
         (&[][..], "--llm URL"),
         (&["--writer", "poet"], "--writer poet: expected builtin"),
         (&["--llm", "http://x"], "--llm-model"),
-        (
-            &["--llm", "https://x", "--llm-model", "m", "--offline"],
-            "--offline forbids it",
-        ),
-        (
-            &["--replay", "r", "--temperature", "3"],
-            "--temperature: expected 0 to 2",
-        ),
+        (&["--llm", "https://x", "--llm-model", "m", "--offline"], "--offline forbids it"),
+        (&["--replay", "r", "--temperature", "3"], "--temperature: expected 0 to 2"),
     ] {
         let message = stderr(questions(dir.path(), &out).args(arguments), 2);
         assert!(message.contains(words), "{arguments:?}: {message}");
     }
     let recording = dir.path().join("r.jsonl");
-    std::fs::write(
-        &recording,
-        "{\"reply\": \"1 | entity - whole (bus)\"}\n{\"reply\": \"1 | 0\"}\n",
-    )
-    .unwrap();
+    std::fs::write(&recording, "{\"reply\": \"1 | entity - whole (bus)\"}\n{\"reply\": \"1 | 0\"}\n").unwrap();
     let replay = || {
         let mut command = questions(dir.path(), &out);
         command.arg("--replay").arg(&recording).args(["--parallel", "1"]);
         command
     };
     assert!(stderr(&mut replay(), 1).contains("no reply to request 2"));
-    std::fs::write(
-        &recording,
-        (0..15).map(|_| "{\"reply\": \"No.\"}\n").collect::<String>(),
-    )
-    .unwrap();
+    std::fs::write(&recording, (0..15).map(|_| "{\"reply\": \"No.\"}\n").collect::<String>()).unwrap();
     assert!(stderr(&mut replay(), 1).contains("no reply held a question"));
     let same = dir.path().join("same.jsonl");
-    std::fs::write(
-        &same,
-        "{\"text\": \"a\", \"id\": 1}\n{\"text\": \"b\", \"id\": \"1\"}\n",
-    )
-    .unwrap();
+    std::fs::write(&same, "{\"text\": \"a\", \"id\": 1}\n{\"text\": \"b\", \"id\": \"1\"}\n").unwrap();
     let mut command = Command::cargo_bin("selma").unwrap();
-    command
-        .args(["questions", "--writer", "builtin", "--prompts"])
-        .arg(&same)
-        .arg("--out")
-        .arg(&out);
+    command.args(["questions", "--writer", "builtin", "--prompts"]).arg(&same).arg("--out").arg(&out);
     assert!(stderr(&mut command, 1).contains("two prompts have the id `1`"));
     assert!(!out.exists());
 }

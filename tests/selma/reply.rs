@@ -9,11 +9,8 @@ fn read(reply: &str) -> Captions {
 /// `found` captions of A cat, Two dogs, 3.5 litres of milk, and so many lines that were not understood.
 fn assert_reads(reply: &str, found: usize, not_understood: usize) {
     let all = ["A cat", "Two dogs", "3.5 litres of milk"];
-    let expected = Captions {
-        captions: all[..found].iter().map(|s| s.to_string()).collect(),
-        not_understood,
-        partial: 0,
-    };
+    let expected =
+        Captions { captions: all[..found].iter().map(|s| s.to_string()).collect(), not_understood, partial: 0 };
     assert_eq!(read(reply), expected, "{reply:?}");
 }
 
@@ -39,11 +36,7 @@ fn lists_in_the_usual_styles() {
 
 #[test]
 fn what_is_not_understood_is_counted() {
-    assert_reads(
-        "Sure! Here are 20 more:\n\n4. A cat\n5. Two dogs\n\nI hope this helps!",
-        2,
-        2,
-    );
+    assert_reads("Sure! Here are 20 more:\n\n4. A cat\n5. Two dogs\n\nI hope this helps!", 2, 2);
     // A skipped number, and a start in the middle, lose nothing.
     assert_reads("4. A cat\n7. Two dogs\n2. 3.5 litres of milk", 3, 0);
     assert_reads("4. A cat\nwhich sleeps\n5. Two dogs\n6.\n", 2, 2);
@@ -58,10 +51,7 @@ fn what_is_not_understood_is_counted() {
 #[test]
 fn a_cut_reply_loses_its_last_item() {
     let cut = captions("4. A cat\n5. Two do", 3, true);
-    assert_eq!(
-        (cut.captions, cut.partial, cut.not_understood),
-        (vec!["A cat".to_owned()], 1, 0)
-    );
+    assert_eq!((cut.captions, cut.partial, cut.not_understood), (vec!["A cat".to_owned()], 1, 0));
     let cut = captions("[\"A cat\", \"Two do", 3, true);
     assert_eq!((cut.captions.len(), cut.partial), (0, 1));
     assert_eq!(captions("4. A", 3, true).captions.len(), 0);
@@ -70,13 +60,6 @@ fn a_cut_reply_loses_its_last_item() {
 #[test]
 fn captions_are_one_line_of_plain_text() {
     assert_eq!(plain_line(" a\u{1b}[2Jb\tc\u{202e}d\u{2028}e \u{7}"), "a [2Jb c d e");
-    let read = captions(
-        "4. A \u{1b}]0;title\u{7}cat\n5. <b>\"two\"</b> dogs\n6. \"a\" and \"b\"",
-        3,
-        false,
-    );
-    assert_eq!(
-        read.captions,
-        ["A ]0;title cat", "<b>\"two\"</b> dogs", "\"a\" and \"b\""]
-    );
+    let read = captions("4. A \u{1b}]0;title\u{7}cat\n5. <b>\"two\"</b> dogs\n6. \"a\" and \"b\"", 3, false);
+    assert_eq!(read.captions, ["A ]0;title cat", "<b>\"two\"</b> dogs", "\"a\" and \"b\""]);
 }

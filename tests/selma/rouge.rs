@@ -7,12 +7,7 @@ use selma::selma::rouge::{Nearest, Pool, f_measure, rouge_l, tokens};
 #[test]
 fn scores_are_those_of_the_package_to_the_last_bit() {
     for (candidate, entry, f, rejected) in [
-        (
-            "A brown purse is sitting on a green bench.",
-            "A brown purse is sitting on a green bench!",
-            1.0,
-            true,
-        ),
+        ("A brown purse is sitting on a green bench.", "A brown purse is sitting on a green bench!", 1.0, true),
         (
             "A brown purse is sitting on a green bench.",
             "A red purse is sitting on a green bench.",
@@ -25,12 +20,7 @@ fn scores_are_those_of_the_package_to_the_last_bit() {
             0.7058823529411765,
             false,
         ),
-        (
-            "Wheat is covered by snow.",
-            "Wheat is covered by ice.",
-            0.8000000000000002,
-            true,
-        ),
+        ("Wheat is covered by snow.", "Wheat is covered by ice.", 0.8000000000000002, true),
         ("a b c", "a b", 0.8, false),
         ("1 2 3 4 5 6 x y", "1 2 3 4 5 6 z", 0.7999999999999999, false),
         ("Three light-bulbs, café", "three light bulbs cafe", 0.75, false),
@@ -76,13 +66,8 @@ fn plain_f(candidate: &str, entry: &str) -> f64 {
 }
 
 fn plain_nearest(pool: &[String], candidate: &str, threshold: f64) -> Option<Nearest> {
-    let scored = pool.iter().enumerate().map(|(index, entry)| Nearest {
-        index,
-        f: plain_f(candidate, entry),
-    });
-    scored
-        .filter(|n| n.f > threshold)
-        .reduce(|best, n| if n.f > best.f { n } else { best })
+    let scored = pool.iter().enumerate().map(|(index, entry)| Nearest { index, f: plain_f(candidate, entry) });
+    scored.filter(|n| n.f > threshold).reduce(|best, n| if n.f > best.f { n } else { best })
 }
 
 /// Few words, so that much is nearly equal, in lengths to either side of one and two machine words.

@@ -39,16 +39,7 @@ fn each_rule_takes_the_best_of_a_prompt_or_none() {
 
 #[test]
 fn a_rule_that_is_none_is_refused_with_what_there_is() {
-    for rule in [
-        "best-of:0",
-        "best-of:x",
-        "best-of",
-        "threshold:nan",
-        "top:0",
-        "top:1.5",
-        "worst:3",
-        "",
-    ] {
+    for rule in ["best-of:0", "best-of:x", "best-of", "threshold:nan", "top:0", "top:1.5", "worst:3", ""] {
         let refusal = Rule::parse(rule).unwrap_err();
         assert_eq!(refusal.exit_code(), 2);
         assert!(refusal.to_string().contains("best-of:K"), "{refusal}");
@@ -61,9 +52,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     let mut all = candidates();
     for (i, candidate) in all.iter_mut().enumerate() {
         candidate.image = dir.path().join(&candidate.image);
-        image::RgbImage::from_pixel(2, 2, image::Rgb([i as u8; 3]))
-            .save(&candidate.image)
-            .unwrap();
+        image::RgbImage::from_pixel(2, 2, image::Rgb([i as u8; 3])).save(&candidate.image).unwrap();
     }
     let out = dir.path().join("selected");
     let chosen = select(&all, Rule::BestOf(4));
@@ -71,10 +60,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     let data = Dataset::open(&out).unwrap();
     let captions: Vec<_> = data.samples().iter().map(|sample| sample.caption.as_str()).collect();
     assert_eq!(captions, ["a", "b", "c"]);
-    assert_eq!(
-        std::fs::read(&data.samples()[2].image).unwrap(),
-        std::fs::read(&chosen[2].image).unwrap()
-    );
+    assert_eq!(std::fs::read(&data.samples()[2].image).unwrap(), std::fs::read(&chosen[2].image).unwrap());
     let metadata = std::fs::read(out.join("metadata.jsonl")).unwrap();
     let text = String::from_utf8_lossy(&metadata);
     assert!(text.contains("\"score\":0.8,") && !text.contains(dir.path().to_str().unwrap()));
@@ -82,13 +68,8 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     std::fs::remove_file(out.join("00001.png")).unwrap();
     write(&out, &chosen, dir.path()).unwrap();
     assert!(out.join("00001.png").is_file());
-    let refusal = write(&out, &select(&all, Rule::BestOf(1)), dir.path())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        refusal.contains("selected") && refusal.contains("new folder"),
-        "{refusal}"
-    );
+    let refusal = write(&out, &select(&all, Rule::BestOf(1)), dir.path()).unwrap_err().to_string();
+    assert!(refusal.contains("selected") && refusal.contains("new folder"), "{refusal}");
     assert_eq!(std::fs::read(out.join("metadata.jsonl")).unwrap(), metadata);
     assert!(write(&dir.path().join("none"), &[], dir.path()).is_err());
 }

@@ -20,9 +20,7 @@ impl Request {
     /// The text that the model is asked to answer, in either protocol.
     pub fn prompt(&self) -> &str {
         let chat = &self.body["messages"][0]["content"];
-        chat.as_str()
-            .or(self.body["prompt"].as_str())
-            .expect("a request has a text")
+        chat.as_str().or(self.body["prompt"].as_str()).expect("a request has a text")
     }
 }
 
@@ -84,9 +82,7 @@ fn receive(stream: &TcpStream) -> Request {
         }
     }
     let first = lines.remove(0);
-    let length = lines
-        .iter()
-        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length = lines.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     reader.read_exact(&mut body).unwrap();
     Request {

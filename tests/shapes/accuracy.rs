@@ -23,11 +23,7 @@ fn truth(scene: &Scene) -> View {
         y: object.y,
         size: object.size,
     });
-    View {
-        background: scene.background_colour,
-        shaded: scene.shade.is_some(),
-        found: found.collect(),
-    }
+    View { background: scene.background_colour, shaded: scene.shade.is_some(), found: found.collect() }
 }
 
 /// Counts of one condition.
@@ -71,9 +67,7 @@ impl Tally {
                 squares.sqrt() + (found.size - object.size).abs()
             };
             let nearest = (0..unclaimed.len()).min_by(|&a, &b| off(unclaimed[a]).total_cmp(&off(unclaimed[b])));
-            let seen = nearest
-                .filter(|&k| off(unclaimed[k]) < 6.0)
-                .map(|k| unclaimed.swap_remove(k));
+            let seen = nearest.filter(|&k| off(unclaimed[k]) < 6.0).map(|k| unclaimed.swap_remove(k));
             let column = seen.map_or(8, |found| found.shape.map_or(7, |shape| shape as usize));
             let right = seen.is_some_and(|found| (found.shape, found.colour) == (object.shape, object.colour));
             tally.confusion[object.shape.unwrap() as usize][column] += 1;
@@ -93,12 +87,7 @@ impl Tally {
         self.other += other.other;
         self.other_right += other.other_right;
         self.other_no += other.other_no;
-        for (cell, more) in self
-            .confusion
-            .as_flattened_mut()
-            .iter_mut()
-            .zip(other.confusion.as_flattened())
-        {
+        for (cell, more) in self.confusion.as_flattened_mut().iter_mut().zip(other.confusion.as_flattened()) {
             *cell += more;
         }
         self
@@ -117,11 +106,8 @@ fn report(tallies: &[Tally]) -> String {
          others' questions | of them \"no\" | right |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for ((name, ..), t) in CONDITIONS.iter().zip(tallies) {
-        let (things, own, other) = (
-            percent(t.right, t.things),
-            percent(t.own_right, t.own),
-            percent(t.other_right, t.other),
-        );
+        let (things, own, other) =
+            (percent(t.right, t.things), percent(t.own_right, t.own), percent(t.other_right, t.other));
         writeln!(
             text,
             "| {name} | {} | {things} | {} | {} | {own} | {} | {} | {other} |",
@@ -134,11 +120,7 @@ fn report(tallies: &[Tally]) -> String {
         let (name, tally) = (CONDITIONS[k].0, &tallies[k]);
         let names: Vec<_> = Shape::ALL.iter().map(|shape| shape.name()).collect();
         let columns = names.join(" | ");
-        writeln!(
-            text,
-            "\n{name}: drawn (rows) and seen (columns).\n\n| | {columns} | no name | not seen |"
-        )
-        .unwrap();
+        writeln!(text, "\n{name}: drawn (rows) and seen (columns).\n\n| | {columns} | no name | not seen |").unwrap();
         writeln!(text, "|---{}|", "|---".repeat(9)).unwrap();
         for (name, row) in names.iter().zip(tally.confusion) {
             let cells: Vec<_> = row.iter().map(usize::to_string).collect();
@@ -153,22 +135,15 @@ fn the_judge_is_right_as_often_as_its_documentation_says() {
     let tallies: Vec<Tally> = CONDITIONS
         .iter()
         .map(|&(_, count, change)| {
-            let pictures: Vec<_> = Skill::ALL
-                .into_iter()
-                .flat_map(|skill| (0..count).map(move |i| (skill, i)))
-                .collect();
-            let tallies = pictures
-                .into_par_iter()
-                .map(|(skill, index)| Tally::of(skill, index, change));
+            let pictures: Vec<_> =
+                Skill::ALL.into_iter().flat_map(|skill| (0..count).map(move |i| (skill, i))).collect();
+            let tallies = pictures.into_par_iter().map(|(skill, index)| Tally::of(skill, index, change));
             tallies.reduce(Tally::default, Tally::plus)
         })
         .collect();
     let documented = include_str!("../../src/shapes/judge/accuracy.md");
     let measured = report(&tallies);
-    assert!(
-        measured == documented,
-        "src/shapes/judge/accuracy.md should be:\n{measured}"
-    );
+    assert!(measured == documented, "src/shapes/judge/accuracy.md should be:\n{measured}");
     for ((name, ..), t) in CONDITIONS.iter().zip(&tallies) {
         for (right, of) in [(t.right, t.things), (t.own_right, t.own), (t.other_right, t.other)] {
             assert!(right as f64 > 0.98 * of as f64, "{name}: {right} of {of}");

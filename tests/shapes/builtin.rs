@@ -23,21 +23,14 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
         model,
         scheduler: None,
         steps: 20,
-        guidance: Guidance {
-            scale: 4.0,
-            rescale: 0.0,
-        },
+        guidance: Guidance { scale: 4.0, rescale: 0.0 },
         negative: None,
         size: (64, 64),
         clip_skip: 0,
         seed: SEED,
         start: None,
     };
-    let job = |(i, prompt): (usize, &String)| Job {
-        index: i as u64,
-        prompt: prompt.clone(),
-        parts: 1,
-    };
+    let job = |(i, prompt): (usize, &String)| Job { index: i as u64, prompt: prompt.clone(), parts: 1 };
     let jobs: Vec<Job> = captions.iter().enumerate().map(job).collect();
     let batches = jobs.chunks(16).map(|batch| drawing.draw(batch, || Ok(())).unwrap());
     batches.flatten().map(|picture| View::of(&picture)).collect()
@@ -50,17 +43,9 @@ fn it_draws_the_colour_and_the_background_that_it_is_told() {
         let eight = |colour: &&str| vec![(colour.to_string(), caption(colour)); 8];
         colours.iter().flat_map(eight).collect()
     };
-    let things = told(&["red", "yellow", "green", "blue", "purple"], |colour| {
-        format!("a {colour} circle")
-    });
-    let grounds = told(&["white", "gray", "black"], |colour| {
-        format!("a red circle on a {colour} background")
-    });
-    let captions: Vec<String> = things
-        .iter()
-        .chain(&grounds)
-        .map(|(_, caption)| caption.clone())
-        .collect();
+    let things = told(&["red", "yellow", "green", "blue", "purple"], |colour| format!("a {colour} circle"));
+    let grounds = told(&["white", "gray", "black"], |colour| format!("a red circle on a {colour} background"));
+    let captions: Vec<String> = things.iter().chain(&grounds).map(|(_, caption)| caption.clone()).collect();
     let views = views(&model, &captions);
     let (of_things, of_grounds) = views.split_at(things.len());
     let right = (things.iter().zip(of_things))
@@ -69,9 +54,7 @@ fn it_draws_the_colour_and_the_background_that_it_is_told() {
     println!("{right} of {} pictures have the colour", things.len());
     // By chance it would be one of eight colours.
     assert!(right >= 36, "{right} of {}", things.len());
-    let right = (grounds.iter().zip(of_grounds))
-        .filter(|((colour, _), view)| view.background.name() == colour)
-        .count();
+    let right = (grounds.iter().zip(of_grounds)).filter(|((colour, _), view)| view.background.name() == colour).count();
     println!("{right} of {} pictures have the background", grounds.len());
     assert!(right >= 22, "{right} of {}", grounds.len());
 }
@@ -84,9 +67,8 @@ fn it_draws_the_shape_that_it_is_told() {
         .flat_map(|shape| shape.usual_colours().iter().map(move |&colour| (shape, colour)))
         .flat_map(|told| [told; 3])
         .collect();
-    let captions: Vec<String> = (told.iter())
-        .map(|(shape, colour)| format!("a {} {}", colour.name(), shape.name()))
-        .collect();
+    let captions: Vec<String> =
+        (told.iter()).map(|(shape, colour)| format!("a {} {}", colour.name(), shape.name())).collect();
     let views = views(&model, &captions);
     let mut right = [(0, 0); 7];
     for (&(shape, colour), view) in told.iter().zip(&views) {
@@ -105,16 +87,12 @@ fn it_draws_the_shape_that_it_is_told() {
 #[test]
 fn scenes_survive_its_autoencoder() {
     let model = model();
-    let scenes: Vec<_> = (0..PICTURES)
-        .map(|i| Skill::Everyday.scene(Split::HeldOut, SEED, i).unwrap())
-        .collect();
+    let scenes: Vec<_> = (0..PICTURES).map(|i| Skill::Everyday.scene(Split::HeldOut, SEED, i).unwrap()).collect();
     let through = |vae: &AutoencoderKl, i: usize| {
         let picture = selma::formats::image::to_tensor(&render(&scenes[i].1)).with_shape(&[1, 64, 64, 3]);
         let tape = selma::autograd::Tape::off();
         let (mean, _) = vae.encode(&tape, &picture).unwrap();
-        selma::formats::image::from_tensor(&vae.decode(&tape, &mean).unwrap())
-            .unwrap()
-            .remove(0)
+        selma::formats::image::from_tensor(&vae.decode(&tape, &mean).unwrap()).unwrap().remove(0)
     };
     let scores: f64 = (0..scenes.len())
         .map(|i| judge(&View::of(&through(&model.vae, i)), &questions(&scenes[i].0.description)).score())
@@ -128,10 +106,7 @@ fn scenes_survive_its_autoencoder() {
 fn a_damaged_copy_is_repaired() {
     let cache = tempfile::tempdir().unwrap();
     let folder = builtin::unpack(cache.path()).unwrap();
-    let (weights, index) = (
-        folder.join("vae/diffusion_pytorch_model.safetensors"),
-        folder.join("model_index.json"),
-    );
+    let (weights, index) = (folder.join("vae/diffusion_pytorch_model.safetensors"), folder.join("model_index.json"));
     let before = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, "cut").unwrap();
     std::fs::remove_file(&index).unwrap();

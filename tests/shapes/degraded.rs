@@ -13,21 +13,13 @@ pub type Condition = (&'static str, u64, fn(RgbImage, u64) -> RgbImage);
 
 pub const CONDITIONS: [Condition; 7] = [
     ("as rendered", 300, |picture, _| picture),
-    ("noise of standard deviation 8", 80, |picture, index| {
-        noisy(picture, 8.0, index)
-    }),
-    ("blur of standard deviation 1 pixel, noise 6", 80, |picture, index| {
-        noisy(blurred(blurred(picture)), 6.0, index)
-    }),
-    ("blur, half the resolution and back, noise 4", 80, |picture, index| {
-        noisy(halved(blurred(picture)), 4.0, index)
-    }),
+    ("noise of standard deviation 8", 80, |picture, index| noisy(picture, 8.0, index)),
+    ("blur of standard deviation 1 pixel, noise 6", 80, |picture, index| noisy(blurred(blurred(picture)), 6.0, index)),
+    ("blur, half the resolution and back, noise 4", 80, |picture, index| noisy(halved(blurred(picture)), 4.0, index)),
     ("JPEG of quality 40", 80, |picture, _| compressed(picture)),
-    (
-        "colours off by 10, blotches of 6, outlines by 0.5 pixels",
-        80,
-        |picture, index| stained(warped(picture, 0.5, index), 10.0, 6.0, index),
-    ),
+    ("colours off by 10, blotches of 6, outlines by 0.5 pixels", 80, |picture, index| {
+        stained(warped(picture, 0.5, index), 10.0, 6.0, index)
+    }),
     (
         "half the resolution and back, noise 4, colours off by 10, blotches of 6, outlines by 0.5 pixels",
         80,
@@ -78,9 +70,7 @@ fn noisy(mut picture: RgbImage, deviation: f32, index: u64) -> RgbImage {
 
 fn compressed(picture: RgbImage) -> RgbImage {
     let mut file = Vec::new();
-    picture
-        .write_with_encoder(JpegEncoder::new_with_quality(&mut file, 40))
-        .unwrap();
+    picture.write_with_encoder(JpegEncoder::new_with_quality(&mut file, 40)).unwrap();
     image::load(Cursor::new(file), ImageFormat::Jpeg).unwrap().to_rgb8()
 }
 
@@ -123,8 +113,6 @@ fn stained(picture: RgbImage, shift: f32, blotches: f32, index: u64) -> RgbImage
     let blotch = field::<3>(16, 3, index);
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let (value, spot) = (pixel(&picture, x as i32, y as i32), blotch(x, y));
-        rounded(std::array::from_fn(|k| {
-            value[k] + shift * whole[k] + blotches * spot[k]
-        }))
+        rounded(std::array::from_fn(|k| value[k] + shift * whole[k] + blotches * spot[k]))
     })
 }

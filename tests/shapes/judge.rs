@@ -61,10 +61,7 @@ fn the_caption_and_the_description_lead_to_the_same_questions() {
             let read = texts(read);
             assert_eq!(read.len(), meant.len(), "{}", prompt.caption);
             let differ: Vec<_> = read.iter().filter(|text| !meant.contains(text)).collect();
-            assert!(
-                differ.iter().all(|text| text.contains(" the ") && differ.len() == 1),
-                "{differ:?}"
-            );
+            assert!(differ.iter().all(|text| text.contains(" the ") && differ.len() == 1), "{differ:?}");
         }
     }
 }
@@ -76,12 +73,7 @@ fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
     let cases: [(&str, &[&str], &Denied); 5] = [
         (
             "a red circle left of a blue square on a plain white background",
-            &[
-                "a blue square right of a red circle",
-                "a circle",
-                "one square",
-                "a red circle and a blue square",
-            ],
+            &["a blue square right of a red circle", "a circle", "one square", "a red circle and a blue square"],
             &[
                 ("a blue circle and a red square", &[2, 4]),
                 ("a red circle right of a blue square", &[5]),
@@ -94,10 +86,7 @@ fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
         ),
         (
             "a yellow star inside a purple heart on a green background",
-            &[
-                "a purple heart with a yellow star inside it",
-                "a yellow star on a green background",
-            ],
+            &["a purple heart with a yellow star inside it", "a yellow star on a green background"],
             &[
                 ("a purple heart inside a yellow star", &[5]),
                 ("a yellow star left of a purple heart", &[5]),
@@ -107,11 +96,7 @@ fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
         (
             "three green triangles and one cyan cross",
             &["three triangles", "one cross", "a green triangle"],
-            &[
-                ("two green triangles", &[3]),
-                ("four triangles", &[2]),
-                ("three green crosses", &[2, 3]),
-            ],
+            &[("two green triangles", &[3]), ("four triangles", &[2]), ("three green crosses", &[2, 3])],
         ),
         (
             "a large pink diamond at the top on a shaded gray background",
@@ -180,38 +165,14 @@ fn other_shapes_have_no_name() {
         ("nearly a square", Some(Shape::Square), Box::new(box_of(1.1, 1.0))),
         ("brick", None, Box::new(box_of(1.4, 1.0))),
         ("bar", None, Box::new(box_of(1.6, 0.4))),
-        (
-            "ring",
-            None,
-            Box::new(move |x, y| disc(x, y) && !disc(1.8 * x, 1.8 * y)),
-        ),
+        ("ring", None, Box::new(move |x, y| disc(x, y) && !disc(1.8 * x, 1.8 * y))),
         ("half a disc", None, Box::new(move |x, y| disc(x, y) && y < 0.0)),
-        (
-            "moon",
-            None,
-            Box::new(move |x, y| disc(x, y) && !disc(1.2 * x - 0.6, 1.2 * y)),
-        ),
-        (
-            "triangle on its tip",
-            None,
-            Box::new(|x, y| y >= -0.9 && x.abs() <= 0.6 * (0.95 - y)),
-        ),
+        ("moon", None, Box::new(move |x, y| disc(x, y) && !disc(1.2 * x - 0.6, 1.2 * y))),
+        ("triangle on its tip", None, Box::new(|x, y| y >= -0.9 && x.abs() <= 0.6 * (0.95 - y))),
         ("half a square", None, Box::new(|x, y| x >= -0.9 && y <= 0.9 && y >= x)),
-        (
-            "letter L",
-            None,
-            Box::new(|x, y| x.abs().max(y.abs()) <= 1.0 && (x <= -0.3 || y >= 0.3)),
-        ),
-        (
-            "letter T",
-            None,
-            Box::new(|x, y| x.abs().max(y.abs()) <= 1.0 && (x.abs() <= 0.3 || y <= -0.3)),
-        ),
-        (
-            "two discs that touch",
-            None,
-            Box::new(move |x, y| disc(x - 0.9, y) || disc(x + 0.9, y)),
-        ),
+        ("letter L", None, Box::new(|x, y| x.abs().max(y.abs()) <= 1.0 && (x <= -0.3 || y >= 0.3))),
+        ("letter T", None, Box::new(|x, y| x.abs().max(y.abs()) <= 1.0 && (x.abs() <= 0.3 || y <= -0.3))),
+        ("two discs that touch", None, Box::new(move |x, y| disc(x - 0.9, y) || disc(x + 0.9, y))),
     ];
     for (name, shape, inside) in &cases {
         for size in [7.0, 11.0, 15.0] {
@@ -233,20 +194,12 @@ fn odd_pictures_are_looked_at_without_trouble() {
         RgbImage::from_fn(33, 90, |x, y| Rgb([(7 * x) as u8, (2 * y) as u8, 128])),
     ] {
         let view = View::of(&picture);
-        assert!(
-            view.found.iter().all(|found| found.size > 0.0 && found.x.is_finite()),
-            "{view:?}"
-        );
+        assert!(view.found.iter().all(|found| found.size > 0.0 && found.x.is_finite()), "{view:?}");
     }
     // A larger picture is scaled, and a frame around one is not its background.
     let mut picture = picture("a red heart on a plain white background");
     let large = image::imageops::resize(&picture, 256, 256, image::imageops::FilterType::CatmullRom);
-    let heart = |view: View| {
-        (
-            view.background,
-            view.found.iter().any(|found| found.shape == Some(Shape::Heart)),
-        )
-    };
+    let heart = |view: View| (view.background, view.found.iter().any(|found| found.shape == Some(Shape::Heart)));
     assert_eq!(heart(View::of(&large)), (Colour::White, true));
     for i in 0..64 {
         for (x, y) in [(i, 0), (i, 63), (0, i), (63, i)] {

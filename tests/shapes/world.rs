@@ -66,27 +66,12 @@ fn painted_areas_are_those_of_the_outlines() {
     ];
     for (shape, area) in areas {
         for [x, y, size] in [[31.3, 33.8, 16.2], [20.5, 40.25, 7.1]] {
-            let object = Object {
-                shape,
-                colour: Colour::Red,
-                ink: [255.0, 0.0, 0.0],
-                x,
-                y,
-                size,
-                thing: 0,
-            };
-            let scene = Scene {
-                background_colour: Colour::Black,
-                background: [0.0; 3],
-                shade: None,
-                objects: vec![object],
-            };
+            let object = Object { shape, colour: Colour::Red, ink: [255.0, 0.0, 0.0], x, y, size, thing: 0 };
+            let scene =
+                Scene { background_colour: Colour::Black, background: [0.0; 3], shade: None, objects: vec![object] };
             let painted: f64 = render(&scene).pixels().map(|pixel| f64::from(pixel[0]) / 255.0).sum();
             let expected = area * f64::from(size * size);
-            assert!(
-                (painted / expected - 1.0).abs() < 0.01,
-                "{shape:?}: {painted}, not {expected}"
-            );
+            assert!((painted / expected - 1.0).abs() < 0.01, "{shape:?}: {painted}, not {expected}");
         }
     }
 }
@@ -95,9 +80,7 @@ fn painted_areas_are_those_of_the_outlines() {
 fn what_cannot_be_drawn_is_refused() {
     let refusal = |caption: &str| {
         let description = caption::parse(caption).unwrap();
-        scene::lay_out(&description, &mut Draw::of_caption(1, 2))
-            .unwrap_err()
-            .to_string()
+        scene::lay_out(&description, &mut Draw::of_caption(1, 2)).unwrap_err().to_string()
     };
     let crowded = refusal("five huge circles and four large stars");
     assert!(crowded.contains("found no place for all of 9 things"), "{crowded}");

@@ -11,10 +11,7 @@ use selma::verify;
 
 fn all_of(kinds: &[&str]) {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
-    let mut folders: Vec<_> = std::fs::read_dir(&cases)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut folders: Vec<_> = std::fs::read_dir(&cases).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     let mut ran = 0;
     for folder in folders {
@@ -25,13 +22,7 @@ fn all_of(kinds: &[&str]) {
         let outcome = verify::run(&folder, None, &Device::Cpu, DType::F32)
             .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let worst = outcome.worst();
-        assert!(
-            worst.ok(),
-            "{}: {} is off by {:e}",
-            folder.display(),
-            worst.quantity,
-            worst.error
-        );
+        assert!(worst.ok(), "{}: {} is off by {:e}", folder.display(), worst.quantity, worst.error);
         ran += 1;
     }
     assert!(ran > 1, "no cases of {kinds:?}");

@@ -14,15 +14,9 @@ fn cases() -> PathBuf {
 fn verified(name: &str, device: &Device, precision: DType) -> Outcome {
     let outcome = verify::run(&cases().join(name), None, device, precision).unwrap_or_else(|e| panic!("{name}: {e}"));
     let failed = outcome.checks.iter().filter(|check| !check.ok());
-    let failed: Vec<String> = failed
-        .map(|c| format!("{} is off by {:e}, more than {:e}", c.quantity, c.error, c.tolerance))
-        .collect();
-    assert!(
-        failed.is_empty(),
-        "{name} in {}: {}",
-        precision.name(),
-        failed.join("; ")
-    );
+    let failed: Vec<String> =
+        failed.map(|c| format!("{} is off by {:e}, more than {:e}", c.quantity, c.error, c.tolerance)).collect();
+    assert!(failed.is_empty(), "{name} in {}: {}", precision.name(), failed.join("; "));
     outcome
 }
 
@@ -34,13 +28,7 @@ fn simulator(checks: Checks, order: Order) -> Device {
 #[test]
 fn networks_agree_with_diffusers_and_transformers() {
     let device = simulator(Checks::Off, Order::Forwards);
-    for name in [
-        "text_encoder_sd1",
-        "text_encoder_sdxl_2",
-        "unet_tiny_sdxl_odd",
-        "unet_small3_odd",
-        "vae_sd1",
-    ] {
+    for name in ["text_encoder_sd1", "text_encoder_sdxl_2", "unet_tiny_sdxl_odd", "unet_small3_odd", "vae_sd1"] {
         for precision in [DType::F32, DType::Bf16, DType::F16] {
             verified(name, &device, precision);
         }
@@ -80,11 +68,7 @@ fn training_steps_agree_with_peft_in_any_order_of_threads() {
     let errors = |checks, order| {
         let name = "lora_train_small3_conv_v_snr_accum";
         let outcome = verified(name, &simulator(checks, order), DType::F32);
-        outcome
-            .checks
-            .iter()
-            .map(|check| check.error.to_bits())
-            .collect::<Vec<_>>()
+        outcome.checks.iter().map(|check| check.error.to_bits()).collect::<Vec<_>>()
     };
     let forwards = errors(Checks::Off, Order::Forwards);
     assert!(forwards.len() > 10);

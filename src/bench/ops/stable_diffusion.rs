@@ -38,10 +38,7 @@ fn linear(rows: usize, k: usize, out: usize, bias: bool) -> Op {
     let added = if bias { Added::Bias } else { Added::Nothing };
     Op {
         name: format!("linear {rows}x{k}->{out}{}", if bias { " bias" } else { "" }),
-        inputs: [vec![rows, k], vec![out, k]]
-            .into_iter()
-            .chain(bias.then(|| vec![out]))
-            .collect(),
+        inputs: [vec![rows, k], vec![out, k]].into_iter().chain(bias.then(|| vec![out])).collect(),
         tracked: 1,
         vectors: usize::from(bias),
         run: Arc::new(|tape, x| ops::linear(tape, &x[0], &x[1], x.get(2))),
@@ -57,32 +54,16 @@ fn linear(rows: usize, k: usize, out: usize, bias: bool) -> Op {
 fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) -> Op {
     let (base, branch) = (2 * rows * c * c, 4 * rows * RANK * c);
     let forward = 2 * rows * c + c * c;
-    let sizes = LoraSizes {
-        rows,
-        width: c,
-        out: c,
-        rank: RANK,
-        wants_dx: true,
-        wants_factors: true,
-    };
+    let sizes = LoraSizes { rows, width: c, out: c, rank: RANK, wants_dx: true, wants_factors: true };
     // The libraries have no other form.
-    let library = if order == LoraOrder::Factored {
-        factored(rows, c, RANK)
-    } else {
-        Default::default()
-    };
+    let library = if order == LoraOrder::Factored { factored(rows, c, RANK) } else { Default::default() };
     Op {
         name: format!("lora_linear {rows}x{c}->{c} r{RANK} {name}"),
         inputs: vec![vec![rows, c], vec![RANK, c], vec![c, RANK], vec![c, c]],
         tracked: 3,
         vectors: 0,
         run: Arc::new(move |tape, x| {
-            let branch = Branch {
-                a: &x[1],
-                b: &x[2],
-                scale: 1.0,
-                order,
-            };
+            let branch = Branch { a: &x[1], b: &x[2], scale: 1.0, order };
             ops::lora_linear(tape, &x[0], &x[3], None, branch)
         }),
         flops: [(base + branch) as f64, (base + 2 * branch) as f64],
@@ -112,10 +93,7 @@ fn conv2d(n: usize, side: usize, c: usize, trained: bool) -> Op {
     let pass = |pass| Library::Convolution(shape, pass);
     let gradients = [Pass::Dgrad, Pass::Wgrad].map(pass);
     Op {
-        name: format!(
-            "conv2d 3x3 {n}x{side}x{side} {c}->{c}{}",
-            if trained { " trained" } else { "" }
-        ),
+        name: format!("conv2d 3x3 {n}x{side}x{side} {c}->{c}{}", if trained { " trained" } else { "" }),
         inputs: vec![vec![n, side, side, c], vec![c, 3, 3, c]],
         tracked,
         vectors: 0,

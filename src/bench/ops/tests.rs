@@ -18,12 +18,7 @@ fn the_libraries_do_the_same_work() {
                     2.0 * (y * weight / conv.c_out) as f64
                 }
             });
-            assert_eq!(
-                flops.sum::<f64>(),
-                op.work(backward, DType::F32).flops,
-                "{} {backward}",
-                op.name
-            );
+            assert_eq!(flops.sum::<f64>(), op.work(backward, DType::F32).flops, "{} {backward}", op.name);
         }
         let [x, weight, _] = op.library(false)[0].lens().unwrap();
         let len = |i: usize| op.inputs[i].iter().product::<usize>();
@@ -36,9 +31,7 @@ fn chosen(device: &Device, dtype: DType) {
     let all = ops(2, 16);
     for backward in [false, true] {
         for sizes in ["512x320->320", "128x640->640", "32x1280->1280"] {
-            let of_sizes = all
-                .iter()
-                .filter(|op| op.name.contains(&format!("lora_linear {sizes}")));
+            let of_sizes = all.iter().filter(|op| op.name.contains(&format!("lora_linear {sizes}")));
             let orders: Vec<_> = of_sizes.filter_map(|op| op.order(backward, device, dtype)).collect();
             assert_eq!(orders.len(), LoraOrder::NAMES.len());
             let (auto, marked) = orders[0];

@@ -35,8 +35,7 @@ impl Row<'_> {
     /// TFLOP/s and GB/s.
     fn rates(&self) -> Option<[f64; 2]> {
         let median = self.median();
-        self.work
-            .map(|work| [work.flops / median / 1e9, work.bytes / median / 1e6])
+        self.work.map(|work| [work.flops / median / 1e9, work.bytes / median / 1e6])
     }
 
     /// Percent of the speed that arithmetic and bytes allow.
@@ -96,10 +95,7 @@ mod tests {
             case: "linear 2x3->4 forward",
             times_ms: &[1.0, 2.0, 4.0],
             work: Some(Work { flops: 4e9, bytes: 1e6 }),
-            limits: Limits {
-                peak: Some(4.0),
-                bandwidth: Some(1000.0),
-            },
+            limits: Limits { peak: Some(4.0), bandwidth: Some(1000.0) },
             library,
             order: None,
         }
@@ -110,11 +106,7 @@ mod tests {
         let timed = row(Some(("cuBLASLt", Some(1.5))));
         assert_eq!(timed.json()["library"], "cuBLASLt");
         assert_eq!(timed.json()["library_ms"], 1.5);
-        assert!(
-            timed.text().ends_with("50.0 % of the floor  cuBLASLt 1.500 ms"),
-            "{}",
-            timed.text()
-        );
+        assert!(timed.text().ends_with("50.0 % of the floor  cuBLASLt 1.500 ms"), "{}", timed.text());
         let missing = row(Some(("cuDNN", None)));
         assert!(missing.json()["library_ms"].is_null() && missing.json()["library"] == "cuDNN");
         assert!(missing.text().ends_with("  cuDNN -"), "{}", missing.text());
@@ -128,16 +120,10 @@ mod tests {
         let mut chosen = row(None);
         chosen.order = Some((LoraOrder::MergedProjected, true));
         assert!(chosen.text().ends_with("  the planner's choice: merged-projected"));
-        assert_eq!(
-            (&chosen.json()["order"], &chosen.json()["chosen"]),
-            (&"merged-projected".into(), &true.into())
-        );
+        assert_eq!((&chosen.json()["order"], &chosen.json()["chosen"]), (&"merged-projected".into(), &true.into()));
         let mut other = row(None);
         other.order = Some((LoraOrder::Factored, false));
         assert_eq!(other.text(), row(None).text());
-        assert_eq!(
-            (&other.json()["order"], &other.json()["chosen"]),
-            (&"factored".into(), &false.into())
-        );
+        assert_eq!((&other.json()["order"], &other.json()["chosen"]), (&"factored".into(), &false.into()));
     }
 }

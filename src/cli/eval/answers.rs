@@ -55,10 +55,8 @@ impl Source {
             return Err(Error::Usage("--parallel: expected 1 to 64".into()));
         }
         if let Some(path) = &eval.answers {
-            let name = eval
-                .judge_model
-                .as_ref()
-                .map_or_else(|| "answers".to_owned(), |model| format!("answers of {model}"));
+            let name =
+                eval.judge_model.as_ref().map_or_else(|| "answers".to_owned(), |model| format!("answers of {model}"));
             let kind = Kind::File(Answers::read(path, items)?);
             return Ok(Self { name, kind, parallel });
         }
@@ -94,31 +92,21 @@ impl Source {
             retries: eval.endpoint.retries,
             ..Settings::default()
         };
-        let limits = Limits {
-            requests: eval.endpoint.max_requests,
-            ..Limits::default()
-        };
+        let limits = Limits { requests: eval.endpoint.max_requests, ..Limits::default() };
         let client = Client::from_environment(settings, limits)?;
         if client.exposes_key() {
             common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
         }
         // Every reply is on disk before the next is asked for, so stopping needs no more than saying so.
         let record = eval.out.with_extension("answers.jsonl");
-        let message = format!(
-            "selma: stopped; every reply is in {}, and the same command goes on",
-            record.display()
-        );
+        let message = format!("selma: stopped; every reply is in {}, and the same command goes on", record.display());
         let handler = move || {
             eprintln!("\n{message}");
             std::process::exit(1);
         };
         ctrlc::set_handler(handler).map_err(|e| Error::Failed(format!("Ctrl-C: {e}")))?;
         let judge = VisionJudge::open(client, &record)?;
-        Ok(Self {
-            name: model.clone(),
-            kind: Kind::Judge(Box::new(judge)),
-            parallel,
-        })
+        Ok(Self { name: model.clone(), kind: Kind::Judge(Box::new(judge)), parallel })
     }
 
     /// Whether there is an answer to any question about the item that an entry shows.
@@ -135,10 +123,7 @@ impl Source {
     /// What kept the endpoint from answering; a question without an answer in the file.
     pub fn answers(&self, pictures: &[(&Entry, &Item)], common: &Common) -> Result<Vec<Vec<String>>> {
         match &self.kind {
-            Kind::File(answers) => pictures
-                .iter()
-                .map(|(entry, item)| answers.of(item, &entry.file_name))
-                .collect(),
+            Kind::File(answers) => pictures.iter().map(|(entry, item)| answers.of(item, &entry.file_name)).collect(),
             Kind::Judge(judge) => {
                 let bar = match common.quiet {
                     true => ProgressBar::hidden(),

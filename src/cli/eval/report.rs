@@ -71,21 +71,12 @@ fn print_comparison(comparison: &Comparison, other: &Path, common: &Common) {
     println!("higher than {} by", other.display());
     let pairs = comparison.overall.estimate.values;
     one_difference(&format!("all {pairs} pairs"), &comparison.overall);
-    for group in [
-        &comparison.skills,
-        &comparison.families,
-        &comparison.broad_categories,
-        &comparison.categories,
-    ] {
-        group
-            .iter()
-            .for_each(|(name, difference)| one_difference(name, difference));
+    for group in [&comparison.skills, &comparison.families, &comparison.broad_categories, &comparison.categories] {
+        group.iter().for_each(|(name, difference)| one_difference(name, difference));
     }
     if comparison.unpaired != [0, 0] {
         let [ours, theirs] = comparison.unpaired;
-        common.note(format!(
-            "warning: {ours} pictures here and {theirs} there have no partner and do not count"
-        ));
+        common.note(format!("warning: {ours} pictures here and {theirs} there have no partner and do not count"));
     }
 }
 

@@ -44,10 +44,7 @@ impl<T: Gemm> Convolution<'_, T> {
         let kernel = T::kernel();
         let [images, rows, columns] = self.pixels;
         let c = self.size[2];
-        let layout = Layout {
-            width: VECTORS * kernel.lanes,
-            round: kernel.lanes,
-        };
+        let layout = Layout { width: VECTORS * kernel.lanes, round: kernel.lanes };
         let mut weights = Aligned::new(self.kernel[0] * self.kernel[1] * c * self.out);
         let mut rest = weights.get_mut();
         let mut parts = Vec::new();
@@ -62,15 +59,13 @@ impl<T: Gemm> Convolution<'_, T> {
         });
         let mut y = buffer::<T>(images * rows * columns * self.out);
         let rows_of_task = PIXELS.div_ceil(columns).min(rows);
-        y.par_chunks_mut(rows * columns * self.out)
-            .enumerate()
-            .for_each(|(image, y)| {
-                let tasks = y.par_chunks_mut(rows_of_task * columns * self.out).enumerate();
-                tasks.for_each(|(task, y)| {
-                    let source = self.padded_rows(image, task * rows_of_task, y.len() / columns / self.out);
-                    self.rows(source.get(), weights.get(), y, bias);
-                });
+        y.par_chunks_mut(rows * columns * self.out).enumerate().for_each(|(image, y)| {
+            let tasks = y.par_chunks_mut(rows_of_task * columns * self.out).enumerate();
+            tasks.for_each(|(task, y)| {
+                let source = self.padded_rows(image, task * rows_of_task, y.len() / columns / self.out);
+                self.rows(source.get(), weights.get(), y, bias);
             });
+        });
         y
     }
 

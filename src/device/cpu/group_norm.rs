@@ -38,9 +38,7 @@ impl Norm {
         let (xs, w, b) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>());
         let (w, b) = (self.run_of(&w), self.run_of(&b));
         let mut out = buffer::<T>(xs.len());
-        let samples = out
-            .par_chunks_mut(self.pixels * self.c)
-            .zip(xs.par_chunks(self.pixels * self.c));
+        let samples = out.par_chunks_mut(self.pixels * self.c).zip(xs.par_chunks(self.pixels * self.c));
         let statistics = samples.map(|(out, x)| {
             let statistics = self.statistics(x, eps);
             let (mean, inverse) = (self.run_of(&statistics.mean), self.run_of(&statistics.inverse));
@@ -123,9 +121,7 @@ impl Norm {
     /// Adds `values` of whole pixels to the sums of their channels, in f64 and in their order.
     fn add_up<T: Elementary>(self, sums: &mut [f64], values: Vec<T>) {
         for pixel in values.chunks_exact(self.c) {
-            sums.iter_mut()
-                .zip(pixel)
-                .for_each(|(sum, value)| *sum += value.to_f64());
+            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value.to_f64());
         }
     }
 
@@ -133,9 +129,7 @@ impl Norm {
     fn of_groups<T: Elementary>(self, sums: &[f64], f: impl Fn(f64) -> f64) -> Vec<T> {
         let width = self.c / self.groups;
         let values = (self.pixels * width) as f64;
-        let groups = sums
-            .chunks_exact(width)
-            .map(|group| T::from_f64(f(group.iter().sum::<f64>() / values)));
+        let groups = sums.chunks_exact(width).map(|group| T::from_f64(f(group.iter().sum::<f64>() / values)));
         groups.flat_map(|value| std::iter::repeat_n(value, width)).collect()
     }
 
@@ -153,10 +147,7 @@ impl Norm {
         let sample = self.pixels * self.c;
         let (xs, w, b, dys) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>(), dy.reals::<T>());
         let mut dx = buffer::<T>(xs.len());
-        let tasks = dx
-            .par_chunks_mut(sample)
-            .zip(xs.par_chunks(sample))
-            .zip(dys.par_chunks(sample));
+        let tasks = dx.par_chunks_mut(sample).zip(xs.par_chunks(sample)).zip(dys.par_chunks(sample));
         let sums = tasks.zip(statistics).map(|(((dx, x), dy), statistics)| {
             let [along, plain] = self.before_silu(dx, x, dy, statistics, &w, &b);
             if wants[0] {
@@ -168,10 +159,7 @@ impl Norm {
         let parameter = |which: usize, dtype: DType| {
             let mut total = vec![0.0; self.c];
             for sums in &sums {
-                total
-                    .iter_mut()
-                    .zip(&sums[which])
-                    .for_each(|(total, sum)| *total += sum);
+                total.iter_mut().zip(&sums[which]).for_each(|(total, sum)| *total += sum);
             }
             Tensor::from_reals(total, &[self.c], dtype.accumulator())
         };
@@ -195,10 +183,7 @@ impl Norm {
         let [mean, inverse] = [&statistics.mean, &statistics.inverse].map(|channels| self.run_of(channels));
         let (w, b) = (self.run_of(w), self.run_of(b));
         let (block, run) = (self.block(), self.run());
-        let tasks = g
-            .par_chunks_mut(block)
-            .zip(x.par_chunks(block))
-            .zip(dy.par_chunks(block));
+        let tasks = g.par_chunks_mut(block).zip(x.par_chunks(block)).zip(dy.par_chunks(block));
         let partial = tasks.map(|((g, x), dy)| {
             let (mut along, mut plain) = (vec![T::default(); run], vec![T::default(); run]);
             vectorized(
@@ -210,11 +195,7 @@ impl Norm {
                         let values = g.iter_mut().zip(x).zip(dy).zip(channels).zip(sums);
                         for ((((g, &x), &dy), ((&mean, &inverse), (&w, &b))), (along, plain)) in values {
                             let normal = (x - mean) * inverse;
-                            *g = if self.silu {
-                                dy * normal.mul_add(w, b).silu_slope()
-                            } else {
-                                dy
-                            };
+                            *g = if self.silu { dy * normal.mul_add(w, b).silu_slope() } else { dy };
                             *along += *g * normal;
                             *plain += *g;
                         }

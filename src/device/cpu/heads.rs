@@ -19,12 +19,7 @@ impl<'a, T> Head<'a, T> {
     pub fn new(data: &'a [T], number: usize, rows: usize, heads: usize, size: usize) -> Self {
         let stride = heads * size;
         let data = &data[number / heads * rows * stride..][..rows * stride];
-        Self {
-            data: &data[number % heads * size..],
-            rows,
-            stride,
-            size,
-        }
+        Self { data: &data[number % heads * size..], rows, stride, size }
     }
 
     pub fn row(&self, i: usize) -> &'a [T] {
@@ -81,11 +76,7 @@ impl<'a, T> HeadMut<'a, T> {
     }
     /// Where row `first` begins, and how far apart rows are, for a caller that writes `count` rows of `size` values.
     pub fn rows_from(&mut self, first: usize, count: usize) -> (*mut T, usize) {
-        assert!(
-            first + count <= self.rows,
-            "rows {first} to {count} more of {}",
-            self.rows
-        );
+        assert!(first + count <= self.rows, "rows {first} to {count} more of {}", self.rows);
         (self.data.wrapping_add(first * self.stride), self.stride)
     }
 }

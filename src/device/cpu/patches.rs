@@ -129,9 +129,7 @@ impl<T: Real> Operand<T> for Patches<'_, T> {
             }
             let end = start + (channels.len() - 1) * every + 1;
             let at = self.tap(tap);
-            to.lines(start..end, every, |i| {
-                self.pixel(&places[i], at).map(|pixel| &pixel[channels.clone()])
-            });
+            to.lines(start..end, every, |i| self.pixel(&places[i], at).map(|pixel| &pixel[channels.clone()]));
         }
     }
 }

@@ -112,10 +112,7 @@ impl Arena {
 
     /// Forgets the segments without a buffer, for their memory to be given back to the driver.
     pub fn drain(&mut self) -> Vec<u64> {
-        let unused = self
-            .segments
-            .iter()
-            .filter(|&(start, bytes)| self.free.get(start) == Some(bytes));
+        let unused = self.segments.iter().filter(|&(start, bytes)| self.free.get(start) == Some(bytes));
         let unused: Vec<(u64, u64)> = unused.map(|(&start, &bytes)| (start, bytes)).collect();
         for &(start, bytes) in &unused {
             self.remove_free(start, bytes);
@@ -174,15 +171,7 @@ mod tests {
         arena.give(b);
         assert_eq!(arena.state(), empty);
         assert_eq!(arena.take(4 * KIB), Some(a), "all of it is one range again");
-        assert_eq!(
-            arena.usage(),
-            Usage {
-                in_use: 4 * KIB,
-                peak: 4 * KIB,
-                reserved: 4 * KIB,
-                growths: 1
-            }
-        );
+        assert_eq!(arena.usage(), Usage { in_use: 4 * KIB, peak: 4 * KIB, reserved: 4 * KIB, growths: 1 });
     }
 
     #[test]

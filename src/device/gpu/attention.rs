@@ -87,9 +87,7 @@ impl Attention {
         let launch = gpu.kernel(kernels.forward, q.dtype());
         let launch = self.over(launch, self.tq, kernels.size, 1, q.dtype());
         let launch = launch.output(&y).output(&log_sums).input(q).input(k).input(v);
-        self.sizes(launch.int(self.tq).int(self.tk))
-            .int(self.causal.into())
-            .launch()?;
+        self.sizes(launch.int(self.tq).int(self.tk)).int(self.causal.into()).launch()?;
         Ok([y, log_sums])
     }
 
@@ -103,46 +101,29 @@ impl Attention {
         let Saved { q, k, v, y, log_sums } = saved;
         let kernels = self.check(q, k, v)?;
         let rows = self.n * self.heads * self.tq;
-        expect(
-            OP,
-            &[("dy", dy, q.len()), ("y", y, q.len()), ("log_sums", log_sums, rows)],
-        )?;
+        expect(OP, &[("dy", dy, q.len()), ("y", y, q.len()), ("log_sums", log_sums, rows)])?;
         let (gpu, dtype) = (q.gpu(), q.dtype());
         let delta = gpu.buffer(DType::F32, rows)?;
         let threads = kernels::ATTENTION_THREADS;
         let launch = gpu.kernel(&kernels::ATTENTION_BACKWARD_DELTA, dtype).block(threads);
         let launch = launch.grid([self.tq.div_ceil(threads / 32), self.heads, self.n]);
-        self.sizes(launch.output(&delta).input(dy).input(y).int(self.tq))
-            .launch()?;
+        self.sizes(launch.output(&delta).input(dy).input(y).int(self.tq)).launch()?;
 
         let dq = gpu.buffer(dtype, q.len())?;
         let launch = self.over(gpu.kernel(kernels.backward_q, dtype), self.tq, kernels.size, 2, dtype);
-        let launch = launch
-            .output(&dq)
-            .input(dy)
-            .input(q)
-            .input(k)
-            .input(v)
-            .input(log_sums)
-            .input(&delta);
-        self.sizes(launch.int(self.tq).int(self.tk))
-            .int(self.causal.into())
-            .launch()?;
+        let launch = launch.output(&dq).input(dy).input(q).input(k).input(v).input(log_sums).input(&delta);
+        self.sizes(launch.int(self.tq).int(self.tk)).int(self.causal.into()).launch()?;
 
         let (dk, dv) = (gpu.buffer(dtype, k.len())?, gpu.buffer(dtype, v.len())?);
         let launch = self.over(gpu.kernel(kernels.backward_kv, dtype), self.tk, kernels.size, 2, dtype);
         let launch = launch.output(&dk).output(&dv).input(dy).input(q).input(k).input(v);
         let launch = launch.input(log_sums).input(&delta);
-        self.sizes(launch.int(self.tq).int(self.tk))
-            .int(self.causal.into())
-            .launch()?;
+        self.sizes(launch.int(self.tq).int(self.tk)).int(self.causal.into()).launch()?;
         Ok([dq, dk, dv])
     }
 
     fn check(&self, q: &Buffer, k: &Buffer, v: &Buffer) -> Result<&'static Kernels> {
-        let Self {
-            n, tq, tk, heads, size, ..
-        } = *self;
+        let Self { n, tq, tk, heads, size, .. } = *self;
         let keys = n * tk * heads * size;
         expect(OP, &[("q", q, n * tq * heads * size), ("k", k, keys), ("v", v, keys)])?;
         let kernels = KERNELS.iter().find(|kernels| size <= kernels.size && size * tk > 0);
@@ -159,25 +140,14 @@ impl Attention {
         let shared = |warps: usize| {
             let rows = kept * warps * kernels::ATTENTION_ROWS + 2 * kernels::ATTENTION_TILE;
             let tiles = rows * (size * dtype.size() + 16);
-            let scratch = if dtype == DType::F32 {
-                warps * kernels::ATTENTION_ROWS
-            } else {
-                0
-            };
+            let scratch = if dtype == DType::F32 { warps * kernels::ATTENTION_ROWS } else { 0 };
             // Two values for each row that is walked along.
             tiles + (scratch + 2) * kernels::ATTENTION_TILE * size_of::<f32>()
         };
         let most = kernels::ATTENTION_THREADS / 32;
-        let warps = if shared(most) <= MOST_SHARED_BYTES {
-            most
-        } else {
-            most / 2
-        };
+        let warps = if shared(most) <= MOST_SHARED_BYTES { most } else { most / 2 };
         let blocks = rows.div_ceil(warps * kernels::ATTENTION_ROWS);
-        launch
-            .grid([blocks, self.heads, self.n])
-            .block(warps * 32)
-            .dynamic_shared(shared(warps))
+        launch.grid([blocks, self.heads, self.n]).block(warps * 32).dynamic_shared(shared(warps))
     }
 
     fn sizes<'a>(&self, launch: Builder<'a>) -> Builder<'a> {

@@ -36,16 +36,8 @@ impl Buffer {
     pub(super) fn allocate(gpu: &Gpu, dtype: DType, len: usize) -> Result<Self> {
         // An empty buffer has an address of its own too.
         let address = gpu.allocate(len * dtype.size())?;
-        let allocation = Arc::new(Allocation {
-            gpu: gpu.clone(),
-            address,
-        });
-        Ok(Self {
-            allocation,
-            dtype,
-            offset: 0,
-            len,
-        })
+        let allocation = Arc::new(Allocation { gpu: gpu.clone(), address });
+        Ok(Self { allocation, dtype, offset: 0, len })
     }
 
     pub fn gpu(&self) -> &Gpu {
@@ -84,11 +76,7 @@ impl Buffer {
     /// If the range leaves the buffer.
     pub fn view(&self, offset: usize, len: usize) -> Self {
         assert!(offset + len <= self.len, "a view leaves its buffer");
-        Self {
-            offset: self.offset + offset * self.dtype.size(),
-            len,
-            ..self.clone()
-        }
+        Self { offset: self.offset + offset * self.dtype.size(), len, ..self.clone() }
     }
 
     /// `len` elements of `dtype` from byte `offset` on.
@@ -96,22 +84,10 @@ impl Buffer {
     /// # Panics
     /// If the range leaves the buffer, or does not begin at a multiple of the element's size.
     pub fn part(&self, offset: usize, dtype: DType, len: usize) -> Self {
-        assert!(
-            offset + len * dtype.size() <= self.byte_len(),
-            "a part leaves its buffer"
-        );
+        assert!(offset + len * dtype.size() <= self.byte_len(), "a part leaves its buffer");
         let offset = self.offset + offset;
-        assert!(
-            offset.is_multiple_of(dtype.size()),
-            "a part of {} is not aligned",
-            dtype.name()
-        );
-        Self {
-            allocation: self.allocation.clone(),
-            dtype,
-            offset,
-            len,
-        }
+        assert!(offset.is_multiple_of(dtype.size()), "a part of {} is not aligned", dtype.name());
+        Self { allocation: self.allocation.clone(), dtype, offset, len }
     }
 
     /// Sets every element to zero, after everything that was launched before.
@@ -122,10 +98,7 @@ impl Buffer {
         if self.is_empty() {
             return Ok(());
         }
-        self.gpu().queue(Command::Clear {
-            to: self.address(),
-            bytes: self.byte_len(),
-        })
+        self.gpu().queue(Command::Clear { to: self.address(), bytes: self.byte_len() })
     }
 
     /// Copies the elements of another buffer of the device, after everything that was launched before.
@@ -137,11 +110,7 @@ impl Buffer {
             let message = format!("{} elements of {} into {}", from.len, from.dtype.name(), self.len);
             return Err(Error::shape("copy", message));
         }
-        self.gpu().queue(Command::Copy {
-            from: from.address(),
-            to: self.address(),
-            bytes: self.byte_len(),
-        })
+        self.gpu().queue(Command::Copy { from: from.address(), to: self.address(), bytes: self.byte_len() })
     }
 
     /// Queues a copy of `data` into the first bytes, behind everything that was launched before.

@@ -23,11 +23,7 @@ pub struct Line {
 
 impl Line {
     /// Zero, without a limit.
-    pub const EMPTY: Self = Self {
-        of_inputs: [0.0; INPUTS],
-        of_lines: [0.0; LINES],
-        limit: f32::INFINITY,
-    };
+    pub const EMPTY: Self = Self { of_inputs: [0.0; INPUTS], of_lines: [0.0; LINES], limit: f32::INFINITY };
 }
 
 /// The lines `[lines, n]` of inputs of n elements and one type, which is theirs.

@@ -46,12 +46,7 @@ impl Conv2d {
     /// # Errors
     /// [`Error::Shape`] where the kernel does not fit into the padded input.
     pub fn output(&self) -> Result<[usize; 2]> {
-        let Padding {
-            top,
-            left,
-            bottom,
-            right,
-        } = self.padding;
+        let Padding { top, left, bottom, right } = self.padding;
         let (h, w) = (self.h + top + bottom, self.w + left + right);
         let odd = self.doubled && (!self.h.is_multiple_of(2) || !self.w.is_multiple_of(2));
         if self.stride == 0 || self.kh == 0 || self.kw == 0 || self.kh > h || self.kw > w || odd {
@@ -66,11 +61,9 @@ impl Conv2d {
         let Self { n, c_out, .. } = *self;
         self.expect_x(x)?;
         expect(OP, &[("weight", weight, self.weights())])?;
-        for (name, buffer, len) in [
-            ("bias", added.bias, c_out),
-            ("t", added.t, n * c_out),
-            ("residual", added.residual, n * ho * wo * c_out),
-        ] {
+        for (name, buffer, len) in
+            [("bias", added.bias, c_out), ("t", added.t, n * c_out), ("residual", added.residual, n * ho * wo * c_out)]
+        {
             if let Some(buffer) = buffer {
                 expect(OP, &[(name, buffer, len)])?;
             }
@@ -80,11 +73,7 @@ impl Conv2d {
         let kernel = tile.choose(&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL);
         let launch = tile.over(x.gpu().kernel(kernel, x.dtype()), n * ho * wo, c_out, 1);
         let launch = launch.output(&y).input(x).input(weight);
-        let launch = launch
-            .input_if(added.bias)
-            .input_if(added.t)
-            .input_if(added.residual)
-            .int(n);
+        let launch = launch.input_if(added.bias).input_if(added.t).input_if(added.residual).int(n);
         self.shape(launch, [ho, wo]).int(self.doubled.into()).launch()?;
         Ok(y)
     }
@@ -93,10 +82,7 @@ impl Conv2d {
     pub fn dgrad(&self, dy: &Buffer, weight: &Buffer) -> Result<Buffer> {
         let [ho, wo] = self.output()?;
         let Self { n, h, w, c_in, .. } = *self;
-        expect(
-            OP,
-            &[("dy", dy, n * ho * wo * self.c_out), ("weight", weight, self.weights())],
-        )?;
+        expect(OP, &[("dy", dy, n * ho * wo * self.c_out), ("weight", weight, self.weights())])?;
         let dx = dy.gpu().buffer(dy.dtype(), n * h * w * c_in)?;
         let tile = Tile::fit(n * h * w, c_in, 1);
         let kernel = tile.choose(&kernels::CONV2D_DGRAD_LARGE, &kernels::CONV2D_DGRAD_SMALL);
@@ -120,11 +106,7 @@ impl Conv2d {
         let launch = tile.over(x.gpu().kernel(kernel, x.dtype()), c_out, width, slices);
         let launch = launch.output(&parts).input(dy).input(x).int(n).int(slice);
         self.shape(launch, [ho, wo]).int(self.doubled.into()).launch()?;
-        if slices == 1 {
-            Ok(parts)
-        } else {
-            sum_rows(&parts, slices, self.weights())
-        }
+        if slices == 1 { Ok(parts) } else { sum_rows(&parts, slices, self.weights()) }
     }
 
     fn weights(&self) -> usize {
@@ -138,13 +120,7 @@ impl Conv2d {
 
     /// The arguments from h to left.
     fn shape<'a>(&self, launch: Builder<'a>, [ho, wo]: [usize; 2]) -> Builder<'a> {
-        let launch = launch
-            .int(self.h)
-            .int(self.w)
-            .int(self.c_in)
-            .int(ho)
-            .int(wo)
-            .int(self.c_out);
+        let launch = launch.int(self.h).int(self.w).int(self.c_in).int(ho).int(wo).int(self.c_out);
         let launch = launch.int(self.kh).int(self.kw).int(self.stride);
         launch.int(self.padding.top).int(self.padding.left)
     }

@@ -62,17 +62,13 @@ impl Cuda {
             return Err(unavailable(why.into()));
         }
         if !has_driver() {
-            return Err(unavailable(
-                "no NVIDIA driver is installed (libcuda.so was not found)".into(),
-            ));
+            return Err(unavailable("no NVIDIA driver is installed (libcuda.so was not found)".into()));
         }
         let refused = |e: DriverError| unavailable(format!("the NVIDIA driver says {e:?}"));
         result::init().map_err(refused)?;
         let mut version = 0;
         // SAFETY: writes one int.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }
-            .result()
-            .map_err(refused)?;
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(refused)?;
         let (built, runs) = (TOOLKIT, (version / 1000, version % 1000 / 10));
         if runs.0 < built.0 {
             let driver = if built.0 >= 13 { "580" } else { "525" };
@@ -98,9 +94,7 @@ impl Cuda {
         if capability < LEAST_CAPABILITY {
             let (major, minor) = capability;
             let needs = "kernels need 8.0 (Ampere) or later";
-            return Err(unavailable(format!(
-                "{name} has compute capability {major}.{minor}; {needs}"
-            )));
+            return Err(unavailable(format!("{name} has compute capability {major}.{minor}; {needs}")));
         }
         // SAFETY: the device is the driver's; the context is released never, as the process's one.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(refused)?;
@@ -108,17 +102,8 @@ impl Cuda {
         unsafe { result::ctx::set_current(context) }.map_err(refused)?;
         // Copies that wait go through the null stream; a stream of this kind keeps its order with it.
         let stream = result::stream::create(result::stream::StreamKind::Default).map_err(refused)?;
-        let queue = Arc::new(Queue {
-            name,
-            context,
-            stream,
-            last: Mutex::new("none"),
-        });
-        Ok(Self {
-            staging: Mutex::new(Staging::new(&queue)),
-            queue,
-            loaded: Mutex::default(),
-        })
+        let queue = Arc::new(Queue { name, context, stream, last: Mutex::new("none") });
+        Ok(Self { staging: Mutex::new(Staging::new(&queue)), queue, loaded: Mutex::default() })
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -153,9 +138,7 @@ impl Cuda {
         };
         let name = CString::new(kernel.name).expect("an identifier");
         // SAFETY: modules are never unloaded.
-        let function = self
-            .queue
-            .call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
+        let function = self.queue.call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
         self.queue.call(kernel.name, || allow_shared_memory(function))?;
         loaded.functions.insert((kernel.name, scalar), function);
         Ok(function)
@@ -241,9 +224,7 @@ impl Backend for Cuda {
     fn free(&self, address: u64) {
         // SAFETY: allocated above, and no buffer refers to it. The driver waits for kernels that do. A failure here is one of
         // an earlier call, which the next call that can tell will tell.
-        let _ = self
-            .queue
-            .call("freeing memory", || unsafe { result::free_sync(address) });
+        let _ = self.queue.call("freeing memory", || unsafe { result::free_sync(address) });
     }
 
     fn room(&self) -> Result<Option<[u64; 2]>> {
@@ -253,9 +234,7 @@ impl Backend for Cuda {
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
         // SAFETY: the buffer has checked that the bytes lie inside its allocation.
-        self.queue.call("copying to the device", || unsafe {
-            result::memcpy_htod_sync(to, data)
-        })
+        self.queue.call("copying to the device", || unsafe { result::memcpy_htod_sync(to, data) })
     }
 
     fn stage(&self, data: &[u8], to: u64) -> Result<()> {
@@ -265,18 +244,16 @@ impl Backend for Cuda {
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
-        self.queue.call("copying from the device", || unsafe {
-            result::memcpy_dtoh_sync(to, from)
-        })
+        self.queue.call("copying from the device", || unsafe { result::memcpy_dtoh_sync(to, from) })
     }
 
     fn queue(&self, command: &Command) -> Result<()> {
         match *command {
             Command::Launch(ref launch) => self.launch(launch),
             // SAFETY: as in `upload`, here and below.
-            Command::Clear { to, bytes } => self.queue.call("clearing memory", || unsafe {
-                result::memset_d8_async(to, 0, bytes, self.queue.stream)
-            }),
+            Command::Clear { to, bytes } => self
+                .queue
+                .call("clearing memory", || unsafe { result::memset_d8_async(to, 0, bytes, self.queue.stream) }),
             Command::Copy { from, to, bytes } => self.queue.call("copying on the device", || unsafe {
                 result::memcpy_dtod_async(to, from, bytes, self.queue.stream)
             }),
@@ -290,9 +267,7 @@ impl Backend for Cuda {
                 self.function(launch)?;
             }
         }
-        let captured = Captured::new(&self.queue, || {
-            commands.iter().try_for_each(|command| self.queue(command))
-        })?;
+        let captured = Captured::new(&self.queue, || commands.iter().try_for_each(|command| self.queue(command)))?;
         Ok(Some(Box::new(captured)))
     }
 

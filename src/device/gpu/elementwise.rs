@@ -58,13 +58,7 @@ pub fn clamp(x: &Buffer, low: f32, high: f32) -> Result<Buffer> {
     let y = like(x)?;
     let launch = x.gpu().kernel(&kernels::CLAMP_FORWARD, x.dtype());
     let launch = launch.grid(packs_of(x)).block(THREADS);
-    launch
-        .output(&y)
-        .input(x)
-        .long(x.len())
-        .float(low)
-        .float(high)
-        .launch()?;
+    launch.output(&y).input(x).long(x.len()).float(low).float(high).launch()?;
     Ok(y)
 }
 
@@ -82,11 +76,7 @@ pub fn cast(x: &Buffer, dtype: DType) -> Result<Buffer> {
             return Err(Error::shape("cast", format!("there is no kernel from {from} to {to}")));
         }
     };
-    let launch = x
-        .gpu()
-        .kernel(kernel, stored.dtype())
-        .grid(packs_of(stored))
-        .block(THREADS);
+    let launch = x.gpu().kernel(kernel, stored.dtype()).grid(packs_of(stored)).block(THREADS);
     launch.output(&y).input(x).long(x.len()).launch()?;
     Ok(y)
 }
@@ -117,14 +107,7 @@ pub fn add_channel_bias(x: &Buffer, t: &Buffer, [n, pixels, c]: [usize; 3]) -> R
     let y = like(x)?;
     let launch = x.gpu().kernel(&kernels::ADD_CHANNEL_BIAS_FORWARD, x.dtype());
     let launch = launch.grid(packs_of_rows(x, n * pixels, c)).block(THREADS);
-    launch
-        .output(&y)
-        .input(x)
-        .input(t)
-        .long(n * pixels)
-        .int(pixels)
-        .int(c)
-        .launch()?;
+    launch.output(&y).input(x).input(t).long(n * pixels).int(pixels).int(c).launch()?;
     Ok(y)
 }
 

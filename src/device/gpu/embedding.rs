@@ -122,17 +122,8 @@ pub fn timestep_embedding(timesteps: &Buffer, dim: usize, flip_sin_to_cos: bool,
     let (gpu, n): (&Gpu, _) = (timesteps.gpu(), timesteps.len());
     let y = gpu.buffer(DType::F32, n * dim)?;
     let launch = gpu.kernel(&kernels::TIMESTEP_EMBEDDING, DType::F32);
-    let launch = launch
-        .grid([(n * dim).div_ceil(THREADS), 1, 1])
-        .block(THREADS)
-        .output(&y)
-        .input(timesteps);
-    launch
-        .long(n)
-        .int(dim)
-        .int(flip_sin_to_cos.into())
-        .float(freq_shift)
-        .launch()?;
+    let launch = launch.grid([(n * dim).div_ceil(THREADS), 1, 1]).block(THREADS).output(&y).input(timesteps);
+    launch.long(n).int(dim).int(flip_sin_to_cos.into()).float(freq_shift).launch()?;
     Ok(y)
 }
 
@@ -141,11 +132,7 @@ pub fn upsample_nearest(x: &Buffer, [n, h, w, c]: [usize; 4], [height, width]: [
     expect("upsample_nearest", &[("x", x, n * h * w * c)])?;
     let y = x.gpu().buffer(x.dtype(), n * height * width * c)?;
     let launch = x.gpu().kernel(&kernels::UPSAMPLE_NEAREST_FORWARD, x.dtype());
-    let launch = launch
-        .grid(grid(x, n * height * width, c))
-        .block(THREADS)
-        .output(&y)
-        .input(x);
+    let launch = launch.grid(grid(x, n * height * width, c)).block(THREADS).output(&y).input(x);
     launch.int(n).int(h).int(w).int(c).int(height).int(width).launch()?;
     Ok(y)
 }

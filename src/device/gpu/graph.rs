@@ -53,12 +53,7 @@ impl Gpu {
         }
         let state = arena.state();
         drop(arena);
-        Ok(Graph {
-            gpu: self.clone(),
-            captured: self.0.backend.capture(&commands)?,
-            commands,
-            state,
-        })
+        Ok(Graph { gpu: self.clone(), captured: self.0.backend.capture(&commands)?, commands, state })
     }
 }
 
@@ -80,10 +75,7 @@ impl Graph {
         }
         match &self.captured {
             Some(captured) => self.gpu.0.backend.replay(&**captured),
-            None => self
-                .commands
-                .iter()
-                .try_for_each(|command| self.gpu.0.backend.queue(command)),
+            None => self.commands.iter().try_for_each(|command| self.gpu.0.backend.queue(command)),
         }
     }
 }

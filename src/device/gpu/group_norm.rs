@@ -39,17 +39,12 @@ pub struct Gradients {
 impl GroupNorm {
     /// `x` normalised, and what [`GroupNorm::backward`] needs. `weight` and `bias` are f32 `[c]`.
     pub fn forward(&self, x: &Buffer, weight: &Buffer, bias: &Buffer) -> Result<(Buffer, Statistics)> {
-        let Self {
-            n, pixels, c, groups, ..
-        } = *self;
+        let Self { n, pixels, c, groups, .. } = *self;
         self.check(&[("x", x, n * pixels * c), ("weight", weight, c), ("bias", bias, c)])?;
         let gpu = x.gpu();
         let grid = [self.slabs(), n, 1];
         let partial = gpu.buffer(DType::F32, n * self.slabs() * groups * 2)?;
-        let launch = gpu
-            .kernel(&kernels::GROUP_NORM_SLABS, x.dtype())
-            .grid(grid)
-            .block(THREADS);
+        let launch = gpu.kernel(&kernels::GROUP_NORM_SLABS, x.dtype()).grid(grid).block(THREADS);
         let launch = launch.dynamic_shared(floats(THREADS * x.pack() + c + groups));
         let launch = launch.output(&partial).input(x);
         launch.int(pixels).int(c).int(groups).int(self.slab_pixels()).launch()?;
@@ -57,15 +52,8 @@ impl GroupNorm {
         let y = gpu.buffer(x.dtype(), x.len())?;
         let mean = gpu.buffer(DType::F32, n * groups)?;
         let rstd = gpu.buffer(DType::F32, n * groups)?;
-        let launch = gpu
-            .kernel(&kernels::GROUP_NORM_FORWARD, x.dtype())
-            .grid(grid)
-            .block(THREADS);
-        let launch = launch
-            .dynamic_shared(floats(2 * groups))
-            .output(&y)
-            .output(&mean)
-            .output(&rstd);
+        let launch = gpu.kernel(&kernels::GROUP_NORM_FORWARD, x.dtype()).grid(grid).block(THREADS);
+        let launch = launch.dynamic_shared(floats(2 * groups)).output(&y).output(&mean).output(&rstd);
         let launch = launch.input(x).input(weight).input(bias).input(&partial);
         let launch = launch.int(pixels).int(c).int(groups).int(self.slab_pixels());
         launch.float(self.eps).int(self.silu.into()).launch()?;
@@ -82,9 +70,7 @@ impl GroupNorm {
         statistics: &Statistics,
         parameters: bool,
     ) -> Result<Gradients> {
-        let Self {
-            n, pixels, c, groups, ..
-        } = *self;
+        let Self { n, pixels, c, groups, .. } = *self;
         let Statistics { mean, rstd } = statistics;
         self.check(&[
             ("dy", dy, n * pixels * c),
@@ -99,46 +85,23 @@ impl GroupNorm {
         let partial = gpu.buffer(DType::F32, n * self.slabs() * 2 * c)?;
         let launch = gpu.kernel(&kernels::GROUP_NORM_BACKWARD_SLABS, x.dtype());
         let launch = launch.grid(grid).block(THREADS);
-        let launch = launch
-            .dynamic_shared(floats(2 * THREADS * x.pack() + 2 * c))
-            .output(&partial);
-        let launch = launch
-            .input(dy)
-            .input(x)
-            .input(weight)
-            .input(bias)
-            .input(mean)
-            .input(rstd);
+        let launch = launch.dynamic_shared(floats(2 * THREADS * x.pack() + 2 * c)).output(&partial);
+        let launch = launch.input(dy).input(x).input(weight).input(bias).input(mean).input(rstd);
         let launch = launch.int(pixels).int(c).int(groups).int(self.slab_pixels());
         launch.int(self.silu.into()).launch()?;
 
         let sums = gpu.buffer(DType::F32, n * 2 * c)?;
         let averages = gpu.buffer(DType::F32, n * groups * 2)?;
         let launch = gpu.kernel(&kernels::GROUP_NORM_BACKWARD_GROUPS, x.dtype());
-        let launch = launch
-            .grid([groups, n, 1])
-            .block(THREADS)
-            .output(&sums)
-            .output(&averages);
+        let launch = launch.grid([groups, n, 1]).block(THREADS).output(&sums).output(&averages);
         let launch = launch.input(&partial).input(weight);
         launch.int(pixels).int(c).int(self.slabs()).launch()?;
 
         let dx = gpu.buffer(x.dtype(), x.len())?;
         let launch = gpu.kernel(&kernels::GROUP_NORM_BACKWARD, x.dtype());
         let launch = launch.grid(grid).block(THREADS).output(&dx);
-        let launch = launch
-            .input(dy)
-            .input(x)
-            .input(weight)
-            .input(bias)
-            .input(mean)
-            .input(rstd);
-        let launch = launch
-            .input(&averages)
-            .int(pixels)
-            .int(c)
-            .int(groups)
-            .int(self.slab_pixels());
+        let launch = launch.input(dy).input(x).input(weight).input(bias).input(mean).input(rstd);
+        let launch = launch.input(&averages).int(pixels).int(c).int(groups).int(self.slab_pixels());
         launch.int(self.silu.into()).launch()?;
 
         let parameters = if parameters {
@@ -151,14 +114,9 @@ impl GroupNorm {
     }
 
     fn check(&self, lengths: &[(&str, &Buffer, usize)]) -> Result<()> {
-        let Self {
-            n, pixels, c, groups, ..
-        } = *self;
+        let Self { n, pixels, c, groups, .. } = *self;
         if n * pixels * c == 0 || groups == 0 || !c.is_multiple_of(groups) {
-            return Err(Error::shape(
-                OP,
-                format!("{groups} groups do not fit [{n}, {pixels}, {c}]"),
-            ));
+            return Err(Error::shape(OP, format!("{groups} groups do not fit [{n}, {pixels}, {c}]")));
         }
         expect(OP, lengths)
     }

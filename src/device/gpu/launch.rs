@@ -115,9 +115,7 @@ impl<'a> Builder<'a> {
     /// [`Error::Failed`] naming kernel and parameter where an argument does not fit; what the device says.
     pub fn launch(self) -> Result<()> {
         let misfit = self.misfit();
-        let Self {
-            gpu, kernel, arguments, ..
-        } = self;
+        let Self { gpu, kernel, arguments, .. } = self;
         if let Some(sentence) = self.mistake.or(misfit) {
             return Err(Error::Failed(format!("kernel {}: {sentence}", kernel.name)));
         }
@@ -142,16 +140,12 @@ impl<'a> Builder<'a> {
             let name = self.parameter_name();
             Some(format!("argument `{name}` and what follows are missing"))
         } else if threads == 0 || threads > most as usize || !threads.is_multiple_of(32) {
-            Some(format!(
-                "blocks of {threads} threads; expected a multiple of 32 up to {most}"
-            ))
+            Some(format!("blocks of {threads} threads; expected a multiple of 32 up to {most}"))
         } else if self.grid.iter().zip(MOST_BLOCKS).any(|(&blocks, most)| blocks > most) {
             Some(format!("a grid of {x} x {y} x {z} blocks is too large"))
         } else if self.dynamic_bytes > MOST_SHARED_BYTES || !self.dynamic_bytes.is_multiple_of(16) {
             let bytes = self.dynamic_bytes;
-            Some(format!(
-                "{bytes} bytes of dynamic shared memory; expected a multiple of 16 up to {MOST_SHARED_BYTES}"
-            ))
+            Some(format!("{bytes} bytes of dynamic shared memory; expected a multiple of 16 up to {MOST_SHARED_BYTES}"))
         } else {
             self.overlap()
         }
@@ -162,11 +156,7 @@ impl<'a> Builder<'a> {
             Some(Kind::Const(element)) if role == Role::Input => element,
             Some(Kind::Mutable(element)) if role != Role::Input => element,
             _ => {
-                let memory = Argument::Memory {
-                    address: 0,
-                    bytes: 0,
-                    role,
-                };
+                let memory = Argument::Memory { address: 0, bytes: 0, role };
                 return self.unexpected(memory);
             }
         };
@@ -175,19 +165,11 @@ impl<'a> Builder<'a> {
             let (name, got) = (self.parameter_name(), buffer.dtype().name());
             return self.wrong(format!("argument `{name}` holds {got}; expected {}", expected.name()));
         }
-        self.push(Argument::Memory {
-            address: buffer.address(),
-            bytes: buffer.byte_len(),
-            role,
-        })
+        self.push(Argument::Memory { address: buffer.address(), bytes: buffer.byte_len(), role })
     }
 
     fn number(self, argument: Argument, kind: Kind) -> Self {
-        if self.expected() == Some(kind) {
-            self.push(argument)
-        } else {
-            self.unexpected(argument)
-        }
+        if self.expected() == Some(kind) { self.push(argument) } else { self.unexpected(argument) }
     }
 
     fn push(mut self, argument: Argument) -> Self {
@@ -233,9 +215,7 @@ impl<'a> Builder<'a> {
                     && a < b_end
                     && b < a_end
                 {
-                    return Some(format!(
-                        "arguments `{a_name}` and `{b_name}` share memory that is written"
-                    ));
+                    return Some(format!("arguments `{a_name}` and `{b_name}` share memory that is written"));
                 }
             }
         }

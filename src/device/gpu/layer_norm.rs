@@ -38,13 +38,7 @@ impl LayerNorm {
         let rstd = gpu.buffer(DType::F32, rows)?;
         let launch = gpu.kernel(&kernels::LAYER_NORM_FORWARD, x.dtype());
         let launch = launch.grid([rows.div_ceil(ROWS_OF_BLOCK), 1, 1]).block(THREADS);
-        let launch = launch
-            .output(&y)
-            .output(&mean)
-            .output(&rstd)
-            .input(x)
-            .input(weight)
-            .input(bias);
+        let launch = launch.output(&y).output(&mean).output(&rstd).input(x).input(weight).input(bias);
         launch.long(rows).int(c).float(eps).launch()?;
         Ok((y, Statistics { mean, rstd }))
     }
@@ -58,13 +52,7 @@ impl LayerNorm {
         let dx = x.gpu().buffer(x.dtype(), rows * c)?;
         let launch = x.gpu().kernel(&kernels::LAYER_NORM_BACKWARD, x.dtype());
         let launch = launch.grid([rows.div_ceil(ROWS_OF_BLOCK), 1, 1]).block(THREADS);
-        let launch = launch
-            .output(&dx)
-            .input(dy)
-            .input(x)
-            .input(weight)
-            .input(mean)
-            .input(rstd);
+        let launch = launch.output(&dx).input(dy).input(x).input(weight).input(mean).input(rstd);
         launch.long(rows).int(c).launch()?;
         Ok(dx)
     }
@@ -73,15 +61,7 @@ impl LayerNorm {
     pub fn backward_parameters(&self, dy: &Buffer, x: &Buffer, statistics: &Statistics) -> Result<[Buffer; 2]> {
         let Self { rows, c, .. } = *self;
         let Statistics { mean, rstd } = statistics;
-        expect(
-            OP,
-            &[
-                ("dy", dy, rows * c),
-                ("x", x, rows * c),
-                ("mean", mean, rows),
-                ("rstd", rstd, rows),
-            ],
-        )?;
+        expect(OP, &[("dy", dy, rows * c), ("x", x, rows * c), ("mean", mean, rows), ("rstd", rstd, rows)])?;
         let slabs = rows.div_ceil(SLAB_ROWS);
         let partial = x.gpu().buffer(DType::F32, slabs * 2 * c)?;
         let launch = x.gpu().kernel(&kernels::LAYER_NORM_BACKWARD_PARAMETERS, x.dtype());

@@ -66,11 +66,7 @@ impl Work {
             Self::Convolution(conv, _) => {
                 let Conv2d { n, h, w, c_in, .. } = *conv;
                 let [ho, wo] = conv.output()?;
-                Ok([
-                    n * h * w * c_in,
-                    conv.c_out * conv.kh * conv.kw * c_in,
-                    n * ho * wo * conv.c_out,
-                ])
+                Ok([n * h * w * c_in, conv.c_out * conv.kh * conv.kw * c_in, n * ho * wo * conv.c_out])
             }
         }
     }
@@ -130,24 +126,10 @@ impl Product {
     /// transposed. Left stored as `[rows, depth]` is L^T; stored as `[depth, rows]` it is L, and has to be transposed. A
     /// bias goes along the m values of a column of y^T, which is what cuBLASLt's epilogue adds.
     pub fn column_major(&self) -> ColumnMajor {
-        let Self {
-            rows, columns, depth, ..
-        } = *self;
-        let stored = |[r, c]: [usize; 2], transposed| Stored {
-            rows: c,
-            columns: r,
-            transposed,
-        };
-        let right = if self.right_transposed {
-            [columns, depth]
-        } else {
-            [depth, columns]
-        };
-        let left = if self.left_transposed {
-            [depth, rows]
-        } else {
-            [rows, depth]
-        };
+        let Self { rows, columns, depth, .. } = *self;
+        let stored = |[r, c]: [usize; 2], transposed| Stored { rows: c, columns: r, transposed };
+        let right = if self.right_transposed { [columns, depth] } else { [depth, columns] };
+        let left = if self.left_transposed { [depth, rows] } else { [rows, depth] };
         ColumnMajor {
             m: columns,
             n: rows,
@@ -186,14 +168,7 @@ mod tests {
         let (rows, columns, depth) = (3, 5, 7);
         let value = |seed: usize, i: usize, j: usize| ((seed + 31 * i + 17 * j) % 23) as f64 - 11.0;
         for (left_transposed, right_transposed) in [(false, false), (false, true), (true, false), (true, true)] {
-            let product = Product {
-                rows,
-                columns,
-                depth,
-                left_transposed,
-                right_transposed,
-                added: Added::Nothing,
-            };
+            let product = Product { rows, columns, depth, left_transposed, right_transposed, added: Added::Nothing };
             // What is stored at row i, column j, of a row-major matrix of so many columns.
             let store = |r: usize, c: usize, of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
                 (0..r * c).map(|at| of(at / c, at % c)).collect()
@@ -207,9 +182,7 @@ mod tests {
                 false => store(depth, columns, &right),
                 true => store(columns, depth, &|a, b| right(b, a)),
             };
-            let expected = store(rows, columns, &|i, j| {
-                (0..depth).map(|k| left(i, k) * right(k, j)).sum()
-            });
+            let expected = store(rows, columns, &|i, j| (0..depth).map(|k| left(i, k) * right(k, j)).sum());
             assert_eq!(gemm(product.column_major(), &r, &l), expected, "{product:?}");
         }
     }
@@ -230,9 +203,6 @@ mod tests {
         assert_eq!((a.rows, a.columns, a.transposed), (320, 640, true));
         assert_eq!((b.rows, b.columns, b.transposed), (320, 4096, false));
         assert_eq!((d.rows, d.columns), (640, 4096));
-        assert_eq!(
-            Work::Product(forward).lens().unwrap(),
-            [4096 * 320, 320 * 640, 4096 * 640]
-        );
+        assert_eq!(Work::Product(forward).lens().unwrap(), [4096 * 320, 320 * 640, 4096 * 640]);
     }
 }

@@ -14,10 +14,7 @@ const THREADS: usize = kernels::LOSS_THREADS;
 pub fn weighted_mse(prediction: &Buffer, target: &Buffer, weights: &Buffer, scale: &Buffer) -> Result<[Buffer; 2]> {
     let (n, values) = (weights.len(), prediction.len());
     if n == 0 || values == 0 || !values.is_multiple_of(n) {
-        return Err(Error::shape(
-            OP,
-            format!("{n} weights for {values} values: expected one a sample"),
-        ));
+        return Err(Error::shape(OP, format!("{n} weights for {values} values: expected one a sample")));
     }
     expect(OP, &[("target", target, values), ("scale", scale, 1)])?;
     let gpu = prediction.gpu();
@@ -25,11 +22,7 @@ pub fn weighted_mse(prediction: &Buffer, target: &Buffer, weights: &Buffer, scal
     let partial = gpu.buffer(DType::F32, n * blocks)?;
     let gradient = gpu.buffer(prediction.dtype(), values)?;
     let launch = gpu.kernel(&kernels::WEIGHTED_MSE, prediction.dtype());
-    let launch = launch
-        .grid([blocks, n, 1])
-        .block(THREADS)
-        .output(&partial)
-        .output(&gradient);
+    let launch = launch.grid([blocks, n, 1]).block(THREADS).output(&partial).output(&gradient);
     let launch = launch.input(prediction).input(target).input(weights).input(scale);
     launch.long(values / n).launch()?;
     Ok([mean_of_parts(&partial, values)?, gradient])
@@ -39,11 +32,6 @@ pub fn weighted_mse(prediction: &Buffer, target: &Buffer, weights: &Buffer, scal
 pub(super) fn mean_of_parts(parts: &Buffer, values: usize) -> Result<Buffer> {
     let mean = parts.gpu().buffer(DType::F32, 1)?;
     let launch = parts.gpu().kernel(&kernels::MEAN_OF_PARTS, DType::F32).block(THREADS);
-    launch
-        .output(&mean)
-        .input(parts)
-        .int(parts.len())
-        .long(values)
-        .launch()?;
+    launch.output(&mean).input(parts).int(parts.len()).long(values).launch()?;
     Ok(mean)
 }

@@ -41,12 +41,7 @@ pub struct Epilogue<'a> {
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Self {
-            alpha: 1.0,
-            bias: None,
-            silu: false,
-            residual: None,
-        }
+        Self { alpha: 1.0, bias: None, silu: false, residual: None }
     }
 }
 
@@ -77,9 +72,7 @@ pub fn matmul_into(
     for pair in [Some(first), second].into_iter().flatten() {
         if pair.a.len() != m * pair.k || pair.b.len() != n * pair.k {
             let (a, b, k) = (pair.a.len(), pair.b.len(), pair.k);
-            return Err(misfit(format!(
-                "operands of {a} and {b} values do not make [{m}, {n}] over k = {k}"
-            )));
+            return Err(misfit(format!("operands of {a} and {b} values do not make [{m}, {n}] over k = {k}")));
         }
     }
     if epilogue.bias.is_some_and(|bias| bias.len() != n) || epilogue.residual.is_some_and(|r| r.len() != m * n) {
@@ -93,9 +86,7 @@ pub fn matmul_into(
     };
     let launch = tile.over(gpu.kernel(kernel, dtype), m, n, 1);
     let launch = launch.output(y).input(first.a).input(first.b);
-    let launch = launch
-        .input_if(second.map(|pair| pair.a))
-        .input_if(second.map(|pair| pair.b));
+    let launch = launch.input_if(second.map(|pair| pair.a)).input_if(second.map(|pair| pair.b));
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
     let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |pair| pair.k));
     launch.float(epilogue.alpha).int(epilogue.silu.into()).launch()
@@ -114,9 +105,7 @@ pub struct Group<'a> {
 pub fn matmul_group([m, n]: [usize; 2], first: Group<'_>, second: Option<Group<'_>>, alpha: f32) -> Result<Buffer> {
     let groups = first.b.len();
     if groups == 0 || groups > 3 || second.is_some_and(|second| second.b.len() != groups) {
-        return Err(misfit(format!(
-            "{groups} products in a group: expected 1 to 3, all with the second pair or none"
-        )));
+        return Err(misfit(format!("{groups} products in a group: expected 1 to 3, all with the second pair or none")));
     }
     let fits = |group: &Group<'_>, rows: usize| {
         group.a.len() == rows * group.k && group.b.iter().all(|b| b.len() == n * group.k)
@@ -128,10 +117,7 @@ pub fn matmul_group([m, n]: [usize; 2], first: Group<'_>, second: Option<Group<'
     let y = gpu.buffer(dtype, groups * m * n)?;
     let tile = Tile::fit(m, n, groups);
     let kernel = tile.choose(&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL);
-    let mut launch = tile
-        .over(gpu.kernel(kernel, dtype), m, n, groups)
-        .output(&y)
-        .input(first.a);
+    let mut launch = tile.over(gpu.kernel(kernel, dtype), m, n, groups).output(&y).input(first.a);
     for i in 0..3 {
         launch = launch.input_if(first.b.get(i).copied());
     }
@@ -139,11 +125,7 @@ pub fn matmul_group([m, n]: [usize; 2], first: Group<'_>, second: Option<Group<'
     for i in 0..3 {
         launch = launch.input_if(second.and_then(|second| second.b.get(i).copied()));
     }
-    let launch = launch
-        .long(m)
-        .int(n)
-        .int(first.k)
-        .int(second.map_or(0, |second| second.k));
+    let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |second| second.k));
     launch.float(alpha).launch()?;
     Ok(y)
 }
@@ -170,9 +152,7 @@ pub fn matmul_geglu(x: &Buffer, weight: &Buffer, bias: Option<&Buffer>, [m, n, k
 pub fn matmul_transposed(a: &Buffer, b: &Buffer, [m, n, k]: [usize; 3]) -> Result<Buffer> {
     if a.len() != k * m || b.len() != k * n || k == 0 {
         let (a, b) = (a.len(), b.len());
-        return Err(misfit(format!(
-            "operands of {a} and {b} values do not make [{m}, {n}] over k = {k}"
-        )));
+        return Err(misfit(format!("operands of {a} and {b} values do not make [{m}, {n}] over k = {k}")));
     }
     let (gpu, dtype) = (a.gpu(), a.dtype());
     let (tile, k_slice) = Tile::sliced(m, n, k, dtype);
@@ -181,11 +161,7 @@ pub fn matmul_transposed(a: &Buffer, b: &Buffer, [m, n, k]: [usize; 3]) -> Resul
     let kernel = tile.choose(&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL);
     let launch = tile.over(gpu.kernel(kernel, dtype), m, n, slices).output(&parts);
     launch.input(a).input(b).int(m).int(n).long(k).int(k_slice).launch()?;
-    if slices == 1 {
-        Ok(parts)
-    } else {
-        sum_rows(&parts, slices, m * n)
-    }
+    if slices == 1 { Ok(parts) } else { sum_rows(&parts, slices, m * n) }
 }
 
 fn misfit(message: String) -> Error {

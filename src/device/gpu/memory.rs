@@ -30,11 +30,7 @@ impl Gpu {
         let mut arena = self.0.arena();
         let missing = bytes.saturating_sub(arena.usage().reserved);
         // The driver needs some itself, for modules and graphs.
-        let room = self
-            .0
-            .backend
-            .room()?
-            .map_or(missing, |[free, _]| missing.min(free / 16 * 15));
+        let room = self.0.backend.room()?.map_or(missing, |[free, _]| missing.min(free / 16 * 15));
         let rounded = Arena::rounded(room as usize);
         if room > 0
             && let Some(address) = self.0.backend.allocate(rounded as usize)?
@@ -149,11 +145,7 @@ mod tests {
                 return Ok(None);
             }
             let mut taken = self.taken.lock().unwrap();
-            let address = taken
-                .iter()
-                .map(|(start, bytes)| start + bytes)
-                .max()
-                .unwrap_or(1 << 20);
+            let address = taken.iter().map(|(start, bytes)| start + bytes).max().unwrap_or(1 << 20);
             taken.push((address, bytes as u64));
             Ok(Some(address))
         }

@@ -116,11 +116,7 @@ trait Backend: Send + Sync {
 
 impl Gpu {
     fn over(backend: impl Backend + 'static) -> Self {
-        Self(Arc::new(Shared {
-            backend: Box::new(backend),
-            arena: Mutex::default(),
-            recording: Mutex::default(),
-        }))
+        Self(Arc::new(Shared { backend: Box::new(backend), arena: Mutex::default(), recording: Mutex::default() }))
     }
 
     /// The simulator.
@@ -166,10 +162,7 @@ impl Gpu {
     /// The same device under another identity, which remembers the kernels that it runs.
     pub fn recorded(&self) -> (Self, Launched) {
         let launched = Launched::default();
-        let recorder = Recorder {
-            inner: self.clone(),
-            launched: launched.clone(),
-        };
+        let recorder = Recorder { inner: self.clone(), launched: launched.clone() };
         (Self::over(recorder), launched)
     }
 

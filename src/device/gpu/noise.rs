@@ -31,27 +31,12 @@ pub fn add_noise(x: &Buffer, signal: &Buffer, sigma: &Buffer, draw: Draw<'_>, ta
     const OP: &str = "add_noise";
     let n = draw.index.len();
     let size = size_of_sample(OP, x.len(), n)?;
-    expect(
-        OP,
-        &[("signal", signal, n), ("sigma", sigma, n), ("step", draw.step, 1)],
-    )?;
+    expect(OP, &[("signal", signal, n), ("sigma", sigma, n), ("step", draw.step, 1)])?;
     let gpu = x.gpu();
     let (noisy, wanted) = (gpu.buffer(x.dtype(), x.len())?, gpu.buffer(x.dtype(), x.len())?);
-    let launch = gpu
-        .kernel(&kernels::ADD_NOISE, x.dtype())
-        .grid(grid(size, n))
-        .block(THREADS);
-    let launch = launch
-        .output(&noisy)
-        .output(&wanted)
-        .input(x)
-        .input(signal)
-        .input(sigma);
-    let launch = launch
-        .input(draw.index)
-        .input(draw.step)
-        .bits(draw.seed)
-        .unsigned(draw.stream as u32);
+    let launch = gpu.kernel(&kernels::ADD_NOISE, x.dtype()).grid(grid(size, n)).block(THREADS);
+    let launch = launch.output(&noisy).output(&wanted).input(x).input(signal).input(sigma);
+    let launch = launch.input(draw.index).input(draw.step).bits(draw.seed).unsigned(draw.stream as u32);
     launch.long(size).int((target == Target::Velocity).into()).launch()?;
     Ok([noisy, wanted])
 }
@@ -64,26 +49,14 @@ pub fn normals(draw: Draw<'_>, size: usize) -> Result<Buffer> {
     expect(OP, &[("step", draw.step, 1)])?;
     let y = draw.index.gpu().buffer(DType::F32, n * size)?;
     let launch = y.gpu().kernel(&kernels::DRAW_NORMALS, DType::F32);
-    let launch = launch
-        .grid(grid(size, n))
-        .block(THREADS)
-        .output(&y)
-        .input(draw.index)
-        .input(draw.step);
-    launch
-        .bits(draw.seed)
-        .unsigned(draw.stream as u32)
-        .long(size)
-        .launch()?;
+    let launch = launch.grid(grid(size, n)).block(THREADS).output(&y).input(draw.index).input(draw.step);
+    launch.bits(draw.seed).unsigned(draw.stream as u32).long(size).launch()?;
     Ok(y)
 }
 
 fn size_of_sample(op: &'static str, values: usize, n: usize) -> Result<usize> {
     if n == 0 || !values.is_multiple_of(n) {
-        return Err(Error::shape(
-            op,
-            format!("{values} values are not {n} samples of one size"),
-        ));
+        return Err(Error::shape(op, format!("{values} values are not {n} samples of one size")));
     }
     Ok(values / n)
 }

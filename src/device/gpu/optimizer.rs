@@ -25,17 +25,10 @@ pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<
     let gpu = gradients.gpu();
     let blocks = gradients.len().div_ceil(kernels::NORM_VALUES);
     let parts = gpu.buffer(DType::F32, blocks)?;
-    let launch = gpu
-        .kernel(&kernels::SQUARED_NORM_PARTS, DType::F32)
-        .grid([blocks, 1, 1])
-        .block(THREADS);
+    let launch = gpu.kernel(&kernels::SQUARED_NORM_PARTS, DType::F32).grid([blocks, 1, 1]).block(THREADS);
     launch.output(&parts).input(gradients).long(gradients.len()).launch()?;
     let (norm, clip) = (gpu.buffer(DType::F32, 1)?, gpu.buffer(DType::F32, 1)?);
-    let launch = gpu
-        .kernel(&kernels::CLIP_FACTOR, DType::F32)
-        .block(THREADS)
-        .output(&norm)
-        .output(&clip);
+    let launch = gpu.kernel(&kernels::CLIP_FACTOR, DType::F32).block(THREADS).output(&norm).output(&clip);
     launch.input(&parts).input(scale).int(blocks).float(max_norm).launch()?;
     Ok([norm, clip])
 }
@@ -45,23 +38,11 @@ pub fn clip_factor(gradients: &Buffer, scale: &Buffer, max_norm: f32) -> Result<
 /// each update, the last also for all that follow. Of `settings` all but the rate counts. `interval` is 0 for a scale that
 /// stays.
 pub fn adamw_rates(progress: &Buffer, clip: &Buffer, lr: &Buffer, settings: AdamW, interval: usize) -> Result<Buffer> {
-    expect(
-        "adamw_rates",
-        &[
-            ("progress", progress, 3),
-            ("clip", clip, 1),
-            ("lr", lr, lr.len().max(1)),
-        ],
-    )?;
+    expect("adamw_rates", &[("progress", progress, 3), ("clip", clip, 1), ("lr", lr, lr.len().max(1))])?;
     let gpu = progress.gpu();
     let rates = gpu.buffer(DType::F32, 3)?;
     let launch = gpu.kernel(&kernels::ADAMW_RATES, DType::F32).block(32);
-    let launch = launch
-        .output(&rates)
-        .update(progress)
-        .input(clip)
-        .input(lr)
-        .int(lr.len());
+    let launch = launch.output(&rates).update(progress).input(clip).input(lr).int(lr.len());
     let (beta1, beta2) = settings.betas;
     let launch = launch.float(settings.weight_decay as f32);
     let launch = launch.float((1.0 - beta1) as f32).float((1.0 - beta2) as f32);
@@ -88,29 +69,13 @@ pub fn adamw(
     rates: &Buffer,
     clip: &Buffer,
 ) -> Result<()> {
-    let Parameters {
-        values,
-        first,
-        second,
-        copy,
-    } = parameters;
+    let Parameters { values, first, second, copy } = parameters;
     let n = values.len();
-    expect(
-        "adamw",
-        &[("first", first, n), ("second", second, n), ("copy", copy, n)],
-    )?;
-    expect(
-        "adamw",
-        &[("gradients", gradients, n), ("rates", rates, 3), ("clip", clip, 1)],
-    )?;
+    expect("adamw", &[("first", first, n), ("second", second, n), ("copy", copy, n)])?;
+    expect("adamw", &[("gradients", gradients, n), ("rates", rates, 3), ("clip", clip, 1)])?;
     let launch = values.gpu().kernel(&kernels::ADAMW, copy.dtype());
     let launch = launch.grid([n.div_ceil(4 * THREADS), 1, 1]).block(THREADS);
-    let launch = launch
-        .update(values)
-        .update(first)
-        .update(second)
-        .update(copy)
-        .input(gradients);
+    let launch = launch.update(values).update(first).update(second).update(copy).input(gradients);
     let launch = launch.input(rates).input(clip).long(n);
     let (beta1, beta2) = settings.betas;
     let launch = launch.float(beta1 as f32).float((1.0 - beta1) as f32);
@@ -142,10 +107,7 @@ pub fn adamw_8bit(
     let blocks = n.div_ceil(kernels::MOMENT_BLOCK);
     for moment in [first, second] {
         let words = blocks * kernels::MOMENT_BLOCK / size_of::<i64>();
-        expect(
-            OP,
-            &[("codes", &moment.codes, words), ("scales", &moment.scales, blocks)],
-        )?;
+        expect(OP, &[("codes", &moment.codes, words), ("scales", &moment.scales, blocks)])?;
     }
     expect(
         OP,
@@ -171,10 +133,7 @@ pub fn adamw_8bit(
 
 /// `average = keep average + (1 - keep) values`, in place; `keep` is f32 `[1]`.
 pub fn moving_average(average: &Buffer, values: &Buffer, keep: &Buffer) -> Result<()> {
-    expect(
-        "moving_average",
-        &[("values", values, average.len()), ("keep", keep, 1)],
-    )?;
+    expect("moving_average", &[("values", values, average.len()), ("keep", keep, 1)])?;
     let n = average.len();
     let launch = average.gpu().kernel(&kernels::MOVING_AVERAGE, DType::F32);
     let launch = launch.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);

@@ -14,10 +14,7 @@ const HIGH: f32 = LOG_VARIANCE.1 as f32;
 
 /// A draw `[rows, c]` from the posterior of `moments` `[rows, 2c]`, with `noise` `[rows, c]`.
 pub fn draw(moments: &Buffer, noise: &Buffer, [rows, c]: [usize; 2]) -> Result<Buffer> {
-    expect(
-        "posterior_sample",
-        &[("moments", moments, rows * 2 * c), ("noise", noise, rows * c)],
-    )?;
+    expect("posterior_sample", &[("moments", moments, rows * 2 * c), ("noise", noise, rows * c)])?;
     let z = moments.gpu().buffer(moments.dtype(), rows * c)?;
     let launch = moments.gpu().kernel(&kernels::POSTERIOR_DRAW, moments.dtype());
     let launch = launch.grid(packs_of_rows(moments, rows, c)).block(THREADS);
@@ -28,11 +25,7 @@ pub fn draw(moments: &Buffer, noise: &Buffer, [rows, c]: [usize; 2]) -> Result<B
 
 /// The gradient of the moments from that of a draw, `dz` `[rows, c]`.
 pub fn draw_backward(dz: &Buffer, moments: &Buffer, noise: &Buffer, [rows, c]: [usize; 2]) -> Result<Buffer> {
-    let lengths = [
-        ("dz", dz, rows * c),
-        ("moments", moments, rows * 2 * c),
-        ("noise", noise, rows * c),
-    ];
+    let lengths = [("dz", dz, rows * c), ("moments", moments, rows * 2 * c), ("noise", noise, rows * c)];
     expect("posterior_sample", &lengths)?;
     let d_moments = moments.gpu().buffer(moments.dtype(), rows * 2 * c)?;
     let launch = moments.gpu().kernel(&kernels::POSTERIOR_DRAW_BACKWARD, moments.dtype());

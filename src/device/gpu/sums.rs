@@ -23,9 +23,5 @@ pub fn sum_rows_of_each(x: &Buffer, [n, rows, c]: [usize; 3]) -> Result<Buffer> 
     let launch = x.gpu().kernel(&kernels::SUM_ROWS, x.dtype());
     let launch = launch.grid([c.div_ceil(THREADS), slabs, n]).block(THREADS);
     launch.output(&y).input(x).long(rows).int(c).int(SLAB_ROWS).launch()?;
-    if slabs > 1 {
-        sum_rows_of_each(&y, [n, slabs, c])
-    } else {
-        Ok(y)
-    }
+    if slabs > 1 { sum_rows_of_each(&y, [n, slabs, c]) } else { Ok(y) }
 }

@@ -49,10 +49,7 @@ fn races_between_barriers_are_caught() {
     // The first thread to run finds what nobody has written yet, or what another thread just has.
     for result in both_orders(exchange(2)) {
         let message = result.expect_err("a race").to_string();
-        assert!(
-            message.contains("race: read") || message.contains("uninitialised"),
-            "{message}"
-        );
+        assert!(message.contains("race: read") || message.contains("uninitialised"), "{message}");
     }
     caught("race: ", exchange(3));
 }
@@ -69,10 +66,7 @@ fn races_inside_a_warp_are_caught() {
     passes(&swapped, exchange(0));
     for result in both_orders(exchange(1)) {
         let message = result.expect_err("a race").to_string();
-        assert!(
-            message.contains("race: read") || message.contains("uninitialised"),
-            "{message}"
-        );
+        assert!(message.contains("race: read") || message.contains("uninitialised"), "{message}");
     }
     caught("race: ", exchange(2));
 }
@@ -90,10 +84,7 @@ fn wrong_accesses_to_device_memory_are_caught() {
     for result in both_orders(copy(0)) {
         assert_eq!(result.expect("no mistake")[..THREADS - 1], values()[..THREADS - 1]);
     }
-    caught(
-        "write of 4 bytes out of bounds: byte 252 of `y`, which has 252",
-        copy(1),
-    );
+    caught("write of 4 bytes out of bounds: byte 252 of `y`, which has 252", copy(1));
     caught("read of 4 bytes out of bounds: byte -4 of `x`", copy(2));
     caught("leaves byte 248 of the output `y` unwritten", copy(3));
     caught("write to the input `x`", copy(4));
@@ -182,53 +173,20 @@ fn the_builder_refuses_what_does_not_fit() {
     let builder = || gpu.kernel(&kernels::PLANTED_COPY, DType::F32).block(THREADS);
     let launches = [
         ("`n` and what follows are missing", builder().output(&y).input(&x)),
-        (
-            "`y` is an input; expected Mutable",
-            builder().input(&y).input(&x).int(1).int(0),
-        ),
-        (
-            "`x` is an output; expected Const",
-            builder().output(&y).output(&x).int(1).int(0),
-        ),
-        (
-            "`x` holds bf16; expected f32",
-            builder().output(&y).input(&half).int(1).int(0),
-        ),
-        (
-            "`n` is a float; expected Int",
-            builder().output(&y).input(&x).float(1.0).int(0),
-        ),
-        (
-            "`n` is 3000000000, more than",
-            builder().output(&y).input(&x).int(3_000_000_000).int(0),
-        ),
-        (
-            "has fewer parameters",
-            builder().output(&y).input(&x).int(1).int(0).int(0),
-        ),
-        (
-            "share memory that is written",
-            builder().output(&y).input(&y).int(1).int(0),
-        ),
-        (
-            "expected a multiple of 32 up to 64",
-            builder().block(48).output(&y).input(&x).int(1).int(0),
-        ),
-        (
-            "expected a multiple of 32 up to 64",
-            builder().block(96).output(&y).input(&x).int(1).int(0),
-        ),
-        (
-            "is too large",
-            builder().grid([1, 1 << 16, 1]).output(&y).input(&x).int(1).int(0),
-        ),
+        ("`y` is an input; expected Mutable", builder().input(&y).input(&x).int(1).int(0)),
+        ("`x` is an output; expected Const", builder().output(&y).output(&x).int(1).int(0)),
+        ("`x` holds bf16; expected f32", builder().output(&y).input(&half).int(1).int(0)),
+        ("`n` is a float; expected Int", builder().output(&y).input(&x).float(1.0).int(0)),
+        ("`n` is 3000000000, more than", builder().output(&y).input(&x).int(3_000_000_000).int(0)),
+        ("has fewer parameters", builder().output(&y).input(&x).int(1).int(0).int(0)),
+        ("share memory that is written", builder().output(&y).input(&y).int(1).int(0)),
+        ("expected a multiple of 32 up to 64", builder().block(48).output(&y).input(&x).int(1).int(0)),
+        ("expected a multiple of 32 up to 64", builder().block(96).output(&y).input(&x).int(1).int(0)),
+        ("is too large", builder().grid([1, 1 << 16, 1]).output(&y).input(&x).int(1).int(0)),
     ];
     for (expected, launch) in launches {
         let message = launch.launch().expect_err(expected).to_string();
-        assert!(
-            message.contains("planted_copy") && message.contains(expected),
-            "{message}"
-        );
+        assert!(message.contains("planted_copy") && message.contains(expected), "{message}");
     }
     let unknown = gpu.kernel(&kernels::PLANTED_COPY, DType::F64).launch();
     assert!(unknown.expect_err("f64").to_string().contains("not compiled for f64"));

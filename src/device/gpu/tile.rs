@@ -22,15 +22,9 @@ impl Tile {
     pub fn fit(m: usize, n: usize, slices: usize) -> Self {
         let large = kernels::TILE_LARGE;
         if m.div_ceil(large) * n.div_ceil(large) * slices >= ENOUGH_BLOCKS {
-            Self {
-                size: large,
-                threads: kernels::TILE_LARGE_THREADS,
-            }
+            Self { size: large, threads: kernels::TILE_LARGE_THREADS }
         } else {
-            Self {
-                size: kernels::TILE_SMALL,
-                threads: kernels::TILE_SMALL_THREADS,
-            }
+            Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS }
         }
     }
 
@@ -68,20 +62,13 @@ mod tests {
     use crate::device::gpu::launch::MOST_BLOCKS;
 
     fn fits(grid: [usize; 3]) -> bool {
-        grid.iter()
-            .zip(MOST_BLOCKS)
-            .all(|(blocks, most)| (1..=most).contains(blocks))
+        grid.iter().zip(MOST_BLOCKS).all(|(blocks, most)| (1..=most).contains(blocks))
     }
 
     #[test]
     fn millions_of_rows_fit_into_a_grid() {
         // One picture of 3072 x 3072 in the VAE, a batch of 64 in SDXL's first attention, and many rows of one column.
-        for [m, n] in [
-            [3072 * 3072, 128],
-            [64 * 128 * 128 * 64, 640],
-            [65535 * 128 + 1, 1],
-            [1 << 36, 128],
-        ] {
+        for [m, n] in [[3072 * 3072, 128], [64 * 128 * 128 * 64, 640], [65535 * 128 + 1, 1], [1 << 36, 128]] {
             let grid = Tile::fit(m, n, 1).grid(m, n, 1);
             assert!(fits(grid), "[{m}, {n}]: {grid:?}");
             assert_eq!(grid[0], m.div_ceil(128) * n.div_ceil(128));

@@ -66,10 +66,7 @@ impl Attention {
             launch.update(&ds).input(&p).int(tk).float(self.scale()).launch()?;
             let (into, sums) = (self.queries(&dq, block), pair(&ds, &keys, tk));
             matmul_into(&into, [rows, size], Layout::Plain, sums, None, Epilogue::default())?;
-            accumulate(
-                &self.keys(&dk, block),
-                &matmul_transposed(&ds, &queries, [tk, size, rows])?,
-            )?;
+            accumulate(&self.keys(&dk, block), &matmul_transposed(&ds, &queries, [tk, size, rows])?)?;
         }
         let dtype = inputs[0].dtype();
         Ok([stored(dq, dtype)?, stored(dk, dtype)?, stored(dv, dtype)?])
@@ -92,11 +89,7 @@ impl Attention {
         let Self { n, tq, tk, .. } = *self;
         let at_once = (SCORES / tk).clamp(1, tq.max(1));
         let of_sample = move |sample| {
-            (0..tq).step_by(at_once).map(move |first| Block {
-                sample,
-                first,
-                rows: at_once.min(tq - first),
-            })
+            (0..tq).step_by(at_once).map(move |first| Block { sample, first, rows: at_once.min(tq - first) })
         };
         (0..n).flat_map(of_sample)
     }
@@ -107,10 +100,7 @@ impl Attention {
 
     /// `[rows, tk]` of the queries of a block.
     fn probabilities(&self, q: &Buffer, k: &Buffer, block: Block) -> Result<Buffer> {
-        let scaled = Epilogue {
-            alpha: self.scale(),
-            ..Epilogue::default()
-        };
+        let scaled = Epilogue { alpha: self.scale(), ..Epilogue::default() };
         let (queries, keys) = (self.queries(q, block), self.keys(k, block));
         let products = pair(&queries, &keys, self.size);
         let scores = matmul([block.rows, self.tk], Layout::Transposed, products, None, scaled)?;

@@ -54,23 +54,13 @@ impl Proposition {
     /// Broad and detailed category, and the arguments. A text that is no tuple is an argument of the category `other`.
     fn parts(&self) -> (String, String, &str) {
         let tuple = self.tuple.trim();
-        let Some((category, arguments)) = tuple
-            .split_once('(')
-            .filter(|(category, _)| !category.trim().is_empty())
+        let Some((category, arguments)) = tuple.split_once('(').filter(|(category, _)| !category.trim().is_empty())
         else {
             return ("other".into(), "-".into(), tuple);
         };
         let (broad, detailed) = category.split_once('-').unwrap_or((category, "-"));
-        let named = |name: &str| {
-            Some(name.trim().to_lowercase())
-                .filter(|name| !name.is_empty())
-                .unwrap_or("-".into())
-        };
-        (
-            named(broad),
-            named(detailed),
-            arguments.strip_suffix(')').unwrap_or(arguments),
-        )
+        let named = |name: &str| Some(name.trim().to_lowercase()).filter(|name| !name.is_empty()).unwrap_or("-".into());
+        (named(broad), named(detailed), arguments.strip_suffix(')').unwrap_or(arguments))
     }
 }
 
@@ -79,9 +69,7 @@ impl Proposition {
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: &Path, items: &[Annotated]) -> Result<()> {
-    let mut writer = csv::WriterBuilder::new()
-        .terminator(csv::Terminator::CRLF)
-        .from_writer(Vec::new());
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
     let refuse = |e: csv::Error| Error::file(path, e.to_string());
     writer.write_record(ALL_COLUMNS).map_err(refuse)?;
     for item in items {
@@ -131,16 +119,11 @@ pub fn read(path: &Path) -> Result<Vec<Item>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let mut reader = csv::Reader::from_reader(bytes);
-    let header = reader
-        .headers()
-        .map_err(|e| Error::file(path, format!("line 1: {e}")))?;
+    let header = reader.headers().map_err(|e| Error::file(path, format!("line 1: {e}")))?;
     let mut places = [0; COLUMNS.len()];
     for (place, column) in places.iter_mut().zip(COLUMNS) {
         *place = header.iter().position(|name| name.trim() == column).ok_or_else(|| {
-            let message = format!(
-                "line 1: no column {column}; expected DSG's columns {}",
-                COLUMNS.join(", ")
-            );
+            let message = format!("line 1: no column {column}; expected DSG's columns {}", COLUMNS.join(", "));
             Error::file(path, message)
         })?;
     }
@@ -152,16 +135,10 @@ pub fn read(path: &Path) -> Result<Vec<Item>> {
         let refuse = |why: String| Error::file(path, format!("line {line}: {why}"));
         let [id, text, number, dependency, broad, detailed, question] =
             places.map(|place| row.get(place).unwrap_or_default().trim());
-        let number = number
-            .parse::<usize>()
-            .map_err(|_| refuse(format!("proposition_id {number:?}: expected a number")))?;
+        let number =
+            number.parse::<usize>().map_err(|_| refuse(format!("proposition_id {number:?}: expected a number")))?;
         let at = *known.entry(id.into()).or_insert_with(|| {
-            items.push(Item {
-                id: id.into(),
-                prompt: text.into(),
-                family: family(id),
-                questions: Vec::new(),
-            });
+            items.push(Item { id: id.into(), prompt: text.into(), family: family(id), questions: Vec::new() });
             items.len() - 1
         });
         let item = &mut items[at];

@@ -81,9 +81,7 @@ fn words(text: &str) -> Vec<String> {
         "twenty",
     ];
     let text = text.to_lowercase();
-    let words = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty());
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let words = words.filter(|word| !matches!(*word, "a" | "an" | "the"));
     let digits = |word: &str| match NUMBERS.iter().position(|number| *number == word) {
         Some(number) => number.to_string(),

@@ -38,26 +38,20 @@ fn unet(checkpoint: &Checkpoint) -> Result<Value> {
         channels.push(dim(&format!("down_blocks.{level}.resnets.0.conv1.weight"), 0)?);
     }
     let depth = |at: &str| names::count(names(), &format!("{at}.attentions.0.transformer_blocks."));
-    let mut depths: Vec<usize> = (0..levels)
-        .map(|level| depth(&format!("down_blocks.{level}")).max(1))
-        .collect();
+    let mut depths: Vec<usize> = (0..levels).map(|level| depth(&format!("down_blocks.{level}")).max(1)).collect();
     if let Some(last) = depths.last_mut() {
         *last = depth("mid_block");
     }
     let kinds = |side: &str, plain: &str, cross: &str| -> Vec<String> {
         let attends = |block| has(&format!("{side}.{block}.attentions."));
-        (0..levels)
-            .map(|block| if attends(block) { cross } else { plain }.to_string())
-            .collect()
+        (0..levels).map(|block| if attends(block) { cross } else { plain }.to_string()).collect()
     };
     let middle = "mid_block.attentions.0.transformer_blocks.0";
     let heads = match checkpoint.kind {
         Kind::Sd1 => vec![8; levels],
         _ => channels.iter().map(|c| (c / HEAD).max(1)).collect(),
     };
-    let linear = checkpoint
-        .shape(COMPONENT, "mid_block.attentions.0.proj_in.weight")
-        .map(|shape| shape.len());
+    let linear = checkpoint.shape(COMPONENT, "mid_block.attentions.0.proj_in.weight").map(|shape| shape.len());
     let mut config = json!({
         "_class_name": "UNet2DConditionModel",
         "attention_head_dim": heads,
@@ -109,9 +103,7 @@ fn text_encoder(checkpoint: &Checkpoint, component: &str) -> Result<Value> {
     let dim = |name: &str, axis| checkpoint.dim(component, name, axis);
     let width = dim("text_model.embeddings.token_embedding.weight", 1)?;
     let open_clip = checkpoint.kind == Kind::Sd2 || component == "text_encoder_2";
-    let projection = checkpoint
-        .shape(component, "text_projection.weight")
-        .map_or(width, |shape| shape[0]);
+    let projection = checkpoint.shape(component, "text_projection.weight").map_or(width, |shape| shape[0]);
     Ok(json!({
         "architectures": [if component == "text_encoder_2" { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }],
         "eos_token_id": 2,
@@ -213,10 +205,7 @@ impl Checkpoint {
         let shape = self.shape(component, name).unwrap_or_default();
         shape.get(axis).copied().ok_or_else(|| {
             let kind = self.kind.name();
-            Error::file(
-                self.file.path(),
-                format!("no tensor for {component}'s {name}, which {kind} models have"),
-            )
+            Error::file(self.file.path(), format!("no tensor for {component}'s {name}, which {kind} models have"))
         })
     }
 }

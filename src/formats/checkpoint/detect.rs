@@ -24,29 +24,17 @@ impl Kind {
 
 /// Names whose presence says that a file is something else, and what.
 const OTHERS: [(&str, &str); 15] = [
-    (
-        "model.diffusion_model.joint_blocks.",
-        "Stable Diffusion 3, a diffusion transformer",
-    ),
+    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3, a diffusion transformer"),
     ("joint_blocks.", "Stable Diffusion 3, a diffusion transformer"),
-    (
-        "model.diffusion_model.double_blocks.",
-        "FLUX or a relative, a diffusion transformer",
-    ),
+    ("model.diffusion_model.double_blocks.", "FLUX or a relative, a diffusion transformer"),
     ("double_blocks.", "FLUX or a relative, a diffusion transformer"),
     ("model.diffusion_model.transformer_blocks.", "a diffusion transformer"),
     ("transformer_blocks.", "a diffusion transformer"),
-    (
-        "model.diffusion_model.input_blocks.1.0.time_stack.",
-        "Stable Video Diffusion",
-    ),
+    ("model.diffusion_model.input_blocks.1.0.time_stack.", "Stable Video Diffusion"),
     ("control_model.", "a ControlNet"),
     ("input_hint_block.", "a ControlNet"),
     ("input_blocks.", "a UNet alone, without text encoder and VAE"),
-    (
-        "down_blocks.",
-        "a network of a diffusers folder; give the folder with its model_index.json",
-    ),
+    ("down_blocks.", "a network of a diffusers folder; give the folder with its model_index.json"),
     ("first_stage_model.", "a VAE, without a UNet"),
     ("encoder.", "a VAE, without a UNet"),
     ("lora_unet_", "a LoRA; give it by --lora"),
@@ -62,9 +50,8 @@ pub fn kind(file: &Safetensors) -> Result<Kind> {
     };
     let has = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     let blocks = format!("{}input_blocks.", names::UNET);
-    if let Some((_, what)) = OTHERS
-        .iter()
-        .find(|(prefix, what)| has(prefix) && (!has(&blocks) || what.contains("Video")))
+    if let Some((_, what)) =
+        OTHERS.iter().find(|(prefix, what)| has(prefix) && (!has(&blocks) || what.contains("Video")))
     {
         return Err(refuse(what));
     }
@@ -81,9 +68,7 @@ pub fn kind(file: &Safetensors) -> Result<Kind> {
         other => return Err(refuse(&format!("a model with {other:?} input channels"))),
     }
     if !has(&format!("{}middle_block.1.", names::UNET)) {
-        return Err(refuse(
-            "a distilled model without attention in the middle (SSD-1B, Vega or tiny SD)",
-        ));
+        return Err(refuse("a distilled model without attention in the middle (SSD-1B, Vega or tiny SD)"));
     }
     if file.contains("edm_mean") || file.contains("edm_vpred.sigma_max") {
         return Err(refuse("a model trained with EDM's noise levels (Playground, CosXL)"));

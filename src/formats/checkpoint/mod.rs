@@ -51,14 +51,7 @@ impl Checkpoint {
             Some(text) => serde_json::from_str(text)
                 .map_err(|e| Error::file(path, format!("metadata selma.config is not valid JSON: {e}")))?,
         };
-        let mut checkpoint = Self {
-            stride: stride(&file),
-            kind,
-            file,
-            index: Index::new(),
-            own,
-            unused: Vec::new(),
-        };
+        let mut checkpoint = Self { stride: stride(&file), kind, file, index: Index::new(), own, unused: Vec::new() };
         checkpoint.sort_tensors()?;
         let encoders: &[&str] = match kind {
             Kind::Sdxl => &["text_encoder", "text_encoder_2"],
@@ -125,9 +118,7 @@ impl Checkpoint {
     fn layout(&self) -> names::Layout {
         let count = |prefix: &str| names::count(self.file.names(), prefix);
         let layers = |component: &str, prefix: &str, spare: usize| {
-            let own = self.own[component]["num_hidden_layers"]
-                .as_u64()
-                .map(|layers| layers as usize);
+            let own = self.own[component]["num_hidden_layers"].as_u64().map(|layers| layers as usize);
             own.unwrap_or_else(|| count(&format!("{prefix}transformer.resblocks.")).saturating_sub(spare))
         };
         names::Layout {
@@ -195,10 +186,7 @@ impl Checkpoint {
     }
 
     fn names(&self, component: &str) -> impl Iterator<Item = &str> {
-        self.index
-            .get(component)
-            .into_iter()
-            .flat_map(|tensors| tensors.keys().map(String::as_str))
+        self.index.get(component).into_iter().flat_map(|tensors| tensors.keys().map(String::as_str))
     }
 
     fn shape(&self, component: &str, name: &str) -> Option<Vec<usize>> {
@@ -238,9 +226,7 @@ pub fn is_vae_alone(path: &Path) -> Result<bool> {
 
 /// What the encoders' files hold and the pipelines never use: the last layer and the projection of SD 2.x.
 fn is_spare(key: &str) -> bool {
-    let open_clip = key
-        .strip_prefix(names::OPEN_CLIP_ENCODER)
-        .or(key.strip_prefix(names::XL_OPEN_CLIP_ENCODER));
+    let open_clip = key.strip_prefix(names::OPEN_CLIP_ENCODER).or(key.strip_prefix(names::XL_OPEN_CLIP_ENCODER));
     open_clip.is_some_and(|rest| rest.starts_with("transformer.resblocks.") || rest == "text_projection")
         || key.ends_with("text_projection.weight")
         || key.ends_with("logit_scale")

@@ -38,19 +38,11 @@ pub fn places(key: &str, layout: &Layout) -> Option<(&'static str, Vec<(String, 
     let (component, rest, layers, projected) = if let Some(rest) = key.strip_prefix(OPEN_CLIP_ENCODER) {
         ("text_encoder", rest, layout.layers[0], false)
     } else {
-        (
-            "text_encoder_2",
-            key.strip_prefix(XL_OPEN_CLIP_ENCODER)?,
-            layout.layers[1],
-            true,
-        )
+        ("text_encoder_2", key.strip_prefix(XL_OPEN_CLIP_ENCODER)?, layout.layers[1], true)
     };
     let parts = open_clip(rest, layers, projected);
     let source = |part: Part| Source { key: key.into(), part };
-    Some((
-        component,
-        parts.into_iter().map(|(name, part)| (name, source(part))).collect(),
-    ))
+    Some((component, parts.into_iter().map(|(name, part)| (name, source(part))).collect()))
 }
 
 /// A UNet's name, from what follows the prefix. `stride` is the number of input blocks a level: resnets plus one.
@@ -167,10 +159,7 @@ fn hf_encoder(key: &str) -> Option<String> {
 fn open_clip(key: &str, layers: usize, projected: bool) -> Vec<(String, Part)> {
     const WHOLE: [(&str, &str); 4] = [
         ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
-        (
-            "positional_embedding",
-            "text_model.embeddings.position_embedding.weight",
-        ),
+        ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
         ("ln_final.weight", "text_model.final_layer_norm.weight"),
         ("ln_final.bias", "text_model.final_layer_norm.bias"),
     ];

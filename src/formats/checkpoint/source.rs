@@ -24,10 +24,7 @@ pub struct Source {
 
 impl Source {
     pub fn whole(key: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            part: Part::Whole,
-        }
+        Self { key: key.into(), part: Part::Whole }
     }
 
     /// The shape of the part.

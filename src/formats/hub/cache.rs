@@ -12,9 +12,7 @@ pub struct Cache {
 
 impl Cache {
     pub fn new(cache: &Path, id: &str) -> Self {
-        Self {
-            root: cache.join(format!("models--{}", id.replace('/', "--"))),
-        }
+        Self { root: cache.join(format!("models--{}", id.replace('/', "--"))) }
     }
 
     /// Where the commit that `main` meant at the last download lies.

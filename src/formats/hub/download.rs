@@ -64,12 +64,7 @@ impl<'a> Remote<'a> {
             .http_status_as_error(false)
             .user_agent(concat!("selma/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self {
-            endpoint: endpoint.trim_end_matches('/'),
-            token,
-            id,
-            agent: config.new_agent(),
-        }
+        Self { endpoint: endpoint.trim_end_matches('/'), token, id, agent: config.new_agent() }
     }
 
     /// What `main` holds.
@@ -89,10 +84,7 @@ impl<'a> Remote<'a> {
         let commit = json["sha"].as_str().filter(|sha| is_name(sha)).ok_or_else(odd)?;
         let siblings = json["siblings"].as_array().ok_or_else(odd)?;
         let files: Option<Vec<_>> = siblings.iter().map(remote_file).collect();
-        Ok(Listing {
-            commit: commit.into(),
-            files: files.ok_or_else(odd)?,
-        })
+        Ok(Listing { commit: commit.into(), files: files.ok_or_else(odd)? })
     }
 
     /// Brings a file into the cache, if it is not there, and returns where it lies in the snapshot. `progress` is told the
@@ -155,10 +147,7 @@ impl<'a> Remote<'a> {
             let after = out.metadata().map_err(io)?.len();
             fruitless = if after > before { 0 } else { fruitless + 1 };
             if fruitless == TRIES {
-                let message = format!(
-                    "{}: {why}; what has arrived is kept, and the same command goes on",
-                    file.name
-                );
+                let message = format!("{}: {why}; what has arrived is kept, and the same command goes on", file.name);
                 return Err(self.failed(&message));
             }
             if after < file.size {
@@ -234,9 +223,7 @@ fn remote_file(json: &Value) -> Option<RemoteFile> {
     let hash = large.or(json["blobId"].as_str()).filter(|hash| is_name(hash))?;
     let name = json["rfilename"].as_str()?;
     // A name must not lead out of the snapshot.
-    let inside = name
-        .split('/')
-        .all(|part| !part.is_empty() && part != "." && part != "..");
+    let inside = name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     inside.then(|| RemoteFile {
         name: name.into(),
         size: json["lfs"]["size"].as_u64().or(json["size"].as_u64()).unwrap_or(0),

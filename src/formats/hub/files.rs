@@ -27,11 +27,7 @@ pub fn wanted<'a>(id: &str, index: &Path, listing: &'a Listing) -> Result<Vec<&'
     let index: Value = serde_json::from_slice(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
     let mut wanted = Vec::new();
     for name in OTHERS.into_iter().filter(|name| index[name].is_array()) {
-        wanted.extend(
-            listing
-                .below(name)
-                .filter(|file| file.name.ends_with(".json") || file.name.ends_with(".txt")),
-        );
+        wanted.extend(listing.below(name).filter(|file| file.name.ends_with(".json") || file.name.ends_with(".txt")));
     }
     for (name, stem) in NETWORKS.into_iter().filter(|(name, _)| index[name].is_array()) {
         wanted.extend(listing.find(&format!("{name}/config.json")));
@@ -61,10 +57,7 @@ fn weights<'a>(component: &'a str, stem: &str, listing: &'a Listing) -> Vec<&'a 
             continue;
         };
         let shard = |file: &&RemoteFile| {
-            let rest = file
-                .name
-                .strip_prefix(&format!("{component}/{stem}"))
-                .unwrap_or_default();
+            let rest = file.name.strip_prefix(&format!("{component}/{stem}")).unwrap_or_default();
             rest.contains("-of-") && rest.ends_with(".safetensors") && rest.contains("fp16") != variant.is_empty()
         };
         return listing.below(component).filter(shard).chain([index]).collect();

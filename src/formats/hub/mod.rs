@@ -83,9 +83,7 @@ impl Hub {
         let remote = Remote::new(&self.endpoint, self.token.as_deref(), id);
         let listing = remote.listing()?;
         let index = listing.find("model_index.json").ok_or_else(|| {
-            Error::Failed(format!(
-                "{id}: no model_index.json there: not a model of diffusers' layout"
-            ))
+            Error::Failed(format!("{id}: no model_index.json there: not a model of diffusers' layout"))
         })?;
         let index = remote.fetch(&listing, index, &cache, &mut |_| {})?;
         let wanted = files::wanted(id, &index, &listing)?;
@@ -93,13 +91,7 @@ impl Hub {
         let mut before = 0;
         for file in wanted {
             let name = &file.name;
-            let done = |bytes| {
-                progress(Progress {
-                    file: name,
-                    done: before + bytes,
-                    total,
-                })
-            };
+            let done = |bytes| progress(Progress { file: name, done: before + bytes, total });
             remote.fetch(&listing, file, &cache, &mut { done })?;
             before += file.size;
         }

@@ -42,10 +42,7 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
             (_, true) => "lora_te1",
             (_, false) => "lora_te",
         };
-        let ldm = layout
-            .as_ref()
-            .filter(|_| component == "unet")
-            .and_then(|l| l.ldm_name(module));
+        let ldm = layout.as_ref().filter(|_| component == "unet").and_then(|l| l.ldm_name(module));
         let stem = format!("{prefix}_{}", ldm.as_deref().unwrap_or(module).replace('.', "_"));
         let up = times(&factors.up, factors.alpha / alpha);
         tensors.push((format!("{stem}.alpha"), Tensor::full(&[], alpha, DType::F32)));
@@ -90,10 +87,8 @@ fn network(expert: &Expert, family: Option<Family>, alpha: f64, metadata: &mut B
 /// `conv_dim` is what makes sd-scripts build modules for 3x3 convolutions when it goes on training such a file.
 fn network_args(expert: &Expert, alpha: f64) -> String {
     let large = |shape: &[usize]| matches!(*shape, [_, _, h, w] if h * w > 1);
-    let ranks: Vec<usize> = (expert.iter())
-        .filter(|(_, _, f)| large(f.down.shape()))
-        .map(|(_, _, f)| f.rank())
-        .collect();
+    let ranks: Vec<usize> =
+        (expert.iter()).filter(|(_, _, f)| large(f.down.shape())).map(|(_, _, f)| f.rank()).collect();
     match ranks.iter().max() {
         Some(rank) => {
             serde_json::json!({ "conv_alpha": number(alpha).to_string(), "conv_dim": rank.to_string() }).to_string()
@@ -161,10 +156,7 @@ fn model_spec(path: &Path, family: Family, metadata: &mut BTreeMap<String, Strin
         (Family::Sd1, _) => ("stable-diffusion-v1/lora", "diffusers"),
         (Family::Sd2, false) => ("stable-diffusion-v2-512/lora", "diffusers"),
         (Family::Sd2, true) => ("stable-diffusion-v2-768-v/lora", "diffusers"),
-        (Family::Sdxl, _) => (
-            "stable-diffusion-xl-v1-base/lora",
-            "https://github.com/Stability-AI/generative-models",
-        ),
+        (Family::Sdxl, _) => ("stable-diffusion-xl-v1-base/lora", "https://github.com/Stability-AI/generative-models"),
     };
     let title = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     metadata.insert("modelspec.sai_model_spec".into(), "1.0.1".into());

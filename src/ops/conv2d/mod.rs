@@ -27,12 +27,7 @@ pub struct Padding {
 
 impl Padding {
     pub const fn all(p: usize) -> Self {
-        Self {
-            top: p,
-            left: p,
-            bottom: p,
-            right: p,
-        }
+        Self { top: p, left: p, bottom: p, right: p }
     }
 }
 
@@ -78,10 +73,7 @@ pub fn conv2d_plus(
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     if on_gpu::holds(OP, &inputs)? {
         let shape = [size.n, size.ho, size.wo, size.c_out];
-        let plus = Plus {
-            t: fitting(OP, plus.t, x, &[size.n, size.c_out])?,
-            onto: fitting(OP, plus.onto, x, &shape)?,
-        };
+        let plus = Plus { t: fitting(OP, plus.t, x, &[size.n, size.c_out])?, onto: fitting(OP, plus.onto, x, &shape)? };
         return on_gpu::conv2d(tape, x, weight, bias, plus, size.launch());
     }
     let dtype = x.dtype();
@@ -180,17 +172,8 @@ fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
         |length, kernel, padding| (0..size.stride).map(move |p| Phase::of(length, kernel, padding, size.stride, p));
     for rows in axis(h, size.kh, size.padding.top) {
         for columns in axis(w, size.kw, size.padding.left) {
-            let taps = rows
-                .taps
-                .iter()
-                .flat_map(|ky| columns.taps.iter().map(move |kx| ky * size.kw + kx));
-            let taps = Taps {
-                weight,
-                c_out: size.c_out,
-                all_taps: size.kh * size.kw,
-                c_in,
-                taps: taps.collect(),
-            };
+            let taps = rows.taps.iter().flat_map(|ky| columns.taps.iter().map(move |kx| ky * size.kw + kx));
+            let taps = Taps { weight, c_out: size.c_out, all_taps: size.kh * size.kw, c_in, taps: taps.collect() };
             let patches = Patches {
                 data: dy,
                 size: [size.ho, size.wo, size.c_out],
@@ -207,11 +190,7 @@ fn input_gradient<T: Gemm>(size: &Size, dy: &[T], weight: &[T]) -> Vec<T> {
             let mut part = buffer::<T>(patches.count() * c_in);
             product(&patches, &taps, Output::Set, &mut part);
             for (i, pixel) in part.chunks_exact(c_in.max(1)).enumerate() {
-                let (image, y, x) = (
-                    i / columns.count / rows.count,
-                    i / columns.count % rows.count,
-                    i % columns.count,
-                );
+                let (image, y, x) = (i / columns.count / rows.count, i / columns.count % rows.count, i % columns.count);
                 let (y, x) = (rows.first + y * size.stride, columns.first + x * size.stride);
                 dx[((image * h + y) * w + x) * c_in..][..c_in].copy_from_slice(pixel);
             }

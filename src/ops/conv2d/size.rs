@@ -35,19 +35,13 @@ impl Size {
         let [c_out, kh, kw, weight_c_in] = weight.dims(op)?;
         if c_in != weight_c_in {
             let (x, weight) = (x.shape(), weight.shape());
-            return Err(Error::shape(
-                op,
-                format!("x {x:?} and weight {weight:?} differ in channels"),
-            ));
+            return Err(Error::shape(op, format!("x {x:?} and weight {weight:?} differ in channels")));
         }
         if let Some(bias) = bias
             && bias.shape() != [c_out]
         {
             let (bias, weight) = (bias.shape(), weight.shape());
-            return Err(Error::shape(
-                op,
-                format!("a bias of shape {bias:?} does not fit a weight {weight:?}"),
-            ));
+            return Err(Error::shape(op, format!("a bias of shape {bias:?} does not fit a weight {weight:?}")));
         }
         let padded = (h + padding.top + padding.bottom, w + padding.left + padding.right);
         if stride == 0 || kh == 0 || kw == 0 || padded.0 < kh || padded.1 < kw {
@@ -60,44 +54,12 @@ impl Size {
             ));
         }
         let (ho, wo) = ((padded.0 - kh) / stride + 1, (padded.1 - kw) / stride + 1);
-        Ok(Self {
-            n,
-            h,
-            w,
-            c_in,
-            ho,
-            wo,
-            c_out,
-            kh,
-            kw,
-            stride,
-            padding,
-        })
+        Ok(Self { n, h, w, c_in, ho, wo, c_out, kh, kw, stride, padding })
     }
 
     pub fn launch(&self) -> Launch {
-        let Self {
-            n,
-            h,
-            w,
-            c_in,
-            c_out,
-            kh,
-            kw,
-            ..
-        } = *self;
-        Launch {
-            n,
-            h,
-            w,
-            c_in,
-            c_out,
-            kh,
-            kw,
-            stride: self.stride,
-            padding: self.padding,
-            doubled: false,
-        }
+        let Self { n, h, w, c_in, c_out, kh, kw, .. } = *self;
+        Launch { n, h, w, c_in, c_out, kh, kw, stride: self.stride, padding: self.padding, doubled: false }
     }
 
     /// Whether each output pixel reads one pixel of `x`: a linear layer over the channels.

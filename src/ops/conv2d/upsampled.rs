@@ -30,12 +30,7 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
     }
     let phase = |[py, px]: [usize; 2]| {
         let taps = dispatch!(x.dtype(), T => sums_of_taps::<T>(weight, [py, px]));
-        let padding = Padding {
-            top: 1 - py,
-            left: 1 - px,
-            bottom: py,
-            right: px,
-        };
+        let padding = Padding { top: 1 - py, left: 1 - px, bottom: py, right: px };
         conv2d(tape, x, &taps, bias, 1, padding)
     };
     let phases = [phase([0, 0])?, phase([0, 1])?, phase([1, 0])?, phase([1, 1])?];
@@ -49,9 +44,7 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
 /// The weights `[c_out, 2, 2, c_in]` of the output pixels at odd (1) or even (0) rows and columns: along an axis the even
 /// ones meet source pixels -1 (tap 0) and 0 (taps 1 and 2), the odd ones 0 (taps 0 and 1) and 1 (tap 2).
 fn sums_of_taps<T: Real>(weight: &Tensor, [py, px]: [usize; 2]) -> Tensor {
-    let &[c_out, _, _, c_in] = weight.shape() else {
-        unreachable!("checked by the op")
-    };
+    let &[c_out, _, _, c_in] = weight.shape() else { unreachable!("checked by the op") };
     let w = weight.reals::<T>();
     let taps = |odd: usize, source: usize| match (odd, source) {
         (0, 0) => 0..1,
@@ -60,9 +53,7 @@ fn sums_of_taps<T: Real>(weight: &Tensor, [py, px]: [usize; 2]) -> Tensor {
         _ => 2..3,
     };
     let mut sums = buffer::<T>(c_out * 4 * c_in);
-    let kernels = sums
-        .par_chunks_mut((4 * c_in).max(1))
-        .zip(w.par_chunks((9 * c_in).max(1)));
+    let kernels = sums.par_chunks_mut((4 * c_in).max(1)).zip(w.par_chunks((9 * c_in).max(1)));
     kernels.for_each(|(sums, w)| {
         sums.fill(T::default());
         for (at, sums) in sums.chunks_exact_mut(c_in).enumerate() {
@@ -80,9 +71,7 @@ fn sums_of_taps<T: Real>(weight: &Tensor, [py, px]: [usize; 2]) -> Tensor {
 /// Four maps `[n, h, w, c]` of the pixels at even rows and columns, even and odd, odd and even, odd ones
 /// -> `[n, 2 h, 2 w, c]`.
 fn interleave<T: Real>(phases: &[Tensor; 4]) -> Tensor {
-    let &[n, h, w, c] = phases[0].shape() else {
-        unreachable!("a result of conv2d")
-    };
+    let &[n, h, w, c] = phases[0].shape() else { unreachable!("a result of conv2d") };
     let maps = phases.each_ref().map(|phase| phase.data::<T>());
     let mut y = buffer::<T>(n * 4 * h * w * c);
     y.par_chunks_mut((2 * w * c).max(1)).enumerate().for_each(|(row, y)| {
@@ -98,18 +87,14 @@ fn interleave<T: Real>(phases: &[Tensor; 4]) -> Tensor {
 
 /// The reverse of [`interleave`]: the pixels of one of the four maps.
 fn take<T: Real>(y: &Tensor, phase: usize) -> Tensor {
-    let &[n, h, w, c] = y.shape() else {
-        unreachable!("a result of interleave")
-    };
+    let &[n, h, w, c] = y.shape() else { unreachable!("a result of interleave") };
     let y = y.data::<T>();
     let mut map = buffer::<T>(n * h / 2 * (w / 2) * c);
-    map.par_chunks_mut((w / 2 * c).max(1))
-        .enumerate()
-        .for_each(|(row, map)| {
-            let source = &y[(2 * row + phase / 2) * w * c..][..w * c];
-            for (pixel, pair) in map.chunks_exact_mut(c).zip(source.chunks_exact(2 * c)) {
-                pixel.copy_from_slice(&pair[phase % 2 * c..][..c]);
-            }
-        });
+    map.par_chunks_mut((w / 2 * c).max(1)).enumerate().for_each(|(row, map)| {
+        let source = &y[(2 * row + phase / 2) * w * c..][..w * c];
+        for (pixel, pair) in map.chunks_exact_mut(c).zip(source.chunks_exact(2 * c)) {
+            pixel.copy_from_slice(&pair[phase % 2 * c..][..c]);
+        }
+    });
     Tensor::new(map, &[n, h / 2, w / 2, c])
 }

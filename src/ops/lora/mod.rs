@@ -82,14 +82,8 @@ pub(in crate::ops) fn planned(
     }
     let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
     on_gpu::holds(OP, &inputs)?;
-    let sizes = LoraSizes {
-        rows,
-        width,
-        out,
-        rank,
-        wants_dx: tape.wants(x),
-        wants_factors: tape.wants(a) || tape.wants(b),
-    };
+    let sizes =
+        LoraSizes { rows, width, out, rank, wants_dx: tape.wants(x), wants_factors: tape.wants(a) || tape.wants(b) };
     Ok(order.taken(&sizes, &x.device(), x.dtype()).plan(&sizes, x.dtype()))
 }
 
@@ -194,9 +188,7 @@ fn merged<T: Gemm>(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Tenso
     let (a, b) = (a.reals::<T>(), b.reals::<T>());
     let mut sum = multiplied::<T>(&[(&Matrix::lines(&b, out, rank), &Matrix::steps(&a, rank, width))]);
     multiply(&mut sum, scale);
-    sum.iter_mut()
-        .zip(weight.reals::<T>().iter())
-        .for_each(|(s, &w)| *s += w);
+    sum.iter_mut().zip(weight.reals::<T>().iter()).for_each(|(s, &w)| *s += w);
     Tensor::from_reals(sum, weight.shape(), weight.dtype())
 }
 
@@ -207,10 +199,7 @@ fn projected<T: Gemm>(dw: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> [Tenso
     let mut scaled = b.reals::<T>().into_owned();
     multiply(&mut scaled, scale);
     let da = weight_gradient(&scaled, &dw, rank, width, a.dtype());
-    let mut db = multiplied::<T>(&[(
-        &Matrix::lines(&dw, out, width),
-        &Matrix::lines(&a.reals::<T>(), rank, width),
-    )]);
+    let mut db = multiplied::<T>(&[(&Matrix::lines(&dw, out, width), &Matrix::lines(&a.reals::<T>(), rank, width))]);
     multiply(&mut db, scale);
     [da, Tensor::from_reals(db, &[out, rank], b.dtype().accumulator())]
 }

@@ -53,12 +53,7 @@ impl LoraOrder {
 
     pub(in crate::ops) fn plan(self, sizes: &LoraSizes, dtype: DType) -> Plan {
         let plan = |merged, projected| Plan { merged, projected };
-        let all = [
-            plan(false, false),
-            plan(false, true),
-            plan(true, false),
-            plan(true, true),
-        ];
+        let all = [plan(false, false), plan(false, true), plan(true, false), plan(true, true)];
         match self {
             Self::Factored => all[0],
             Self::Projected => all[1],
@@ -110,9 +105,7 @@ impl LoraSizes {
     /// factored branch has six products with a side of `rank`, which reach half the speed of others; the other order has
     /// one for dW, and three as large as the weight.
     pub fn order_on_cpu(&self, dtype: DType) -> LoraOrder {
-        let Self {
-            rows, width, out, rank, ..
-        } = *self;
+        let Self { rows, width, out, rank, .. } = *self;
         let factored = 2 * 3 * rows * rank * (width + out);
         let merged = width * out * (rows + 2 * 3 * rank);
         let exact = dtype.accumulator() == dtype;
@@ -135,14 +128,7 @@ impl LoraSizes {
             (2.0 * m as f64 * n as f64 * k as f64 / ridge).max(values as f64 * dtype.size() as f64)
         };
         let product = |m, n, k, dtype| LAUNCH + work(m, n, k, m * n + m * k + n * k, dtype);
-        let Self {
-            rows,
-            width,
-            out,
-            rank,
-            wants_dx,
-            wants_factors,
-        } = *self;
+        let Self { rows, width, out, rank, wants_dx, wants_factors } = *self;
         // h = x A^T and dh = dy B; h B^T and dh A join products that are made anyway.
         let (h, dh) = (product(rows, rank, width, dtype), product(rows, rank, out, dtype));
         let joined = |n: usize| work(rows, n, rank, (rows + n) * rank, dtype);
@@ -174,14 +160,7 @@ mod tests {
     use super::*;
 
     fn chosen(rows: usize, width: usize, out: usize, rank: usize, dtype: DType) -> (bool, bool) {
-        let sizes = LoraSizes {
-            rows,
-            width,
-            out,
-            rank,
-            wants_dx: true,
-            wants_factors: true,
-        };
+        let sizes = LoraSizes { rows, width, out, rank, wants_dx: true, wants_factors: true };
         let plan = LoraOrder::Auto.plan(&sizes, dtype);
         assert_eq!(plan.order().plan(&sizes, dtype), plan);
         (plan.merged, plan.projected)
@@ -206,14 +185,7 @@ mod tests {
                 }
             }
         }
-        let sizes = LoraSizes {
-            rows: 4096,
-            width: 320,
-            out: 320,
-            rank: 8,
-            wants_dx: true,
-            wants_factors: true,
-        };
+        let sizes = LoraSizes { rows: 4096, width: 320, out: 320, rank: 8, wants_dx: true, wants_factors: true };
         assert!(LoraOrder::Merged.plan(&sizes, DType::Bf16).merged);
     }
 
@@ -227,14 +199,7 @@ mod tests {
     #[test]
     fn the_cpu_merges_small_layers() {
         let order = |rows, side, dtype| {
-            let sizes = LoraSizes {
-                rows,
-                width: side,
-                out: side,
-                rank: 8,
-                wants_dx: false,
-                wants_factors: false,
-            };
+            let sizes = LoraSizes { rows, width: side, out: side, rank: 8, wants_dx: false, wants_factors: false };
             sizes.order_on_cpu(dtype)
         };
         assert_eq!(order(4096, 32, DType::F32), LoraOrder::MergedProjected);

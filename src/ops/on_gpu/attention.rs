@@ -23,13 +23,7 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Tensor; 3], sizes: Attention) -> Resu
     let [y, log_sums] = sizes.forward(&memory[0], &memory[1], &memory[2])?;
     let out = Tensor::on_gpu(y.clone(), q.shape());
     tape.record("attention", &inputs, &out, move |dy| {
-        let saved = Saved {
-            q: &memory[0],
-            k: &memory[1],
-            v: &memory[2],
-            y: &y,
-            log_sums: &log_sums,
-        };
+        let saved = Saved { q: &memory[0], k: &memory[1], v: &memory[2], y: &y, log_sums: &log_sums };
         Ok(wanted(sizes.backward(&of(dy)?, saved)?, &shapes, wants))
     });
     Ok(out)
@@ -37,7 +31,5 @@ pub fn attention(tape: &Tape, [q, k, v]: [&Tensor; 3], sizes: Attention) -> Resu
 
 fn wanted(gradients: [Buffer; 3], shapes: &[Vec<usize>; 3], wants: [bool; 3]) -> Vec<Option<Tensor>> {
     let gradients = gradients.into_iter().zip(shapes).zip(wants);
-    gradients
-        .map(|((gradient, shape), wanted)| wanted.then(|| Tensor::on_gpu(gradient, shape)))
-        .collect()
+    gradients.map(|((gradient, shape), wanted)| wanted.then(|| Tensor::on_gpu(gradient, shape))).collect()
 }

@@ -43,7 +43,5 @@ pub fn combine_lines(lines: &Lines) -> Result<Option<Vec<Tensor>>> {
     let memory: Vec<Buffer> = lines.inputs.iter().map(of).collect::<Result<_>>()?;
     let y = launch(&memory.iter().collect::<Vec<_>>(), &numbers[..n])?;
     let (shape, len) = (lines.inputs[0].shape(), lines.inputs[0].len());
-    Ok(Some(
-        (0..n).map(|i| Tensor::on_gpu(y.view(i * len, len), shape)).collect(),
-    ))
+    Ok(Some((0..n).map(|i| Tensor::on_gpu(y.view(i * len, len), shape)).collect()))
 }

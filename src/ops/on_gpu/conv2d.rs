@@ -23,11 +23,7 @@ pub fn conv2d(
     let (x_memory, w) = (of(x)?, of(weight)?);
     let bias_memory = bias.map(of).transpose()?;
     let (t, onto) = (plus.t.map(of).transpose()?, plus.onto.map(of).transpose()?);
-    let added = Added {
-        bias: bias_memory.as_ref(),
-        t: t.as_ref(),
-        residual: onto.as_ref(),
-    };
+    let added = Added { bias: bias_memory.as_ref(), t: t.as_ref(), residual: onto.as_ref() };
     let y = Tensor::on_gpu(conv.forward(&x_memory, &w, added)?, &[n, ho, wo, c_out]);
     let optional = [bias, plus.t, plus.onto];
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(optional.into_iter().flatten()).collect();

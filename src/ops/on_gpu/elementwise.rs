@@ -13,9 +13,7 @@ use crate::tensor::{DType, Tensor};
 pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let out = Tensor::on_gpu(kernels::add(&of(x)?, &of(y)?)?, x.shape());
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record("add", &[x, y], &out, move |dy| {
-        Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())])
-    });
+    tape.record("add", &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())]));
     Ok(out)
 }
 

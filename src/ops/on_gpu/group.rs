@@ -25,13 +25,7 @@ pub fn linear_group(tape: &Tape, x: &Tensor, weights: &[&Tensor]) -> Result<Vec<
 
 /// As `ops::linear_group` of layers whose weights and factors have one shape, and one scale; all in the order of `plan`.
 pub fn lora_linear_group(tape: &Tape, x: &Tensor, layers: &[(&Tensor, Branch<'_>)], plan: Plan) -> Result<Vec<Tensor>> {
-    let layers = layers.iter().map(|&(weight, branch)| Layer {
-        onto: None,
-        x,
-        weight,
-        bias: None,
-        branch,
-    });
+    let layers = layers.iter().map(|&(weight, branch)| Layer { onto: None, x, weight, bias: None, branch });
     let layers: Vec<Layer<'_>> = layers.collect();
     let factors: Vec<Factors> = layers.iter().map(|layer| Factors::new(*layer)).collect::<Result<_>>()?;
     let (scale, Shape { rows, width, out, rank }) = (factors[0].scale, factors[0].sizes);

@@ -21,18 +21,8 @@ pub fn linear(
     let rows = x.len() / width.max(1);
     let (x_memory, w) = (of(x)?, of(weight)?);
     let (bias_memory, onto_memory) = (bias.map(of).transpose()?, onto.map(of).transpose()?);
-    let epilogue = Epilogue {
-        bias: bias_memory.as_ref(),
-        residual: onto_memory.as_ref(),
-        ..Epilogue::default()
-    };
-    let y = matmul(
-        [rows, out],
-        Layout::Transposed,
-        pair(&x_memory, &w, width),
-        None,
-        epilogue,
-    )?;
+    let epilogue = Epilogue { bias: bias_memory.as_ref(), residual: onto_memory.as_ref(), ..Epilogue::default() };
+    let y = matmul([rows, out], Layout::Transposed, pair(&x_memory, &w, width), None, epilogue)?;
     let y = Tensor::on_gpu(y, shape);
     record(tape, onto, x, weight, bias, &y)?;
     Ok(y)
@@ -60,20 +50,11 @@ pub(super) fn record(
         let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         if wants[0] {
-            let dx = matmul(
-                [rows, width],
-                Layout::Plain,
-                pair(&dy, &w, out),
-                None,
-                Epilogue::default(),
-            )?;
+            let dx = matmul([rows, width], Layout::Plain, pair(&dy, &w, out), None, Epilogue::default())?;
             gradients[0] = Some(Tensor::on_gpu(dx, &x_shape));
         }
         if let Some(x) = &saved {
-            gradients[1] = Some(Tensor::on_gpu(
-                matmul_transposed(&dy, x, [out, width, rows])?,
-                &[out, width],
-            ));
+            gradients[1] = Some(Tensor::on_gpu(matmul_transposed(&dy, x, [out, width, rows])?, &[out, width]));
         }
         if has_bias && wants[2] {
             gradients[2] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));

@@ -31,27 +31,13 @@ pub fn lora_linear(
     branch: Branch<'_>,
     plan: Plan,
 ) -> Result<Tensor> {
-    let layer = Layer {
-        onto,
-        x,
-        weight,
-        bias,
-        branch,
-    };
+    let layer = Layer { onto, x, weight, bias, branch };
     let factors = Factors::new(layer)?;
     let Shape { rows, width, out, rank } = factors.sizes;
     let (x_memory, w) = (of(x)?, of(weight)?);
     let (bias_memory, onto_memory) = (bias.map(of).transpose()?, onto.map(of).transpose()?);
-    let epilogue = Epilogue {
-        bias: bias_memory.as_ref(),
-        residual: onto_memory.as_ref(),
-        ..Epilogue::default()
-    };
-    let made = if plan.merged {
-        Made::Merged(factors.merged(&w)?)
-    } else {
-        Made::Beside(factors.h(&x_memory)?)
-    };
+    let epilogue = Epilogue { bias: bias_memory.as_ref(), residual: onto_memory.as_ref(), ..Epilogue::default() };
+    let made = if plan.merged { Made::Merged(factors.merged(&w)?) } else { Made::Beside(factors.h(&x_memory)?) };
     let (first, second) = match &made {
         Made::Merged(merged) => (pair(&x_memory, merged, width), None),
         Made::Beside(h) => (pair(&x_memory, &w, width), Some(pair(h, &factors.b, rank))),
@@ -89,13 +75,7 @@ pub(super) fn record(
     plan: Plan,
     y: &Tensor,
 ) -> Result<()> {
-    let Layer {
-        onto,
-        x,
-        weight,
-        bias,
-        branch: Branch { a, b, .. },
-    } = layer;
+    let Layer { onto, x, weight, bias, branch: Branch { a, b, .. } } = layer;
     let Shape { rows, width, out, rank } = factors.sizes;
     let (x_memory, w) = (of(x)?, of(weight)?);
     let (merged, h) = match made {
@@ -114,11 +94,7 @@ pub(super) fn record(
         let dy = of(upper)?;
         let mut gradients = vec![None; wants.len()];
         let beside = wants[0] && merged.is_none();
-        let dh = if beside || (wants[2] && !plan.projected) {
-            Some(factors.dh(&dy)?)
-        } else {
-            None
-        };
+        let dh = if beside || (wants[2] && !plan.projected) { Some(factors.dh(&dy)?) } else { None };
         if wants[0] {
             let first = pair(&dy, merged.as_ref().unwrap_or(&w), out);
             let second = dh.as_ref().filter(|_| beside);
@@ -167,48 +143,25 @@ impl Factors {
             a: of(branch.a)?,
             b: of(branch.b)?,
             scale: branch.scale as f32,
-            sizes: Shape {
-                rows: x.len() / width.max(1),
-                width,
-                out,
-                rank: branch.a.shape()[0],
-            },
+            sizes: Shape { rows: x.len() / width.max(1), width, out, rank: branch.a.shape()[0] },
         })
     }
 
     fn scaled(&self) -> Epilogue<'static> {
-        Epilogue {
-            alpha: self.scale,
-            ..Epilogue::default()
-        }
+        Epilogue { alpha: self.scale, ..Epilogue::default() }
     }
 
     /// `W + scale B A`.
     pub fn merged(&self, w: &Buffer) -> Result<Buffer> {
         let Shape { width, out, rank, .. } = self.sizes;
-        let epilogue = Epilogue {
-            residual: Some(w),
-            ..self.scaled()
-        };
-        matmul(
-            [out, width],
-            Layout::Plain,
-            pair(&self.b, &self.a, rank),
-            None,
-            epilogue,
-        )
+        let epilogue = Epilogue { residual: Some(w), ..self.scaled() };
+        matmul([out, width], Layout::Plain, pair(&self.b, &self.a, rank), None, epilogue)
     }
 
     /// `scale x A^T`: the forward pass and the gradient of B both want it so.
     fn h(&self, x: &Buffer) -> Result<Buffer> {
         let Shape { rows, width, rank, .. } = self.sizes;
-        matmul(
-            [rows, rank],
-            Layout::Transposed,
-            pair(x, &self.a, width),
-            None,
-            self.scaled(),
-        )
+        matmul([rows, rank], Layout::Transposed, pair(x, &self.a, width), None, self.scaled())
     }
 
     /// `scale dy B`, the gradient of `x A^T`.
@@ -227,9 +180,7 @@ impl Factors {
         wants_b: bool,
     ) -> Result<[Option<Buffer>; 2]> {
         let Shape { rows, width, out, rank } = self.sizes;
-        let da = dh
-            .map(|dh| matmul_transposed(&dh, x, [rank, width, rows]))
-            .transpose()?;
+        let da = dh.map(|dh| matmul_transposed(&dh, x, [rank, width, rows])).transpose()?;
         if !wants_b {
             return Ok([da, None]);
         }

@@ -48,6 +48,5 @@ pub(super) fn holds(op: &'static str, inputs: &[&Tensor]) -> Result<bool> {
 
 /// The memory of a tensor that the op has found on a GPU, or of a gradient that came back from one.
 fn of(x: &Tensor) -> Result<Buffer> {
-    x.memory()
-        .ok_or_else(|| Error::Failed(format!("{x:?} is on the CPU, but what it belongs to is on a GPU")))
+    x.memory().ok_or_else(|| Error::Failed(format!("{x:?} is on the CPU, but what it belongs to is on a GPU")))
 }

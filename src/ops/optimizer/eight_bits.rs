@@ -31,12 +31,7 @@ impl Codes {
         for ((codes, scale), values) in codes.chunks_exact_mut(BLOCK).zip(&mut scales).zip(values.chunks(BLOCK)) {
             *scale = encode(values, codes, signed);
         }
-        Self {
-            codes,
-            scales,
-            signed,
-            len: values.len(),
-        }
+        Self { codes, scales, signed, len: values.len() }
     }
 
     /// The codes, eight to a word, the first in its lowest byte.
@@ -116,12 +111,8 @@ pub fn adamw_8bit(
         let blocks = moment.codes.par_chunks_exact_mut(BLOCK);
         blocks.zip(moment.scales.par_iter_mut())
     });
-    params
-        .par_chunks_mut(BLOCK)
-        .zip(gradients.par_chunks(BLOCK))
-        .zip(first)
-        .zip(second)
-        .for_each(|(((params, gradients), (m_codes, m_scale)), (v_codes, v_scale))| {
+    params.par_chunks_mut(BLOCK).zip(gradients.par_chunks(BLOCK)).zip(first).zip(second).for_each(
+        |(((params, gradients), (m_codes, m_scale)), (v_codes, v_scale))| {
             let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
             decode(m_codes, *m_scale, &mut m, true);
             decode(v_codes, *v_scale, &mut v, false);
@@ -133,7 +124,8 @@ pub fn adamw_8bit(
             );
             *m_scale = encode(m, m_codes, true);
             *v_scale = encode(v, v_codes, false);
-        });
+        },
+    );
 }
 
 fn decode(codes: &[u8], scale: f32, values: &mut [f32], signed: bool) {
@@ -200,10 +192,7 @@ mod tests {
         for (expected, is_signed) in [(&mut unsigned, false), (&mut signed, true)] {
             expected.sort_by(f64::total_cmp);
             for (got, expected) in code_values(is_signed).iter().zip(&*expected) {
-                assert!(
-                    (f64::from(*got) - expected).abs() <= 1e-6 * expected.abs(),
-                    "{got}, expected {expected}"
-                );
+                assert!((f64::from(*got) - expected).abs() <= 1e-6 * expected.abs(), "{got}, expected {expected}");
             }
         }
     }

@@ -38,10 +38,7 @@ pub fn extremes<'a>(contents: &'a Contents, count: usize) -> [Vec<Pair<'a>>; 2] 
 }
 
 fn copy<'a>(pair: &Pair<'a>) -> Pair<'a> {
-    Pair {
-        before: pair.before,
-        after: pair.after,
-    }
+    Pair { before: pair.before, after: pair.after }
 }
 
 fn pairs<'a>(base: &'a Scores, merged: &'a Scores) -> Vec<Pair<'a>> {

@@ -78,14 +78,6 @@ impl<'a> Contents<'a> {
             let record = run.folder.record(&piece);
             (piece.to_string(), record.map_or(0.0, |record| record.seconds))
         });
-        Ok(Self {
-            summary,
-            scores,
-            losses,
-            choices,
-            prompts: written,
-            times: times.collect(),
-            run,
-        })
+        Ok(Self { summary, scores, losses, choices, prompts: written, times: times.collect(), run })
     }
 }

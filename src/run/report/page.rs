@@ -75,11 +75,7 @@ fn grids(c: &Contents) -> Result<Markup> {
         let mut rows = Vec::new();
         let first = format!("{set}/seed-{}/", p.seed);
         let base = &c.scores[BASE].pictures;
-        for picture in base
-            .iter()
-            .filter(|picture| picture.file_name.starts_with(&first))
-            .take(GRID)
-        {
+        for picture in base.iter().filter(|picture| picture.file_name.starts_with(&first)).take(GRID) {
             rows.push((picture.prompt.clone(), row(c, &arms, &set, &picture.file_name)?));
         }
         shown.push((set, rows));
@@ -101,11 +97,7 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
         let path = c.run.folder.path(pictures(arm, set, c.run.pipeline.seed)).join(name);
         let scored = c.scores[arm].pictures.iter().find(|picture| picture.file_name == file);
         let score = scored.map_or(String::new(), |picture| points(picture.score));
-        let label = if *arm == expert(set) {
-            "expert".into()
-        } else {
-            title(arm)
-        };
+        let label = if *arm == expert(set) { "expert".into() } else { title(arm) };
         cells.push((data_uri(&path)?, label, score));
     }
     Ok(html! {
@@ -163,12 +155,7 @@ fn losses(c: &Contents) -> Markup {
 
 /// Which checkpoint each expert is, and the scores of the others.
 fn chosen(c: &Contents) -> Markup {
-    let mut steps: Vec<u64> = c
-        .choices
-        .iter()
-        .flat_map(|(_, choice)| &choice.candidates)
-        .map(|c| c.step)
-        .collect();
+    let mut steps: Vec<u64> = c.choices.iter().flat_map(|(_, choice)| &choice.candidates).map(|c| c.step).collect();
     steps.sort_unstable();
     steps.dedup();
     html! {
@@ -220,14 +207,11 @@ fn how(c: &Contents) -> Markup {
 /// The last part of a model's path.
 fn name(model: &str) -> String {
     let path = std::path::Path::new(model);
-    path.file_name()
-        .map_or_else(|| model.into(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or_else(|| model.into(), |name| name.to_string_lossy().into_owned())
 }
 
 fn settings(draw: &crate::run::settings::DrawSettings) -> String {
-    let guidance = draw
-        .guidance
-        .map_or("the model's guidance".into(), |g| format!("guidance {g}"));
+    let guidance = draw.guidance.map_or("the model's guidance".into(), |g| format!("guidance {g}"));
     let scheduler = draw.scheduler.as_deref().unwrap_or("the model's scheduler");
     format!("{} steps, {guidance}, {scheduler}", draw.steps)
 }

@@ -41,13 +41,7 @@ pub fn title(arm: &str) -> String {
 
 /// What came out, in sentences.
 pub fn in_short(summary: &Summary) -> Markup {
-    let mean = |arm: &str| {
-        summary
-            .arms
-            .iter()
-            .find(|a| a.name == arm)
-            .map(|a| points(a.overall.mean))
-    };
+    let mean = |arm: &str| summary.arms.iter().find(|a| a.name == arm).map(|a| points(a.overall.mean));
     let sentence = |ours: &str, theirs: &str| {
         let comparison = summary.compared(ours, theirs)?;
         let (word, class) = verdict(&comparison.overall);
@@ -72,9 +66,7 @@ pub fn in_short(summary: &Summary) -> Markup {
 
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
-    letters
-        .next()
-        .map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn interval(difference: &Difference) -> String {
@@ -101,16 +93,8 @@ pub(super) fn cell(estimate: Option<&Estimate>) -> Markup {
 
 /// Means by skill, and the differences.
 pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
-    let arms: Vec<_> = summary
-        .arms
-        .iter()
-        .filter(|arm| !arm.name.starts_with("expert-"))
-        .collect();
-    let experts: Vec<_> = summary
-        .arms
-        .iter()
-        .filter(|arm| arm.name.starts_with("expert-"))
-        .collect();
+    let arms: Vec<_> = summary.arms.iter().filter(|arm| !arm.name.starts_with("expert-")).collect();
+    let experts: Vec<_> = summary.arms.iter().filter(|arm| arm.name.starts_with("expert-")).collect();
     let own = |skill: &str| experts.iter().find(|arm| arm.name == expert(skill));
     let of_file = c.run.pipeline.evaluate.questions.is_some();
     html! {

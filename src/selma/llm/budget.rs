@@ -56,10 +56,7 @@ struct Reserved(f64);
 
 impl Budget {
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            state: Mutex::default(),
-        }
+        Self { limits, state: Mutex::default() }
     }
 
     pub fn spent(&self) -> Spent {

@@ -41,10 +41,7 @@ impl Client {
     pub fn new(settings: Settings, key: Option<String>, limits: Limits) -> Result<Self> {
         let (address, api) = wire::address(settings.option, &settings.url, settings.api)?;
         let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        if key
-            .as_ref()
-            .is_some_and(|key| !key.chars().all(|c| c.is_ascii_graphic()))
-        {
+        if key.as_ref().is_some_and(|key| !key.chars().all(|c| c.is_ascii_graphic())) {
             return Err(Error::Usage("OPENAI_API_KEY: holds characters that no key has".into()));
         }
         let mut config = ureq::Agent::config_builder();
@@ -59,11 +56,8 @@ impl Client {
             .max_redirects_will_error(false)
             .user_agent(concat!("selma/", env!("CARGO_PKG_VERSION")))
             .build();
-        let dialect = Dialect {
-            max_tokens: settings.max_tokens,
-            new_limit_name: false,
-            temperature: Some(settings.temperature),
-        };
+        let dialect =
+            Dialect { max_tokens: settings.max_tokens, new_limit_name: false, temperature: Some(settings.temperature) };
         Ok(Self {
             address,
             api,
@@ -110,10 +104,7 @@ impl Client {
     /// # Errors
     /// Those of [`Client::complete`].
     pub fn complete_about(&self, text: &str, picture: &str) -> Result<Reply> {
-        self.ask(&Request {
-            text,
-            picture: Some(picture),
-        })
+        self.ask(&Request { text, picture: Some(picture) })
     }
 
     fn ask(&self, request: &Request<'_>) -> Result<Reply> {
@@ -150,11 +141,7 @@ impl Client {
     /// One HTTP request.
     fn attempt(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let dialect = self.lock().clone();
-        let worst = Usage {
-            input: request.tokens(),
-            output: dialect.max_tokens,
-            estimated: true,
-        };
+        let worst = Usage { input: request.tokens(), output: dialect.max_tokens, estimated: true };
         self.budget.reserve(worst).map_err(Failure::Final)?;
         let (result, used) = self.exchange(request, &dialect, worst);
         self.budget.settle(worst, used);
@@ -164,10 +151,7 @@ impl Client {
     /// The reply, and what it used: `worst` where a reply was lost that may have been written.
     fn exchange(&self, asked: &Request<'_>, dialect: &Dialect, worst: Usage) -> (Result<Reply, Failure>, Usage) {
         let nothing = Usage::default();
-        let mut request = self
-            .agent
-            .post(&self.address)
-            .header("Content-Type", "application/json");
+        let mut request = self.agent.post(&self.address).header("Content-Type", "application/json");
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
@@ -177,10 +161,7 @@ impl Client {
             Err(error) => return (Err(self.broken(error)), worst),
         };
         let status = response.status().as_u16();
-        let pause = response
-            .headers()
-            .get("retry-after")
-            .and_then(|value| value.to_str().ok());
+        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let pause = pause.and_then(|value| value.trim().parse::<f64>().ok());
         let pause = pause.filter(|s| (0.0..1e9).contains(s)).map(Duration::from_secs_f64);
         let limited = response.body_mut().with_config().limit(LARGEST_REPLY).lossy_utf8(true);
@@ -200,12 +181,7 @@ impl Client {
             output: Usage::estimate(parsed.text.len()),
             estimated: true,
         });
-        let reply = Reply {
-            text: parsed.text,
-            finish_reason: parsed.finish_reason,
-            model: parsed.model,
-            usage,
-        };
+        let reply = Reply { text: parsed.text, finish_reason: parsed.finish_reason, model: parsed.model, usage };
         (Ok(reply), usage)
     }
 
@@ -230,8 +206,6 @@ const LARGEST_REPLY: u64 = 16 << 20;
 
 /// In [0, 1): requests that failed together do not try again together. Nothing that is kept depends on it.
 fn spread() -> f64 {
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     f64::from(now.subsec_nanos()) * 1e-9
 }

@@ -12,11 +12,7 @@ use crate::selma::reply::plain_line;
 /// # Errors
 /// [`Error::Usage`] if it is no http(s) URL, or holds a password or a query: keys come from the environment only.
 pub(super) fn address(option: &str, url: &str, api: Option<Api>) -> Result<(String, Api)> {
-    let refuse = |why: &str| {
-        Err(Error::Usage(format!(
-            "{option}: {why}; give a base such as https://host/v1"
-        )))
-    };
+    let refuse = |why: &str| Err(Error::Usage(format!("{option}: {why}; give a base such as https://host/v1")));
     let base = url.trim().trim_end_matches('/');
     let Some(rest) = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")) else {
         return refuse("expected an address that begins with http:// or https://");
@@ -69,11 +65,7 @@ pub(super) fn body(api: Api, model: &str, text: &str, picture: Option<&str>, dia
         }
         Api::Completions => json!({"model": model, "prompt": text}),
     };
-    let limit = if dialect.new_limit_name {
-        "max_completion_tokens"
-    } else {
-        "max_tokens"
-    };
+    let limit = if dialect.new_limit_name { "max_completion_tokens" } else { "max_tokens" };
     body[limit] = dialect.max_tokens.into();
     if let Some(temperature) = dialect.temperature {
         body["temperature"] = temperature.into();
@@ -99,25 +91,13 @@ pub(super) fn parse(api: Api, body: &str) -> Option<Parsed> {
         Api::Completions => choice.get("text")?.as_str()?.to_owned(),
     };
     let string = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
-    let count = |name: &str| {
-        value
-            .get("usage")
-            .and_then(|usage| usage.get(name))
-            .and_then(Value::as_u64)
-    };
-    let usage = count("prompt_tokens")
-        .zip(count("completion_tokens"))
-        .map(|(input, output)| Usage {
-            input,
-            output,
-            estimated: false,
-        });
-    Some(Parsed {
-        text,
-        finish_reason: string(choice.get("finish_reason")),
-        model: string(value.get("model")),
-        usage,
-    })
+    let count = |name: &str| value.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+    let usage = count("prompt_tokens").zip(count("completion_tokens")).map(|(input, output)| Usage {
+        input,
+        output,
+        estimated: false,
+    });
+    Some(Parsed { text, finish_reason: string(choice.get("finish_reason")), model: string(value.get("model")), usage })
 }
 
 /// A string, null, or a list of parts of which the text is taken.
@@ -135,18 +115,9 @@ pub(super) fn error_message(body: &str) -> (String, String) {
     let value: Value = serde_json::from_str(body).unwrap_or_default();
     let error = value.get("error").unwrap_or(&value);
     let field = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-    let message = [
-        field("message"),
-        error.as_str().unwrap_or_default(),
-        field("detail"),
-        body,
-    ];
+    let message = [field("message"), error.as_str().unwrap_or_default(), field("detail"), body];
     let message = message.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-    let code = if field("code").is_empty() {
-        field("type")
-    } else {
-        field("code")
-    };
+    let code = if field("code").is_empty() { field("type") } else { field("code") };
     (beginning(message), code.to_owned())
 }
 
@@ -167,14 +138,9 @@ pub(super) fn adapt(dialect: &mut Dialect, message: &str) -> bool {
         dialect.new_limit_name = true;
     } else if message.contains("temperature") && dialect.temperature.is_some() {
         dialect.temperature = None;
-    } else if [
-        "reduce your prompt",
-        "context length",
-        "context window",
-        "max_tokens is too large",
-    ]
-    .iter()
-    .any(|words| message.contains(words))
+    } else if ["reduce your prompt", "context length", "context window", "max_tokens is too large"]
+        .iter()
+        .any(|words| message.contains(words))
         && dialect.max_tokens >= 64
     {
         // Source: SELMA's reference code takes four fifths and tries again.

@@ -60,12 +60,7 @@ fn everyday(description: &Description, draw: &mut Draw) -> String {
             };
             sentence(&join(&[&things, action, &behind]))
         }
-        (3, _) => sentence(&join(&[
-            draw.choose(&["there", "here"]),
-            verb(plural),
-            &things,
-            &behind,
-        ])),
+        (3, _) => sentence(&join(&[draw.choose(&["there", "here"]), verb(plural), &things, &behind])),
         _ => join(&[draw.choose(&OPENINGS), &things, &behind]),
     }
 }
@@ -100,13 +95,7 @@ fn spatial(description: &Description, draw: &mut Draw) -> String {
     let lies = relation(claim.relation, draw);
     match draw.below(6) {
         0 => sentence(&join(&[lies, &object, "there is", &subject, &behind])),
-        1 => sentence(&join(&[
-            lies,
-            &object,
-            draw.choose(&["is", "we see", "you find"]),
-            &subject,
-            &behind,
-        ])),
+        1 => sentence(&join(&[lies, &object, draw.choose(&["is", "we see", "you find"]), &subject, &behind])),
         2 => {
             let action = draw.choose(&["is", "sits", "stands", "lies", "is placed", "is drawn"]);
             sentence(&join(&[&subject, action, lies, &object, &behind]))
@@ -121,11 +110,8 @@ fn spatial(description: &Description, draw: &mut Draw) -> String {
 
 /// Things whose place in the picture is told.
 fn places(description: &Description, behind: &str, draw: &mut Draw) -> String {
-    let told: Vec<(String, &str)> = description
-        .things
-        .iter()
-        .map(|thing| (noun(thing, draw), phrase::place(thing, draw)))
-        .collect();
+    let told: Vec<(String, &str)> =
+        description.things.iter().map(|thing| (noun(thing, draw), phrase::place(thing, draw))).collect();
     match (draw.below(3), &told[..]) {
         (0, [(thing, place)]) => sentence(&join(&[place, "there is", thing, behind])),
         (1, [(thing, place)]) => {
@@ -170,10 +156,7 @@ fn defying(description: &Description, draw: &mut Draw) -> String {
         1 => format!("{outer} that holds {inner}"),
         2 => format!("{outer} containing {inner}"),
         3 => format!("{inner} within {outer}"),
-        4 => format!(
-            "{inner} {} inside {outer}",
-            draw.choose(&["hidden", "placed", "drawn", "living"])
-        ),
+        4 => format!("{inner} {} inside {outer}", draw.choose(&["hidden", "placed", "drawn", "living"])),
         _ => format!("{inner} inside {outer}"),
     };
     join(&[opening, &body, &behind])
@@ -181,10 +164,6 @@ fn defying(description: &Description, draw: &mut Draw) -> String {
 
 /// The parts that say something, with one space between.
 fn join(parts: &[&str]) -> String {
-    let said: Vec<_> = parts
-        .iter()
-        .map(|part| part.trim())
-        .filter(|part| !part.is_empty())
-        .collect();
+    let said: Vec<_> = parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect();
     said.join(" ")
 }

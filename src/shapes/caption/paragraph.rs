@@ -8,10 +8,7 @@ use super::phrase::{and, background, noun, relation, sentence, size_word};
 pub(super) fn write(description: &Description, draw: &mut Draw) -> String {
     let things = &description.things;
     // Attributes can wait only where the bare shape says which thing is meant.
-    let later: Vec<bool> = things
-        .iter()
-        .map(|thing| is_only(thing, things) && draw.chance(0.3))
-        .collect();
+    let later: Vec<bool> = things.iter().map(|thing| is_only(thing, things) && draw.chance(0.3)).collect();
     let nouns: Vec<_> = things
         .iter()
         .zip(&later)

@@ -72,23 +72,17 @@ impl Plane {
             values.sort_by(f32::total_cmp);
             values[values.len() / 2]
         });
-        let planes = std::iter::once(median)
-            .chain(common(pixels))
-            .map(|start| Plane::from(start, pixels));
+        let planes = std::iter::once(median).chain(common(pixels)).map(|start| Plane::from(start, pixels));
         let count = |plane: &Plane| plane.near(pixels, 25.0).len();
         // Of equal ones the first, which starts from the border.
-        let best = planes
-            .map(|plane| (count(&plane), plane))
-            .reduce(|a, b| if b.0 > a.0 { b } else { a });
+        let best = planes.map(|plane| (count(&plane), plane)).reduce(|a, b| if b.0 > a.0 { b } else { a });
         best.expect("the median is always tried").1
     }
 
     /// Fits all that is near, again and again. The first radius takes in both sides of a shaded background, the last one
     /// leaves out the edges of things.
     fn from(start: Rgb, pixels: &[Rgb]) -> Plane {
-        let mut plane = Plane {
-            channels: start.map(|v| [v, 0.0, 0.0]),
-        };
+        let mut plane = Plane { channels: start.map(|v| [v, 0.0, 0.0]) };
         for radius in [70.0, 40.0, 30.0, 25.0] {
             if let Some(channels) = least_squares(pixels, &plane.near(pixels, radius)) {
                 plane = Plane { channels };
@@ -98,9 +92,7 @@ impl Plane {
     }
 
     fn near(&self, pixels: &[Rgb], radius: f32) -> Vec<usize> {
-        (0..PIXELS)
-            .filter(|&i| distance(pixels[i], self.at(i)) < radius)
-            .collect()
+        (0..PIXELS).filter(|&i| distance(pixels[i], self.at(i)) < radius).collect()
     }
 
     /// The background behind pixel `i`.

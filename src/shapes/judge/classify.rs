@@ -8,34 +8,13 @@ use crate::shapes::description::Shape;
 /// and with blur and noise, in equal parts. An ideal disc has pi/4, 1/(2 pi), 1/(3 pi^2) and zeros, an ideal square 1,
 /// 1/6, 7/180, and -1/60 at four corners; soft edges add a little to spread and reach.
 const TYPICAL: [(Shape, [f32; 8]); 7] = [
-    (
-        Shape::Circle,
-        [0.786, 0.1640, 0.0375, 0.0000, 0.0000, 0.0000, 0.0000, 0.0004],
-    ),
-    (
-        Shape::Square,
-        [0.980, 0.1713, 0.0420, 0.0000, 0.0000, -0.0165, 0.0000, 0.0005],
-    ),
-    (
-        Shape::Triangle,
-        [0.574, 0.1985, 0.0647, 0.0056, 0.0670, 0.0001, 0.0021, 0.0008],
-    ),
-    (
-        Shape::Star,
-        [0.526, 0.1980, 0.0626, 0.0000, 0.0000, 0.0000, -0.0265, 0.0012],
-    ),
-    (
-        Shape::Heart,
-        [0.747, 0.1701, 0.0409, 0.0140, -0.0218, -0.0014, 0.0011, 0.0005],
-    ),
-    (
-        Shape::Cross,
-        [0.578, 0.1930, 0.0554, 0.0000, 0.0000, 0.0270, 0.0000, 0.0010],
-    ),
-    (
-        Shape::Diamond,
-        [0.570, 0.1752, 0.0448, -0.0266, 0.0000, 0.0182, 0.0000, 0.0007],
-    ),
+    (Shape::Circle, [0.786, 0.1640, 0.0375, 0.0000, 0.0000, 0.0000, 0.0000, 0.0004]),
+    (Shape::Square, [0.980, 0.1713, 0.0420, 0.0000, 0.0000, -0.0165, 0.0000, 0.0005]),
+    (Shape::Triangle, [0.574, 0.1985, 0.0647, 0.0056, 0.0670, 0.0001, 0.0021, 0.0008]),
+    (Shape::Star, [0.526, 0.1980, 0.0626, 0.0000, 0.0000, 0.0000, -0.0265, 0.0012]),
+    (Shape::Heart, [0.747, 0.1701, 0.0409, 0.0140, -0.0218, -0.0014, 0.0011, 0.0005]),
+    (Shape::Cross, [0.578, 0.1930, 0.0554, 0.0000, 0.0000, 0.0270, 0.0000, 0.0010]),
+    (Shape::Diamond, [0.570, 0.1752, 0.0448, -0.0266, 0.0000, 0.0182, 0.0000, 0.0007]),
 ];
 /// By how much a feature may differ before it counts as one unit of distance: about what blur does to the smallest
 /// shapes, or an aspect ratio of 1.05.
@@ -50,10 +29,7 @@ pub(super) fn classify(features: &Features) -> Option<Shape> {
     let values = features.values();
     let far = |typical: &[f32; 8]| {
         let parts = typical.iter().zip(values).zip(TOLERANCE);
-        parts
-            .map(|((typical, value), tolerance)| ((value - typical) / tolerance).powi(2))
-            .sum::<f32>()
-            .sqrt()
+        parts.map(|((typical, value), tolerance)| ((value - typical) / tolerance).powi(2)).sum::<f32>().sqrt()
     };
     let distances = TYPICAL.iter().map(|(shape, typical)| (*shape, far(typical)));
     let (shape, distance) = distances.min_by(|a, b| a.1.total_cmp(&b.1))?;

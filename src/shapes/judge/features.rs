@@ -93,25 +93,13 @@ fn span(profile: impl Fn(usize) -> f32) -> [f32; 2] {
     // A pixel that is covered to one half ends in its middle; the next one out may be covered a little as well.
     let before = if first == 0 { 0.0 } else { profile(first - 1) };
     let after = if last + 1 == WIDTH { 0.0 } else { profile(last + 1) };
-    [
-        first as f32 + 1.0 - profile(first) - before,
-        last as f32 + profile(last) + after,
-    ]
+    [first as f32 + 1.0 - profile(first) - before, last as f32 + profile(last) + after]
 }
 
 impl Features {
     /// All of them, in the order of [`super::classify`]'s table.
     pub fn values(&self) -> [f32; 8] {
         let [three, four, five] = self.corners;
-        [
-            self.extent,
-            self.spread,
-            self.reach,
-            self.wide,
-            three,
-            four,
-            five,
-            self.lopsided,
-        ]
+        [self.extent, self.spread, self.reach, self.wide, three, four, five, self.lopsided]
     }
 }

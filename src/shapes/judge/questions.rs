@@ -41,11 +41,7 @@ pub fn questions(description: &Description) -> Vec<Question> {
     let mut list = List(Vec::new());
     let mut known = Vec::with_capacity(description.things.len());
     for thing in &description.things {
-        let noun = Noun {
-            shape: thing.shape,
-            colour: thing.colour,
-            count: thing.number(),
-        };
+        let noun = Noun { shape: thing.shape, colour: thing.colour, count: thing.number() };
         known.push((noun, list.thing(thing, noun)));
     }
     for claim in &description.claims {
@@ -66,11 +62,7 @@ struct List(Vec<Question>);
 impl List {
     /// Asks about one thing; the id of the question that identifies it.
     fn thing(&mut self, thing: &Thing, noun: Noun) -> usize {
-        let anything = Noun {
-            colour: None,
-            count: 1,
-            ..noun
-        };
+        let anything = Noun { colour: None, count: 1, ..noun };
         let mut identity = self.ask(Ask::Exists(anything), &[]);
         if noun.colour.is_some() {
             identity = self.ask(Ask::Exists(Noun { count: 1, ..noun }), &[identity]);
@@ -103,14 +95,8 @@ impl List {
 impl Noun {
     /// "red circle", "two red circles"
     fn name(&self, number: bool) -> String {
-        let shape = if self.count > 1 {
-            self.shape.plural()
-        } else {
-            self.shape.name()
-        };
-        let colour = self
-            .colour
-            .map_or(String::new(), |colour| format!("{} ", colour.name()));
+        let shape = if self.count > 1 { self.shape.plural() } else { self.shape.name() };
+        let colour = self.colour.map_or(String::new(), |colour| format!("{} ", colour.name()));
         let number = match (number, self.count) {
             (false, _) => "",
             (true, 1) => "one ",
@@ -141,11 +127,7 @@ impl Question {
             Ask::Placed(noun, place) => format!("{} the {} {}?", noun.verb(), noun.name(false), place.phrase()),
             Ask::Related(subject, relation, object) => {
                 let (subject_name, object_name) = (subject.name(false), object.name(false));
-                format!(
-                    "{} the {subject_name} {} the {object_name}?",
-                    subject.verb(),
-                    relation.phrase()
-                )
+                format!("{} the {subject_name} {} the {object_name}?", subject.verb(), relation.phrase())
             }
             Ask::Background(colour) => format!("Is the background {}?", colour.name()),
             Ask::Shaded(Shading::Shaded) => "Is the background shaded?".into(),
@@ -168,14 +150,8 @@ impl Question {
     /// DSG's tuple: the category and what it is about.
     pub fn tuple(&self) -> String {
         let arguments = match self.ask {
-            Ask::Exists(Noun {
-                shape, colour: None, ..
-            }) => shape.name().into(),
-            Ask::Exists(Noun {
-                shape,
-                colour: Some(colour),
-                ..
-            }) => format!("{}, {}", shape.name(), colour.name()),
+            Ask::Exists(Noun { shape, colour: None, .. }) => shape.name().into(),
+            Ask::Exists(Noun { shape, colour: Some(colour), .. }) => format!("{}, {}", shape.name(), colour.name()),
             Ask::Counts(noun) => format!("{}, =={}", noun.name(false), noun.count),
             Ask::Sized(noun, size) => format!("{}, {}", noun.name(false), size.name()),
             Ask::Placed(noun, place) => format!("{}, {}", noun.name(false), place.phrase()),

@@ -42,9 +42,7 @@ pub(super) fn regions(pixels: &[Rgb], background: &Plane) -> Vec<Region> {
         if blob.len() >= SPECK {
             let mut cores = cores(&blob, &flat, &contrast, pixels);
             if let Some(core) = overlooked(&blob, &cores, &smooth, background) {
-                cores
-                    .iter_mut()
-                    .for_each(|other| other.pixels.retain(|i| !core.pixels.contains(i)));
+                cores.iter_mut().for_each(|other| other.pixels.retain(|i| !core.pixels.contains(i)));
                 cores.retain(|core| !core.pixels.is_empty());
                 cores.push(core);
             }
@@ -96,10 +94,7 @@ fn cores(blob: &[usize], flat: &[bool], contrast: &[f32], pixels: &[Rgb]) -> Vec
         found.retain(|core| core.len() >= MIN_CORE);
     }
     if found.is_empty() {
-        let farthest = blob
-            .iter()
-            .copied()
-            .max_by(|&a, &b| contrast[a].total_cmp(&contrast[b]));
+        let farthest = blob.iter().copied().max_by(|&a, &b| contrast[a].total_cmp(&contrast[b]));
         found.extend(farthest.map(|i| vec![i]));
     }
     let mut cores: Vec<Core> = Vec::new();
@@ -136,10 +131,7 @@ fn overlooked(blob: &[usize], cores: &[Core], smooth: &[Rgb], background: &Plane
     largest.sort_by(|&a, &b| unexplained(b).total_cmp(&unexplained(a)));
     largest.truncate(largest.len().div_ceil(3));
     let colour = mean(&largest, smooth);
-    Some(Core {
-        pixels: largest,
-        colour,
-    })
+    Some(Core { pixels: largest, colour })
 }
 
 fn mean(of: &[usize], pixels: &[Rgb]) -> Rgb {
@@ -174,10 +166,7 @@ fn split(blob: &[usize], cores: Vec<Core>, flat: &[bool], pixels: &[Rgb], backgr
     }
     let finish = |(core, mut mask): (Core, Vec<f32>)| {
         fill(&mut mask, pixels, background);
-        Region {
-            colour: core.colour,
-            mask,
-        }
+        Region { colour: core.colour, mask }
     };
     cores.into_iter().zip(masks).map(finish).collect()
 }
@@ -191,11 +180,7 @@ fn owners(blob: &[usize], cores: &[Core]) -> Vec<Option<usize>> {
     }
     let mut rim = blob.to_vec();
     for _ in 0..2 {
-        rim = rim
-            .iter()
-            .flat_map(|&i| neighbours(i))
-            .filter(|&n| !std::mem::replace(&mut allowed[n], true))
-            .collect();
+        rim = rim.iter().flat_map(|&i| neighbours(i)).filter(|&n| !std::mem::replace(&mut allowed[n], true)).collect();
     }
     let mut front = Vec::new();
     for (k, core) in cores.iter().enumerate() {
@@ -244,9 +229,7 @@ fn fill(mask: &mut [f32], pixels: &[Rgb], background: &Plane) {
     for hole in components(&open) {
         let touches_edge = hole.iter().any(|&i| neighbours(i).count() < 4);
         // Before smoothing: a narrow hole is full of its own edge after it.
-        let taken = hole
-            .iter()
-            .filter(|&&i| distance(pixels[i], background.at(i)) > CONTRAST);
+        let taken = hole.iter().filter(|&&i| distance(pixels[i], background.at(i)) > CONTRAST);
         if !touches_edge && 2 * taken.count() > hole.len() {
             for i in hole {
                 mask[i] = 1.0;

@@ -83,9 +83,7 @@ pub(super) fn canonical(table: toml::Table) -> Result<toml::Table> {
         }
         let value = canonical_value(key, value)?;
         if result.insert(key.to_string(), value).is_some() {
-            return Err(Error::Usage(format!(
-                "`{given}`: `{key}` is given twice, under two names"
-            )));
+            return Err(Error::Usage(format!("`{given}`: `{key}` is given twice, under two names")));
         }
     }
     Ok(result)
@@ -117,10 +115,7 @@ fn unknown(given: &str, spelled: &str) -> Error {
         .map(|key| (strsim::jaro_winkler(spelled, key), key))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .expect("there are keys");
-    Error::Usage(format!(
-        "unknown key `{given}`; the closest known one is `{}`",
-        closest.1
-    ))
+    Error::Usage(format!("unknown key `{given}`; the closest known one is `{}`", closest.1))
 }
 
 #[cfg(test)]
@@ -143,10 +138,6 @@ mod tests {
         fields.sort_unstable();
         keys.sort_unstable();
         assert_eq!(fields, keys);
-        assert!(
-            ALIASES
-                .iter()
-                .all(|(alias, key)| KEYS.contains(key) && !KEYS.contains(alias))
-        );
+        assert!(ALIASES.iter().all(|(alias, key)| KEYS.contains(key) && !KEYS.contains(alias)));
     }
 }

@@ -46,10 +46,7 @@ impl Moments {
                 let upload = |moment: &optimizer::Codes| -> Result<Codes> {
                     let words = moment.words();
                     let len = words.len();
-                    Ok(Codes {
-                        codes: gpu.upload(&Tensor::new(words, &[len]))?,
-                        scales: floats(&moment.scales)?,
-                    })
+                    Ok(Codes { codes: gpu.upload(&Tensor::new(words, &[len]))?, scales: floats(&moment.scales)? })
                 };
                 Moments::Codes(Box::new(BothCodes {
                     both: [upload(&begun[0])?, upload(&begun[1])?],
@@ -108,9 +105,8 @@ impl Buffers {
     }
 
     pub fn accumulate(&self, offset: usize, gradient: &Tensor) -> Result<()> {
-        let part = gradient
-            .memory()
-            .ok_or_else(|| Error::Failed("a gradient on the CPU of parameters on a GPU".into()))?;
+        let part =
+            gradient.memory().ok_or_else(|| Error::Failed("a gradient on the CPU of parameters on a GPU".into()))?;
         accumulate(&self.gradient.view(offset, part.len()), &part)
     }
 
@@ -156,23 +152,14 @@ impl Buffers {
     /// The update that [`Buffers::tell`] was told, at the rates of [`adamw_rates`]; and the norm of the gradient before
     /// clipping, f32 `[1]`.
     pub fn launch_update(&self, settings: Settings, lr: &Buffer) -> Result<Buffer> {
-        let Settings {
-            adamw: settings,
-            max_norm,
-            ..
-        } = settings;
+        let Settings { adamw: settings, max_norm, .. } = settings;
         let most = if max_norm > 0.0 { max_norm as f32 } else { f32::INFINITY };
         let [norm, clip] = clip_factor(&self.gradient, &self.scale(), most)?;
         let rates = adamw_rates(&self.progress, &clip, lr, settings, self.begun.interval as usize)?;
         let (values, copy, gradient) = (&self.master, &self.mirror, &self.gradient);
         match &self.moments {
             Moments::Floats([first, second]) => {
-                let parameters = Parameters {
-                    values,
-                    first,
-                    second,
-                    copy,
-                };
+                let parameters = Parameters { values, first, second, copy };
                 adamw(parameters, gradient, settings, &rates, &clip)?;
             }
             Moments::Codes(codes) => {

@@ -68,17 +68,9 @@ impl Buffers {
     }
 
     pub(super) fn update(&mut self, settings: Settings) -> f64 {
-        let Settings {
-            adamw: settings,
-            max_norm,
-            average_keeps,
-        } = settings;
+        let Settings { adamw: settings, max_norm, average_keeps } = settings;
         let norm = self.gradient_norm();
-        let factor = if max_norm > 0.0 {
-            clip_factor(norm, max_norm)
-        } else {
-            1.0
-        };
+        let factor = if max_norm > 0.0 { clip_factor(norm, max_norm) } else { 1.0 };
         let factor = factor / f64::from(self.progress.scale);
         self.progress.advance(norm.is_finite());
         if norm.is_finite() {

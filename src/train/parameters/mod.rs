@@ -57,13 +57,7 @@ impl FlatParameters {
             Device::Cpu => Buffers::Host(host::Buffers::new(master, dtype)),
             Device::Gpu(gpu) => Buffers::Gpu(gpu::Buffers::new(&gpu, master, dtype)?),
         };
-        let flat = Self {
-            params,
-            dtype,
-            buffers,
-            average_decay: 0.0,
-            step: 0,
-        };
+        let flat = Self { params, dtype, buffers, average_decay: 0.0, step: 0 };
         flat.publish();
         Ok(flat)
     }
@@ -155,12 +149,8 @@ impl FlatParameters {
     /// What a GPU says.
     pub fn publish_average(&self) -> Result<()> {
         let mirror = match &self.buffers {
-            Buffers::Host(host::Buffers {
-                average: Some(average), ..
-            }) => host::Buffers::mirror(average, self.dtype),
-            Buffers::Gpu(gpu::Buffers {
-                average: Some(average), ..
-            }) => gpu::mirror(average, self.dtype)?,
+            Buffers::Host(host::Buffers { average: Some(average), .. }) => host::Buffers::mirror(average, self.dtype),
+            Buffers::Gpu(gpu::Buffers { average: Some(average), .. }) => gpu::mirror(average, self.dtype)?,
             _ => {
                 self.publish();
                 return Ok(());
@@ -248,11 +238,7 @@ impl FlatParameters {
     pub(super) fn next_update(&mut self, adamw: AdamW, max_norm: f64) -> Settings {
         self.step += 1;
         let t = self.step as f64;
-        Settings {
-            adamw,
-            max_norm,
-            average_keeps: self.average_decay.min((1.0 + t) / (10.0 + t)),
-        }
+        Settings { adamw, max_norm, average_keeps: self.average_decay.min((1.0 + t) / (10.0 + t)) }
     }
 
     /// The buffers, where they are on a GPU.

@@ -22,12 +22,7 @@ impl Progress {
             DType::F16 => (65536.0, 2000),
             _ => (1.0, 0),
         };
-        Self {
-            scale,
-            clean: 0,
-            updates: 0,
-            interval,
-        }
+        Self { scale, clean: 0, updates: 0, interval }
     }
 
     /// Whether the scale changes as training goes.

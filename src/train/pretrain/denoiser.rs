@@ -41,42 +41,17 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
     let denoiser = Denoiser::new(run.seed, BATCH, pairs, &run.device)?;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
     let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
-    let mut settings = format!(
-        "seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n",
-        run.seed, run.text_steps, run.steps, run.pairs
-    );
+    let mut settings =
+        format!("seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n", run.seed, run.text_steps, run.steps, run.pairs);
     words::train(run, &denoiser.text, watcher)?;
-    let networks = Networks {
-        vae: &vae,
-        text: &denoiser.text,
-        unet: &denoiser.unet,
-    };
+    let networks = Networks { vae: &vae, text: &denoiser.text, unet: &denoiser.unet };
     let params = denoiser.params();
     let mut done = 0;
     let first = ("denoiser".to_owned(), "steps of text encoder and UNet", run.steps, 2e-3);
-    let refine = |i| {
-        (
-            format!("refined-{i}"),
-            "steps that refine text encoder and UNet",
-            run.refining_steps,
-            1e-3,
-        )
-    };
+    let refine = |i| (format!("refined-{i}"), "steps that refine text encoder and UNet", run.refining_steps, 1e-3);
     for (stage, what, steps, lr) in std::iter::once(first).chain((1..=run.refinements).map(refine)) {
-        let recipe = Recipe {
-            stage,
-            what,
-            steps,
-            lr,
-            warmup: 100,
-            weight_decay: 1e-2,
-            average: 0.999,
-        };
-        let identity = RunIdentity {
-            settings: settings.clone(),
-            model: model.clone(),
-            data: pairs.identity.clone(),
-        };
+        let recipe = Recipe { stage, what, steps, lr, warmup: 100, weight_decay: 1e-2, average: 0.999 };
+        let identity = RunIdentity { settings: settings.clone(), model: model.clone(), data: pairs.identity.clone() };
         let mut stage = Stage::open(run, recipe, params.clone(), identity)?;
         let compute = |leaves: &[Tensor], step| denoiser.compute(leaves, done + step);
         stage.run(watcher, compute, || networks.write(&run.out))?;

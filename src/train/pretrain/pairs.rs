@@ -25,13 +25,8 @@ const BATCH: usize = 64;
 pub(super) const LATENT_LEN: usize = LATENT_SIDE * LATENT_SIDE * LATENT_CHANNELS;
 
 /// Of 25 pairs, how many are of each skill: mostly simple captions, so that the hard skills leave something to be learnt.
-const MIX: [(Skill, usize); 5] = [
-    (Skill::Everyday, 17),
-    (Skill::Counting, 2),
-    (Skill::Spatial, 3),
-    (Skill::Paragraph, 2),
-    (Skill::Defying, 1),
-];
+const MIX: [(Skill, usize); 5] =
+    [(Skill::Everyday, 17), (Skill::Counting, 2), (Skill::Spatial, 3), (Skill::Paragraph, 2), (Skill::Defying, 1)];
 
 /// The skill of pair `i`, and its index there.
 pub(super) fn example(i: usize) -> (Skill, u64) {

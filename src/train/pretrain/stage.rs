@@ -115,22 +115,11 @@ impl Stage {
                 r.what
             )));
         }
-        let settings = AdamW {
-            lr,
-            betas: (0.9, 0.99),
-            eps: 1e-8,
-            weight_decay: r.weight_decay,
-        };
+        let settings = AdamW { lr, betas: (0.9, 0.99), eps: 1e-8, weight_decay: r.weight_decay };
         let grad_norm = self.flat.update(settings, MAX_GRAD_NORM)?;
         let step = self.flat.step;
         let values = [&losses[..], &[("lr", lr), ("grad_norm", grad_norm)]].concat();
         self.metrics.append(step, &values)?;
-        Ok(StepReport {
-            step,
-            loss,
-            grad_norm,
-            loss_scale: None,
-            lr,
-        })
+        Ok(StepReport { step, loss, grad_norm, loss_scale: None, lr })
     }
 }

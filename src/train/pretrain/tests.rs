@@ -61,15 +61,8 @@ fn train(
         weight_decay: 1e-2,
         average: 0.9,
     };
-    let identity = RunIdentity {
-        settings: String::new(),
-        model: String::new(),
-        data: String::new(),
-    };
-    let mut trained = Trained {
-        stage,
-        ..Trained::default()
-    };
+    let identity = RunIdentity { settings: String::new(), model: String::new(), data: String::new() };
+    let mut trained = Trained { stage, ..Trained::default() };
     let mut stage = Stage::open(run, recipe, params, identity).expect("room");
     trained.before = stage.flat.buffers().expect("a device").master.clone();
     stage.run(&mut trained, compute, || Ok(())).expect("steps");
@@ -133,12 +126,7 @@ fn steps_on_a_gpu_are_those_of_the_cpu() {
         for (what, there, here, bound) in [
             ("losses", &there.losses, &here.losses, 1e-5),
             ("norms of the gradient", &there.norms, &here.norms, 1e-5),
-            (
-                "mean gradient",
-                &floats(&there.first_moment),
-                &floats(&here.first_moment),
-                1e-4,
-            ),
+            ("mean gradient", &floats(&there.first_moment), &floats(&here.first_moment), 1e-4),
             ("change of the weights", &there.moved(), &here.moved(), 1e-3),
         ] {
             let error = relative_error(there, here);

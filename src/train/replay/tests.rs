@@ -29,15 +29,10 @@ fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) ->
     let told = replay.reports().expect("a device");
     assert!(told.iter().map(|report| report.step).eq(1..=steps));
     let values = |report: &StepReport| {
-        let StepReport {
-            loss, grad_norm, lr, ..
-        } = *report;
+        let StepReport { loss, grad_norm, lr, .. } = *report;
         (loss.to_bits(), grad_norm.to_bits(), lr.to_bits(), report.loss_scale)
     };
-    assert!(
-        told.iter().map(values).eq(expected.iter().map(values)),
-        "{told:?}, {expected:?}"
-    );
+    assert!(told.iter().map(values).eq(expected.iter().map(values)), "{told:?}, {expected:?}");
     let (ours, theirs) = (run.end(), direct.end());
     let ([first, second], [their_first, their_second]) = (ours.moments.values(), theirs.moments.values());
     for (name, ours, theirs) in [
@@ -45,11 +40,7 @@ fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) ->
         ("gradient", &ours.gradient, &theirs.gradient),
         ("first moment", &first, &their_first),
         ("second moment", &second, &their_second),
-        (
-            "average",
-            ours.average.as_ref().unwrap(),
-            theirs.average.as_ref().unwrap(),
-        ),
+        ("average", ours.average.as_ref().unwrap(), theirs.average.as_ref().unwrap()),
     ] {
         assert!(bits(ours) == bits(theirs), "{name} differs");
     }
@@ -117,9 +108,7 @@ fn sizes_may_change() {
         4..6 => 1,
         _ => 2,
     };
-    all_clipped(compare(DType::F32, 6, |run, number| {
-        run.batch(number, sizes(number), false)
-    }));
+    all_clipped(compare(DType::F32, 6, |run, number| run.batch(number, sizes(number), false)));
     all_clipped(compare(DType::F32, 6, |run, number| {
         let mut batch = run.batch(number, 2, false);
         if (4..6).contains(&number) {
@@ -142,11 +131,7 @@ fn sixteen_steps_are_told_at_once() {
         assert!(replay.is_full());
         let told = replay.reports().expect("a device");
         let losses: Vec<f64> = told.iter().map(|report| report.loss).collect();
-        assert!(
-            told.iter()
-                .map(|report| report.step)
-                .eq(first + 1..=first + STEPS as u64)
-        );
+        assert!(told.iter().map(|report| report.step).eq(first + 1..=first + STEPS as u64));
         assert!(losses.windows(2).all(|pair| pair[0] != pair[1]) && losses.iter().all(|loss| *loss > 0.0));
         assert!(!replay.is_full());
     }
@@ -194,36 +179,18 @@ fn work_that_cannot_be_replayed_is_told() {
     let read = gpu.record(|| x.download(&[64]).map(drop));
     assert!(read.err().expect("refused").to_string().contains("read by the host"));
     let copied = gpu.record(|| gpu.upload(&Tensor::full(&[1], 1.0, DType::F32)).map(drop));
-    assert!(
-        copied
-            .err()
-            .expect("refused")
-            .to_string()
-            .contains("copies from the host")
-    );
+    assert!(copied.err().expect("refused").to_string().contains("copies from the host"));
     let mut left = None;
     let leaves = gpu.record(|| {
         left = Some(gpu.buffer(DType::F32, 1)?);
         Ok(())
     });
-    assert!(
-        leaves
-            .err()
-            .expect("refused")
-            .to_string()
-            .contains("leaves other buffers behind")
-    );
+    assert!(leaves.err().expect("refused").to_string().contains("leaves other buffers behind"));
     // After all that the device does as it is told.
     let graph = gpu.record(|| x.clear()).expect("a recording");
     assert_eq!(x.download(&[64]).expect("a device").data::<f32>()[0], 1.0);
     graph.replay().expect("a device");
     assert_eq!(x.download(&[64]).expect("a device").data::<f32>()[0], 0.0);
     drop(left);
-    assert!(
-        graph
-            .replay()
-            .expect_err("refused")
-            .to_string()
-            .contains("came or went")
-    );
+    assert!(graph.replay().expect_err("refused").to_string().contains("came or went"));
 }

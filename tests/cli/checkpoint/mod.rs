@@ -18,15 +18,7 @@ const MODELS: [&str; 3] = ["tiny-sd1", "tiny-sd2", "tiny-sdxl"];
 
 fn draw(model: &Path, out: &Path) -> Command {
     let mut command = selma();
-    command.args([
-        "generate",
-        "--prompt",
-        "two red foxes! in the snow",
-        "--steps",
-        "3",
-        "--seed",
-        "3",
-    ]);
+    command.args(["generate", "--prompt", "two red foxes! in the snow", "--steps", "3", "--seed", "3"]);
     command.arg("--model").arg(model).arg("--out").arg(out);
     command
 }
@@ -68,17 +60,11 @@ fn loras_apply_to_a_checkpoint_and_are_baked_into_it() {
         sample_lora(&folder, &lora);
         let scaled = format!("{}:0.7", lora.display());
         let mut of_folder = draw(&folder, &at("a"));
-        of_folder
-            .arg("--vocab")
-            .arg(parity("clip_vocab"))
-            .args(["--lora", &scaled]);
+        of_folder.arg("--vocab").arg(parity("clip_vocab")).args(["--lora", &scaled]);
         let expected = pixels(&mut of_folder, &at("a"));
         let plain = pixels(&mut draw(&file, &at("b")), &at("b"));
         assert!(plain != expected, "{model}: the LoRA changes nothing");
-        assert!(
-            pixels(draw(&file, &at("b")).args(["--lora", &scaled]), &at("b")) == expected,
-            "{model}"
-        );
+        assert!(pixels(draw(&file, &at("b")).args(["--lora", &scaled]), &at("b")) == expected, "{model}");
 
         // Baked: the same values as in the baked folder, under the same keys as before.
         let bake = |into: &Path, out: &Path| {
@@ -90,15 +76,9 @@ fn loras_apply_to_a_checkpoint_and_are_baked_into_it() {
         bake(&file, &at("baked.safetensors"));
         let mut of_folder = draw(&at("baked"), &at("a"));
         let expected = pixels(of_folder.arg("--vocab").arg(parity("clip_vocab")), &at("a"));
-        assert!(
-            pixels(&mut draw(&at("baked.safetensors"), &at("b")), &at("b")) == expected,
-            "{model}"
-        );
+        assert!(pixels(&mut draw(&at("baked.safetensors"), &at("b")), &at("b")) == expected, "{model}");
         assert!(plain != expected);
-        let (before, after) = (
-            Safetensors::open(&file).unwrap(),
-            Safetensors::open(&at("baked.safetensors")).unwrap(),
-        );
+        let (before, after) = (Safetensors::open(&file).unwrap(), Safetensors::open(&at("baked.safetensors")).unwrap());
         assert!(before.names().eq(after.names()));
         assert_eq!(before.metadata(), after.metadata());
         std::fs::remove_dir_all(at("baked")).unwrap();
@@ -112,22 +92,11 @@ fn sample_lora(folder: &Path, path: &Path) {
     let mut expert = selma::lora::Expert::default();
     let fill = |shape: &[usize]| {
         let len = shape.iter().product::<usize>();
-        Tensor::new(
-            (0..len).map(|i| ((i * i + 1) as f32).sin() * 0.4).collect::<Vec<_>>(),
-            shape,
-        )
+        Tensor::new((0..len).map(|i| ((i * i + 1) as f32).sin() * 0.4).collect::<Vec<_>>(), shape)
     };
     for (component, modules) in &base {
         for (module, shape) in modules {
-            let wanted = [
-                "attn1.to_v",
-                "attn2.to_k",
-                "k_proj",
-                "v_proj",
-                "fc1",
-                "proj_in",
-                "conv1",
-            ];
+            let wanted = ["attn1.to_v", "attn2.to_k", "k_proj", "v_proj", "fc1", "proj_in", "conv1"];
             if wanted.iter().any(|name| module.ends_with(name)) {
                 let mut down = shape.clone();
                 down[0] = 3;
@@ -147,25 +116,8 @@ fn training_on_a_checkpoint_gives_the_lora_of_its_folder() {
     checkpoint("tiny-sdxl", &at("model.safetensors"));
     let train = |model: &Path, out: &Path| {
         let mut command = selma();
-        command.args([
-            "train",
-            "--steps",
-            "2",
-            "--rank",
-            "2",
-            "--batch-size",
-            "2",
-            "--grad-accum",
-            "1",
-            "--quiet",
-        ]);
-        command
-            .arg("--model")
-            .arg(model)
-            .arg("--data")
-            .arg(&data)
-            .arg("--out")
-            .arg(out);
+        command.args(["train", "--steps", "2", "--rank", "2", "--batch-size", "2", "--grad-accum", "1", "--quiet"]);
+        command.arg("--model").arg(model).arg("--data").arg(&data).arg("--out").arg(out);
         command
     };
     let mut of_folder = train(&parity("models/tiny-sdxl"), &at("a"));
@@ -192,10 +144,7 @@ fn a_vae_in_a_file_replaces_the_models() {
     let sd1 = parity("models/tiny-sd1");
     let draw = |vae: &Path| {
         let mut command = draw(&sd1, &at("out"));
-        pixels(
-            command.arg("--vocab").arg(parity("clip_vocab")).arg("--vae").arg(vae),
-            &at("out"),
-        )
+        pixels(command.arg("--vocab").arg(parity("clip_vocab")).arg("--vae").arg(vae), &at("out"))
     };
     let expected = draw(&parity("models/tiny-sd2/vae"));
     checkpoint("tiny-sd2", &at("model.safetensors"));
@@ -205,42 +154,19 @@ fn a_vae_in_a_file_replaces_the_models() {
     let levels = config["block_out_channels"].as_array().unwrap().len();
     for prefix in ["", "vae.", "first_stage_model."] {
         let mut tensors = vae_to_ldm(tensors_of(&parity("models/tiny-sd2/vae")), levels, prefix);
-        write(
-            &at("vae.safetensors"),
-            &tensors.clone().into_iter().collect::<Vec<_>>(),
-            &BTreeMap::new(),
-        )
-        .unwrap();
+        write(&at("vae.safetensors"), &tensors.clone().into_iter().collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
         let mut command = self::draw(&sd1, &at("none"));
-        command
-            .arg("--vocab")
-            .arg(parity("clip_vocab"))
-            .arg("--vae")
-            .arg(at("vae.safetensors"));
+        command.arg("--vocab").arg(parity("clip_vocab")).arg("--vae").arg(at("vae.safetensors"));
         let loaded = selma::nn::AutoencoderKl::load(&at("vae.safetensors/vae"), DType::F32);
         match config["norm_num_groups"].as_u64() {
             None | Some(32) => command.assert().success(),
             // Channels that 32 groups do not divide.
             _ => command.assert().code(1),
         };
-        assert_eq!(
-            loaded.is_ok(),
-            matches!(config["norm_num_groups"].as_u64(), None | Some(32))
-        );
-        tensors.insert(
-            format!("{prefix}decoder.unknown.weight"),
-            Tensor::zeros(&[1], DType::F32),
-        );
-        write(
-            &at("vae.safetensors"),
-            &tensors.into_iter().collect::<Vec<_>>(),
-            &BTreeMap::new(),
-        )
-        .unwrap();
-        let message = selma::nn::AutoencoderKl::load(&at("vae.safetensors/vae"), DType::F32)
-            .err()
-            .unwrap()
-            .to_string();
+        assert_eq!(loaded.is_ok(), matches!(config["norm_num_groups"].as_u64(), None | Some(32)));
+        tensors.insert(format!("{prefix}decoder.unknown.weight"), Tensor::zeros(&[1], DType::F32));
+        write(&at("vae.safetensors"), &tensors.into_iter().collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
+        let message = selma::nn::AutoencoderKl::load(&at("vae.safetensors/vae"), DType::F32).err().unwrap().to_string();
         assert!(message.contains("decoder.unknown.weight"), "{message}");
     }
 }

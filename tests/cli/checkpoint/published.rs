@@ -147,13 +147,7 @@ fn shapes_say_what_the_published_configurations_say() {
     let families = [
         (sd1, &none, configs::sd15_unet(), vec![configs::clip_l()], false),
         (sd2, &v, sd2_unet, vec![clip_h], false),
-        (
-            xl,
-            &none,
-            configs::sdxl_unet(),
-            vec![configs::clip_l(), configs::clip_big_g()],
-            true,
-        ),
+        (xl, &none, configs::sdxl_unet(), vec![configs::clip_l(), configs::clip_big_g()], true),
     ];
     for (mut tensors, metadata, unet, encoders, is_xl) in families {
         vae(&mut tensors);
@@ -215,17 +209,12 @@ fn a_guess_at_the_prediction_is_told() {
     file.read_exact(&mut length).unwrap();
     let mut header = vec![0; u64::from_le_bytes(length) as usize];
     file.read_exact(&mut header).unwrap();
-    let values = serde_json::from_slice::<Value>(&header).unwrap()[biases]["data_offsets"][0]
-        .as_u64()
-        .unwrap();
+    let values = serde_json::from_slice::<Value>(&header).unwrap()[biases]["data_offsets"][0].as_u64().unwrap();
     file.seek(SeekFrom::Current(values as i64)).unwrap();
     file.write_all(&0x3c00u16.to_le_bytes().repeat(160)).unwrap();
     drop(file);
     let told = notes(&path);
-    assert!(
-        told[0].contains("--prediction v_prediction") && told[0].contains("0.500"),
-        "{told:?}"
-    );
+    assert!(told[0].contains("--prediction v_prediction") && told[0].contains("0.500"), "{told:?}");
     write(&path, &tensors, &json!({ "modelspec.prediction_type": "epsilon" }));
     let told = notes(&path);
     assert!(told[0].contains("the metadata says so"), "{told:?}");

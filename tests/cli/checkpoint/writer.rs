@@ -18,9 +18,7 @@ pub fn json_of(path: PathBuf) -> Value {
 pub fn tensors_of(folder: &Path) -> Tensors {
     let path = ["diffusion_pytorch_model", "model"].map(|stem| folder.join(format!("{stem}.safetensors")));
     let file = Safetensors::open(path.iter().find(|path| path.exists()).unwrap()).unwrap();
-    file.names()
-        .map(|name| (name.to_string(), file.tensor(name).unwrap()))
-        .collect()
+    file.names().map(|name| (name.to_string(), file.tensor(name).unwrap())).collect()
 }
 
 /// Values of a tensor and its transposes and sums, in its own type.
@@ -37,26 +35,16 @@ fn unet_to_ldm(tensors: Tensors, config: &Value) -> Tensors {
         for j in 0..n {
             let at = (n + 1) * i + j + 1;
             blocks.push((format!("down_blocks.{i}.resnets.{j}."), format!("input_blocks.{at}.0.")));
-            blocks.push((
-                format!("down_blocks.{i}.attentions.{j}."),
-                format!("input_blocks.{at}.1."),
-            ));
+            blocks.push((format!("down_blocks.{i}.attentions.{j}."), format!("input_blocks.{at}.1.")));
         }
         for j in 0..=n {
             let at = (n + 1) * i + j;
             blocks.push((format!("up_blocks.{i}.resnets.{j}."), format!("output_blocks.{at}.0.")));
-            blocks.push((
-                format!("up_blocks.{i}.attentions.{j}."),
-                format!("output_blocks.{at}.1."),
-            ));
+            blocks.push((format!("up_blocks.{i}.attentions.{j}."), format!("output_blocks.{at}.1.")));
         }
         let down = format!("input_blocks.{}.0.op.", (n + 1) * (i + 1));
         blocks.push((format!("down_blocks.{i}.downsamplers.0.conv."), down));
-        let slot = if config["up_block_types"][i] == "CrossAttnUpBlock2D" {
-            2
-        } else {
-            1
-        };
+        let slot = if config["up_block_types"][i] == "CrossAttnUpBlock2D" { 2 } else { 1 };
         let up = format!("output_blocks.{}.{slot}.conv.", (n + 1) * i + n);
         blocks.push((format!("up_blocks.{i}.upsamplers.0.conv."), up));
     }
@@ -83,10 +71,7 @@ fn unet_to_ldm(tensors: Tensors, config: &Value) -> Tensors {
         ("conv_shortcut", "skip_connection"),
     ];
     let rename = |name: &str| {
-        let (hf, ldm) = blocks
-            .iter()
-            .find(|(hf, _)| name.starts_with(hf))
-            .unwrap_or_else(|| panic!("{name}"));
+        let (hf, ldm) = blocks.iter().find(|(hf, _)| name.starts_with(hf)).unwrap_or_else(|| panic!("{name}"));
         let mut rest = name[hf.len()..].to_string();
         if hf.contains("resnets") {
             for (hf, ldm) in resnet {
@@ -95,10 +80,7 @@ fn unet_to_ldm(tensors: Tensors, config: &Value) -> Tensors {
         }
         format!("model.diffusion_model.{ldm}{rest}")
     };
-    tensors
-        .into_iter()
-        .map(|(name, tensor)| (rename(&name), tensor))
-        .collect()
+    tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect()
 }
 
 pub fn vae_to_ldm(tensors: Tensors, levels: usize, prefix: &str) -> Tensors {
@@ -106,21 +88,13 @@ pub fn vae_to_ldm(tensors: Tensors, levels: usize, prefix: &str) -> Tensors {
         let mut name = name.to_string();
         for i in 0..levels {
             for j in 0..4 {
-                name = name.replace(
-                    &format!("encoder.down_blocks.{i}.resnets.{j}."),
-                    &format!("encoder.down.{i}.block.{j}."),
-                );
+                name = name
+                    .replace(&format!("encoder.down_blocks.{i}.resnets.{j}."), &format!("encoder.down.{i}.block.{j}."));
                 let up = format!("decoder.up.{}.block.{j}.", levels - 1 - i);
                 name = name.replace(&format!("decoder.up_blocks.{i}.resnets.{j}."), &up);
             }
-            name = name.replace(
-                &format!("down_blocks.{i}.downsamplers.0."),
-                &format!("down.{i}.downsample."),
-            );
-            name = name.replace(
-                &format!("up_blocks.{i}.upsamplers.0."),
-                &format!("up.{}.upsample.", levels - 1 - i),
-            );
+            name = name.replace(&format!("down_blocks.{i}.downsamplers.0."), &format!("down.{i}.downsample."));
+            name = name.replace(&format!("up_blocks.{i}.upsamplers.0."), &format!("up.{}.upsample.", levels - 1 - i));
         }
         for (hf, ldm) in [
             ("mid_block.resnets.0.", "mid.block_1."),
@@ -145,9 +119,7 @@ pub fn vae_to_ldm(tensors: Tensors, levels: usize, prefix: &str) -> Tensors {
         _ => tensor,
     };
     let renamed = tensors.into_iter().map(|(name, tensor)| (rename(&name), tensor));
-    renamed
-        .map(|(name, tensor)| (format!("{prefix}{name}"), as_convolution(&name, tensor)))
-        .collect()
+    renamed.map(|(name, tensor)| (format!("{prefix}{name}"), as_convolution(&name, tensor))).collect()
 }
 
 /// Names with their `text_model.` level, which newer files leave out.
@@ -163,24 +135,12 @@ fn open_clip(tensors: &Tensors, layers: usize, prefix: &str) -> Tensors {
     let mut out = Tensors::new();
     let mut put = |name: String, tensor: &Tensor| drop(out.insert(format!("{prefix}{name}"), tensor.clone()));
     let get = |name: &str| &tensors[name];
-    put(
-        "token_embedding.weight".into(),
-        get("text_model.embeddings.token_embedding.weight"),
-    );
-    put(
-        "positional_embedding".into(),
-        get("text_model.embeddings.position_embedding.weight"),
-    );
+    put("token_embedding.weight".into(), get("text_model.embeddings.token_embedding.weight"));
+    put("positional_embedding".into(), get("text_model.embeddings.position_embedding.weight"));
     for parameter in ["weight", "bias"] {
-        put(
-            format!("ln_final.{parameter}"),
-            get(&format!("text_model.final_layer_norm.{parameter}")),
-        );
+        put(format!("ln_final.{parameter}"), get(&format!("text_model.final_layer_norm.{parameter}")));
         for layer in 0..layers {
-            let (from, to) = (
-                format!("text_model.encoder.layers.{layer}"),
-                format!("transformer.resblocks.{layer}"),
-            );
+            let (from, to) = (format!("text_model.encoder.layers.{layer}"), format!("transformer.resblocks.{layer}"));
             for (hf, theirs) in [
                 ("layer_norm1", "ln_1"),
                 ("layer_norm2", "ln_2"),
@@ -188,19 +148,13 @@ fn open_clip(tensors: &Tensors, layers: usize, prefix: &str) -> Tensors {
                 ("mlp.fc2", "mlp.c_proj"),
                 ("self_attn.out_proj", "attn.out_proj"),
             ] {
-                put(
-                    format!("{to}.{theirs}.{parameter}"),
-                    get(&format!("{from}.{hf}.{parameter}")),
-                );
+                put(format!("{to}.{theirs}.{parameter}"), get(&format!("{from}.{hf}.{parameter}")));
             }
             let parts = ["q", "k", "v"].map(|x| get(&format!("{from}.self_attn.{x}_proj.{parameter}")));
             let mut shape = parts[0].shape().to_vec();
             shape[0] *= 3;
             let values = parts.iter().flat_map(|t| t.reals::<f64>().into_owned()).collect();
-            put(
-                format!("{to}.attn.in_proj_{parameter}"),
-                &remade(values, &shape, parts[0]),
-            );
+            put(format!("{to}.attn.in_proj_{parameter}"), &remade(values, &shape, parts[0]));
         }
     }
     if let Some(projection) = tensors.get("text_projection.weight") {
@@ -220,23 +174,15 @@ pub fn checkpoint(model: &str, path: &Path) {
     let (unet, vae) = (config("unet"), config("vae"));
     let mut all = unet_to_ldm(tensors_of(&folder.join("unet")), &unet);
     let levels = vae["block_out_channels"].as_array().unwrap().len();
-    all.extend(vae_to_ldm(
-        tensors_of(&folder.join("vae")),
-        levels,
-        "first_stage_model.",
-    ));
+    all.extend(vae_to_ldm(tensors_of(&folder.join("vae")), levels, "first_stage_model."));
     let first = levelled(tensors_of(&folder.join("text_encoder")));
     let layers = |component: &str| config(component)["num_hidden_layers"].as_u64().unwrap() as usize;
     let ballast = |shape: &[usize]| Tensor::full(shape, 7.0, DType::F32);
     match model {
         "tiny-sd1" => {
             // As in old merges, without the level `text_model.`.
-            let bare = |name: String| {
-                format!(
-                    "cond_stage_model.transformer.{}",
-                    name.trim_start_matches("text_model.")
-                )
-            };
+            let bare =
+                |name: String| format!("cond_stage_model.transformer.{}", name.trim_start_matches("text_model."));
             all.extend(first.into_iter().map(|(name, tensor)| (bare(name), tensor)));
             all.insert(
                 "cond_stage_model.transformer.embeddings.position_ids".into(),
@@ -261,11 +207,7 @@ pub fn checkpoint(model: &str, path: &Path) {
             let at = "conditioner.embedders.0.transformer.";
             all.extend(first.into_iter().map(|(name, tensor)| (format!("{at}{name}"), tensor)));
             let second = levelled(tensors_of(&folder.join("text_encoder_2")));
-            all.extend(open_clip(
-                &second,
-                layers("text_encoder_2"),
-                "conditioner.embedders.1.model.",
-            ));
+            all.extend(open_clip(&second, layers("text_encoder_2"), "conditioner.embedders.1.model."));
             all.insert("denoiser.sigmas".into(), ballast(&[1000]));
         }
     }

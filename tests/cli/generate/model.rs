@@ -10,20 +10,11 @@ fn another_vae_is_used_where_it_is_named() {
     let plain = one(generate(&out).args(["--prompt", "a cat"]), &out);
     let own = parity("models/tiny-sd1");
     let other = parity("models/tiny-sd2");
-    for (path, same) in [
-        (own.join("vae"), true),
-        (own, true),
-        (other.join("vae"), false),
-        (other, false),
-    ] {
+    for (path, same) in [(own.join("vae"), true), (own, true), (other.join("vae"), false), (other, false)] {
         let now = one(generate(&out).args(["--prompt", "a cat", "--vae"]).arg(&path), &out);
         assert_eq!(now == plain, same, "{}", path.display());
     }
-    refuses(
-        generate(&out).args(["--prompt", "a", "--vae"]).arg(dir.path()),
-        1,
-        &["no VAE"],
-    );
+    refuses(generate(&out).args(["--prompt", "a", "--vae"]).arg(dir.path()), 1, &["no VAE"]);
 }
 
 #[test]
@@ -36,22 +27,8 @@ fn a_model_of_the_hub_is_found_in_the_shared_cache() {
     std::os::unix::fs::symlink(parity("models/tiny-sd1"), root.join("snapshots/c0ffee")).unwrap();
     let generate = |id: &str, out: &str| {
         let mut command = selma();
-        command
-            .env("HF_HOME", dir.path())
-            .env_remove("HF_HUB_CACHE")
-            .current_dir(dir.path());
-        command.args([
-            "generate",
-            "--model",
-            id,
-            "--prompt",
-            "a cat",
-            "--steps",
-            "1",
-            "--offline",
-            "--out",
-            out,
-        ]);
+        command.env("HF_HOME", dir.path()).env_remove("HF_HUB_CACHE").current_dir(dir.path());
+        command.args(["generate", "--model", id, "--prompt", "a cat", "--steps", "1", "--offline", "--out", out]);
         command.arg("--vocab").arg(parity("clip_vocab"));
         command
     };

@@ -13,14 +13,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
         let mut command = generate(out);
         // Six pictures in batches of four and two; a stochastic sampler.
         command.arg("--prompts").arg(prompt_file(dir.path()));
-        command.args([
-            "--images-per-prompt",
-            "2",
-            "--batch-size",
-            "4",
-            "--scheduler",
-            "euler-a",
-        ]);
+        command.args(["--images-per-prompt", "2", "--batch-size", "4", "--scheduler", "euler-a"]);
         command
     };
     run(&whole).assert().success();
@@ -38,10 +31,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     let output = run(&broken).arg("--resume").assert().success();
     assert_eq!(before, [0, 1, 2, 3].map(written));
     assert_eq!(drawn(&whole), drawn(&broken));
-    assert_eq!(
-        bytes(whole.join("metadata.jsonl")),
-        bytes(broken.join("metadata.jsonl"))
-    );
+    assert_eq!(bytes(whole.join("metadata.jsonl")), bytes(broken.join("metadata.jsonl")));
     // All six are listed, drawn now or before.
     assert_eq!(String::from_utf8_lossy(&output.get_output().stdout).lines().count(), 6);
     // One that does not decode makes its whole batch be drawn again.
@@ -56,9 +46,8 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
 fn prompt_files_in_every_form_draw_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let lines: Vec<&str> = PROMPTS.lines().filter(|line| !line.is_empty()).collect();
-    let rows: Vec<serde_json::Value> = (lines.iter().enumerate())
-        .map(|(i, line)| serde_json::json!({"prompt": line, "id": i, "seed": 9}))
-        .collect();
+    let rows: Vec<serde_json::Value> =
+        (lines.iter().enumerate()).map(|(i, line)| serde_json::json!({"prompt": line, "id": i, "seed": 9})).collect();
     let (json, jsonl) = (dir.path().join("p.json"), dir.path().join("p.jsonl"));
     std::fs::write(&json, serde_json::Value::from(rows.clone()).to_string()).unwrap();
     std::fs::write(&jsonl, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
@@ -73,10 +62,7 @@ fn prompt_files_in_every_form_draw_the_same() {
     assert_eq!(results[1].1, results[2].1);
     let row: serde_json::Value = serde_json::from_str(results[1].1.lines().nth(1).unwrap()).unwrap();
     // What the record says besides is kept; what the run decides is the run's.
-    assert_eq!(
-        row,
-        serde_json::json!({"file_name": "00001.png", "text": "two dogs", "seed": 42, "index": 1, "id": 1})
-    );
+    assert_eq!(row, serde_json::json!({"file_name": "00001.png", "text": "two dogs", "seed": 42, "index": 1, "id": 1}));
     // The result serves as a prompt file itself, and as training data.
     let again = dir.path().join("again");
     let metadata = dir.path().join("p.out/metadata.jsonl");
@@ -114,32 +100,20 @@ fn long_prompts_are_counted_and_read_whole_on_demand() {
     for model in ["tiny-sd1", "tiny-sdxl"] {
         let draw = |name: &str, options: &[&str]| {
             let mut command = selma();
-            command
-                .args(["generate", "--steps", "2", "--batch-size", "2"])
-                .args(options);
+            command.args(["generate", "--steps", "2", "--batch-size", "2"]).args(options);
             command.arg("--model").arg(parity(&format!("models/{model}")));
-            command
-                .arg("--vocab")
-                .arg(parity("clip_vocab"))
-                .arg("--prompts")
-                .arg(at("p.txt"));
+            command.arg("--vocab").arg(parity("clip_vocab")).arg("--prompts").arg(at("p.txt"));
             let output = command.arg("--out").arg(at(name)).output().unwrap();
             assert!(output.status.success());
             (drawn(&at(name)), String::from_utf8_lossy(&output.stderr).into_owned())
         };
         let (cut, warning) = draw("cut", &[]);
-        assert!(
-            warning.contains("1 of 2 prompts") && warning.contains("--long-prompts"),
-            "{warning}"
-        );
+        assert!(warning.contains("1 of 2 prompts") && warning.contains("--long-prompts"), "{warning}");
         let (whole, silence) = draw("whole", &["--long-prompts"]);
         assert!(!silence.contains("warning"), "{silence}");
         assert!(pixels(&cut[1]) != pixels(&whole[1]), "{model}");
         let apart = pixels(&cut[0]).into_iter().zip(pixels(&whole[0]));
-        assert!(
-            apart.into_iter().all(|(a, b)| a.abs_diff(b) <= 1),
-            "{model}: a short prompt changed"
-        );
+        assert!(apart.into_iter().all(|(a, b)| a.abs_diff(b) <= 1), "{model}: a short prompt changed");
         let (negative, _) = draw("negative", &["--long-prompts", "--negative", "rain"]);
         assert!(pixels(&negative[1]) != pixels(&whole[1]), "{model}");
     }

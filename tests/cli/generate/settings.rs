@@ -36,14 +36,7 @@ fn pictures_say_how_they_were_made() {
     let (out, lora) = (dir.path().join("out"), dir.path().join("style.safetensors"));
     std::fs::copy(parity("cases/sample_sd1_lora/lora.safetensors"), &lora).unwrap();
     let mut command = generate(&out);
-    command.args([
-        "--prompt",
-        "a cat, très 中\nin two lines",
-        "--negative",
-        "a dog",
-        "--clip-skip",
-        "1",
-    ]);
+    command.args(["--prompt", "a cat, très 中\nin two lines", "--negative", "a dog", "--clip-skip", "1"]);
     command.args(["--scheduler", "dpmpp-2m-karras", "--guidance", "4.5"]);
     command.arg("--lora").arg(format!("{}:0.5", lora.display()));
     command.assert().success();
@@ -66,15 +59,9 @@ fn pictures_say_how_they_were_made() {
     // The LoRA is known by the hash of its tensors, as model sites know it.
     let file = bytes(lora);
     let header = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let hash: String = <sha2::Sha256 as sha2::Digest>::digest(&file[header..])
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
-    assert!(
-        lines[3].contains(&format!("Lora hashes: \"style: {}\"", &hash[..12])),
-        "{}",
-        lines[3]
-    );
+    let hash: String =
+        <sha2::Sha256 as sha2::Digest>::digest(&file[header..]).iter().map(|b| format!("{b:02x}")).collect();
+    assert!(lines[3].contains(&format!("Lora hashes: \"style: {}\"", &hash[..12])), "{}", lines[3]);
 }
 
 #[test]
@@ -107,17 +94,8 @@ fn a_picture_to_start_from_is_checked_and_followed() {
     refuses(&mut start("0.5"), 1, &["init.png", "picture"]);
 }
 
-const SCHEDULERS: [&str; 9] = [
-    "ddim",
-    "pndm",
-    "euler",
-    "euler-a",
-    "dpmpp-2m",
-    "dpmpp-2m-karras",
-    "unipc",
-    "lcm",
-    "ddpm",
-];
+const SCHEDULERS: [&str; 9] =
+    ["ddim", "pndm", "euler", "euler-a", "dpmpp-2m", "dpmpp-2m-karras", "unipc", "lcm", "ddpm"];
 
 #[test]
 fn every_scheduler_of_the_contract_draws() {
@@ -165,11 +143,7 @@ fn options_out_of_range_are_named() {
     ] {
         let mut command = selma();
         command.args(["generate", "--prompt", "a cat"]).args(options);
-        command
-            .arg("--model")
-            .arg(parity("models/tiny-sd1"))
-            .arg("--vocab")
-            .arg(parity("clip_vocab"));
+        command.arg("--model").arg(parity("models/tiny-sd1")).arg("--vocab").arg(parity("clip_vocab"));
         refuses(command.arg("--out").arg(&out), 2, &[options[0]]);
         assert!(!out.exists(), "{options:?}");
     }

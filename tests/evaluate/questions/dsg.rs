@@ -14,12 +14,7 @@ use super::{HEADER, WHOLE, file, row};
 fn scored(items: &[Item], letters: &[&str], dependencies: Dependencies) -> Scores {
     let entries = of_items(items);
     let paired = pair(Path::new("pictures"), &entries, items).unwrap();
-    let spell = |letters: &&str| {
-        letters
-            .chars()
-            .map(|c| if c == 'y' { "yes" } else { "no" }.into())
-            .collect()
-    };
+    let spell = |letters: &&str| letters.chars().map(|c| if c == 'y' { "yes" } else { "no" }.into()).collect();
     let answers: Vec<Vec<String>> = letters.iter().map(spell).collect();
     asked::score(("dsg", "test"), &paired, &answers, dependencies, 5).unwrap()
 }
@@ -30,13 +25,7 @@ fn the_quirks_of_dsgs_file() {
     let lines = [
         HEADER.to_owned(),
         row("whoops_5", "1", "0", WHOLE, "Is there a caf\u{e9}?"),
-        row(
-            "whoops_5",
-            "2",
-            "1, 3",
-            ("attribute", "color"),
-            "Blanks after the comma?",
-        ),
+        row("whoops_5", "2", "1, 3", ("attribute", "color"), "Blanks after the comma?"),
         row("whoops_5", "3", "1, baseball bat", ("global", "-"), "A word?"),
         row("whoops_5", "4", "0,2", WHOLE, "A zero?"),
         row("whoops_5", "5", "5,1", WHOLE, "Itself?"),
@@ -50,19 +39,13 @@ fn the_quirks_of_dsgs_file() {
     let text = format!("\u{feff}{}\r\n", lines.join("\r\n"));
     let items = dsg::read(&file(dir.path(), "q.csv", text)).unwrap();
     let parents: Vec<Vec<usize>> = items[0].questions.iter().map(|q| q.parents.clone()).collect();
-    assert_eq!(
-        parents,
-        [vec![], vec![1, 3], vec![1], vec![2], vec![1], vec![7], vec![]]
-    );
+    assert_eq!(parents, [vec![], vec![1, 3], vec![1], vec![2], vec![1], vec![7], vec![]]);
     assert_eq!(items[0].prompt, "The prompt of whoops_5, with a comma");
     assert_eq!(items[0].questions[0].text, "Is there a caf\u{e9}?");
     assert_eq!(items[0].questions[6].text, "Is your mom ?");
     assert_eq!(items[0].questions[1].category, "attribute - color");
     assert_eq!(items[0].questions[2].category, "global");
-    assert_eq!(
-        (items[1].questions[0].id, &items[1].questions[0].parents),
-        (2, &vec![1])
-    );
+    assert_eq!((items[1].questions[0].id, &items[1].questions[0].parents), (2, &vec![1]));
     let families: Vec<Option<&str>> = items.iter().map(|item| item.family.as_deref()).collect();
     assert_eq!(families, [Some("defying"), Some("tifa"), Some("paragraph"), None]);
     // What is missing does not gate.
@@ -76,26 +59,14 @@ fn damaged_question_files_are_refused_by_line() {
     let refused = |lines: &[String], words: &[&str]| {
         let path = file(dir.path(), "q.csv", lines.join("\n"));
         let message = dsg::read(&path).unwrap_err().to_string();
-        assert!(
-            words.iter().all(|word| message.contains(word)),
-            "{words:?} in {message}"
-        );
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
     };
     let good = row("a_1", "1", "0", WHOLE, "One?");
     let header = HEADER.to_owned();
-    refused(
-        &[header.replace("dependency", "parents"), good.clone()],
-        &["q.csv", "dependency"],
-    );
+    refused(&[header.replace("dependency", "parents"), good.clone()], &["q.csv", "dependency"]);
     refused(std::slice::from_ref(&header), &["no questions"]);
-    refused(
-        &[header.clone(), good.replace(",1,", ",one,")],
-        &["line 2", "proposition_id", "one"],
-    );
-    refused(
-        &[header.clone(), good.clone(), good.clone()],
-        &["line 3", "question 1 twice"],
-    );
+    refused(&[header.clone(), good.replace(",1,", ",one,")], &["line 2", "proposition_id", "one"]);
+    refused(&[header.clone(), good.clone(), good.clone()], &["line 3", "question 1 twice"]);
     let other = row("a_1", "2", "0", WHOLE, "Two?").replace("The prompt", "Another prompt");
     refused(&[header.clone(), good.clone(), other], &["line 3", "another text"]);
     refused(&[header.clone(), format!("{good},more")], &["line: 2"]);
@@ -124,11 +95,7 @@ fn three_readings_and_two_averages() {
     let letters = ["yyny", "nyy"];
     let counts = |dependencies| -> Vec<Vec<bool>> {
         let scores = scored(&items, &letters, dependencies);
-        scores
-            .pictures
-            .iter()
-            .map(|p| p.questions.iter().map(|q| q.counts).collect())
-            .collect()
+        scores.pictures.iter().map(|p| p.questions.iter().map(|q| q.counts).collect()).collect()
     };
     let none = vec![vec![true, true, false, true], vec![false, true, true]];
     let direct = vec![vec![true, false, false, true], vec![false, false, true]];
@@ -148,41 +115,26 @@ fn three_readings_and_two_averages() {
         near(asked.readings[name].item_mean.mean, item);
         near(asked.readings[name].question_mean.mean, question);
     }
-    assert_eq!(
-        (scores.overall, asked.dependencies.as_str()),
-        (asked.readings["direct"].item_mean, "direct")
-    );
+    assert_eq!((scores.overall, asked.dependencies.as_str()), (asked.readings["direct"].item_mean, "direct"));
     near(scores.families["relation"].mean, 0.5);
     near(scores.families["text"].mean, 1.0 / 3.0);
     near(scores.categories["relation - spatial"].mean, 1.0);
     near(scores.broad_categories["entity"].mean, 2.0 / 5.0);
     let of_other = scored(&items, &letters, Dependencies::None);
-    let message = selma::evaluate::comparison::Comparison::of(&scores, &of_other)
-        .unwrap_err()
-        .to_string();
+    let message = selma::evaluate::comparison::Comparison::of(&scores, &of_other).unwrap_err().to_string();
     assert!(message.contains("--dependencies"), "{message}");
 }
 
 #[test]
 fn only_a_plain_yes_is_one() {
-    for (answer, expected) in [
-        (" Yes. ", "yes"),
-        ("YES!", "yes"),
-        ("no bus", "no bus"),
-        ("", ""),
-        ("?yes,", "yes"),
-    ] {
+    for (answer, expected) in [(" Yes. ", "yes"), ("YES!", "yes"), ("no bus", "no bus"), ("", ""), ("?yes,", "yes")] {
         assert_eq!(stripped(answer), expected);
     }
     let dir = tempfile::tempdir().unwrap();
     let numbers = ["1", "2", "3", "4"];
     let rows = numbers.map(|number| row("a_1", number, "0", WHOLE, &format!("Question {number}?")));
-    let items = dsg::read(&file(
-        dir.path(),
-        "q.csv",
-        [&[HEADER.to_owned()][..], &rows[..]].concat().join("\n"),
-    ))
-    .unwrap();
+    let items =
+        dsg::read(&file(dir.path(), "q.csv", [&[HEADER.to_owned()][..], &rows[..]].concat().join("\n"))).unwrap();
     let entries = of_items(&items);
     let paired = pair(dir.path(), &entries, &items).unwrap();
     let answers = vec![["Yes.", "no bus", "", "unanswerable"].map(String::from).to_vec()];

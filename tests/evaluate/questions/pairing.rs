@@ -11,17 +11,8 @@ use super::{HEADER, WHOLE, file, row};
 #[test]
 fn pictures_are_paired_with_items_by_id_and_by_prompt() {
     let dir = tempfile::tempdir().unwrap();
-    let same = |item: &str| {
-        row(item, "1", "0", WHOLE, "q?")
-            .replace(item, "twin")
-            .replacen("twin", item, 1)
-    };
-    let lines = [
-        HEADER.to_owned(),
-        same("a_1"),
-        same("b_1"),
-        row("c_1", "1", "0", WHOLE, "q?"),
-    ];
+    let same = |item: &str| row(item, "1", "0", WHOLE, "q?").replace(item, "twin").replacen("twin", item, 1);
+    let lines = [HEADER.to_owned(), same("a_1"), same("b_1"), row("c_1", "1", "0", WHOLE, "q?")];
     let items = dsg::read(&file(dir.path(), "q.csv", lines.join("\n"))).unwrap();
     assert_eq!(items[0].prompt, items[1].prompt);
     let picture = |index: u64, prompt: &str, id: Option<&str>| Entry {
@@ -37,24 +28,12 @@ fn pictures_are_paired_with_items_by_id_and_by_prompt() {
     let ids =
         |paired: &Paired<'_>| -> Vec<String> { paired.pictures.iter().map(|(_, item)| item.id.clone()).collect() };
     // Two pictures a prompt, in the order of the prompts; another prompt is left out and counted.
-    let entries = [
-        picture(0, twin, None),
-        picture(1, twin, None),
-        picture(2, twin, None),
-        picture(3, twin, None),
-    ];
-    let entries = [
-        &entries[..],
-        &[picture(4, "else", None), picture(5, "else", Some("c_1"))],
-    ]
-    .concat();
+    let entries = [picture(0, twin, None), picture(1, twin, None), picture(2, twin, None), picture(3, twin, None)];
+    let entries = [&entries[..], &[picture(4, "else", None), picture(5, "else", Some("c_1"))]].concat();
     let paired = pair(dir.path(), &entries, &items).unwrap();
     assert_eq!(ids(&paired), ["a_1", "a_1", "b_1", "b_1", "c_1"]);
     assert_eq!((paired.missing.len(), paired.others), (0, 1));
-    let entries = [
-        picture(0, twin, Some("b_1")),
-        picture(1, &format!(" {own} "), Some("unknown")),
-    ];
+    let entries = [picture(0, twin, Some("b_1")), picture(1, &format!(" {own} "), Some("unknown"))];
     let paired = pair(dir.path(), &entries, &items).unwrap();
     assert_eq!(ids(&paired), ["b_1", "c_1"]);
     assert_eq!(paired.missing, ["a_1"]);

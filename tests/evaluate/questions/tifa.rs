@@ -16,133 +16,36 @@ fn damaged_question_files_are_refused_by_entry() {
     let refused = |content: serde_json::Value, words: &[&str]| {
         let path = file(dir.path(), "q.json", content.to_string());
         let message = tifa::read(&path).unwrap_err().to_string();
-        assert!(
-            words.iter().all(|word| message.contains(word)),
-            "{words:?} in {message}"
-        );
+        assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
     };
     refused(json!([]), &["no questions"]);
     refused(json!({"id": 1}), &["q.json", "list"]);
     let question = |caption: &str, choices: &[&str]| json!({"id": "c_1", "caption": caption, "question": "q?", "choices": choices, "answer": "a"});
     refused(json!([question("x", &[])]), &["entry 1", "c_1", "choices"]);
-    refused(
-        json!([question("x", &["a"]), question("y", &["a"])]),
-        &["entry 2", "another caption"],
-    );
+    refused(json!([question("x", &["a"]), question("y", &["a"])]), &["entry 2", "another caption"]);
 }
 
 /// Questions, choices, right answers and given ones of TIFA's own sample (github.com/Yushi-Hu/tifa, Apache-2.0), by type.
 const SAMPLE: [(&str, &str, &str, &str, &str, &str); 19] = [
-    (
-        "coco_301091",
-        "animal/human",
-        "is this a surfer?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
-    (
-        "coco_301091",
-        "animal/human",
-        "who is on the beach?",
-        "surfer|swimmer|diver|skier",
-        "surfer",
-        "surfer",
-    ),
-    (
-        "coco_301091",
-        "object",
-        "is the person carrying a board?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
+    ("coco_301091", "animal/human", "is this a surfer?", "yes|no", "yes", "yes"),
+    ("coco_301091", "animal/human", "who is on the beach?", "surfer|swimmer|diver|skier", "surfer", "surfer"),
+    ("coco_301091", "object", "is the person carrying a board?", "yes|no", "yes", "yes"),
     ("coco_301091", "location", "is this a beach?", "yes|no", "yes", "yes"),
-    (
-        "coco_301091",
-        "location",
-        "what type of place is this?",
-        "beach|park|forest|mountain",
-        "beach",
-        "beach",
-    ),
-    (
-        "coco_301091",
-        "activity",
-        "is the surfer carrying something?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
-    (
-        "coco_301091",
-        "activity",
-        "is the surfer walking on the beach?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
+    ("coco_301091", "location", "what type of place is this?", "beach|park|forest|mountain", "beach", "beach"),
+    ("coco_301091", "activity", "is the surfer carrying something?", "yes|no", "yes", "yes"),
+    ("coco_301091", "activity", "is the surfer walking on the beach?", "yes|no", "yes", "yes"),
     ("coco_301091", "color", "is the day gray?", "yes|no", "yes", "yes"),
-    (
-        "coco_301091",
-        "color",
-        "what color is the sky?",
-        "gray|black|red|blue",
-        "gray",
-        "gray",
-    ),
+    ("coco_301091", "color", "what color is the sky?", "gray|black|red|blue", "gray", "gray"),
     ("coco_301091", "color", "is the board white?", "yes|no", "yes", "yes"),
-    (
-        "coco_301091",
-        "color",
-        "what color is the board?",
-        "white|black|red|blue",
-        "white",
-        "white",
-    ),
-    (
-        "drawbench_52",
-        "animal/human",
-        "are there cats?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
+    ("coco_301091", "color", "what color is the board?", "white|black|red|blue", "white", "white"),
+    ("drawbench_52", "animal/human", "are there cats?", "yes|no", "yes", "yes"),
     ("drawbench_52", "animal/human", "are there dogs?", "yes|no", "yes", "no"),
     ("drawbench_52", "object", "is there grass?", "yes|no", "yes", "yes"),
-    (
-        "drawbench_52",
-        "object",
-        "what is the animals sitting on?",
-        "grass|leaves|twigs|sand",
-        "grass",
-        "grass",
-    ),
-    (
-        "drawbench_52",
-        "activity",
-        "are the animals sitting?",
-        "yes|no",
-        "yes",
-        "yes",
-    ),
-    (
-        "drawbench_52",
-        "counting",
-        "how many cats are in the picture?",
-        "1|2|3|4",
-        "3",
-        "3",
-    ),
+    ("drawbench_52", "object", "what is the animals sitting on?", "grass|leaves|twigs|sand", "grass", "grass"),
+    ("drawbench_52", "activity", "are the animals sitting?", "yes|no", "yes", "yes"),
+    ("drawbench_52", "counting", "how many cats are in the picture?", "1|2|3|4", "3", "3"),
     ("drawbench_52", "counting", "are there two dogs?", "yes|no", "yes", "no"),
-    (
-        "drawbench_52",
-        "counting",
-        "how many dogs are in the picture?",
-        "1|2|3|4",
-        "2",
-        "0",
-    ),
+    ("drawbench_52", "counting", "how many dogs are in the picture?", "1|2|3|4", "2", "0"),
 ];
 
 #[test]
@@ -155,10 +58,7 @@ fn tifas_sample_scores_as_tifa_scores_it() {
     };
     let rows: Vec<_> = SAMPLE.iter().map(question).collect();
     let items = tifa::read(&file(dir.path(), "q.json", json!(rows).to_string())).unwrap();
-    assert_eq!(
-        items.iter().map(|item| item.questions.len()).collect::<Vec<_>>(),
-        [11, 8]
-    );
+    assert_eq!(items.iter().map(|item| item.questions.len()).collect::<Vec<_>>(), [11, 8]);
     // The form of TIFA's result file, JSON lines by text, and a table by number.
     let mut details = json!({});
     for ((id, _, text, .., given), row) in SAMPLE.iter().zip(&rows) {
@@ -223,10 +123,6 @@ fn answers_are_matched_by_the_first_rule_that_decides() {
         ("", "1|2", "1", Rule::First),
         ("?!", "the|2", "the", Rule::First),
     ] {
-        assert_eq!(
-            choose(answer, choices),
-            (expected.into(), rule),
-            "{answer:?} among {choices}"
-        );
+        assert_eq!(choose(answer, choices), (expected.into(), rule), "{answer:?} among {choices}");
     }
 }

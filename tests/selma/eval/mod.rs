@@ -30,19 +30,13 @@ fn questions(dir: &Path) -> PathBuf {
 fn pictures(dir: &Path, shade: u8) {
     std::fs::create_dir(dir).unwrap();
     let mut rows = String::new();
-    for (index, (name, prompt)) in [("0.png", "a cat"), ("1.jpg", "a dog"), ("2.png", "a tree")]
-        .iter()
-        .enumerate()
-    {
+    for (index, (name, prompt)) in [("0.png", "a cat"), ("1.jpg", "a dog"), ("2.png", "a tree")].iter().enumerate() {
         let mut picture = Vec::new();
         let canvas = image::RgbImage::from_pixel(8, 8, image::Rgb([shade, index as u8, 0]));
         let mut place = std::io::Cursor::new(&mut picture);
         canvas.write_to(&mut place, image::ImageFormat::Png).unwrap();
         std::fs::write(dir.join(name), picture).unwrap();
-        rows += &format!(
-            "{}\n",
-            json!({"file_name": name, "text": prompt, "seed": 1, "index": index})
-        );
+        rows += &format!("{}\n", json!({"file_name": name, "text": prompt, "seed": 1, "index": index}));
     }
     std::fs::write(dir.join("metadata.jsonl"), rows).unwrap();
 }
@@ -77,9 +71,7 @@ fn of_benchmark(name: &str, dir: &Path, out: &Path) -> Command {
 
 fn live(dir: &Path, images: &Path, out: &Path, url: &str) -> Command {
     let mut command = eval(dir, out);
-    command
-        .args(["--judge", url, "--judge-model", "seer", "--images"])
-        .arg(images);
+    command.args(["--judge", url, "--judge-model", "seer", "--images"]).arg(images);
     command
 }
 
@@ -93,10 +85,7 @@ fn refused(command: &mut Command, code: i32, words: &[&str]) {
     let output = command.output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{message}");
-    assert!(
-        words.iter().all(|word| message.contains(word)),
-        "{words:?} in {message}"
-    );
+    assert!(words.iter().all(|word| message.contains(word)), "{words:?} in {message}");
     assert!(!message.contains(KEY));
 }
 
@@ -110,37 +99,21 @@ fn a_judge_that_sees_is_asked_once_and_its_record_scores_the_same() {
     let of = |command: &mut Command| summary(command.arg("--parallel").arg("3"));
     let first = of(&mut live(dir.path(), &images, &scores, &server.url));
     assert_eq!(first["overall"]["mean"], 4.0 / 6.0);
-    assert_eq!(
-        (&first["judge"], &first["asked"]["not_understood"]),
-        (&json!("seer"), &json!(1))
-    );
+    assert_eq!((&first["judge"], &first["asked"]["not_understood"]), (&json!("seer"), &json!(1)));
     assert_eq!(first["families"]["defying"]["mean"], 1.0);
 
     let requests = server.seen();
     assert_eq!(requests.len(), 6);
     let body = &requests[0].body;
-    assert_eq!(
-        (&body["model"], &body["temperature"], &body["max_tokens"]),
-        (&json!("seer"), &json!(0.0), &json!(20))
-    );
-    let urls = requests.iter().map(|r| {
-        r.body["messages"][0]["content"][1]["image_url"]["url"]
-            .as_str()
-            .unwrap()
-    });
-    assert!(
-        urls.clone()
-            .all(|url| url.starts_with("data:image/png;base64,iVBORw0KGgo"))
-    );
+    assert_eq!((&body["model"], &body["temperature"], &body["max_tokens"]), (&json!("seer"), &json!(0.0), &json!(20)));
+    let urls = requests.iter().map(|r| r.body["messages"][0]["content"][1]["image_url"]["url"].as_str().unwrap());
+    assert!(urls.clone().all(|url| url.starts_with("data:image/png;base64,iVBORw0KGgo")));
     assert!(requests[0].headers.iter().any(|line| line.contains(KEY)));
 
     // From the record: no question twice, the same bytes; a killed run asks for the rest alone.
     let bytes = std::fs::read(&scores).unwrap();
     of(&mut live(dir.path(), &images, &scores, &server.url));
-    assert_eq!(
-        (server.seen().len(), std::fs::read(&scores).unwrap()),
-        (6, bytes.clone())
-    );
+    assert_eq!((server.seen().len(), std::fs::read(&scores).unwrap()), (6, bytes.clone()));
     let record = dir.path().join("scores.answers.jsonl");
     let lines = std::fs::read_to_string(&record).unwrap();
     assert!(!lines.contains(KEY) && !lines.contains("base64"));
@@ -189,34 +162,20 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
     assert_eq!(&summary(command.arg("--against").arg(&other))["against"], against);
 
     std::fs::remove_file(tuned.join("2.png")).unwrap();
-    refused(
-        &mut live(dir.path(), &tuned, &scores, &server.url),
-        1,
-        &["1 of 3 pictures", "2.png", "--allow-missing"],
-    );
+    refused(&mut live(dir.path(), &tuned, &scores, &server.url), 1, &["1 of 3 pictures", "2.png", "--allow-missing"]);
     let rows = std::fs::read_to_string(tuned.join("metadata.jsonl")).unwrap();
     let two: String = rows.lines().take(2).map(|line| format!("{line}\n")).collect();
     std::fs::write(tuned.join("metadata.jsonl"), two).unwrap();
-    refused(
-        &mut live(dir.path(), &tuned, &scores, &server.url),
-        1,
-        &["1 of 3 items", "vrd_3", "--allow-missing"],
-    );
+    refused(&mut live(dir.path(), &tuned, &scores, &server.url), 1, &["1 of 3 items", "vrd_3", "--allow-missing"]);
     let mut command = live(dir.path(), &tuned, &scores, &server.url);
     let found = summary(command.arg("--allow-missing"));
-    assert_eq!(
-        (&found["asked"]["missing_items"], &found["overall"]["values"]),
-        (&json!(1), &json!(2))
-    );
+    assert_eq!((&found["asked"]["missing_items"], &found["overall"]["values"]), (&json!(1), &json!(2)));
     // Pictures that are named after the items need no metadata.
     std::fs::remove_file(tuned.join("metadata.jsonl")).unwrap();
     std::fs::rename(tuned.join("0.png"), tuned.join("whoops_1.png")).unwrap();
     let mut command = live(dir.path(), &tuned, &scores, &server.url);
     let found = summary(command.arg("--allow-missing"));
-    assert_eq!(
-        (&found["asked"]["missing_items"], &found["overall"]["mean"]),
-        (&json!(2), &json!(1.0))
-    );
+    assert_eq!((&found["asked"]["missing_items"], &found["overall"]["mean"]), (&json!(2), &json!(1.0)));
 }
 
 #[test]
@@ -241,14 +200,9 @@ fn tifas_choices_are_in_the_request() {
         _ => Answer::Json(200, json!({"choices": [{"message": {"content": null}}]})),
     });
     let mut command = of_benchmark("tifa", dir.path(), &scores);
-    command
-        .args(["--judge", &server.url, "--judge-model", "seer", "--images"])
-        .arg(&images);
+    command.args(["--judge", &server.url, "--judge-model", "seer", "--images"]).arg(&images);
     let found = summary(&mut command);
     assert_eq!(found["overall"]["mean"], 2.0 / 3.0);
     let third = 1.0 / 3.0;
-    assert_eq!(
-        found["asked"]["matching"],
-        json!({"literal": third, "contained": third, "first": third})
-    );
+    assert_eq!(found["asked"]["matching"], json!({"literal": third, "contained": third, "first": third}));
 }

@@ -18,23 +18,12 @@ fn an_item_without_any_answer_is_missing() {
         command
     };
     let two = "whoops_1,1,yes\r\nwhoops_1,2,no\r\nvrd_3,1,yes\r\nvrd_3,2,yes\r\n";
-    refused(
-        &mut of(two),
-        1,
-        &["1 of 3 items", "no answer, vrd_2 first", "--allow-missing"],
-    );
+    refused(&mut of(two), 1, &["1 of 3 items", "no answer, vrd_2 first", "--allow-missing"]);
     let found = summary(of(two).arg("--allow-missing"));
-    assert_eq!(
-        (&found["asked"]["missing_items"], &found["overall"]["mean"]),
-        (&json!(1), &json!(0.75))
-    );
+    assert_eq!((&found["asked"]["missing_items"], &found["overall"]["mean"]), (&json!(1), &json!(0.75)));
     // A part of an item is not left out.
     let mut part = of("whoops_1,1,yes\r\n");
-    refused(
-        part.arg("--allow-missing"),
-        1,
-        &["no answer to question 2 of item whoops_1"],
-    );
+    refused(part.arg("--allow-missing"), 1, &["no answer to question 2 of item whoops_1"]);
 }
 
 #[test]
@@ -49,29 +38,17 @@ fn what_cannot_be_asked_is_named() {
         command.arg("--images").arg(&images).args(more);
         command
     };
-    refused(
-        &mut live(dir.path(), &images, &scores, &server.url),
-        1,
-        &["OPENAI_API_KEY", "401"],
-    );
+    refused(&mut live(dir.path(), &images, &scores, &server.url), 1, &["OPENAI_API_KEY", "401"]);
     assert!(!scores.exists());
     refused(&mut of(&["--judge", &server.url]), 2, &["--judge-model"]);
     refused(&mut of(&["--judge", "builtin"]), 2, &["shapes alone"]);
-    refused(
-        &mut of(&["--judge", "ftp://x", "--judge-model", "m"]),
-        2,
-        &["--judge", "http"],
-    );
+    refused(&mut of(&["--judge", "ftp://x", "--judge-model", "m"]), 2, &["--judge", "http"]);
     refused(&mut of(&[]), 2, &["--judge"]);
     let away = ["--judge", "https://example.org", "--judge-model", "m", "--offline"];
     refused(&mut of(&away), 2, &["--offline"]);
     std::fs::write(images.join("1.jpg"), "GIF89a").unwrap();
     let working = Server::start(judge);
-    refused(
-        &mut live(dir.path(), &images, &scores, &working.url),
-        1,
-        &["1.jpg", "not PNG, JPEG or WebP"],
-    );
+    refused(&mut live(dir.path(), &images, &scores, &working.url), 1, &["1.jpg", "not PNG, JPEG or WebP"]);
     assert!(!scores.exists());
 }
 
@@ -81,21 +58,13 @@ fn a_file_cannot_command_the_terminal() {
     let dir = tempfile::tempdir().unwrap();
     let path = questions(dir.path());
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(
-        &path,
-        text.replace("color", "col\u{1b}]0;owned\u{7}\u{202e}our\u{9b}2J"),
-    )
-    .unwrap();
+    std::fs::write(&path, text.replace("color", "col\u{1b}]0;owned\u{7}\u{202e}our\u{9b}2J")).unwrap();
     pictures(&dir.path().join("pictures"), 1);
     let answers = dir.path().join("answers.csv");
     let eval = || {
         let mut command = Command::cargo_bin("selma").unwrap();
         command.args(["eval", "--benchmark", "dsg", "--questions"]).arg(&path);
-        command
-            .arg("--images")
-            .arg(dir.path().join("pictures"))
-            .arg("--answers")
-            .arg(&answers);
+        command.arg("--images").arg(dir.path().join("pictures")).arg("--answers").arg(&answers);
         command.arg("--out").arg(dir.path().join("scores.json"));
         let output = command.output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

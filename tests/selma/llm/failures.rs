@@ -12,16 +12,7 @@ use crate::server::{Answer, Server, chat, failure};
 fn what_may_pass_is_tried_again() {
     let broken = "HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{\"choices\": [{\"mess";
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\n{\"choices\": [{";
-    for name in [
-        "500",
-        "503",
-        "closed",
-        "closed in a chunk",
-        "no answer",
-        "malformed",
-        "other JSON",
-        "stall",
-    ] {
+    for name in ["500", "503", "closed", "closed in a chunk", "no answer", "malformed", "other JSON", "stall"] {
         let server = Server::start(move |number, _| match (number, name) {
             (2, _) => chat("fine", "stop"),
             (_, "500") => failure(500, "oops", "server_error"),
@@ -33,11 +24,7 @@ fn what_may_pass_is_tried_again() {
             (_, "other JSON") => Answer::Json(200, json!({"choices": []})),
             _ => Answer::Stall,
         });
-        assert_eq!(
-            ask(&server.url).map(|reply| reply.text),
-            Ok("fine".to_owned()),
-            "{name}"
-        );
+        assert_eq!(ask(&server.url).map(|reply| reply.text), Ok("fine".to_owned()), "{name}");
         assert_eq!(server.seen().len(), 3, "{name}");
     }
 }
@@ -54,10 +41,7 @@ fn a_pause_that_the_server_asks_for_is_kept() {
 
     let server = Server::start(|_, _| Answer::With(429, "Retry-After: 4000".into(), json!({"error": "come back"})));
     let message = refusal(&server);
-    assert!(
-        message.contains("come back") && message.contains("pause of 4000 s"),
-        "{message}"
-    );
+    assert!(message.contains("come back") && message.contains("pause of 4000 s"), "{message}");
     assert_eq!(server.seen().len(), 1);
 }
 
@@ -65,24 +49,15 @@ fn a_pause_that_the_server_asks_for_is_kept() {
 fn no_wait_is_unbounded() {
     let stalling = Server::start(|_, _| Answer::Stall);
     let message = refusal(&stalling);
-    assert!(
-        message.contains("no complete reply within 0.4 s; gave up after 3 tries"),
-        "{message}"
-    );
+    assert!(message.contains("no complete reply within 0.4 s; gave up after 3 tries"), "{message}");
     let message = refusal(&Server::start(|_, _| Answer::Trickle));
     assert!(message.contains("no complete reply within 0.4 s"), "{message}");
     let server = Server::start(|_, _| failure(502, "bad\u{1b}[31m gateway\n\n", ""));
     let message = refusal(&server);
-    assert!(
-        message.contains("status 502: bad [31m gateway; gave up after 3 tries"),
-        "{message}"
-    );
+    assert!(message.contains("status 502: bad [31m gateway; gave up after 3 tries"), "{message}");
     assert_eq!(server.seen().len(), 3);
     // Nobody listens at the port of a listener that is gone.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let message = ask(&format!("http://{gone}")).unwrap_err();
     assert!(message.contains("the connection failed"), "{message}");
 }
@@ -97,12 +72,7 @@ fn what_will_not_pass_is_told_at_once() {
             "",
             "does not accept the key in OPENAI_API_KEY (status 401: wrong key [key])",
         ),
-        (
-            404,
-            "no such model",
-            "",
-            "no such model; check the address and --llm-model",
-        ),
+        (404, "no such model", "", "no such model; check the address and --llm-model"),
         (400, "bad request", "", "status 400: bad request"),
         (418, "teapot", "", "status 418: teapot"),
     ] {
@@ -113,13 +83,7 @@ fn what_will_not_pass_is_told_at_once() {
     }
     let keyless = Server::start(|_, _| failure(401, "who are you?", ""));
     let client = Client::new(settings(&keyless.url), None, Limits::default()).unwrap();
-    assert!(
-        client
-            .complete("x")
-            .unwrap_err()
-            .to_string()
-            .contains("set OPENAI_API_KEY")
-    );
+    assert!(client.complete("x").unwrap_err().to_string().contains("set OPENAI_API_KEY"));
 }
 
 #[test]

@@ -76,11 +76,7 @@ impl<T: Gemm + Elementary> Inputs<'_, T> {
 
     /// How many keys query `i` sees.
     fn visible(&self, i: usize) -> usize {
-        if self.causal {
-            self.k.rows.min(i + 1)
-        } else {
-            self.k.rows
-        }
+        if self.causal { self.k.rows.min(i + 1) } else { self.k.rows }
     }
 
     /// Scores of keys from `from` on for queries from `first` on; with `causal`, hidden keys score -infinity.
@@ -154,10 +150,7 @@ struct Softmax<T, const W: usize> {
 
 impl<T: Elementary, const W: usize> Softmax<T, W> {
     fn new() -> Self {
-        Self {
-            highest: [T::from_f64(f64::NEG_INFINITY); W],
-            sums: [T::default(); W],
-        }
+        Self { highest: [T::from_f64(f64::NEG_INFINITY); W], sums: [T::default(); W] }
     }
 
     /// Turns the scores of the next keys into powers of two, and returns what earlier ones are to be multiplied by.
@@ -199,19 +192,12 @@ fn backward_panels<T: Gemm + Elementary, const W: usize>(
 ) {
     let Inputs { q, k, v, causal } = inputs;
     let (scale, one) = (inputs.scale(), T::from_f64(1.0));
-    let Gradients {
-        q: to_q,
-        k: mut to_k,
-        v: mut to_v,
-    } = gradients;
+    let Gradients { q: to_q, k: mut to_k, v: mut to_v } = gradients;
     // The log-sum-exp and D of each query.
     let queries: Vec<(T, T)> = (0..q.rows)
         .map(|i| {
             let products = y.row(i).iter().zip(dy.row(i)).map(|(&y, &dy)| y * dy);
-            (
-                log_sums.row(i)[0],
-                products.fold(T::default(), |sum, product| sum + product),
-            )
+            (log_sums.row(i)[0], products.fold(T::default(), |sum, product| sum + product))
         })
         .collect();
     let panel = || vec![[T::default(); W]; q.size];

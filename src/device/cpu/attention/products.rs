@@ -49,13 +49,7 @@ pub fn unpack<T: Gemm, const W: usize>(panel: &[[T; W]], to: &mut HeadMut<'_, T>
             *from = channel.as_ptr();
         }
         let (to, to_step) = to.rows_from(first, lanes);
-        let turn = Turn {
-            from,
-            steps: lanes,
-            to: to.wrapping_add(i * LINES),
-            to_step,
-            lines: channels.len(),
-        };
+        let turn = Turn { from, steps: lanes, to: to.wrapping_add(i * LINES), to_step, lines: channels.len() };
         // SAFETY: `to` has as many rows, each of all channels, and the channels have as many lanes.
         unsafe { T::kernel().turn(&turn) };
     }
@@ -95,10 +89,7 @@ fn tiles<T: Gemm>(a: Left<'_, T>, rows: usize, b: &[T], width: usize, c: &mut [T
     let kernel = T::kernel();
     let (depth, vectors) = (b.len() / width, width / kernel.lanes);
     assert!(rows > 0 && depth > 0 && width == vectors * kernel.lanes && b.len() == depth * width);
-    assert!(
-        (rows - 1) * a.row + (depth - 1) * a.step < a.data.len(),
-        "a head leaves its tensor"
-    );
+    assert!((rows - 1) * a.row + (depth - 1) * a.step < a.data.len(), "a head leaves its tensor");
     assert!((rows - 1) * c_row + width <= c.len(), "a product leaves its buffer");
     // Tiles of about equal height.
     let height = rows.div_ceil(rows.div_ceil(kernel.rows));
@@ -153,9 +144,7 @@ impl<'a, T: Gemm> KeySum<'a, T> {
     /// (first channel, channels) of each strip.
     fn strips(&self) -> impl Iterator<Item = (usize, usize)> + use<T> {
         let (padded, width) = (self.padded, VECTORS * T::kernel().lanes);
-        (0..padded)
-            .step_by(width)
-            .map(move |left| (left, width.min(padded - left)))
+        (0..padded).step_by(width).map(move |left| (left, width.min(padded - left)))
     }
 
     /// Takes in `keys` rows from `first` on, times `factor`, as the operand.
@@ -172,11 +161,7 @@ impl<'a, T: Gemm> KeySum<'a, T> {
 
     /// Adds `panel` `[queries, keys]` times the operand to the sums of queries from `from` on.
     pub fn add<const W: usize>(&mut self, from: usize, panel: &[[T; W]]) {
-        let left_operand = Left {
-            data: panel.as_flattened(),
-            row: W,
-            step: 1,
-        };
+        let left_operand = Left { data: panel.as_flattened(), row: W, step: 1 };
         for (left, width) in self.strips() {
             // No more than the keys: what lanes without one hold is not always finite.
             let strip = &self.operand[left * W..][..width * self.keys];

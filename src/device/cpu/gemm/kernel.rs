@@ -210,11 +210,7 @@ mod part {
                 // SAFETY: demanded of the caller.
                 unsafe {
                     let sum = *sums.add(r * tile.vectors * L + j);
-                    let sum = if tile.plus.is_null() {
-                        sum
-                    } else {
-                        *tile.plus.add(r * tile.plus_row + j) + sum
-                    };
+                    let sum = if tile.plus.is_null() { sum } else { *tile.plus.add(r * tile.plus_row + j) + sum };
                     *tile.c.add(r * tile.c_row + j) = sum;
                 }
             }
@@ -261,13 +257,7 @@ mod portable {
     pub fn fma<T: Real + crate::device::cpu::math::Elementary>(x: [T; 4], y: [T; 4], z: [T; 4]) -> [T; 4] {
         // Without an instruction for it, `mul_add` is a call that costs fifty products.
         let fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
-        std::array::from_fn(|i| {
-            if fused {
-                x[i].mul_add(y[i], z[i])
-            } else {
-                x[i] * y[i] + z[i]
-            }
-        })
+        std::array::from_fn(|i| if fused { x[i].mul_add(y[i], z[i]) } else { x[i] * y[i] + z[i] })
     }
 
     #[inline(always)]

@@ -56,17 +56,8 @@ impl<'a, T> Matrix<'a, T> {
     }
 
     fn new(data: &'a [T], lines: usize, depth: usize, by_line: bool) -> Self {
-        assert_eq!(
-            data.len(),
-            lines * depth,
-            "data does not fill {lines} lines of depth {depth}"
-        );
-        Self {
-            data,
-            lines,
-            depth,
-            by_line,
-        }
+        assert_eq!(data.len(), lines * depth, "data does not fill {lines} lines of depth {depth}");
+        Self { data, lines, depth, by_line }
     }
 }
 
@@ -81,11 +72,7 @@ impl<T: Real> Operand<T> for Matrix<'_, T> {
 
     fn in_place(&self) -> Option<InPlace<'_, T>> {
         let (line_stride, step_stride) = if self.by_line { (self.depth, 1) } else { (1, self.lines) };
-        Some(InPlace {
-            data: self.data,
-            line_stride,
-            step_stride,
-        })
+        Some(InPlace { data: self.data, line_stride, step_stride })
     }
 
     fn pack(&self, lines: Range<usize>, depth: Range<usize>, to: &mut Packer<'_, T>) {

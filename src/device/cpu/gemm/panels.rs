@@ -56,12 +56,7 @@ pub struct Panel<'a, T> {
 
 impl<'a, T: Copy> Panels<'a, T> {
     pub fn iter(self) -> impl Iterator<Item = Panel<'a, T>> + Clone {
-        let Self {
-            elements,
-            layout,
-            lines,
-            steps,
-        } = self;
+        let Self { elements, layout, lines, steps } = self;
         (0..lines).step_by(layout.width).map(move |first| {
             let width = layout.width_at(first, lines);
             let known = width.min(lines - first);
@@ -73,14 +68,7 @@ impl<'a, T: Copy> Panels<'a, T> {
                     (&from.data[first * line..][..end], line, step)
                 }
             };
-            Panel {
-                data,
-                first,
-                lines: known,
-                width,
-                line_stride,
-                step_stride,
-            }
+            Panel { data, first, lines: known, width, line_stride, step_stride }
         })
     }
 }
@@ -97,13 +85,7 @@ pub struct Packer<'a, T> {
 impl<'a, T: Real> Packer<'a, T> {
     pub fn new(kernel: &'a Kernel<T>, to: &'a mut [T], layout: Layout, lines: usize, steps: usize) -> Self {
         assert_eq!(to.len(), layout.padded(lines) * steps, "the panels have another size");
-        Self {
-            kernel,
-            to,
-            layout,
-            lines,
-            steps,
-        }
+        Self { kernel, to, layout, lines, steps }
     }
 
     /// Lines that are contiguous over the depth: `line` gives the elements of one for the steps `steps.start`,
@@ -149,9 +131,7 @@ impl<'a, T: Real> Packer<'a, T> {
         T: 'b,
     {
         let width = self.layout.width;
-        let last = self
-            .layout
-            .width_at(self.lines.saturating_sub(1) / width * width, self.lines);
+        let last = self.layout.width_at(self.lines.saturating_sub(1) / width * width, self.lines);
         assert!(steps <= self.steps);
         for k in 0..steps {
             let from = step(k);

@@ -60,25 +60,15 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     let (rows, columns) = pairs.first().map_or((0, 0), |(a, b)| (a.lines(), b.lines()));
     let (mut blocks, mut depth) = (Vec::new(), 0);
     for (pair, (a, b)) in pairs.iter().enumerate() {
-        assert!(
-            a.lines() == rows && b.lines() == columns && a.depth() == b.depth(),
-            "the operands do not fit"
-        );
+        assert!(a.lines() == rows && b.lines() == columns && a.depth() == b.depth(), "the operands do not fit");
         for first in (0..a.depth()).step_by(DEPTH) {
-            blocks.push(Block {
-                pair,
-                depth: first..a.depth().min(first + DEPTH),
-            });
+            blocks.push(Block { pair, depth: first..a.depth().min(first + DEPTH) });
         }
         depth += a.depth();
     }
     assert_eq!(c.len(), rows * columns, "c does not fit");
     if let Output::Bias(bias) = output {
-        assert_eq!(
-            bias.len(),
-            if transposed { rows } else { columns },
-            "the bias does not fit"
-        );
+        assert_eq!(bias.len(), if transposed { rows } else { columns }, "the bias does not fit");
     }
     if rows * columns == 0 {
         return;
@@ -90,14 +80,8 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
         rows,
         columns,
         // Tiles of about equal height.
-        row_layout: Layout {
-            width: rows.div_ceil(rows.div_ceil(kernel.rows)),
-            round: 1,
-        },
-        column_layout: Layout {
-            width: VECTORS * kernel.lanes,
-            round: kernel.lanes,
-        },
+        row_layout: Layout { width: rows.div_ceil(rows.div_ceil(kernel.rows)), round: 1 },
+        column_layout: Layout { width: VECTORS * kernel.lanes, round: kernel.lanes },
         output,
         transposed,
     };
@@ -112,17 +96,10 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     let mut pieces = vec![(first, output, &mut *c)];
     pieces.extend(rest.map(|(blocks, sums)| (blocks, Output::Set, sums)));
     let least = if parallel { 1 } else { pieces.len() };
-    pieces
-        .into_par_iter()
-        .with_min_len(least)
-        .for_each(|(blocks, output, c)| {
-            let piece = Plan {
-                blocks,
-                output,
-                ..whole
-            };
-            piece.run(&Shared(c.as_mut_ptr()), false);
-        });
+    pieces.into_par_iter().with_min_len(least).for_each(|(blocks, output, c)| {
+        let piece = Plan { blocks, output, ..whole };
+        piece.run(&Shared(c.as_mut_ptr()), false);
+    });
     for sums in sums.chunks_exact(c.len()) {
         c.iter_mut().zip(sums).for_each(|(c, &sum)| *c += sum);
     }
@@ -134,11 +111,8 @@ impl<T: Real> Plan<'_, T> {
         let share_rows = self.rows <= self.columns && self.rows <= SHARED_ROWS;
         let threads = if parallel { rayon::current_num_threads() } else { 1 };
         let shared = self.pack_shared(share_rows, parallel);
-        let (lines, layout) = if share_rows {
-            (self.columns, self.column_layout)
-        } else {
-            (self.rows, self.row_layout)
-        };
+        let (lines, layout) =
+            if share_rows { (self.columns, self.column_layout) } else { (self.rows, self.row_layout) };
         let panels = lines.div_ceil(layout.width);
         let own = panels.div_ceil(TASKS * threads).clamp(1, OWN_PANELS) * layout.width;
         let task = |task: usize| {
@@ -168,23 +142,14 @@ impl<T: Real> Plan<'_, T> {
             rows && operand.depth() <= DEPTH
         };
         let start = lines.start * all.line_stride + block.depth.start * all.step_stride;
-        near.then(|| InPlace {
-            data: &all.data[start..],
-            ..all
-        })
+        near.then(|| InPlace { data: &all.data[start..], ..all })
     }
 
     /// One operand whole: for each block its panels, unless it is read where it is.
     fn pack_shared(&self, rows: bool, parallel: bool) -> Aligned<T> {
-        let (lines, layout) = if rows {
-            (self.rows, self.row_layout)
-        } else {
-            (self.columns, self.column_layout)
-        };
+        let (lines, layout) = if rows { (self.rows, self.row_layout) } else { (self.columns, self.column_layout) };
         let blocks = self.blocks.iter();
-        let packed: Vec<&Block> = blocks
-            .filter(|block| self.in_place(rows, block, 0..lines).is_none())
-            .collect();
+        let packed: Vec<&Block> = blocks.filter(|block| self.in_place(rows, block, 0..lines).is_none()).collect();
         let depth: usize = packed.iter().map(|block| block.depth.len()).sum();
         let mut data = Aligned::new(layout.padded(lines) * depth);
         let mut rest = data.get_mut();
@@ -199,8 +164,7 @@ impl<T: Real> Plan<'_, T> {
         }
         let pack = |(block, lines, part): (&Block, Range<usize>, &mut [T])| {
             let mut packer = Packer::new(self.kernel, part, layout, lines.len(), block.depth.len());
-            self.operand(block.pair, rows)
-                .pack(lines, block.depth.clone(), &mut packer);
+            self.operand(block.pair, rows).pack(lines, block.depth.clone(), &mut packer);
         };
         if parallel && lines * depth >= SMALLEST_PARALLEL_COPY {
             parts.into_par_iter().for_each(pack);
@@ -223,11 +187,7 @@ impl<T: Real> Plan<'_, T> {
         let room = OWN_PANELS * VECTORS * self.kernel.lanes.max(self.kernel.rows) * DEPTH;
         for first in (0..shared_lines).step_by(chunk) {
             let lines = first..shared_lines.min(first + chunk);
-            let (rows, columns) = if share_rows {
-                (lines.clone(), own.clone())
-            } else {
-                (own.clone(), lines.clone())
-            };
+            let (rows, columns) = if share_rows { (lines.clone(), own.clone()) } else { (own.clone(), lines.clone()) };
             let mut target = Target::new(self, rows, columns, c.0);
             // Steps of the shared operand that were packed so far.
             let mut before = 0;
@@ -239,8 +199,7 @@ impl<T: Real> Plan<'_, T> {
                         let scratch = scratch.get_or_insert_with(|| Aligned::new(room)).get_mut();
                         let scratch = &mut scratch[..padded * steps];
                         let mut packer = Packer::new(self.kernel, scratch, own_layout, own.len(), steps);
-                        self.operand(block.pair, !share_rows)
-                            .pack(own.clone(), block.depth.clone(), &mut packer);
+                        self.operand(block.pair, !share_rows).pack(own.clone(), block.depth.clone(), &mut packer);
                         Elements::Packed(scratch)
                     }
                 };
@@ -252,12 +211,7 @@ impl<T: Real> Plan<'_, T> {
                         Elements::Packed(&shared[start..][..shared_layout.padded(lines.len()) * steps])
                     }
                 };
-                let panels = |elements, layout, lines| Panels {
-                    elements,
-                    layout,
-                    lines,
-                    steps,
-                };
+                let panels = |elements, layout, lines| Panels { elements, layout, lines, steps };
                 let own = panels(own_elements, own_layout, own.len());
                 let shared = panels(shared_elements, shared_layout, lines.len());
                 let (a, b) = if share_rows { (shared, own) } else { (own, shared) };

@@ -22,13 +22,7 @@ impl<'a, T: Real> Target<'a, T> {
         let lanes = plan.kernel.lanes;
         let padded = columns.len().next_multiple_of(lanes);
         let tile = plan.transposed.then(|| buffer(rows.len() * padded));
-        let mut new = Self {
-            plan,
-            rows,
-            columns,
-            c,
-            tile,
-        };
+        let mut new = Self { plan, rows, columns, c, tile };
         new.begin();
         new
     }
@@ -44,11 +38,7 @@ impl<'a, T: Real> Target<'a, T> {
     /// Where element (i, j) of these rows and columns is in the output.
     fn at(&self, i: usize, j: usize) -> *mut T {
         let (i, j) = (self.rows.start + i, self.columns.start + j);
-        let at = if self.plan.transposed {
-            j * self.plan.rows + i
-        } else {
-            i * self.plan.columns + j
-        };
+        let at = if self.plan.transposed { j * self.plan.rows + i } else { i * self.plan.columns + j };
         self.c.wrapping_add(at)
     }
 

@@ -4,15 +4,8 @@ use super::kernel::Kernels;
 use super::*;
 
 fn values<T: Real>(len: usize, seed: u32) -> Vec<T> {
-    let word = |i: usize| {
-        (i as u32 ^ seed)
-            .wrapping_mul(0x9e37_79b9)
-            .rotate_left(13)
-            .wrapping_mul(0x85eb_ca6b)
-    };
-    (0..len)
-        .map(|i| T::from_f64(f64::from(word(i) as i32) / f64::from(1 << 30)))
-        .collect()
+    let word = |i: usize| (i as u32 ^ seed).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+    (0..len).map(|i| T::from_f64(f64::from(word(i) as i32) / f64::from(1 << 30))).collect()
 }
 
 /// Sizes around one, a vector, a panel, a tile and a block of the depth.
@@ -38,12 +31,8 @@ fn turned<T: Real>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
 
 fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize) -> bool) {
     for [m, n, k] in SIZES {
-        let (a, b, bias, old) = (
-            values::<T>(m * k, 1),
-            values::<T>(k * n, 2),
-            values::<T>(n, 3),
-            values::<T>(m * n, 4),
-        );
+        let (a, b, bias, old) =
+            (values::<T>(m * k, 1), values::<T>(k * n, 2), values::<T>(n, 3), values::<T>(m * n, 4));
         let exact = |i: usize, j: usize| -> f64 { (0..k).map(|s| a[i * k + s].to_f64() * b[s * n + j].to_f64()).sum() };
         let mut first: Option<Vec<T>> = None;
         for (number, kernel) in T::kernels().iter().enumerate() {
@@ -69,17 +58,10 @@ fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize
                     };
                     let expected = start + exact(at / n, at % n);
                     let allowed = tolerance * (1.0 + k as f64).sqrt() * 4.0;
-                    assert!(
-                        (got.to_f64() - expected).abs() <= allowed,
-                        "{m} {n} {k}: {got:?} at {at}, not {expected}"
-                    );
+                    assert!((got.to_f64() - expected).abs() <= allowed, "{m} {n} {k}: {got:?} at {at}, not {expected}");
                 }
                 if matches!(output, Output::Set) && fused(number) {
-                    assert_eq!(
-                        *first.get_or_insert_with(|| c.clone()),
-                        c,
-                        "{m} {n} {k}: kernel {number}"
-                    );
+                    assert_eq!(*first.get_or_insert_with(|| c.clone()), c, "{m} {n} {k}: kernel {number}");
                 }
             }
         }
@@ -115,11 +97,7 @@ fn every_kernel_turns_lines() {
             unsafe { kernel.turn(&turn) };
             for (k, row) in to.chunks_exact(LINES + 1).enumerate() {
                 for (i, &got) in row.iter().enumerate() {
-                    let expected = if i < lines {
-                        line(i).map_or(0.0, |line| line[k])
-                    } else {
-                        untouched
-                    };
+                    let expected = if i < lines { line(i).map_or(0.0, |line| line[k]) } else { untouched };
                     assert_eq!(got, expected, "step {k} of {steps}, line {i} of {lines}");
                 }
             }

@@ -33,19 +33,11 @@ pub struct Spread<T> {
 pub unsafe fn portable_spread<T: Copy + Default>(spread: &Spread<T>) {
     for first in (0..spread.lines).step_by(spread.width) {
         let known = spread.width.min(spread.lines - first);
-        let row = if known < spread.width {
-            spread.last
-        } else {
-            spread.width
-        };
+        let row = if known < spread.width { spread.last } else { spread.width };
         for i in 0..row {
             // SAFETY: demanded of the caller.
             unsafe {
-                let x = if i < known {
-                    *spread.from.add(first + i)
-                } else {
-                    T::default()
-                };
+                let x = if i < known { *spread.from.add(first + i) } else { T::default() };
                 *spread.to.add(first * spread.steps + spread.step * row + i) = x;
             }
         }
@@ -112,10 +104,7 @@ mod x86 {
         }
         let r = fours(r);
         // Steps j and 4 + j, then 8 + j and 12 + j, of all lines.
-        let halves = [
-            _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
-            _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15),
-        ];
+        let halves = [_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)];
         for j in 0..4 {
             for (i, half) in halves.into_iter().enumerate() {
                 let (a, b) = (_mm512_castps_pd(r[j]), _mm512_castps_pd(r[4 + j]));
@@ -218,11 +207,7 @@ mod x86 {
         let mut first = 0;
         while first < spread.lines {
             let known = spread.width.min(spread.lines - first);
-            let row = if known < spread.width {
-                spread.last
-            } else {
-                spread.width
-            };
+            let row = if known < spread.width { spread.last } else { spread.width };
             let from = spread.from.wrapping_add(first);
             let to = spread.to.wrapping_add(first * spread.steps + spread.step * row);
             let (read, write) = (mask(known), mask(row));

@@ -24,14 +24,10 @@ impl Captured {
         // Other threads may go on calling the driver.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the process, here and below.
-        queue.call("beginning a graph", || unsafe {
-            result::stream::begin_capture(queue.stream, mode)
-        })?;
+        queue.call("beginning a graph", || unsafe { result::stream::begin_capture(queue.stream, mode) })?;
         let worked = work();
         // Also after a failure: the stream is of no use before its capture ends.
-        let ended = queue.call("ending a graph", || unsafe {
-            result::stream::end_capture(queue.stream)
-        });
+        let ended = queue.call("ending a graph", || unsafe { result::stream::end_capture(queue.stream) });
         let graph = match (worked, ended) {
             (Err(e), Ok(graph)) => {
                 // SAFETY: just made. The failure that matters is the other one.
@@ -50,18 +46,13 @@ impl Captured {
         });
         // SAFETY: an executable graph does not need the one that it was made from.
         queue.call("dropping a graph", || unsafe { result::graph::destroy(graph) })?;
-        Ok(Self {
-            queue: queue.clone(),
-            graph: executable?,
-        })
+        Ok(Self { queue: queue.clone(), graph: executable? })
     }
 
     /// Queues it.
     pub fn launch(&self) -> Result<()> {
         // SAFETY: both live.
-        self.queue.call("launching a graph", || unsafe {
-            result::graph::launch(self.graph, self.queue.stream)
-        })
+        self.queue.call("launching a graph", || unsafe { result::graph::launch(self.graph, self.queue.stream) })
     }
 }
 
@@ -70,9 +61,7 @@ impl Drop for Captured {
         // A failure here is one of an earlier call, which the next call that can tell will tell.
         let _ = self.queue.wait();
         // SAFETY: it does not run, and is not used after this.
-        let _ = self.queue.call("dropping a graph", || unsafe {
-            result::graph::exec_destroy(self.graph)
-        });
+        let _ = self.queue.call("dropping a graph", || unsafe { result::graph::exec_destroy(self.graph) });
     }
 }
 
@@ -103,17 +92,13 @@ impl<'a> Event<'a> {
 
     fn record(&self) -> Result<()> {
         // SAFETY: event and stream live.
-        self.queue.call("recording an event", || unsafe {
-            result::event::record(self.event, self.queue.stream)
-        })
+        self.queue.call("recording an event", || unsafe { result::event::record(self.event, self.queue.stream) })
     }
 }
 
 impl Drop for Event<'_> {
     fn drop(&mut self) {
         // SAFETY: not used after this; the driver keeps what is still to happen.
-        let _ = self
-            .queue
-            .call("dropping an event", || unsafe { result::event::destroy(self.event) });
+        let _ = self.queue.call("dropping an event", || unsafe { result::event::destroy(self.event) });
     }
 }

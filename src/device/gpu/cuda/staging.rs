@@ -29,11 +29,7 @@ unsafe impl Send for Slot {}
 
 impl Staging {
     pub fn new(queue: &Arc<Queue>) -> Self {
-        Self {
-            queue: queue.clone(),
-            slots: [const { None }; SLOTS],
-            next: 0,
-        }
+        Self { queue: queue.clone(), slots: [const { None }; SLOTS], next: 0 }
     }
 
     /// Queues a copy of `data` to the device; waits only where all slots are on their way.

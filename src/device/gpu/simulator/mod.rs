@@ -51,11 +51,7 @@ impl Simulator {
             let needs = "the simulator needs a processor with AVX2, FMA and F16C";
             return Err(Error::Usage(format!("--device sim: {needs}")));
         }
-        Ok(Self {
-            checks,
-            order,
-            memory: Mutex::default(),
-        })
+        Ok(Self { checks, order, memory: Mutex::default() })
     }
 
     fn memory(&self) -> MutexGuard<'_, BTreeMap<u64, Memory>> {
@@ -161,20 +157,15 @@ impl Simulator {
             }
         }
         self.run(launch, &ranges)?;
-        let unwritten = ranges
-            .iter()
-            .filter(|range| checked && range.role == Role::Output)
-            .find_map(|range| {
-                // SAFETY: as above; the kernel has ended.
-                let written = unsafe { std::slice::from_raw_parts(range.written, range.bytes) };
-                Some((written.iter().position(|&w| w == 0)?, range.parameter))
-            });
+        let unwritten = ranges.iter().filter(|range| checked && range.role == Role::Output).find_map(|range| {
+            // SAFETY: as above; the kernel has ended.
+            let written = unsafe { std::slice::from_raw_parts(range.written, range.bytes) };
+            Some((written.iter().position(|&w| w == 0)?, range.parameter))
+        });
         match unwritten {
             Some((byte, parameter)) => {
                 let (kernel, name) = (launch.kernel.name, launch.kernel.parameters[parameter].name);
-                Err(Error::Failed(format!(
-                    "{kernel}: leaves byte {byte} of the output `{name}` unwritten"
-                )))
+                Err(Error::Failed(format!("{kernel}: leaves byte {byte} of the output `{name}` unwritten")))
             }
             None => Ok(()),
         }
@@ -183,14 +174,10 @@ impl Simulator {
     /// What the pointer arguments stand for.
     fn ranges(&self, launch: &Launch) -> Vec<Range> {
         let memory = self.memory();
-        let pointers = launch
-            .arguments
-            .iter()
-            .enumerate()
-            .filter_map(|(parameter, argument)| match *argument {
-                Argument::Memory { address, bytes, role } => Some((parameter, address, bytes, role)),
-                _ => None,
-            });
+        let pointers = launch.arguments.iter().enumerate().filter_map(|(parameter, argument)| match *argument {
+            Argument::Memory { address, bytes, role } => Some((parameter, address, bytes, role)),
+            _ => None,
+        });
         pointers
             .map(|(parameter, address, bytes, role)| {
                 let (memory, at) = around(&memory, address, bytes);
@@ -209,11 +196,7 @@ impl Simulator {
     /// Runs all blocks, spread over the threads of rayon's pool; the first failing run of blocks is what is told.
     fn run(&self, launch: &Launch, ranges: &[Range]) -> Result<()> {
         let run = SIMULATOR.expect("no simulator could be opened without it");
-        let simulated = launch
-            .kernel
-            .simulated
-            .as_ref()
-            .expect("compiled together with the runtime");
+        let simulated = launch.kernel.simulated.as_ref().expect("compiled together with the runtime");
         let functions = match self.checks {
             Checks::Off => &simulated.plain,
             Checks::On => &simulated.checked,
@@ -223,10 +206,7 @@ impl Simulator {
         let values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
         let pointers: Vec<Shared<u64>> = values.iter().map(|value| Shared(value)).collect();
         let parameters = launch.kernel.parameters;
-        let names: Vec<CString> = parameters
-            .iter()
-            .map(|p| CString::new(p.name).expect("an identifier"))
-            .collect();
+        let names: Vec<CString> = parameters.iter().map(|p| CString::new(p.name).expect("an identifier")).collect();
         let ranges: Vec<ffi::Range> = ranges.iter().map(|range| range.ffi(&names)).collect();
         let name = CString::new(launch.kernel.name).expect("an identifier");
         let call = ffi::Launch {
@@ -249,23 +229,11 @@ impl Simulator {
             // SAFETY: `call` is laid out as runtime.h's Launch and all it points to outlives the run. The builder has
             // checked number and kinds of the arguments against the kernel's source. Blocks write to disjoint bytes, or
             // the kernel would race on a GPU as well.
-            let done = unsafe {
-                run(
-                    (&raw const call).cast(),
-                    first,
-                    end,
-                    message.as_mut_ptr(),
-                    message.len(),
-                )
-            };
+            let done = unsafe { run((&raw const call).cast(), first, end, message.as_mut_ptr(), message.len()) };
             if done {
                 return Ok(());
             }
-            let text: Vec<u8> = message
-                .iter()
-                .take_while(|&&c| c != 0)
-                .map(|&c| c.cast_unsigned())
-                .collect();
+            let text: Vec<u8> = message.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned()).collect();
             Err(Error::Failed(String::from_utf8_lossy(&text).into_owned()))
         });
         portions.collect::<Vec<Result<()>>>().into_iter().collect()

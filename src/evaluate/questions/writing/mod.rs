@@ -53,17 +53,11 @@ pub fn items(prompts: &[Prompt], stem: &str) -> Result<Vec<Annotated>> {
         match known.insert(id.clone(), text.clone()) {
             Some(earlier) if earlier == text => continue,
             Some(_) => {
-                return Err(Error::Failed(format!(
-                    "two prompts have the id `{id}`; each needs its own"
-                )));
+                return Err(Error::Failed(format!("two prompts have the id `{id}`; each needs its own")));
             }
             None => {}
         }
-        items.push(Annotated {
-            id,
-            prompt: text,
-            propositions: Vec::new(),
-        });
+        items.push(Annotated { id, prompt: text, propositions: Vec::new() });
     }
     Ok(items)
 }
@@ -82,12 +76,7 @@ pub fn ask(
     let mut counts = Counts::default();
     let mut texts: Vec<String> = Vec::new();
     let mut known = BTreeSet::new();
-    texts.extend(
-        items
-            .iter()
-            .filter(|item| known.insert(&item.prompt))
-            .map(|item| item.prompt.clone()),
-    );
+    texts.extend(items.iter().filter(|item| known.insert(&item.prompt)).map(|item| item.prompt.clone()));
     let mut written: HashMap<String, Vec<Proposition>> = HashMap::new();
     let parallel = parallel.max(1);
     for (round, texts) in texts.chunks(parallel).enumerate() {
@@ -101,10 +90,7 @@ pub fn ask(
         let mut graphs: Vec<Graph> = Vec::new();
         for (ask, record) in asks.iter().zip(all(writer, &asks, parallel)?) {
             let tuples = counts.read(ask, &record);
-            graphs.push(Graph {
-                tuples,
-                ..Graph::default()
-            });
+            graphs.push(Graph { tuples, ..Graph::default() });
         }
         let further: Vec<(usize, Task)> = (0..texts.len())
             .filter(|&i| !graphs[i].tuples.is_empty())
@@ -128,9 +114,7 @@ pub fn ask(
         }
         progress(written.len());
     }
-    items
-        .iter_mut()
-        .for_each(|item| item.propositions = written[&item.prompt].clone());
+    items.iter_mut().for_each(|item| item.propositions = written[&item.prompt].clone());
     counts.finish(items);
     Ok(counts)
 }
@@ -161,10 +145,7 @@ fn all(writer: &mut dyn Writer, asks: &[Ask], parallel: usize) -> Result<Vec<Rec
     for some in asks.chunks(parallel) {
         let answered = writer.answer(some)?;
         if let Some(ask) = some.get(answered.len()) {
-            let message = format!(
-                "the recording has no reply to request {}; record it with --llm",
-                ask.request
-            );
+            let message = format!("the recording has no reply to request {}; record it with --llm", ask.request);
             return Err(Error::Failed(message));
         }
         records.extend(answered);

@@ -18,27 +18,16 @@ pub fn lines(reply: &str, cut: bool) -> Lines {
     let mut read = Lines::default();
     // Within an `input:` that was repeated.
     let mut repeated = false;
-    let all: Vec<&str> = without_thoughts(reply)
-        .lines()
-        .map(str::trim)
-        .filter(|line| !is_blank(line))
-        .collect();
+    let all: Vec<&str> = without_thoughts(reply).lines().map(str::trim).filter(|line| !is_blank(line)).collect();
     for (i, line) in all.iter().enumerate() {
         let line = if cut && i + 1 == all.len() { "" } else { line };
-        let beginning = |word: &str| {
-            line.get(..word.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(word))
-        };
+        let beginning = |word: &str| line.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
         let (of_input, of_output) = (beginning("input:"), beginning("output:"));
         if (of_input || of_output) && !read.lines.is_empty() {
             break;
         }
         repeated = of_input || repeated && !of_output;
-        let line = if of_output {
-            line["output:".len()..].trim()
-        } else {
-            line
-        };
+        let line = if of_output { line["output:".len()..].trim() } else { line };
         if repeated || of_output && line.is_empty() {
             continue;
         }
@@ -52,10 +41,7 @@ pub fn lines(reply: &str, cut: bool) -> Lines {
 
 /// Empty, a code fence, or the rule of a table.
 fn is_blank(line: &str) -> bool {
-    line.starts_with("```")
-        || line
-            .chars()
-            .all(|c| matches!(c, '-' | '|' | ':' | '*' | '_' | '=' | ' '))
+    line.starts_with("```") || line.chars().all(|c| matches!(c, '-' | '|' | ':' | '*' | '_' | '=' | ' '))
 }
 
 /// `1 | text`, `| 1 | text |`, `1. text`, `1) text`, `1: text`, with a bullet before it or without.
@@ -65,11 +51,7 @@ fn item(line: &str) -> Option<(usize, String)> {
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     let id = line[..digits].parse().ok()?;
     let text = line[digits..].trim_start().strip_prefix(['|', '.', ')', ':'])?;
-    let text = if in_table {
-        text.trim_end().trim_end_matches('|')
-    } else {
-        text
-    };
+    let text = if in_table { text.trim_end().trim_end_matches('|') } else { text };
     let text = plain_line(text);
     (!text.is_empty()).then_some((id, text))
 }

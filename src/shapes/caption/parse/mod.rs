@@ -91,11 +91,7 @@ impl Reader {
     }
 
     fn end_sentence(&mut self) {
-        *self = Self {
-            description: std::mem::take(&mut self.description),
-            subject: self.subject,
-            ..Self::default()
-        };
+        *self = Self { description: std::mem::take(&mut self.description), subject: self.subject, ..Self::default() };
     }
 
     /// The thing that a noun means: for "the", one that was named before and that it fits.
@@ -132,11 +128,7 @@ impl Reader {
     }
 
     fn claim(&mut self, subject: usize, relation: Relation, object: usize) {
-        let claim = Claim {
-            subject,
-            relation,
-            object,
-        };
+        let claim = Claim { subject, relation, object };
         if subject != object && !self.description.claims.contains(&claim) {
             self.description.claims.push(claim);
         }
@@ -145,10 +137,8 @@ impl Reader {
     fn describe_background(&mut self, adjectives: Adjectives) {
         let known = self.description.backdrop;
         if let Some(colour) = adjectives.colour.or(known.map(|backdrop| backdrop.colour)) {
-            self.description.backdrop = Some(Backdrop {
-                colour,
-                shading: adjectives.shading.or(known.and_then(|backdrop| backdrop.shading)),
-            });
+            self.description.backdrop =
+                Some(Backdrop { colour, shading: adjectives.shading.or(known.and_then(|backdrop| backdrop.shading)) });
         }
     }
 }

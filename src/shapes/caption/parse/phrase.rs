@@ -40,10 +40,7 @@ const FIXED: [(&[&str], Phrase); 32] = [
     (&["left", "of"], Phrase::Relation(Relation::LeftOf)),
     (&["to", "the", "right", "of"], Phrase::Relation(Relation::RightOf)),
     (&["on", "the", "right", "of"], Phrase::Relation(Relation::RightOf)),
-    (
-        &["on", "the", "right", "side", "of"],
-        Phrase::Relation(Relation::RightOf),
-    ),
+    (&["on", "the", "right", "side", "of"], Phrase::Relation(Relation::RightOf)),
     (&["right", "of"], Phrase::Relation(Relation::RightOf)),
     (&["on", "top", "of"], Phrase::Relation(Relation::Above)),
     (&["above"], Phrase::Relation(Relation::Above)),
@@ -102,10 +99,7 @@ fn words(caption: &str) -> Vec<String> {
 /// The phrase at the start of `words`, if there is one, and how many words it takes.
 fn next(words: &[String]) -> (Option<Phrase>, usize) {
     let starts = |fixed: &[&str]| words.len() >= fixed.len() && fixed.iter().zip(words).all(|(a, b)| a == b);
-    let longest = FIXED
-        .iter()
-        .filter(|(fixed, _)| starts(fixed))
-        .max_by_key(|(fixed, _)| fixed.len());
+    let longest = FIXED.iter().filter(|(fixed, _)| starts(fixed)).max_by_key(|(fixed, _)| fixed.len());
     if let Some((fixed, phrase)) = longest {
         return (Some(*phrase), fixed.len());
     }
@@ -129,13 +123,8 @@ fn noun(words: &[String]) -> (Option<Phrase>, usize) {
     }
     let noun = words.get(at).map(String::as_str).unwrap_or_default();
     if let Some(shape) = shape(noun) {
-        let thing = Thing {
-            shape,
-            colour: adjectives.colour,
-            size: adjectives.size,
-            count: adjectives.count,
-            place: None,
-        };
+        let thing =
+            Thing { shape, colour: adjectives.colour, size: adjectives.size, count: adjectives.count, place: None };
         return (Some(Phrase::Noun { thing, definite }), at + 1);
     }
     match noun {
@@ -160,9 +149,7 @@ impl Adjectives {
 }
 
 fn shape(word: &str) -> Option<Shape> {
-    Shape::ALL
-        .into_iter()
-        .find(|shape| [shape.name(), shape.plural()].contains(&word))
+    Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(&word))
 }
 
 fn colour(word: &str) -> Option<Colour> {

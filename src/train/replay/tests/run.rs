@@ -48,13 +48,7 @@ impl Run {
             prediction: Prediction::V,
             snr_gamma: Some(5.0),
         };
-        Self {
-            gpu,
-            unet,
-            flat,
-            objective,
-            dtype,
-        }
+        Self { gpu, unet, flat, objective, dtype }
     }
 
     /// Micro-batch `number` of `n` samples: other values, positions and timesteps each.
@@ -67,10 +61,7 @@ impl Run {
             latents: normals(Stream::Latents, &map),
             noise: match given {
                 true => Noise::Given(normals(Stream::Noise, &map)),
-                false => Noise::Drawn {
-                    seed: 7,
-                    positions: (number * n as u64..).take(n).collect(),
-                },
+                false => Noise::Drawn { seed: 7, positions: (number * n as u64..).take(n).collect() },
             },
             timesteps: (0..n).map(|i| (i * 397 + number as usize * 211) % 1000).collect(),
             context: normals(Stream::Posterior, &[n, 5, 8]),
@@ -81,12 +72,7 @@ impl Run {
     /// Of the next update.
     fn settings(&self) -> AdamW {
         let update = self.flat.progress().expect("a device").updates;
-        AdamW {
-            lr: rate(update),
-            betas: (0.9, 0.999),
-            eps: 1e-8,
-            weight_decay: 1e-2,
-        }
+        AdamW { lr: rate(update), betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 }
     }
 
     /// Everything that is trained.
@@ -103,8 +89,7 @@ impl Run {
                 let batch = batch(self, step * ACCUMULATED as u64 + i);
                 let factor = 1.0 / ACCUMULATED as f64;
                 let computed =
-                    self.objective
-                        .compute(&self.unet, &batch, &self.flat.leaves(), factor, self.flat.loss_scale());
+                    self.objective.compute(&self.unet, &batch, &self.flat.leaves(), factor, self.flat.loss_scale());
                 let computed = computed.expect("a step");
                 loss += computed.loss.to_cpu().expect("a device").item() / ACCUMULATED as f64;
                 self.flat.accumulate(&computed.gradients).expect("a device");
@@ -134,10 +119,7 @@ impl Run {
             done.expect("a micro-batch");
         }
         // The rate is the replay's affair.
-        let settings = AdamW {
-            lr: f64::NAN,
-            ..self.settings()
-        };
+        let settings = AdamW { lr: f64::NAN, ..self.settings() };
         replay.update(&mut self.flat, settings, MAX_NORM).expect("an update");
     }
 }

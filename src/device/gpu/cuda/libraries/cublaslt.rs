@@ -140,10 +140,8 @@ impl Call for Matmul<'_> {
         let alpha = 1_f32;
         let (alpha, beta) = ((&raw const alpha).cast(), (&raw const beta).cast());
         let pointer = |buffer: &Buffer| buffer.address() as *mut c_void;
-        let (memory, bytes) = self
-            .workspace
-            .as_ref()
-            .map_or((ptr::null_mut(), 0), |buffer| (pointer(buffer), buffer.byte_len()));
+        let (memory, bytes) =
+            self.workspace.as_ref().map_or((ptr::null_mut(), 0), |buffer| (pointer(buffer), buffer.byte_len()));
         library.queue.call("queueing a product", || Ok(()))?;
         // SAFETY: everything lives as long as this, and the operands have as many elements as their layouts.
         unsafe {

@@ -71,10 +71,7 @@ impl Cudnn {
         let handle = unsafe { Owned::new(handle, result::destroy_handle) };
         // SAFETY: as above.
         unsafe { result::set_stream(handle.handle, queue.stream.cast()) }.map_err(failed)?;
-        Ok(Self {
-            queue: queue.clone(),
-            handle,
-        })
+        Ok(Self { queue: queue.clone(), handle })
     }
 
     pub fn prepare(&self, conv: &Conv2d, pass: Pass, [x, weight, y]: [&Buffer; 3]) -> Result<Convolution<'_>> {
@@ -133,30 +130,15 @@ impl Cudnn {
             }};
         }
         Ok(match pass {
-            Pass::Forward => choices!(
-                Algorithm::Forward,
-                result::get_convolution_forward_algorithm,
-                x,
-                weight,
-                convolution,
-                y
-            ),
-            Pass::Dgrad => choices!(
-                Algorithm::Dgrad,
-                result::get_convolution_backward_data_algorithm,
-                weight,
-                y,
-                convolution,
-                x
-            ),
-            Pass::Wgrad => choices!(
-                Algorithm::Wgrad,
-                result::get_convolution_backward_filter_algorithm,
-                x,
-                y,
-                convolution,
-                weight
-            ),
+            Pass::Forward => {
+                choices!(Algorithm::Forward, result::get_convolution_forward_algorithm, x, weight, convolution, y)
+            }
+            Pass::Dgrad => {
+                choices!(Algorithm::Dgrad, result::get_convolution_backward_data_algorithm, weight, y, convolution, x)
+            }
+            Pass::Wgrad => {
+                choices!(Algorithm::Wgrad, result::get_convolution_backward_filter_algorithm, x, y, convolution, weight)
+            }
         })
     }
 }
@@ -170,12 +152,7 @@ impl Shape {
             DType::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
             _ => return Err(refused(dtype.name())),
         };
-        let Padding {
-            top,
-            left,
-            bottom,
-            right,
-        } = conv.padding;
+        let Padding { top, left, bottom, right } = conv.padding;
         if conv.doubled || (top, left) != (bottom, right) {
             return Err(refused("the library has no such convolution"));
         }
@@ -202,10 +179,8 @@ impl Shape {
         let convolution = unsafe { Owned::new(convolution, result::destroy_convolution_descriptor) };
         let [top, left, stride, _] = dims([top, left, conv.stride, 0]);
         // Sums in f32. The default math of f32 takes TF32; 16 bits go through tensor cores.
-        let (mode, sums) = (
-            sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
-            sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
-        );
+        let (mode, sums) =
+            (sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION, sys::cudnnDataType_t::CUDNN_DATA_FLOAT);
         let math = match dtype {
             DType::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
             _ => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
@@ -232,16 +207,9 @@ impl Call for Convolution<'_> {
         library.queue.call("queueing a convolution", || Ok(()))?;
         let pointer = |buffer: &Buffer| buffer.address() as *mut c_void;
         let (x, weight, y) = (pointer(&self.x), pointer(&self.weight), pointer(&self.y));
-        let (memory, bytes) = self
-            .workspace
-            .as_ref()
-            .map_or((ptr::null_mut(), 0), |buffer| (pointer(buffer), buffer.byte_len()));
-        let Shape {
-            x: x_is,
-            y: y_is,
-            weight: weight_is,
-            convolution,
-        } = &self.shape;
+        let (memory, bytes) =
+            self.workspace.as_ref().map_or((ptr::null_mut(), 0), |buffer| (pointer(buffer), buffer.byte_len()));
+        let Shape { x: x_is, y: y_is, weight: weight_is, convolution } = &self.shape;
         let (x_is, y_is, weight_is, convolution) = (x_is.handle, y_is.handle, weight_is.handle, convolution.handle);
         let (one, zero) = (1_f32, 0_f32);
         let (one, zero) = ((&raw const one).cast(), (&raw const zero).cast());

@@ -26,11 +26,7 @@ pub struct Loaded {
 
 impl Loaded {
     pub fn new(queue: &Arc<Queue>) -> Self {
-        Self {
-            queue: queue.clone(),
-            cublaslt: OnceCell::new(),
-            cudnn: OnceCell::new(),
-        }
+        Self { queue: queue.clone(), cublaslt: OnceCell::new(), cudnn: OnceCell::new() }
     }
 }
 

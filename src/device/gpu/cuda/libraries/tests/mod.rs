@@ -32,16 +32,8 @@ fn with_the_stand_in(test: &str, libraries: &[&str]) {
         std::fs::hard_link(&driver, dir.path().join(name)).unwrap();
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args([
-        "--exact",
-        "--nocapture",
-        &format!("{}::{test}", module_path!().split_once("::").unwrap().1),
-    ]);
-    let output = child
-        .env("LD_LIBRARY_PATH", dir.path())
-        .env(CHILD, "1")
-        .output()
-        .unwrap();
+    child.args(["--exact", "--nocapture", &format!("{}::{test}", module_path!().split_once("::").unwrap().1)]);
+    let output = child.env("LD_LIBRARY_PATH", dir.path()).env(CHILD, "1").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -97,14 +89,7 @@ fn products_are_those_of_the_kernels() {
         (false, false, Added::Y),
         (true, false, Added::Nothing),
     ] {
-        let product = Product {
-            rows,
-            columns,
-            depth,
-            left_transposed,
-            right_transposed,
-            added,
-        };
+        let product = Product { rows, columns, depth, left_transposed, right_transposed, added };
         let work = Work::Product(product);
         let [left, right, y] = work.lens().unwrap();
         let (left, right, y) = (normals(&gpu, 1, left), normals(&gpu, 2, right), normals(&gpu, 3, y));
@@ -114,21 +99,13 @@ fn products_are_those_of_the_kernels() {
         let expected = if left_transposed {
             matmul_transposed(&left, &right, [rows, columns, depth]).unwrap()
         } else {
-            let layout = if right_transposed {
-                Layout::Transposed
-            } else {
-                Layout::Plain
-            };
+            let layout = if right_transposed { Layout::Transposed } else { Layout::Plain };
             let epilogue = Epilogue {
                 // A bias of zeros changes nothing.
                 residual: (added == Added::Y).then_some(&before),
                 ..Epilogue::default()
             };
-            let pair = Pair {
-                a: &left,
-                b: &right,
-                k: depth,
-            };
+            let pair = Pair { a: &left, b: &right, k: depth };
             matmul([rows, columns], layout, pair, None, epilogue).unwrap()
         };
         agree(&y, &expected, &format!("{product:?}"));
@@ -143,15 +120,8 @@ fn products_are_those_of_the_kernels() {
         right_transposed: true,
         added: Added::Nothing,
     });
-    let error = libraries
-        .prepare(&work, [&half, &half, &half])
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        error.contains("cuBLASLt: a product of m 4, n 4, k 4") && error.contains("INVALID_VALUE"),
-        "{error}"
-    );
+    let error = libraries.prepare(&work, [&half, &half, &half]).err().unwrap().to_string();
+    assert!(error.contains("cuBLASLt: a product of m 4, n 4, k 4") && error.contains("INVALID_VALUE"), "{error}");
 }
 
 #[test]
@@ -201,12 +171,7 @@ fn convolutions_are_those_of_the_kernels() {
         kh: 3,
         kw: 3,
         stride: 2,
-        padding: Padding {
-            top: 0,
-            left: 0,
-            bottom: 1,
-            right: 1,
-        },
+        padding: Padding { top: 0, left: 0, bottom: 1, right: 1 },
         doubled: false,
     };
     let x = gpu.buffer(DType::F32, 16).unwrap();
