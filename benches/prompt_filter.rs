@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use selma::selma::rouge::Pool;
+use selma::prompting::rouge::Pool;
 use selma::tensor::random::{Stream, below, uniform};
 
 const PROMPTS: u64 = 100_000;

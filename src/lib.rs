@@ -6,15 +6,15 @@
 //! pictures + captions --data--> latents, text states --train::examples--> micro-batch
 //!     micro-batch --diffusion::NoiseSchedule--> noisy latents --nn::UNet + LoRA branches--> prediction
 //!     prediction --ops::weighted_mse--> loss --autograd::Tape--> gradients --train::FlatParameters--> expert
-//! experts --lora::merge--> one LoRA --pipeline + diffusion::Sampler--> pictures
+//! experts --lora::merge--> one LoRA --generate + diffusion::Sampler--> pictures
 //! ```
 //!
 //! # Reading order
 //!
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
-//! [`train::step`] is one step of training; [`pipeline`] is text to image. A module uses only modules before it in the
-//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `pipeline`,
-//! `train`, `selma`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
+//! [`train::step`] is one step of training; [`generate`] is text to image. A module uses only modules before it in the
+//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `generate`,
+//! `train`, `pretrain`, `prompting`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
 
 pub mod autograd;
 pub mod bench;
@@ -27,13 +27,14 @@ pub mod evaluate;
 #[macro_use]
 pub mod tensor;
 pub mod formats;
+pub mod generate;
 pub mod lora;
 pub mod nn;
 pub mod ops;
-pub mod pipeline;
+pub mod pretrain;
+pub mod prompting;
 pub mod run;
 pub mod selfcheck;
-pub mod selma;
 pub mod shapes;
 pub mod train;
 pub mod verify;

@@ -12,14 +12,14 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, image};
+use crate::generate::draw::{Drawing, Job, Start};
+use crate::generate::loras::{self, Strength};
+use crate::generate::parameters::{self, Parameters, Sources};
+use crate::generate::pictures::{Artist, PictureFolder, file_name};
+use crate::generate::plan::Pictures;
+use crate::generate::{Guidance, StableDiffusion};
 use crate::lora;
 use crate::nn::AutoencoderKl;
-use crate::pipeline::draw::{Drawing, Job, Start};
-use crate::pipeline::loras::{self, Strength};
-use crate::pipeline::parameters::{self, Parameters, Sources};
-use crate::pipeline::pictures::{Artist, PictureFolder, file_name};
-use crate::pipeline::plan::Pictures;
-use crate::pipeline::{Guidance, StableDiffusion};
 use crate::train::config::Prediction;
 
 /// Draw pictures with a model and any number of LoRAs.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
-use crate::selma::llm::{self, Api, Client, Limits, Settings, Spent};
-use crate::selma::writer::{Endpoint, Replay, Writer};
+use crate::prompting::llm::{self, Api, Client, Limits, Settings, Spent};
+use crate::prompting::writer::{Endpoint, Replay, Writer};
 
 #[derive(clap::Args)]
 pub(super) struct Llm {

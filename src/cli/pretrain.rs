@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::cli::Common;
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
+use crate::pretrain::Pretraining;
 use crate::tensor::DType;
-use crate::train::pretrain::Pretraining;
 
 /// Train the built-in model from nothing. With the defaults and seed 42 it becomes the one in this binary.
 #[derive(clap::Args)]

@@ -8,10 +8,10 @@ use serde_json::json;
 use crate::cli::Common;
 use crate::cli::llm::{Llm, print_spent, spent_json};
 use crate::error::{Error, Result};
-use crate::selma::llm::Spent;
-use crate::selma::prompts::{self, Collector, Options};
-use crate::selma::writer::collect;
-use crate::selma::{Skill, builtin};
+use crate::prompting::llm::Spent;
+use crate::prompting::prompts::{self, Collector, Options};
+use crate::prompting::writer::collect;
+use crate::prompting::{Skill, builtin};
 
 /// Write prompts for a skill with an LLM. The key is read from OPENAI_API_KEY.
 ///

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::questions::dsg;
 use crate::evaluate::questions::writing::{self, Counts};
 use crate::formats::atomic;
-use crate::selma::llm::Spent;
+use crate::prompting::llm::Spent;
 
 /// Write yes-or-no questions about the pictures of prompts, and what they depend on, with an LLM: three requests a prompt.
 ///

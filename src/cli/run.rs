@@ -8,8 +8,8 @@ use crate::cli::Common;
 use crate::cli::terminal::Terminal;
 use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
+use crate::prompting::llm;
 use crate::run::{self, Estimate, Pipeline, Selection, Stage, Summary};
-use crate::selma::llm;
 
 /// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
 ///

@@ -9,7 +9,7 @@ use crate::cli::Common;
 use crate::error::{Error, Result};
 use crate::evaluate::folder;
 use crate::evaluate::scores::Scores;
-use crate::selma::select::{self, Candidate, Rule};
+use crate::prompting::select::{self, Candidate, Rule};
 
 /// Choose pictures to train on by their scores, at most one a prompt.
 #[derive(clap::Args)]

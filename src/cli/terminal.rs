@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::cli::Common;
 use crate::cli::interrupt::Interrupt;
 use crate::error::Result;
-use crate::selma::reply::is_hidden;
+use crate::prompting::reply::is_hidden;
 use crate::train::watcher::{StepReport, Watcher};
 
 /// `text` without what a terminal obeys: messages quote files, and files may come from anybody.

@@ -17,7 +17,7 @@ use super::questions::{Item, Question, stripped};
 use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
 use crate::formats::jsonl;
-use crate::selma::llm::Client;
+use crate::prompting::llm::Client;
 
 /// A line of the record. It can be read as an answers file too.
 #[derive(Serialize, Deserialize)]

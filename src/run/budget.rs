@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Run;
-use crate::selma::Record;
-use crate::selma::llm::{Budget, Limits};
+use crate::prompting::Record;
+use crate::prompting::llm::{Budget, Limits};
 
 impl Run<'_> {
     /// The writer's. What earlier commands spent counts, as far as it is recorded in `prompts/`.

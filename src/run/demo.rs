@@ -6,7 +6,7 @@ use super::Pipeline;
 use super::settings::{DrawSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::Result;
 use crate::lora::merge::{Method, Options};
-use crate::selma::{Skill, select};
+use crate::prompting::{Skill, select};
 use crate::shapes;
 use crate::train::config::TrainConfig;
 use crate::train::lr_schedule::Shape;

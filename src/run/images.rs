@@ -8,12 +8,12 @@ use super::{Run, Task, select};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{self, ModelDir};
+use crate::generate::draw::{Drawing, Job};
+use crate::generate::loras::{self, Strength};
+use crate::generate::parameters::{Parameters, Sources};
+use crate::generate::pictures::{Artist, PictureFolder};
+use crate::generate::{Guidance, StableDiffusion};
 use crate::nn::AutoencoderKl;
-use crate::pipeline::draw::{Drawing, Job};
-use crate::pipeline::loras::{self, Strength};
-use crate::pipeline::parameters::{Parameters, Sources};
-use crate::pipeline::pictures::{Artist, PictureFolder};
-use crate::pipeline::{Guidance, StableDiffusion};
 use crate::train::identity;
 use crate::train::watcher::Watcher;
 

@@ -17,7 +17,7 @@ use crate::evaluate::scores::Scores;
 use crate::evaluate::shapes;
 use crate::evaluate::vision::VisionJudge;
 use crate::formats::jsonl;
-use crate::selma::llm::{Api, Client, Limits, Settings};
+use crate::prompting::llm::{Api, Client, Limits, Settings};
 use crate::train::watcher::Watcher;
 
 pub(super) struct Judge<'a> {

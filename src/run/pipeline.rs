@@ -9,7 +9,7 @@ use super::settings::{ChooseSettings, EvaluateSettings, ImageSettings, JudgeSett
 use crate::error::{Error, Result};
 use crate::lora::merge::{Method, Options};
 use crate::lora::prune::MajoritySign;
-use crate::selma::Skill;
+use crate::prompting::Skill;
 use crate::train::config::TrainConfig;
 
 /// All settings of a run.

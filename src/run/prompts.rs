@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Run;
 use crate::error::{Error, Result};
-use crate::selma::llm::{Client, Limits, Settings};
-use crate::selma::prompts::{self, Ask, Collector, Options};
-use crate::selma::writer::{Endpoint, Replay, Writer, collect};
-use crate::selma::{Record, Skill, builtin};
+use crate::prompting::llm::{Client, Limits, Settings};
+use crate::prompting::prompts::{self, Ask, Collector, Options};
+use crate::prompting::writer::{Endpoint, Replay, Writer, collect};
+use crate::prompting::{Record, Skill, builtin};
 use crate::train::watcher::Watcher;
 
 /// Writes `prompts/SKILL.json`.

@@ -13,7 +13,7 @@ use super::{Run, Task, held_out};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::evaluate::folder::{self, Entry};
-use crate::selma::select::{Candidate, select as choose, write};
+use crate::prompting::select::{Candidate, select as choose, write};
 use crate::shapes::caption::parse;
 use crate::train::watcher::Watcher;
 

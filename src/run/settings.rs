@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::evaluate::questions::Dependencies;
-use crate::selma::select::Rule;
+use crate::prompting::select::Rule;
 
 /// `[prompts]`: who writes how many. One of `llm`, `replay` and `writer` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

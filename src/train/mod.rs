@@ -15,7 +15,6 @@ pub mod parameters;
 pub mod pictures;
 pub mod plan;
 pub mod preparation;
-pub mod pretrain;
 pub mod replay;
 pub mod samples;
 pub mod step;

@@ -7,9 +7,9 @@ use serde_json::Value;
 use crate::diffusion::sampler;
 use crate::error::{Error, Result};
 use crate::formats::{image, png};
+use crate::generate::{Conditions, Denoising, Guidance, decode, pipeline_config};
 use crate::nn::{AutoencoderKl, UNet};
 use crate::ops;
-use crate::pipeline::{Conditions, Denoising, Guidance, decode, pipeline_config};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor, release_pool};
 

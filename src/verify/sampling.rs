@@ -8,9 +8,9 @@ use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Sampler, SchedulerConfig, sampler};
 use crate::error::Result;
+use crate::generate::{Denoising, Guidance, StableDiffusion, pipeline_config};
 use crate::lora;
 use crate::ops::{self, Combination};
-use crate::pipeline::{Denoising, Guidance, StableDiffusion, pipeline_config};
 use crate::tensor::{DType, Tensor};
 
 /// Loosened where zero-SNR rescaling makes the reference itself noisy.

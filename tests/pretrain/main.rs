@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use selma::device::Device;
-use selma::pipeline::StableDiffusion;
+use selma::generate::StableDiffusion;
+use selma::pretrain::Pretraining;
 use selma::tensor::DType;
-use selma::train::pretrain::Pretraining;
 use selma::train::watcher::{StepReport, Watcher};
 
 const STEPS: u64 = 2;

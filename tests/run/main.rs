@@ -8,7 +8,7 @@ mod kills;
 mod pieces;
 mod resume;
 #[allow(dead_code, reason = "the tests of the client need more of it")]
-#[path = "../selma/server.rs"]
+#[path = "../prompting/server.rs"]
 mod server;
 mod settings;
 #[cfg(feature = "simulator")]

@@ -1,8 +1,8 @@
 //! The model inside the binary: what it draws, as the judge sees it.
 
+use selma::generate::draw::{Drawing, Job};
+use selma::generate::{Guidance, StableDiffusion};
 use selma::nn::AutoencoderKl;
-use selma::pipeline::draw::{Drawing, Job};
-use selma::pipeline::{Guidance, StableDiffusion};
 use selma::shapes::description::{Colour, Shape};
 use selma::shapes::judge::{View, judge, questions};
 use selma::shapes::{Skill, Split, builtin, render};

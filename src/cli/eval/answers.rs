@@ -11,7 +11,7 @@ use crate::evaluate::answers::Answers;
 use crate::evaluate::folder::Entry;
 use crate::evaluate::questions::Item;
 use crate::evaluate::vision::VisionJudge;
-use crate::selma::llm::{Api, Client, Limits, Settings};
+use crate::prompting::llm::{Api, Client, Limits, Settings};
 
 /// How the endpoint is asked.
 #[derive(clap::Args)]

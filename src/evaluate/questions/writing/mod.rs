@@ -13,10 +13,10 @@ use self::request::Task;
 use super::dsg::{Annotated, Proposition};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
-use crate::selma::Record;
-use crate::selma::prompts::Ask;
-use crate::selma::reply::plain_line;
-use crate::selma::writer::Writer;
+use crate::prompting::Record;
+use crate::prompting::prompts::Ask;
+use crate::prompting::reply::plain_line;
+use crate::prompting::writer::Writer;
 use crate::shapes::caption::parse;
 use crate::shapes::judge::questions;
 

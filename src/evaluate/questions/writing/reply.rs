@@ -1,7 +1,7 @@
 //! A writer's lines of `id | text`. Writers add remarks, repeat the request, go on with an example of their own, or number
 //! in another style: this reads the usual forms, and counts what it did not understand.
 
-use crate::selma::reply::{plain_line, without_thoughts};
+use crate::prompting::reply::{plain_line, without_thoughts};
 
 /// What a reply held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::selma::reply::plain_line;
+use crate::prompting::reply::plain_line;
 
 /// What is asked for. The order is that of the requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

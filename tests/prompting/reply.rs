@@ -1,6 +1,6 @@
 //! Captions from replies in every style.
 
-use selma::selma::reply::{Captions, captions, plain_line};
+use selma::prompting::reply::{Captions, captions, plain_line};
 
 fn read(reply: &str) -> Captions {
     captions(reply, 3, false)

@@ -1,6 +1,6 @@
 //! Skills as data.
 
-use selma::selma::Skill;
+use selma::prompting::Skill;
 
 #[test]
 fn six_skills_ship_and_answer_to_the_names_of_the_paper() {

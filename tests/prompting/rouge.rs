@@ -1,7 +1,7 @@
 //! ROUGE-L against the recorded values and a plain computation; the pool against comparing with everything.
 
 use proptest::prelude::*;
-use selma::selma::rouge::{Nearest, Pool, f_measure, rouge_l, tokens};
+use selma::prompting::rouge::{Nearest, Pool, f_measure, rouge_l, tokens};
 
 /// Scores by Google's `rouge-score` package, `rougeL` without stemming.
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use selma::data::dataset::Dataset;
-use selma::selma::select::{Candidate, Rule, select, write};
+use selma::prompting::select::{Candidate, Rule, select, write};
 
 /// Candidates of the prompts a, b, c with four pictures each, as they were drawn: prompt by prompt.
 fn candidates() -> Vec<Candidate> {

@@ -4,7 +4,7 @@ mod failures;
 
 use std::time::{Duration, Instant};
 
-use selma::selma::llm::{Api, Client, Limits, Reply, Settings};
+use selma::prompting::llm::{Api, Client, Limits, Reply, Settings};
 use serde_json::json;
 
 use crate::server::{Answer, Server, chat, failure};

@@ -215,7 +215,7 @@ fn the_built_in_writer_draws_different_captions_of_its_world() {
     assert_ne!(captions, written("d.json", "2", "30"));
     for (i, caption) in captions.iter().enumerate() {
         selma::shapes::caption::parse(caption).unwrap();
-        let similar = |other: &String| selma::selma::rouge::rouge_l(caption, other) > 0.8;
+        let similar = |other: &String| selma::prompting::rouge::rouge_l(caption, other) > 0.8;
         assert!(!captions[..i].iter().any(similar), "{caption}");
     }
     let message = stderr(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use selma::selma::llm::{Client, Limits};
+use selma::prompting::llm::{Client, Limits};
 use serde_json::json;
 
 use super::{ask, refusal, settings};

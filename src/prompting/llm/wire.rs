@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Api, Usage};
 use crate::error::{Error, Result};
-use crate::selma::reply::plain_line;
+use crate::prompting::reply::plain_line;
 
 /// The full address for a base such as `http://localhost:8000`, `https://host/v1` or the address itself, and the
 /// protocol: what the address ends in, else `api`, else chat.
