@@ -35,6 +35,7 @@ pub mod pretrain;
 pub mod prompting;
 pub mod run;
 pub mod selfcheck;
+mod settings;
 pub mod shapes;
 pub mod train;
 pub mod verify;

@@ -113,7 +113,7 @@ impl Generate {
         if let Some(place) = &vae {
             model.vae = AutoencoderKl::load_standing_in(place, &files.vae, dtype)?;
         }
-        if let Some(name) = self.prediction.name() {
+        if let Some(name) = self.prediction.in_scheduler() {
             model.scheduler["prediction_type"] = name.into();
         }
         let mut note = |text: String| common.note(text);

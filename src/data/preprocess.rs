@@ -2,35 +2,24 @@
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
-use serde::{Deserialize, Serialize};
 
 use super::draw::{Draw, Purpose};
 use crate::error::{Error, Result};
 use crate::formats;
+use crate::settings::named;
 use crate::tensor::Tensor;
 
 /// Longest side after resizing: a picture of one row would otherwise take all memory.
 const LONGEST_SIDE: u32 = 32_768;
 
 /// Where the crop is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Crop {
     Random,
     Center,
 }
 
-impl Crop {
-    /// # Errors
-    /// [`Error::Usage`] for another name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "random" => Ok(Crop::Random),
-            "center" => Ok(Crop::Center),
-            _ => Err(Error::Usage(format!("crop {name}: expected random or center"))),
-        }
-    }
-}
+named!(Crop, "crop");
 
 /// What is done to every picture of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -39,12 +39,11 @@ fn data(part: &str) -> PathBuf {
 }
 
 /// The settings that decide the numbers.
+///
+/// # Errors
+/// As [`TrainConfig::to_toml`].
 pub(super) fn decides(config: &TrainConfig) -> Result<String> {
-    let defaults = TrainConfig::default();
-    let mut c = config.clone();
-    (c.model, c.vae, c.data, c.out) = (defaults.model, defaults.vae, defaults.data, defaults.out);
-    (c.keep, c.save_every) = (defaults.keep, defaults.save_every);
-    c.to_toml()
+    config.deciding().to_toml()
 }
 
 /// Trains every task's expert. All are prepared before the base model is loaded for the first, and checkpoints are chosen

@@ -1,183 +1,165 @@
-//! The settings of a training run: defaults, a TOML file, what is allowed, and the resolved `config.toml` that is
-//! written beside the result.
+//! The settings of a training run: one list of fields for the command line, TOML files and the resolved `config.toml` that
+//! is written beside the result.
 
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use super::lr_schedule::{LrSchedule, Shape};
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
 use crate::ops::LoraOrder;
+use crate::settings::{Keys, check, settings};
 
-mod keys;
+mod choices;
+pub use choices::{Optimizer, Prediction};
 
-/// What the network is trained to predict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prediction {
-    /// As the model's scheduler configuration says.
-    Auto,
-    Epsilon,
-    VPrediction,
+settings! {
+    /// Every setting of `selma train`, under its option's name.
+    pub struct TrainConfig, TrainOptions {
+        /// shapes (the model inside this binary), a folder in the layout of diffusers, a single-file checkpoint, or an id
+        /// of the Hugging Face hub (org/name).
+        #[arg(long, alias = "pretrained-model-name-or-path")]
+        #[aside]
+        model: String = String::new(),
+        /// Folder of another VAE for the model.
+        #[arg(long, alias = "pretrained-vae-model-name-or-path")]
+        #[aside]
+        vae: PathBuf,
+        /// Images with `metadata.jsonl` or with `.txt` captions beside them.
+        #[arg(long, alias = "train-data-dir")]
+        #[aside]
+        data: PathBuf = PathBuf::new(),
+        /// Folder for `lora.safetensors`, records and states.
+        #[arg(long, alias = "output-dir")]
+        #[aside]
+        out: PathBuf = PathBuf::new(),
+        /// Rank of every LoRA layer.
+        #[arg(long, alias = "network-dim")]
+        rank: usize = 128 => check::at_least_1,
+        /// The update is scaled by alpha / rank (default: the rank).
+        #[arg(long, aliases = ["network-alpha", "lora-alpha"])]
+        alpha: f64 => check::positive,
+        /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv.
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<String> = ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into() => targets,
+        /// Optimizer steps.
+        #[arg(long, alias = "max-train-steps")]
+        steps: u64 = 5000 => check::at_least_1,
+        /// Samples of a micro-batch.
+        #[arg(long, alias = "train-batch-size")]
+        batch_size: usize = 16 => check::at_least_1,
+        /// Micro-batches of a step.
+        #[arg(long, alias = "gradient-accumulation-steps")]
+        grad_accum: usize = 4 => check::at_least_1,
+        /// Learning rate.
+        #[arg(long, alias = "learning-rate")]
+        lr: f64 = 3e-4 => check::positive,
+        /// Learning rate after the warm-up. Steps that f16 skips do not count.
+        #[arg(long, alias = "lr-scheduler")]
+        lr_schedule: Shape = Shape::Constant,
+        /// Steps over which the learning rate rises from 0.
+        #[arg(long, alias = "lr-warmup-steps")]
+        warmup: u64 = 0,
+        /// The optimizer.
+        #[arg(long, alias = "optimizer-type")]
+        optimizer: Optimizer = Optimizer::Adamw,
+        /// Decoupled weight decay.
+        #[arg(long, alias = "adam-weight-decay")]
+        weight_decay: f64 = 1e-2 => check::not_negative,
+        /// Decay of AdamW's running means, of the gradient and of its square: beta1,beta2.
+        #[arg(long, value_parser = parse_betas)]
+        betas: [f64; 2] = [0.9, 0.999] => betas,
+        /// AdamW's epsilon.
+        #[arg(long, alias = "adam-epsilon")]
+        eps: f64 = 1e-8 => check::positive,
+        /// Largest norm of the gradient. 0: gradients are not clipped.
+        #[arg(long)]
+        max_grad_norm: f64 = 1.0 => check::not_negative,
+        /// Pixels of a side (default: the model's).
+        #[arg(long)]
+        resolution: u32 => resolution,
+        /// Where an image is cropped to the training size.
+        #[arg(long)]
+        crop: Crop = Crop::Random,
+        /// Mirror images at random.
+        #[arg(long, aliases = ["random-flip", "flip-aug"])]
+        flip: bool = true,
+        /// What the network predicts; auto: what the model's scheduler says.
+        #[arg(long, alias = "prediction-type")]
+        prediction: Prediction = Prediction::Auto,
+        /// Gamma of the min-SNR weighting (default: no weighting).
+        #[arg(long, alias = "min-snr-gamma")]
+        snr_gamma: f64 => check::positive,
+        /// Standard deviation of one number that is added to the noise of each channel of an image.
+        #[arg(long)]
+        noise_offset: f64 = 0.0 => check::not_negative,
+        /// Share of captions that are replaced by the empty one.
+        #[arg(long, alias = "caption-dropout-rate")]
+        caption_dropout: f64 = 0.0 => check::share,
+        /// Recompute whole blocks in the backward pass: a third more work for less memory.
+        #[arg(long, alias = "gradient-checkpointing")]
+        checkpointing: bool = false,
+        /// How the products of the LoRA are ordered: auto, the cheapest that loses nothing; factored; merged, into W + BA
+        /// for outputs and gradients of inputs, which in 16 bits rounds small updates away; projected, dA and dB from the
+        /// gradient of the whole weight; merged-projected.
+        #[arg(long)]
+        lora_order: String = "auto".into() => lora_order,
+        /// Steps between saved states.
+        #[arg(long, aliases = ["checkpointing-steps", "save-every-n-steps"])]
+        #[aside]
+        save_every: u64 = 500 => check::at_least_1,
+        /// Number of the newest saved states that are kept.
+        #[arg(long, alias = "checkpoints-total-limit")]
+        #[aside]
+        keep: usize = 20 => check::at_least_1,
+        /// Steps between sample images, which go to samples/. 0: none.
+        #[arg(long, alias = "sample-every-n-steps")]
+        #[aside]
+        sample_every: u64 = 0,
+        /// Prompt of a sample image. Can be given several times.
+        #[arg(long, alias = "validation-prompt")]
+        #[aside]
+        sample_prompt: Vec<String> = Vec::new(),
+        /// Seed of everything that is drawn.
+        #[arg(skip)]
+        seed: u64 = 42,
+        /// Number format of weights and activations: auto, f32, bf16 or f16.
+        #[arg(skip)]
+        precision: String = "auto".into() => precision,
+    }
 }
 
-impl Prediction {
-    /// # Errors
-    /// [`Error::Usage`] for another name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "auto" => Ok(Prediction::Auto),
-            "epsilon" => Ok(Prediction::Epsilon),
-            "v_prediction" | "v-prediction" => Ok(Prediction::VPrediction),
-            _ => Err(Error::Usage(format!("prediction {name}: expected auto, epsilon or v_prediction"))),
-        }
-    }
-
-    /// The name in scheduler configurations; none for what they say themselves.
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            Prediction::Auto => None,
-            Prediction::Epsilon => Some("epsilon"),
-            Prediction::VPrediction => Some("v_prediction"),
-        }
-    }
+fn parse_betas(text: &str) -> Result<[f64; 2], String> {
+    let numbers: Result<Vec<f64>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+    let pair = numbers.ok().and_then(|numbers| numbers.try_into().ok());
+    pair.ok_or_else(|| "expected two numbers, such as 0.9,0.999".into())
 }
 
-/// How parameters are updated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Optimizer {
-    Adamw,
-    /// AdamW with moments in 8 bits a value.
-    Adamw8bit,
+fn betas(name: &str, values: &[f64; 2]) -> Result<()> {
+    values.iter().try_for_each(|value| check::below_1(name, value))
 }
 
-impl Optimizer {
-    /// In any case of letters.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for another name.
-    pub fn parse(name: &str) -> Result<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "adamw" => Ok(Optimizer::Adamw),
-            "adamw8bit" => Ok(Optimizer::Adamw8bit),
-            _ => Err(Error::Usage(format!("optimizer {name}: expected adamw or adamw8bit"))),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Optimizer::Adamw => "adamw",
-            Optimizer::Adamw8bit => "adamw8bit",
-        }
-    }
-
-    /// Bytes of both moments of one value; the scales of blocks add a hundredth.
-    pub fn moment_bytes(self) -> usize {
-        match self {
-            Optimizer::Adamw => 2 * size_of::<f32>(),
-            Optimizer::Adamw8bit => 2,
-        }
-    }
+fn targets(name: &str, values: &[String]) -> Result<()> {
+    check::require(!values.is_empty(), name, &"empty", "at least one module suffix")
 }
 
-/// Every setting of `selma train`, under its option's name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-pub struct TrainConfig {
-    pub model: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vae: Option<PathBuf>,
-    pub data: PathBuf,
-    pub out: PathBuf,
-    pub rank: usize,
-    /// The rank where left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub alpha: Option<f64>,
-    /// Dotted suffixes of module names, or one preset.
-    pub targets: Vec<String>,
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Samples of a micro-batch.
-    pub batch_size: usize,
-    /// Micro-batches of a step.
-    pub grad_accum: usize,
-    pub lr: f64,
-    pub lr_schedule: Shape,
-    /// Steps.
-    pub warmup: u64,
-    pub optimizer: Optimizer,
-    pub weight_decay: f64,
-    pub betas: [f64; 2],
-    pub eps: f64,
-    /// 0: no clipping.
-    pub max_grad_norm: f64,
-    /// Pixels of a side; the model's own where left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resolution: Option<u32>,
-    pub crop: Crop,
-    pub flip: bool,
-    pub prediction: Prediction,
-    /// Min-SNR weighting, off where left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub snr_gamma: Option<f64>,
-    pub noise_offset: f64,
-    /// The share of captions replaced by the empty one.
-    pub caption_dropout: f64,
-    /// Recompute whole blocks in backward.
-    pub checkpointing: bool,
-    /// `auto`, or the ordering of the LoRA products to force.
-    pub lora_order: String,
-    /// Steps between saved states.
-    pub save_every: u64,
-    /// Saved states that are kept.
-    pub keep: usize,
-    /// Steps between sample pictures, 0 for none.
-    pub sample_every: u64,
-    pub sample_prompt: Vec<String>,
-    pub seed: u64,
-    pub precision: String,
+/// Eight pixels are one latent.
+fn resolution(name: &str, side: &u32) -> Result<()> {
+    let ok = (8..=8192).contains(side) && side.is_multiple_of(8);
+    check::require(ok, name, side, "a multiple of 8 up to 8192")
 }
 
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            model: String::new(),
-            vae: None,
-            data: PathBuf::new(),
-            out: PathBuf::new(),
-            rank: 128,
-            alpha: None,
-            targets: ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into(),
-            steps: 5000,
-            batch_size: 16,
-            grad_accum: 4,
-            lr: 3e-4,
-            lr_schedule: Shape::Constant,
-            warmup: 0,
-            optimizer: Optimizer::Adamw,
-            weight_decay: 1e-2,
-            betas: [0.9, 0.999],
-            eps: 1e-8,
-            max_grad_norm: 1.0,
-            resolution: None,
-            crop: Crop::Random,
-            flip: true,
-            prediction: Prediction::Auto,
-            snr_gamma: None,
-            noise_offset: 0.0,
-            caption_dropout: 0.0,
-            checkpointing: false,
-            lora_order: "auto".into(),
-            save_every: 500,
-            keep: 20,
-            sample_every: 0,
-            sample_prompt: Vec::new(),
-            seed: 42,
-            precision: "auto".into(),
-        }
-    }
+fn lora_order(_: &str, order: &str) -> Result<()> {
+    LoraOrder::parse(order).map(|_| ()).ok_or_else(|| unknown_order(order))
+}
+
+fn unknown_order(order: &str) -> Error {
+    let names = LoraOrder::NAMES.map(|(name, _)| name).join(", ");
+    Error::Usage(format!("lora-order is {order}, expected one of {names}"))
+}
+
+fn precision(name: &str, value: &str) -> Result<()> {
+    let known = ["auto", "f32", "bf16", "f16"].contains(&value);
+    check::require(known, name, &value, "auto, f32, bf16 or f16")
 }
 
 impl TrainConfig {
@@ -227,8 +209,18 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::from_toml`].
     pub fn with(&self, others: toml::Table) -> Result<Self> {
+        let keys = Keys::new::<TrainOptions>(Self::FIELDS).with_alias("mixed-precision", "precision");
+        let mut others = keys.canonical(others)?;
+        if let Some(toml::Value::String(name)) = others.get_mut("precision") {
+            // accelerate's words.
+            match name.as_str() {
+                "fp16" => *name = "f16".into(),
+                "no" => *name = "f32".into(),
+                _ => {}
+            }
+        }
         let mut table: toml::Table = self.to_toml()?.parse().expect("it was just written");
-        table.extend(keys::canonical(others)?);
+        table.extend(others);
         table.try_into().map_err(|e: toml::de::Error| Error::Usage(e.to_string().trim_end().to_string()))
     }
 
@@ -240,20 +232,11 @@ impl TrainConfig {
         toml::to_string(self).map_err(|e| Error::Failed(format!("the settings do not fit into config.toml: {e}")))
     }
 
-    /// Checks every value.
+    /// Checks every value, each alone and with the others.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the first option that is out of its range, its value and the range.
     pub fn validate(&self) -> Result<()> {
-        let require = |ok: bool, name: &str, got: &dyn std::fmt::Display, expected: &str| match ok {
-            true => Ok(()),
-            false => Err(Error::Usage(format!("{name} is {got}, expected {expected}"))),
-        };
-        let count = |name: &str, value: usize| require(value >= 1, name, &value, "at least 1");
-        let positive = |name: &str, v: f64| require(v > 0.0 && v.is_finite(), name, &v, "a number above 0");
-        let not_negative = |name: &str, v: f64| require(v >= 0.0 && v.is_finite(), name, &v, "0 or more");
-        let fraction = |name: &str, v: f64| require((0.0..1.0).contains(&v), name, &v, "0 or more and below 1");
-
         let needed = [
             ("--model", self.model.is_empty()),
             ("--data", self.data.as_os_str() == ""),
@@ -264,48 +247,20 @@ impl TrainConfig {
             let message = format!("missing: {} (options, or keys of a --config file)", missing.join(", "));
             return Err(Error::Usage(message));
         }
-        count("rank", self.rank)?;
-        count("batch-size", self.batch_size)?;
-        count("grad-accum", self.grad_accum)?;
-        count("keep", self.keep)?;
-        require(self.steps >= 1, "steps", &self.steps, "at least 1")?;
-        require(self.save_every >= 1, "save-every", &self.save_every, "at least 1")?;
+        self.check_ranges()?;
         let expected = format!("at most steps ({})", self.steps);
-        require(self.warmup <= self.steps, "warmup", &self.warmup, &expected)?;
-        require(!self.targets.is_empty(), "targets", &"empty", "at least one module suffix")?;
-        positive("lr", self.lr)?;
-        positive("eps", self.eps)?;
-        positive("alpha", self.alpha())?;
-        positive("snr-gamma", self.snr_gamma.unwrap_or(1.0))?;
-        not_negative("weight-decay", self.weight_decay)?;
-        not_negative("max-grad-norm", self.max_grad_norm)?;
-        not_negative("noise-offset", self.noise_offset)?;
-        fraction("betas", self.betas[0])?;
-        fraction("betas", self.betas[1])?;
-        let dropout = self.caption_dropout;
-        require((0.0..=1.0).contains(&dropout), "caption-dropout", &dropout, "from 0 to 1")?;
-        if let Some(side) = self.resolution {
-            // Eight pixels are one latent.
-            let ok = (8..=8192).contains(&side) && side.is_multiple_of(8);
-            require(ok, "resolution", &side, "a multiple of 8 up to 8192")?;
-        }
+        check::require(self.warmup <= self.steps, "warmup", &self.warmup, &expected)?;
         let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty();
-        require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")?;
-        self.lora_order()?;
-        let precisions = ["auto", "f32", "bf16", "f16"];
-        let known = precisions.contains(&self.precision.as_str());
-        require(known, "precision", &self.precision, "auto, f32, bf16 or f16")
+        check::require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")
     }
 
     /// # Errors
     /// [`Error::Usage`] for an order that is none.
     pub fn lora_order(&self) -> Result<LoraOrder> {
-        LoraOrder::parse(&self.lora_order).ok_or_else(|| {
-            let names = LoraOrder::NAMES.map(|(name, _)| name).join(", ");
-            Error::Usage(format!("lora-order is {}, expected one of {names}", self.lora_order))
-        })
+        LoraOrder::parse(&self.lora_order).ok_or_else(|| unknown_order(&self.lora_order))
     }
 
+    /// The given alpha, or the rank.
     pub fn alpha(&self) -> f64 {
         self.alpha.unwrap_or(self.rank as f64)
     }
@@ -315,6 +270,7 @@ impl TrainConfig {
         self.alpha() / self.rank as f64
     }
 
+    /// The learning rate of every step.
     pub fn schedule(&self) -> LrSchedule {
         LrSchedule::new(self.lr_schedule, self.lr, self.warmup, self.steps)
     }

@@ -4,61 +4,29 @@
 
 use std::f64::consts::PI;
 
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Error, Result};
+use crate::settings::named;
 
 /// The end of the polynomial schedule, as diffusers' default `lr_end`.
 const POLYNOMIAL_END: f64 = 1e-7;
 
 /// How the rate goes on after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
+    // A constant rate with a warm-up is what `constant` and a warm-up mean here.
+    #[value(aliases = ["constant_with_warmup", "constant-with-warmup"])]
     Constant,
-    /// Falls in a line to 0.
+    /// Falls in a line to 0
     Linear,
-    /// Half a cosine wave down to 0.
+    /// Half a cosine wave down to 0
     Cosine,
-    /// One or more half waves, each from the full rate down to 0 (diffusers' `cosine_with_restarts`).
+    /// One or more half waves, each from the full rate down to 0 (diffusers' `cosine_with_restarts`)
+    #[value(aliases = ["cosine_restarts", "cosine_with_restarts", "cosine-with-restarts"])]
     CosineRestarts,
-    /// `(1 - progress)^power`, down to 1e-7.
+    /// `(1 - progress)^power`, down to 1e-7
     Polynomial,
 }
 
-impl Shape {
-    pub const ALL: [Shape; 5] =
-        [Shape::Constant, Shape::Linear, Shape::Cosine, Shape::CosineRestarts, Shape::Polynomial];
-
-    /// The name on the command line and in configurations.
-    pub fn name(self) -> &'static str {
-        match self {
-            Shape::Constant => "constant",
-            Shape::Linear => "linear",
-            Shape::Cosine => "cosine",
-            Shape::CosineRestarts => "cosine-restarts",
-            Shape::Polynomial => "polynomial",
-        }
-    }
-
-    /// Reads a name, diffusers' spellings included.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with the names that exist.
-    pub fn parse(name: &str) -> Result<Self> {
-        let wanted = name.to_lowercase().replace('_', "-");
-        match wanted.as_str() {
-            // A constant rate with a warm-up is what `constant` and a warm-up mean here.
-            "constant-with-warmup" => return Ok(Shape::Constant),
-            "cosine-with-restarts" => return Ok(Shape::CosineRestarts),
-            _ => {}
-        }
-        Shape::ALL.into_iter().find(|s| s.name() == wanted).ok_or_else(|| {
-            let names = Shape::ALL.map(Shape::name).join(", ");
-            Error::Usage(format!("learning-rate schedule `{name}`: expected one of {names}"))
-        })
-    }
-}
+named!(Shape, "learning-rate schedule");
 
 /// The learning rate of every optimizer step of a run.
 #[derive(Debug, Clone, PartialEq)]

@@ -86,7 +86,7 @@ impl Preparation {
         files.notes.iter().for_each(|note| watcher.note(note));
         let vae_folder = vae_folder(&config, &files)?;
         let mut scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
-        if let Some(name) = config.prediction.name() {
+        if let Some(name) = config.prediction.in_scheduler() {
             scheduler["prediction_type"] = name.into();
         }
         let objective = objective(&config, &scheduler)?;
@@ -207,12 +207,7 @@ fn identify(
     examples: &Examples,
     dtype: DType,
 ) -> Result<RunIdentity> {
-    let defaults = TrainConfig::default();
-    let mut c = config.clone();
-    (c.model, c.vae, c.data, c.out) = (defaults.model, defaults.vae, defaults.data, defaults.out);
-    (c.keep, c.save_every) = (defaults.keep, defaults.save_every);
-    (c.sample_every, c.sample_prompt) = (defaults.sample_every, defaults.sample_prompt);
-    c.precision = dtype.name().into();
+    let deciding = TrainConfig { precision: dtype.name().into(), ..config.deciding() };
     let encoders = examples.encoders();
     let parts = [
         identity::of_folders(std::slice::from_ref(&files.unet))?,
@@ -221,7 +216,7 @@ fn identify(
         scheduler.to_string(),
     ];
     Ok(RunIdentity {
-        settings: c.to_toml()?,
+        settings: deciding.to_toml()?,
         model: identity::of_bytes(parts.join("\n").as_bytes()),
         data: examples.identity(),
     })

@@ -53,9 +53,9 @@ fn options_that_do_not_exist_are_refused() {
     refused(&["--betas", "0.9"], &["--betas", "0.9,0.999"]);
     refused(&["--betas", "0.9,1.5"], &["betas"]);
     refused(&["--eps", "0"], &["eps"]);
-    refused(&["--crop", "left"], &["random or center"]);
+    refused(&["--crop", "left"], &["--crop", "random, center"]);
     refused(&["--prediction", "x0"], &["v_prediction"]);
     refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
-    refused(&["--optimizer", "prodigy"], &["prodigy", "adamw or adamw8bit"]);
+    refused(&["--optimizer", "prodigy"], &["prodigy", "adamw, adamw8bit"]);
     refused(&["--lora-order", "sideways"], &["auto, factored, merged"]);
 }

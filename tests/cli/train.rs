@@ -202,13 +202,13 @@ fn the_help_tells_the_defaults() {
     told("grad-accum", d.grad_accum.to_string());
     told("lr", format!("{:e}", d.lr));
     told("warmup", d.warmup.to_string());
-    told("weight-decay", format!("{:e}", d.weight_decay));
+    told("weight-decay", d.weight_decay.to_string());
     told("eps", format!("{:e}", d.eps));
     told("max-grad-norm", d.max_grad_norm.to_string());
     told("noise-offset", d.noise_offset.to_string());
     told("caption-dropout", d.caption_dropout.to_string());
     told("lora-order", d.lora_order.clone());
-    told("optimizer", d.optimizer.name().into());
+    told("optimizer", d.optimizer.name());
     told("save-every", d.save_every.to_string());
     told("keep", d.keep.to_string());
     told("targets", d.targets.join(","));

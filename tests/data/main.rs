@@ -1,14 +1,11 @@
-//! Training data and the records of a run, from the outside.
+//! Training data, from the outside.
 
 mod cache;
-mod config;
 mod dataset;
 mod examples;
 mod loader;
 mod preprocess;
 mod prompts;
-mod records;
-mod schedule;
 mod tokenizer;
 
 /// The message of an error.

@@ -1,7 +1,7 @@
 //! Training configurations.
 
 use selma::data::preprocess::Crop;
-use selma::train::config::{Prediction, TrainConfig};
+use selma::train::config::{Optimizer, Prediction, TrainConfig};
 use selma::train::lr_schedule::Shape;
 
 fn valid() -> TrainConfig {
@@ -36,6 +36,54 @@ fn names_of_other_scripts_are_understood() {
     assert_eq!((config.lr_schedule, config.precision.as_str()), (Shape::CosineRestarts, "f16"));
     assert_eq!((config.targets, config.sample_prompt), (vec!["to_q".into(), "to_k".into()], vec!["a cat".into()]));
     assert_eq!((config.snr_gamma, config.prediction), (Some(5.0), Prediction::VPrediction));
+}
+
+/// One list of fields makes keys, aliases and options.
+#[test]
+fn a_file_and_the_command_line_say_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name);
+    let file = out("settings.toml");
+    let said = [
+        ("network_dim", "3"),
+        ("lora-alpha", "-2"),
+        ("lr", "1"),
+        ("optimizer_type", "AdamW8bit"),
+        ("lr_scheduler", "COSINE_with_restarts"),
+        ("prediction-type", "v-prediction"),
+        ("betas", "0.5,0.9"),
+        ("targets", "to_q,to_k"),
+        ("flip", "false"),
+        ("gradient_checkpointing", "true"),
+    ];
+    let selma = |arguments: &[String]| {
+        let mut command = assert_cmd::Command::cargo_bin("selma").unwrap();
+        let output =
+            command.arg("train").args(arguments).args(["--model", "none", "--data", "d", "--out", "o"]).output();
+        String::from_utf8(output.unwrap().stderr).unwrap()
+    };
+    let options: Vec<String> = said.iter().map(|(key, value)| format!("--{key}={value}")).collect();
+    // The first value that is refused is alpha's, after all have been read.
+    let refused = selma(&options);
+    assert!(refused.contains("alpha is -2, expected a number above 0"), "{refused}");
+    let line = |(key, value): &(&str, &str)| match value.parse::<f64>().is_ok() || value.parse::<bool>().is_ok() {
+        true => format!("{key} = {value}\n"),
+        false if *key == "betas" => format!("{key} = [{value}]\n"),
+        false => format!("{key} = '{value}'\n"),
+    };
+    std::fs::write(&file, said.iter().map(line).collect::<String>()).unwrap();
+    assert_eq!(selma(&["--config".into(), file.display().to_string()]), refused);
+    let config = TrainConfig::read(&file).unwrap();
+    assert_eq!((config.rank, config.alpha, config.lr, config.betas), (3, Some(-2.0), 1.0, [0.5, 0.9]));
+    assert_eq!((config.optimizer, config.lr_schedule), (Optimizer::Adamw8bit, Shape::CosineRestarts));
+    assert_eq!((config.prediction, config.flip, config.checkpointing), (Prediction::VPrediction, false, true));
+    assert_eq!(config.targets, ["to_q", "to_k"]);
+}
+
+#[test]
+fn what_decides_the_numbers_is_told_from_what_does_not() {
+    let one = TrainConfig { rank: 3, keep: 7, out: "elsewhere".into(), sample_every: 9, ..valid() };
+    assert_eq!(one.deciding(), TrainConfig { rank: 3, ..TrainConfig::default() });
 }
 
 #[test]

@@ -1,0 +1,43 @@
+//! Settings that are one of a few names.
+
+use crate::settings::named;
+
+/// What the network is trained to predict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Prediction {
+    /// As the model's scheduler configuration says.
+    Auto,
+    Epsilon,
+    #[value(alias = "v-prediction")]
+    VPrediction,
+}
+
+named!(Prediction, "prediction");
+
+impl Prediction {
+    /// The name in scheduler configurations; none for what they say themselves.
+    pub fn in_scheduler(self) -> Option<String> {
+        (self != Prediction::Auto).then(|| self.name())
+    }
+}
+
+/// How parameters are updated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Optimizer {
+    Adamw,
+    /// AdamW with moments in 8 bits a value: a quarter of their memory
+    Adamw8bit,
+}
+
+named!(Optimizer, "optimizer");
+
+impl Optimizer {
+    /// Bytes of both moments of one value; the scales of blocks add a hundredth.
+    pub fn moment_bytes(self) -> usize {
+        match self {
+            Optimizer::Adamw => 2 * size_of::<f32>(),
+            Optimizer::Adamw8bit => 2,
+        }
+    }
+}
