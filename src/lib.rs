@@ -13,8 +13,8 @@
 //!
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`generate`] is text to image. A module uses only modules before it in the
-//! list `tensor`, `device`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`, `generate`,
-//! `train`, `pretrain`, `prompting`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
+//! list `dtype`, `random`, `device`, `tensor`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`,
+//! `generate`, `train`, `pretrain`, `prompting`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
 
 pub mod autograd;
 pub mod bench;
@@ -22,10 +22,9 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod dtype;
 pub mod error;
 pub mod evaluate;
-#[macro_use]
-pub mod tensor;
 pub mod formats;
 pub mod generate;
 pub mod lora;
@@ -33,10 +32,12 @@ pub mod nn;
 pub mod ops;
 pub mod pretrain;
 pub mod prompting;
+pub mod random;
 pub mod run;
 pub mod selfcheck;
 mod settings;
 pub mod shapes;
+pub mod tensor;
 pub mod train;
 pub mod verify;
 

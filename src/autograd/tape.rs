@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
-use crate::ops;
 use crate::tensor::Tensor;
 
 type Backward = Box<dyn FnOnce(&Tensor, &mut Gradients) -> Result<()>>;
@@ -152,7 +151,7 @@ impl Gradients {
     pub(super) fn add(&mut self, id: u64, gradient: Tensor) -> Result<()> {
         let sum = match self.0.remove(&id) {
             None => gradient,
-            Some(old) => ops::accumulate(old, gradient)?,
+            Some(old) => old.accumulate(gradient)?,
         };
         self.0.insert(id, sum);
         Ok(())

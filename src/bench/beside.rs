@@ -23,7 +23,7 @@ pub fn ready<'a>(
         let normals = random::normals(0, Stream::Noise, i as u64, 0, PERIOD.min(len));
         let scale = if i == 1 { 0.02 } else { 1.0 };
         let values = normals.iter().map(|x| scale * x).cycle().take(len).collect();
-        gpu.upload(&Tensor::new(values, &[len]).cast(dtype))
+        gpu.upload_bytes(Tensor::new(values, &[len]).cast(dtype).bytes(), dtype)
     };
     let prepare = |work: &Work| {
         let [a, b, c] = work.lens()?;
@@ -99,7 +99,7 @@ mod tests {
     impl Call for Remembered<'_> {
         fn queue(&self) -> Result<()> {
             let right = &self.1[1];
-            let values = right.download(&[right.len()])?;
+            let values = Tensor::on_gpu(right.clone(), &[right.len()]).to_cpu()?;
             self.0.queued.borrow_mut().push(values.reals::<f32>().into_owned());
             Ok(())
         }

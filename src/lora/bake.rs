@@ -53,12 +53,12 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
 fn sum_on(gpu: &Gpu, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Tensor> {
     let (up, down) = stacked(products);
     let [m, n, k] = [up.nrows(), down.ncols(), up.ncols()];
-    let upload = |tensor: &Tensor| gpu.upload(tensor);
+    let upload = |tensor: &Tensor| gpu.upload(tensor.data::<f32>());
     let (up, down) = (dense::to_tensor(&up, &[m, k]), dense::to_tensor(&down, &[k, n]));
     let (a, b, residual) = (upload(&up)?, upload(&down)?, upload(&weight.cast(DType::F32))?);
     let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::default() };
     let sum = matmul([m, n], Layout::Plain, Pair { a: &a, b: &b, k }, None, epilogue)?;
-    Ok(sum.download(weight.shape())?.cast(weight.dtype()))
+    Ok(Tensor::new(sum.download::<f32>()?, weight.shape()).cast(weight.dtype()))
 }
 
 /// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).

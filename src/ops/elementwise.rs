@@ -8,17 +8,14 @@ use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Real, Tensor, buffer};
+pub(super) use crate::tensor::{float, map, same, zip};
 
 /// Elements that one task works on.
 const CHUNK: usize = 1 << 13;
 
 /// `x + y`, same shape and dtype.
 pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    same("add", x, y)?;
-    if on_gpu::holds("add", &[x, y])? {
-        return on_gpu::add(tape, x, y);
-    }
-    let out = dispatch!(x.dtype(), T => zip::<T>(x, y, #[inline(always)] |x, y| x + y));
+    let out = x.sum(y)?;
     let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
     tape.record("add", &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())]));
     Ok(out)
@@ -169,87 +166,4 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return on_gpu::cast(x, dtype);
     }
     Ok(x.cast(dtype))
-}
-
-/// The sum of two gradients of one tensor, in place where nobody else holds one of them. For the tape and for gradient
-/// accumulation; records nothing.
-///
-/// # Errors
-/// [`Error::Shape`] where the shapes differ.
-pub fn accumulate(a: Tensor, b: Tensor) -> Result<Tensor> {
-    same("accumulate", &a, &b)?;
-    if on_gpu::holds("accumulate", &[&a, &b])? {
-        return on_gpu::accumulate(&a, &b);
-    }
-    let (shape, dtype) = (a.shape().to_vec(), a.dtype());
-    dispatch!(dtype, T => {
-        let (mut sum, other) = match (a.try_into_vec::<T>(), b) {
-            (Ok(a), b) => (a, b),
-            (Err(a), b) => match b.try_into_vec::<T>() {
-                Ok(b) => (b, a),
-                Err(b) => return Ok(zip::<T>(&a, &b, #[inline(always)] |a, b| a + b)),
-            },
-        };
-        let values = other.reals::<T>();
-        sum.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK)).for_each(|(sum, values)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (sum, &value) in sum.iter_mut().zip(values) {
-                        *sum += value;
-                    }
-                },
-            );
-        });
-        Ok(Tensor::from_reals(sum, &shape, dtype))
-    })
-}
-
-/// `f` of every value, in the dtype of `x`. (Loops, not `for_each`: its closure would be a function of its own, outside
-/// the instruction set that [`vectorized`] chose.)
-pub(super) fn map<T: Elementary>(x: &Tensor, f: impl Fn(T) -> T + Sync) -> Tensor {
-    let xs = x.reals::<T>();
-    let mut out = buffer::<T>(xs.len());
-    out.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).for_each(|(out, x)| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for (y, &x) in out.iter_mut().zip(x) {
-                    *y = f(x);
-                }
-            },
-        );
-    });
-    Tensor::from_reals(out, x.shape(), x.dtype())
-}
-
-/// `f` of every pair of values, in the dtype of `x`.
-pub(super) fn zip<T: Elementary>(x: &Tensor, y: &Tensor, f: impl Fn(T, T) -> T + Sync) -> Tensor {
-    let (xs, ys) = (x.reals::<T>(), y.reals::<T>());
-    let mut out = buffer::<T>(xs.len());
-    out.par_chunks_mut(CHUNK).zip(xs.par_chunks(CHUNK)).zip(ys.par_chunks(CHUNK)).for_each(|((out, x), y)| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for ((o, &x), &y) in out.iter_mut().zip(x).zip(y) {
-                    *o = f(x, y);
-                }
-            },
-        );
-    });
-    Tensor::from_reals(out, x.shape(), x.dtype())
-}
-
-/// Refuses tensors of integers.
-pub(super) fn float(op: &'static str, x: &Tensor) -> Result<()> {
-    if x.dtype().is_float() { Ok(()) } else { Err(Error::shape(op, format!("expected floats, got {x:?}"))) }
-}
-
-/// Refuses tensors of different shapes or dtypes, and integers.
-pub(super) fn same(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
-    float(op, x)?;
-    if x.shape() != y.shape() || x.dtype() != y.dtype() {
-        return Err(Error::shape(op, format!("{x:?} and {y:?} differ in shape or dtype")));
-    }
-    Ok(())
 }

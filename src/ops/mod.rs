@@ -25,7 +25,7 @@ pub use combination::Combination;
 pub(crate) use combination::evaluate;
 pub use combine::{clamp, combine};
 pub use conv2d::{Padding, Plus, conv2d, conv2d_plus, upsample_conv2d};
-pub use elementwise::{accumulate, add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
+pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use embedding::{embedding, timestep_embedding};
 pub use geglu::{geglu, linear_geglu};
 pub use group::linear_group;

@@ -6,20 +6,11 @@ use rayon::prelude::*;
 
 use crate::device::cpu::math::vectorized;
 use crate::device::cpu::sums::sum_of;
+pub use crate::device::gpu::optimizer::AdamW;
 pub use eight_bits::{BLOCK, Codes, adamw_8bit, code_values};
 
 /// Elements that one partial sum covers and one task updates.
 const CHUNK: usize = 1 << 13;
-
-/// What AdamW is told, as `torch.optim.AdamW` names it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    pub lr: f64,
-    /// Decay of the running mean and of the running square.
-    pub betas: (f64, f64),
-    pub eps: f64,
-    pub weight_decay: f64,
-}
 
 /// The sum of squares, in f64 over partial sums of fixed length: the same on any number of threads.
 pub fn squared_norm(values: &[f32]) -> f64 {

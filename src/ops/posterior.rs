@@ -8,12 +8,11 @@ use super::elementwise::float;
 use super::on_gpu;
 use crate::autograd::Tape;
 use crate::device::cpu::math::Elementary;
+pub use crate::device::gpu::posterior::LOG_VARIANCE;
 use crate::dispatch;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, buffer};
 
-/// The log variance is limited to this range, outside of which it has no gradient.
-pub const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
 /// Positions that one task works on, and one partial sum covers.
 const ROWS: usize = 256;
 

@@ -74,14 +74,18 @@ pub fn noise(gpu: &Gpu, launched: &Launched) -> Result<Row> {
     const SIZE: usize = 64 * 64 * 4;
     let (signal, sigma) = ([0.9_f32, 0.1], [0.43_f32, 0.99]);
     launched.take();
-    let upload = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
-    let index = gpu.upload(&Tensor::new(INDEX.map(u64::cast_signed).to_vec(), &[2]))?;
-    let draw =
-        Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &gpu.upload(&Tensor::new(vec![0_i64], &[1]))? };
+    let index = gpu.upload(&INDEX.map(u64::cast_signed))?;
+    let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &gpu.upload(&[0_i64])? };
     let x = normals(1, &[2, SIZE]);
-    let drawn = noise::normals(draw, SIZE)?.download(&[2, SIZE])?;
-    let mixed = noise::add_noise(&gpu.upload(&x)?, &upload(&signal)?, &upload(&sigma)?, draw, Target::Velocity)?;
-    let [noisy, velocity] = mixed.map(|memory| memory.download(&[2, SIZE]));
+    let drawn = Tensor::new(noise::normals(draw, SIZE)?.download::<f32>()?, &[2, SIZE]);
+    let mixed = noise::add_noise(
+        &gpu.upload(x.data::<f32>())?,
+        &gpu.upload(&signal)?,
+        &gpu.upload(&sigma)?,
+        draw,
+        Target::Velocity,
+    )?;
+    let [noisy, velocity] = mixed.map(|memory| Tensor::on_gpu(memory, &[2, SIZE]).to_cpu());
 
     let e = INDEX.iter().flat_map(|&i| random::normals(SEED, Stream::Noise, i, 0, SIZE));
     let e = Tensor::new(e.collect::<Vec<f32>>(), &[2, SIZE]);

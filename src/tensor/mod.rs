@@ -1,9 +1,8 @@
 //! [`Tensor`]: contiguous, row-major data with a shape, a dtype and a device. Feature maps are NHWC `[n, h, w, c]`
 //! everywhere, so that `[n, h*w, c]` tokens are the same bytes.
 
-mod dtype;
 mod place;
-pub mod random;
+mod pointwise;
 mod storage;
 
 use std::borrow::Cow;
@@ -13,8 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-pub use dtype::{DType, Element, Real};
-pub use storage::{buffer, recycle, release_pool};
+pub use crate::device::cpu::pool::{buffer, recycle, release_pool};
+pub use crate::dtype::{DType, Element, Real};
+pub use crate::random;
+pub(crate) use place::device_of;
+pub(crate) use pointwise::{float, map, same, zip};
 
 use crate::error::{Error, Result};
 use storage::Storage;

@@ -1,19 +1,12 @@
-//! The bytes behind tensors, and the pool that hands freed buffers to the next tensor of the same length: a training
-//! step asks for the same sizes again and again, and fresh pages from the system cost more than most ops.
+//! The bytes behind tensors: the host's, which go back to its pool, or a GPU's.
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
 
 use half::{bf16, f16};
 
-use super::dtype::{DType, Element};
+use crate::device::cpu::pool::recycle;
 use crate::device::gpu::Buffer;
-
-/// Buffers below this many bytes go through the allocator, which serves them well.
-const SMALLEST_POOLED_BYTES: usize = 8 << 10;
-/// What the pool may hold on to.
-const POOL_LIMIT_BYTES: usize = 1 << 30;
+use crate::dtype::{DType, Element};
 
 /// Typed host memory, which returns itself to the pool when dropped, or memory of a GPU.
 pub(crate) enum Storage {
@@ -23,69 +16,6 @@ pub(crate) enum Storage {
     F64(Vec<f64>),
     I64(Vec<i64>),
     Gpu(Buffer),
-}
-
-#[derive(Default)]
-struct Pool {
-    shelves: HashMap<(DType, usize), Shelf>,
-    /// Of all that is free.
-    bytes: usize,
-}
-
-/// Buffers of one type and length.
-#[derive(Default)]
-struct Shelf {
-    free: Vec<Box<dyn Any + Send>>,
-    /// How many [`buffer`] gave out that have not come back. No more are taken than that: vectors that were made elsewhere,
-    /// a batch at every step perhaps, would pile up here, with nobody to ask for them.
-    lent: usize,
-}
-
-static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(Mutex::default);
-
-impl Pool {
-    /// A buffer that is free; one that is not there is counted as lent too, because the caller makes it.
-    fn lend<T: Element>(&mut self, len: usize) -> Option<Vec<T>> {
-        let shelf = self.shelves.entry((T::DTYPE, len)).or_default();
-        shelf.lent += 1;
-        let found = shelf.free.pop()?;
-        self.bytes -= len * size_of::<T>();
-        Some(*found.downcast::<Vec<T>>().expect("the key holds the element type"))
-    }
-
-    fn take_back<T: Element>(&mut self, data: Vec<T>) {
-        let bytes = data.len() * size_of::<T>();
-        let Some(shelf) = self.shelves.get_mut(&(T::DTYPE, data.len())) else {
-            return;
-        };
-        if shelf.lent > 0 && self.bytes + bytes <= POOL_LIMIT_BYTES {
-            shelf.lent -= 1;
-            shelf.free.push(Box::new(data));
-            self.bytes += bytes;
-        }
-    }
-}
-
-/// A vector of `len` elements with unspecified (but initialised) values, for a caller that writes all of them.
-pub fn buffer<T: Element>(len: usize) -> Vec<T> {
-    let pooled = len * size_of::<T>() >= SMALLEST_POOLED_BYTES;
-    let found = match pooled {
-        true => POOL.lock().expect("no code panics while it holds the pool").lend(len),
-        false => None,
-    };
-    found.unwrap_or_else(|| vec![T::default(); len])
-}
-
-/// Gives a buffer back for reuse.
-pub fn recycle<T: Element>(data: Vec<T>) {
-    if data.len() * size_of::<T>() >= SMALLEST_POOLED_BYTES {
-        POOL.lock().expect("no code panics while it holds the pool").take_back(data);
-    }
-}
-
-/// Hands every pooled buffer back to the system, for a caller that is about to need other sizes.
-pub fn release_pool() {
-    *POOL.lock().expect("no code panics while it holds the pool") = Pool::default();
 }
 
 impl Storage {
@@ -165,24 +95,5 @@ impl Drop for Storage {
             Storage::I64(v) => recycle(std::mem::take(v)),
             Storage::Gpu(_) => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pool_takes_back_as_many_as_it_lent_and_no_more() {
-        const LEN: usize = 4096;
-        let mut pool = Pool::default();
-        (0..3).for_each(|_| pool.take_back(vec![0f32; LEN]));
-        assert_eq!(pool.bytes, 0);
-        assert!(pool.lend::<f32>(LEN).is_none() && pool.lend::<f32>(LEN).is_none());
-        (0..3).for_each(|_| pool.take_back(vec![0f32; LEN]));
-        assert_eq!(pool.bytes, 2 * LEN * size_of::<f32>());
-        assert!(pool.lend::<f32>(LEN).is_some() && pool.lend::<f32>(LEN).is_some());
-        assert!(pool.lend::<f32>(LEN).is_none());
-        assert_eq!(pool.bytes, 0);
     }
 }

@@ -56,7 +56,7 @@ impl Replay {
     /// Where the GPU has no room.
     pub fn new(gpu: &Gpu, accumulated: usize, rates: Vec<f64>) -> Result<Self> {
         let row = accumulated + PROGRESS + 1;
-        let floats = rates.iter().map(|&rate| rate as f32).collect();
+        let floats: Vec<f32> = rates.iter().map(|&rate| rate as f32).collect();
         Ok(Self {
             gpu: gpu.clone(),
             inputs: Inputs::default(),
@@ -65,7 +65,7 @@ impl Replay {
             loss: gpu.buffer(DType::F32, 1)?,
             norm: gpu.buffer(DType::F32, 1)?,
             measured: gpu.buffer(DType::F32, STEPS * row)?,
-            device_rates: gpu.upload(&Tensor::new::<f32>(floats, &[rates.len()]))?,
+            device_rates: gpu.upload(&floats)?,
             rates,
             row,
             column: 0,
@@ -141,8 +141,8 @@ impl Replay {
             return Ok(Vec::new());
         }
         let len = self.unread.len() * self.row;
-        let measured = self.measured.view(0, len).download(&[len])?;
-        let rows = measured.data::<f32>().chunks_exact(self.row);
+        let measured = self.measured.view(0, len).download::<f32>()?;
+        let rows = measured.chunks_exact(self.row);
         let (accumulated, rates) = (self.row - PROGRESS - 1, &self.rates);
         let report = |((step, adapts), row): ((u64, bool), &[f32])| {
             let (losses, rest) = row.split_at(accumulated);

@@ -5,7 +5,7 @@ use selma::device::gpu::attention::{Attention, Saved};
 use selma::ops;
 use selma::tensor::DType;
 
-use crate::support::{close_within, everywhere, gradients, tensor};
+use crate::support::{close_within, everywhere, gradients, tensor, upload};
 
 /// Each size of head that has kernels, and some between; fewer and more rows than a block has; one key.
 const SIZES: [(usize, usize, usize, usize, usize, bool); 9] = [
@@ -28,12 +28,12 @@ fn attention_of_wide_heads() {
             let attention = Attention { n, tq, tk, heads: 1, size, causal: false };
             let q = tensor(1, &[n, tq, size], dtype);
             let [k, v] = [2, 3].map(|seed| tensor(seed, &[n, tk, size], dtype));
-            let memory = [&q, &k, &v].map(|t| gpu.upload(t).unwrap());
+            let memory = [&q, &k, &v].map(|t| upload(gpu, t));
             let op = |tape: &Tape| ops::attention(tape, &q, &k, &v, 1, false);
             let y = attention.forward_wide(&memory).unwrap();
             close_within(&format!("{attention:?}"), &y, &op(&Tape::off()).unwrap(), 2f64.powi(-18));
             let dy = tensor(4, &[n, tq, size], dtype);
-            let got = attention.backward_wide(&gpu.upload(&dy).unwrap(), &memory).unwrap();
+            let got = attention.backward_wide(&upload(gpu, &dy), &memory).unwrap();
             let expected = gradients(&[&q, &k, &v], &dy, op);
             // The CPU takes y, rounded in 16 bits, for its gradients of scores.
             let share = match dtype {
@@ -66,7 +66,7 @@ fn attention_and_its_gradients() {
             let c = heads * size;
             let [q, dy] = [1, 2].map(|seed| tensor(seed, &[n, tq, c], dtype));
             let [k, v] = [3, 4].map(|seed| tensor(seed, &[n, tk, c], dtype));
-            let [q_gpu, k_gpu, v_gpu, dy_gpu] = [&q, &k, &v, &dy].map(|t| gpu.upload(t).unwrap());
+            let [q_gpu, k_gpu, v_gpu, dy_gpu] = [&q, &k, &v, &dy].map(|t| upload(gpu, t));
             let op = |tape: &Tape| ops::attention(tape, &q, &k, &v, heads, causal);
             let [y, log_sums] = attention.forward(&q_gpu, &k_gpu, &v_gpu).unwrap();
             close_within(&what, &y, &op(&Tape::off()).unwrap(), share);

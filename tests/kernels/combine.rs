@@ -9,7 +9,7 @@ use selma::ops;
 use selma::tensor::{DType, Tensor};
 use serde_json::json;
 
-use crate::support::{close, close_within, everywhere, relative_error, tensor};
+use crate::support::{close, close_within, download, everywhere, relative_error, tensor, upload};
 
 /// Each line from the inputs and the lines before it, limited before the next one sees it.
 #[test]
@@ -18,7 +18,7 @@ fn lines_build_on_each_other() {
         for (n, inputs, lines) in [(1, 1, 1), (7, 3, 2), (255, 5, 3), (2048, INPUTS, LINES), (4099, INPUTS, LINES)] {
             let xs: Vec<Tensor> = (0..inputs as u64).map(|i| tensor(i + 1, &[n], dtype)).collect();
             let numbers: Vec<Line> = (0..lines).map(|l| line(l, inputs)).collect();
-            let there: Vec<Buffer> = xs.iter().map(|x| gpu.upload(x).unwrap()).collect();
+            let there: Vec<Buffer> = xs.iter().map(|x| upload(gpu, x)).collect();
             let y = combine(&there.iter().collect::<Vec<_>>(), &numbers).unwrap();
             // In f32 to the end, as the kernel.
             let xs: Vec<Tensor> = xs.iter().map(|x| x.cast(DType::F32)).collect();
@@ -55,10 +55,10 @@ fn line(l: usize, inputs: usize) -> Line {
 fn what_a_line_does_not_take_does_not_reach_it() {
     everywhere(|gpu, dtype| {
         let [finite, infinite] = [1.5_f32, f32::INFINITY].map(|x| Tensor::new(vec![x; 20], &[20]).cast(dtype));
-        let there = [&finite, &infinite].map(|x| gpu.upload(x).unwrap());
+        let there = [&finite, &infinite].map(|x| upload(gpu, x));
         let mut line = Line::EMPTY;
         line.of_inputs[0] = 2.0;
-        let y = combine(&[&there[0], &there[1]], &[line]).unwrap().download(&[20]).unwrap();
+        let y = download(&combine(&[&there[0], &there[1]], &[line]).unwrap(), &[20]);
         assert_eq!(y.bytes(), Tensor::full(&[20], 3.0, dtype).bytes());
     });
 }

@@ -5,7 +5,7 @@ use selma::device::gpu::conv2d::{Added, Conv2d};
 use selma::ops::{self, Padding};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, everywhere, gradients, tensor};
+use crate::support::{close, everywhere, gradients, tensor, upload};
 
 const UNEVEN: Padding = Padding { top: 0, left: 2, bottom: 1, right: 3 };
 
@@ -37,7 +37,7 @@ fn convolutions_and_their_gradients() {
             let x = tensor(1, &[n, h, w, c_in], dtype);
             let weight = tensor(2, &[c_out, conv.kh, conv.kw, c_in], dtype);
             let (bias, dy) = (tensor(3, &[c_out], DType::F32), tensor(4, &[n, ho, wo, c_out], dtype));
-            let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
+            let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| upload(gpu, t));
             let what = format!("{conv:?}");
             let op = |tape: &Tape| ops::conv2d(tape, &x, &weight, Some(&bias), conv.stride, conv.padding);
             let added = Added { bias: Some(&bias_gpu), ..Added::default() };
@@ -72,7 +72,7 @@ fn what_a_convolution_takes_along() {
         let x = tensor(1, &[2, 3, 5, 24], dtype);
         let weight = tensor(2, &[20, 3, 3, 24], dtype);
         let (t, residual) = (tensor(3, &[2, 20], dtype), tensor(4, &[2, 6, 10, 20], dtype));
-        let [x_gpu, weight_gpu, t_gpu, residual_gpu] = [&x, &weight, &t, &residual].map(|t| gpu.upload(t).unwrap());
+        let [x_gpu, weight_gpu, t_gpu, residual_gpu] = [&x, &weight, &t, &residual].map(|t| upload(gpu, t));
         // In f32, since the kernel rounds only the result.
         let [x, wide_weight, t, wide_residual] = [&x, &weight, &t, &residual].map(|t| t.cast(DType::F32));
         let op = |tape: &Tape| {
@@ -112,7 +112,7 @@ fn large_tiles() {
         let x = tensor(1, &[4, 65, 65, 8], dtype);
         let weight = tensor(2, &[8, 2, 1, 8], dtype);
         let dy = tensor(3, &[4, 64, 65, 8], dtype);
-        let [x_gpu, weight_gpu, dy_gpu] = [&x, &weight, &dy].map(|t| gpu.upload(t).unwrap());
+        let [x_gpu, weight_gpu, dy_gpu] = [&x, &weight, &dy].map(|t| upload(gpu, t));
         let op = |tape: &Tape| ops::conv2d(tape, &x, &weight, None, 1, Padding::all(0));
         let y = conv.forward(&x_gpu, &weight_gpu, Added::default()).unwrap();
         close("large", &y, &op(&Tape::off()).unwrap(), 16);

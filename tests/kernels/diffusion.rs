@@ -8,7 +8,7 @@ use selma::ops;
 use selma::tensor::random::{Stream, normals};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, everywhere, floats, gradients, tensor};
+use crate::support::{close, download, everywhere, floats, gradients, tensor, upload};
 
 const SEED: u64 = 0xfedc_ba98_7654_3210;
 const STEP: i64 = 5_000_000_000;
@@ -19,10 +19,10 @@ const INDEX: [i64; 3] = [0, 7, 6_000_000_001];
 fn normals_are_those_of_the_cpu() {
     everywhere(|gpu, _| {
         for size in [1, 5, 1024, 4098] {
-            let index = gpu.upload(&Tensor::new(INDEX.to_vec(), &[3])).unwrap();
-            let step = gpu.upload(&Tensor::new(vec![STEP], &[1])).unwrap();
+            let index = upload(gpu, &Tensor::new(INDEX.to_vec(), &[3]));
+            let step = upload(gpu, &Tensor::new(vec![STEP], &[1]));
             let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &step };
-            let drawn = noise::normals(draw, size).unwrap().download(&[3, size]).unwrap();
+            let drawn = download(&noise::normals(draw, size).unwrap(), &[3, size]);
             for (row, index) in drawn.data::<f32>().chunks_exact(size).zip(INDEX) {
                 let expected = normals(SEED, Stream::Noise, index as u64, STEP as u64, size);
                 let bits = |xs: &[f32]| xs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -38,10 +38,9 @@ fn noise_is_added_and_the_target_made() {
     everywhere(|gpu, dtype| {
         for size in [1, 6, 2051] {
             let x = tensor(1, &[3, size], dtype);
-            let index = gpu.upload(&Tensor::new(INDEX.to_vec(), &[3])).unwrap();
-            let step = gpu.upload(&Tensor::new(vec![STEP], &[1])).unwrap();
-            let [x_gpu, signal_gpu, sigma_gpu] =
-                [&x, &floats(&signal), &floats(&sigma)].map(|t| gpu.upload(t).unwrap());
+            let index = upload(gpu, &Tensor::new(INDEX.to_vec(), &[3]));
+            let step = upload(gpu, &Tensor::new(vec![STEP], &[1]));
+            let [x_gpu, signal_gpu, sigma_gpu] = [&x, &floats(&signal), &floats(&sigma)].map(|t| upload(gpu, t));
             let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &step };
             let (mut noisy, mut velocity, mut all) = (Vec::new(), Vec::new(), Vec::new());
             let xs = x.reals::<f32>();
@@ -74,7 +73,7 @@ fn weighted_mse_and_its_gradient() {
             let loss = ops::weighted_mse(&tape, &p, &t, &floats(&weights)).unwrap();
             let scale = Tensor::full(&[], SCALE.into(), DType::F32);
             let gradient = tape.backward_from(&loss, scale).unwrap().remove(&p).unwrap();
-            let inputs = [&p, &t, &floats(&weights), &floats(&[SCALE])].map(|t| gpu.upload(t).unwrap());
+            let inputs = [&p, &t, &floats(&weights), &floats(&[SCALE])].map(|t| upload(gpu, t));
             let [got, got_gradient] = weighted_mse(&inputs[0], &inputs[1], &inputs[2], &inputs[3]).unwrap();
             close("loss", &got, &loss.with_shape(&[1]), n * size);
             close("gradient", &got_gradient, &gradient, 1);
@@ -95,7 +94,7 @@ fn the_posterior_and_its_gradients() {
             }
             let moments = Tensor::new(values, &[rows, 2 * c]).cast(dtype);
             let [noise, dz] = [2, 3].map(|seed| tensor(seed, &[rows, c], dtype));
-            let [m, e, d] = [&moments, &noise, &dz].map(|t| gpu.upload(t).unwrap());
+            let [m, e, d] = [&moments, &noise, &dz].map(|t| upload(gpu, t));
             let op = |tape: &Tape| ops::posterior_sample(tape, &moments, &noise);
             let z = posterior::draw(&m, &e, [rows, c]).unwrap();
             close("draw", &z, &op(&Tape::off()).unwrap(), 1);
@@ -105,7 +104,7 @@ fn the_posterior_and_its_gradients() {
             let op = |tape: &Tape| ops::kl_divergence(tape, &moments);
             let kl = posterior::divergence(&m, [rows, c]).unwrap();
             close("divergence", &kl, &op(&Tape::off()).unwrap().with_shape(&[1]), rows * c);
-            let scale = gpu.upload(&floats(&[SCALE])).unwrap();
+            let scale = upload(gpu, &floats(&[SCALE]));
             let got = posterior::divergence_backward(&scale, &m, [rows, c]).unwrap();
             let scale = Tensor::full(&[], SCALE.into(), DType::F32);
             close("divergence, gradient", &got, &gradients(&[&moments], &scale, op)[0], 1);

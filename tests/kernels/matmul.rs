@@ -9,7 +9,7 @@ use selma::device::gpu::{Buffer, Checks, Gpu, Order};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, everywhere, tensor};
+use crate::support::{close, download, everywhere, tensor, upload};
 
 /// Sizes below, at and across the tiles' edges; widths whose rows do not begin at multiples of 16 bytes; a rank.
 const SIZES: [[usize; 4]; 6] =
@@ -25,8 +25,8 @@ fn linear_layers_with_a_second_pair() {
             let w = tensor(2, &[n, k], dtype);
             let (h, b) = (tensor(3, &[m, rank], dtype), tensor(4, &[n, rank], dtype));
             let (bias, residual) = (tensor(5, &[n], DType::F32), tensor(6, &[m, n], dtype));
-            let [x_gpu, w_gpu, h_gpu, b_gpu] = [&x, &w, &h, &b].map(|t| gpu.upload(t).unwrap());
-            let [bias_gpu, residual_gpu] = [&bias, &residual].map(|t| gpu.upload(t).unwrap());
+            let [x_gpu, w_gpu, h_gpu, b_gpu] = [&x, &w, &h, &b].map(|t| upload(gpu, t));
+            let [bias_gpu, residual_gpu] = [&bias, &residual].map(|t| upload(gpu, t));
 
             let first = Pair { a: &x_gpu, b: &w_gpu, k };
             let second = Pair { a: &h_gpu, b: &b_gpu, k: rank };
@@ -58,7 +58,7 @@ fn groups() {
         let large = ([128 * 9 - 40, 128 * 5 - 8, 8, 4], 3..=3);
         for ([m, n, k, rank], groups) in SIZES.map(|size| (size, 1..=3)).into_iter().chain([large]) {
             for groups in groups {
-                let upload = |seed, rows, columns| gpu.upload(&tensor(seed, &[rows, columns], dtype)).unwrap();
+                let upload = |seed, rows, columns| upload(gpu, &tensor(seed, &[rows, columns], dtype));
                 let (x, h) = (upload(1, m, k), upload(2, groups * m, rank));
                 let of_each = |seed, columns| (0..groups as u64).map(move |i| upload(seed + i, n, columns));
                 let (w, b): (Vec<_>, Vec<_>) = (of_each(3, k).collect(), of_each(6, rank).collect());
@@ -67,14 +67,14 @@ fn groups() {
                 let second = Group { a: &h, b: &b_all, k: rank };
                 for second in [None, Some(second)] {
                     let together = matmul_group([m, n], first, second, 0.25).unwrap();
-                    let together = together.download(&[groups, m * n]).unwrap();
+                    let together = download(&together, &[groups, m * n]);
                     for i in 0..groups {
                         let own = h.view(i * m * rank, m * rank);
                         let pair = |a, b, k| Pair { a, b, k };
                         let beside = second.map(|_| pair(&own, &b[i], rank));
                         let epilogue = Epilogue { alpha: 0.25, ..Epilogue::default() };
                         let alone = matmul([m, n], Layout::Transposed, pair(&x, &w[i], k), beside, epilogue);
-                        let alone = alone.unwrap().download(&[m * n]).unwrap();
+                        let alone = download(&alone.unwrap(), &[m * n]);
                         let part = together.view(i * m * n, &[m * n]);
                         assert!(part.bytes() == alone.bytes(), "{dtype:?}: {i} of {groups}, {m}x{n} over {k}");
                     }
@@ -102,7 +102,7 @@ fn gradients_of_inputs() {
         for [m, n, k, rank] in SIZES {
             let (dy, w) = (tensor(1, &[m, k], dtype), tensor(2, &[k, n], dtype));
             let (dh, a) = (tensor(3, &[m, rank], dtype), tensor(4, &[rank, n], dtype));
-            let [dy_gpu, w_gpu, dh_gpu, a_gpu] = [&dy, &w, &dh, &a].map(|t| gpu.upload(t).unwrap());
+            let [dy_gpu, w_gpu, dh_gpu, a_gpu] = [&dy, &w, &dh, &a].map(|t| upload(gpu, t));
             let first = Pair { a: &dy_gpu, b: &w_gpu, k };
             let second = Pair { a: &dh_gpu, b: &a_gpu, k: rank };
             let sums = add(&product(&dy, &w), &product(&dh, &a));
@@ -118,7 +118,7 @@ fn gradients_of_weights() {
     everywhere(|gpu, dtype| {
         for [m, n, k, _] in SIZES.into_iter().chain([[8, 40, 1500, 0], [130, 65, 515, 0]]) {
             let (dy, x) = (tensor(1, &[k, m], dtype), tensor(2, &[k, n], dtype));
-            let dw = matmul_transposed(&gpu.upload(&dy).unwrap(), &gpu.upload(&x).unwrap(), [m, n, k]).unwrap();
+            let dw = matmul_transposed(&upload(gpu, &dy), &upload(gpu, &x), [m, n, k]).unwrap();
             let sums = product(&transposed(&dy), &x);
             close(&format!("{m}x{n} over {k}"), &dw, &stored(&sums, [m, n], DType::F32), k);
         }
@@ -131,19 +131,19 @@ fn large_tiles() {
     let [m, n, k] = [128 * 12 - 40, 128 * 11 - 8, 40];
     everywhere(|gpu, dtype| {
         let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[n, k], dtype));
-        let (x_gpu, w_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&w).unwrap());
+        let (x_gpu, w_gpu) = (upload(gpu, &x), upload(gpu, &w));
         let first = Pair { a: &x_gpu, b: &w_gpu, k };
         let y = matmul([m, n], Layout::Transposed, first, None, Epilogue::default()).unwrap();
         let expected = ops::linear(&Tape::off(), &x, &w, None).unwrap();
         close("nt", &y, &expected, k);
 
         let w = transposed(&w);
-        let w_gpu = gpu.upload(&w).unwrap();
+        let w_gpu = upload(gpu, &w);
         let first = Pair { a: &x_gpu, b: &w_gpu, k };
         let y = matmul([m, n], Layout::Plain, first, None, Epilogue::default()).unwrap();
         close("nn", &y, &expected, k);
 
-        let x_gpu = gpu.upload(&transposed(&x)).unwrap();
+        let x_gpu = upload(gpu, &transposed(&x));
         let y = matmul_transposed(&x_gpu, &w_gpu, [m, n, k]).unwrap();
         let wide = |t: &Tensor| t.cast(DType::F32);
         let expected = ops::linear(&Tape::off(), &wide(&x), &transposed(&wide(&w)), None).unwrap();
@@ -160,7 +160,7 @@ fn gated_linear_layers() {
         for [m, n, k] in sizes {
             let (x, w) = (tensor(1, &[m, k], dtype), tensor(2, &[2 * n, k], dtype));
             let bias = tensor(3, &[2 * n], DType::F32);
-            let [x_gpu, w_gpu, bias_gpu] = [&x, &w, &bias].map(|t| gpu.upload(t).unwrap());
+            let [x_gpu, w_gpu, bias_gpu] = [&x, &w, &bias].map(|t| upload(gpu, t));
             for with_bias in [false, true] {
                 let y = matmul_geglu(&x_gpu, &w_gpu, with_bias.then_some(&bias_gpu), [m, n, k]).unwrap();
                 let wide = |t: &Tensor| t.cast(DType::F32);

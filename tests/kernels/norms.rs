@@ -7,7 +7,7 @@ use selma::device::gpu::sums::{sum_rows, sum_rows_of_each};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, everywhere, gradients, tensor};
+use crate::support::{close, everywhere, gradients, tensor, upload};
 
 /// Values whose mean is far from zero: sums of squares would cancel.
 fn shifted(seed: u64, shape: &[usize], dtype: DType) -> Tensor {
@@ -36,7 +36,7 @@ fn group_norm_and_its_gradients() {
                 let dy = tensor(4, &[n, h, w, c], dtype);
                 let op = |tape: &Tape| ops::group_norm(tape, &x, &weight, &bias, groups, 1e-5, silu);
                 let norm = GroupNorm { n, pixels: h * w, c, groups, eps: 1e-5, silu };
-                let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
+                let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| upload(gpu, t));
                 let (y, statistics) = norm.forward(&x_gpu, &weight_gpu, &bias_gpu).unwrap();
                 // What is left of the mean's rounding is seen from x's size, some 20 deviations.
                 close(&what, &y, &op(&Tape::off()).unwrap(), 4000);
@@ -73,7 +73,7 @@ fn layer_norm_and_its_gradients() {
             let dy = tensor(4, &[rows, c], dtype);
             let op = |tape: &Tape| ops::layer_norm(tape, &x, &weight, &bias, 1e-5);
             let norm = LayerNorm { rows, c, eps: 1e-5 };
-            let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| gpu.upload(t).unwrap());
+            let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| upload(gpu, t));
             let (y, statistics) = norm.forward(&x_gpu, &weight_gpu, &bias_gpu).unwrap();
             close(&what, &y, &op(&Tape::off()).unwrap(), 1000);
             let expected = gradients(&[&x, &weight, &bias], &dy, op);
@@ -97,12 +97,12 @@ fn sums_of_rows() {
             for (i, &x) in x.reals::<f64>().iter().enumerate() {
                 sums[i % c] += x;
             }
-            let sum = sum_rows(&gpu.upload(&x).unwrap(), rows, c).unwrap();
+            let sum = sum_rows(&upload(gpu, &x), rows, c).unwrap();
             let sums = Tensor::new(sums, &[c]).cast(DType::F32);
             close("sum_rows", &sum, &sums, 4 * rows);
             // Twice the same matrix.
             let twice = Tensor::new([x.reals::<f32>(), x.reals::<f32>()].concat(), &[2, rows, c]).cast(dtype);
-            let both = sum_rows_of_each(&gpu.upload(&twice).unwrap(), [2, rows, c]).unwrap();
+            let both = sum_rows_of_each(&upload(gpu, &twice), [2, rows, c]).unwrap();
             close("first", &both.view(0, c), &sums, 4 * rows);
             close("second", &both.view(c, c), &sums, 4 * rows);
         }

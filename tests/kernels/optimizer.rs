@@ -8,7 +8,7 @@ use selma::ops::{self, optimizer as cpu};
 use selma::tensor::{DType, Tensor};
 use selma::train::parameters::FlatParameters;
 
-use crate::support::{close, close_within, everywhere, floats, tensor};
+use crate::support::{close, close_within, download, everywhere, floats, tensor, upload};
 
 const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
 const SETTINGS: cpu::AdamW = cpu::AdamW { lr: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
@@ -18,9 +18,9 @@ fn gradients_are_added_up() {
     everywhere(|gpu, _| {
         for n in LENGTHS {
             let (sum, part) = (tensor(1, &[n], DType::F32), tensor(2, &[n], DType::F32));
-            let got = gpu.upload(&sum).unwrap();
-            optimizer::accumulate(&got, &gpu.upload(&part).unwrap()).unwrap();
-            close("sum", &got, &ops::accumulate(sum, part).unwrap(), 1);
+            let got = upload(gpu, &sum);
+            optimizer::accumulate(&got, &upload(gpu, &part)).unwrap();
+            close("sum", &got, &sum.accumulate(part).unwrap(), 1);
             got.clear().unwrap();
             close("nothing", &got, &Tensor::zeros(&[n], DType::F32), 0);
         }
@@ -35,9 +35,8 @@ fn norm_and_clipping() {
             for (scale, most) in [(1.0, 1e9), (1024.0, 0.01)] {
                 let norm = cpu::squared_norm(gradients.data()).sqrt() / f64::from(scale);
                 let clip = cpu::clip_factor(norm, f64::from(most)) / f64::from(scale);
-                let scale = gpu.upload(&floats(&[scale])).unwrap();
-                let [got_norm, got_clip] =
-                    optimizer::clip_factor(&gpu.upload(&gradients).unwrap(), &scale, most).unwrap();
+                let scale = upload(gpu, &floats(&[scale]));
+                let [got_norm, got_clip] = optimizer::clip_factor(&upload(gpu, &gradients), &scale, most).unwrap();
                 close("norm", &got_norm, &floats(&[norm as f32]), n);
                 close("clip", &got_clip, &floats(&[clip as f32]), n);
             }
@@ -52,13 +51,13 @@ fn adamw_moves_parameters_as_on_the_cpu() {
         for n in LENGTHS {
             let (start, gradients) = (tensor(1, &[n], DType::F32), tensor(2, &[n], DType::F32));
             let (mut values, mut first, mut second) = (start.data::<f32>().to_vec(), vec![0.0; n], vec![0.0; n]);
-            let zeros = || gpu.upload(&Tensor::zeros(&[n], DType::F32)).unwrap();
-            let (values_gpu, first_gpu, second_gpu) = (gpu.upload(&start).unwrap(), zeros(), zeros());
+            let zeros = || upload(gpu, &Tensor::zeros(&[n], DType::F32));
+            let (values_gpu, first_gpu, second_gpu) = (upload(gpu, &start), zeros(), zeros());
             let copy = gpu.buffer(dtype, n).unwrap();
-            let gradients_gpu = gpu.upload(&gradients).unwrap();
-            let clip = gpu.upload(&floats(&[CLIP as f32])).unwrap();
-            let progress = gpu.upload(&floats(&[1.0, 0.0, 0.0])).unwrap();
-            let lr = gpu.upload(&floats(&[SETTINGS.lr as f32])).unwrap();
+            let gradients_gpu = upload(gpu, &gradients);
+            let clip = upload(gpu, &floats(&[CLIP as f32]));
+            let progress = upload(gpu, &floats(&[1.0, 0.0, 0.0]));
+            let lr = upload(gpu, &floats(&[SETTINGS.lr as f32]));
             for step in 1..=3 {
                 cpu::adamw(&mut values, gradients.data(), &mut first, &mut second, SETTINGS, step, CLIP);
                 let parameters =
@@ -87,27 +86,27 @@ fn adamw_with_moments_in_8_bits() {
                 let words = moment.words();
                 let len = words.len();
                 optimizer::Codes {
-                    codes: gpu.upload(&Tensor::new(words, &[len])).unwrap(),
-                    scales: gpu.upload(&floats(&moment.scales)).unwrap(),
+                    codes: upload(gpu, &Tensor::new(words, &[len])),
+                    scales: upload(gpu, &floats(&moment.scales)),
                 }
             });
             let meaning = [*cpu::code_values(true), *cpu::code_values(false)].concat();
-            let meaning = gpu.upload(&floats(&meaning)).unwrap();
-            let (values_gpu, copy) = (gpu.upload(&start).unwrap(), gpu.upload(&start.cast(dtype)).unwrap());
-            let clip = gpu.upload(&floats(&[CLIP as f32])).unwrap();
-            let progress = gpu.upload(&floats(&[1.0, 0.0, 0.0])).unwrap();
-            let lr = gpu.upload(&floats(&[SETTINGS.lr as f32])).unwrap();
+            let meaning = upload(gpu, &floats(&meaning));
+            let (values_gpu, copy) = (upload(gpu, &start), upload(gpu, &start.cast(dtype)));
+            let clip = upload(gpu, &floats(&[CLIP as f32]));
+            let progress = upload(gpu, &floats(&[1.0, 0.0, 0.0]));
+            let lr = upload(gpu, &floats(&[SETTINGS.lr as f32]));
             for step in 1..=3 {
                 let gradients = tensor(1 + step, &[n], DType::F32);
                 cpu::adamw_8bit(&mut values, gradients.data(), &mut both, SETTINGS, step, CLIP);
                 let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 0).unwrap();
-                let gradients = gpu.upload(&gradients).unwrap();
+                let gradients = upload(gpu, &gradients);
                 let moved = [&values_gpu, &copy];
                 optimizer::adamw_8bit(moved, &there, &meaning, &gradients, SETTINGS, &rates, &clip).unwrap();
             }
             for (there, here) in there.iter().zip(&both) {
                 let mut got = here.clone();
-                got.set_words(there.codes.download(&[there.codes.len()]).unwrap().data());
+                got.set_words(download(&there.codes, &[there.codes.len()]).data());
                 close("scales", &there.scales, &floats(&here.scales), 1);
                 let pairs = got.codes.iter().zip(&here.codes);
                 let off: Vec<u8> = pairs.map(|(a, b)| a.abs_diff(*b)).filter(|&by| by > 0).collect();
@@ -118,12 +117,12 @@ fn adamw_with_moments_in_8_bits() {
             close_within("copy", &copy, &floats(&values).cast(dtype), 1e-3);
 
             // Where the gradients were not finite, nothing changes.
-            let before = there[0].codes.download(&[there[0].codes.len()]).unwrap();
-            let rates = gpu.upload(&floats(&[0.5, 0.5, 0.5])).unwrap();
-            let (gradients, none) = (gpu.upload(&start).unwrap(), gpu.upload(&floats(&[0.0])).unwrap());
+            let before = download(&there[0].codes, &[there[0].codes.len()]);
+            let rates = upload(gpu, &floats(&[0.5, 0.5, 0.5]));
+            let (gradients, none) = (upload(gpu, &start), upload(gpu, &floats(&[0.0])));
             let moved = [&values_gpu, &copy];
             optimizer::adamw_8bit(moved, &there, &meaning, &gradients, SETTINGS, &rates, &none).unwrap();
-            let after = there[0].codes.download(&[there[0].codes.len()]).unwrap();
+            let after = download(&there[0].codes, &[there[0].codes.len()]);
             assert!(before.bytes() == after.bytes());
             close_within("parameters", &values_gpu, &floats(&values), 1e-3);
         }
@@ -135,9 +134,9 @@ fn adamw_with_moments_in_8_bits() {
 #[test]
 fn loss_scale() {
     everywhere(|gpu, dtype| {
-        let upload = |values: &[f32]| gpu.upload(&floats(values)).unwrap();
+        let upload = |values: &[f32]| upload(gpu, &floats(values));
         let (values, first, second) = (upload(&[1.0, -2.0]), upload(&[0.5, 0.5]), upload(&[0.25, 0.25]));
-        let copy = gpu.upload(&floats(&[1.0, -2.0]).cast(dtype)).unwrap();
+        let copy = crate::support::upload(gpu, &floats(&[1.0, -2.0]).cast(dtype));
         let (progress, lr) = (upload(&[1024.0, 1.0, 7.0]), upload(&[[f32::NAN; 7].as_slice(), &[1e-2, 3e-2]].concat()));
         let parameters = Parameters { values: &values, first: &first, second: &second, copy: &copy };
         let step = |gradients: &[f32]| {
@@ -145,7 +144,7 @@ fn loss_scale() {
             let [norm, clip] = optimizer::clip_factor(&gradients, &progress.view(0, 1), 1.0).unwrap();
             let rates = adamw_rates(&progress, &clip, &lr, SETTINGS, 3).unwrap();
             optimizer::adamw(parameters, &gradients, SETTINGS, &rates, &clip).unwrap();
-            let buffers = [&values, &first, &second, &progress, &norm].map(|b| b.download(&[b.len()]).unwrap());
+            let buffers = [&values, &first, &second, &progress, &norm].map(|b| download(b, &[b.len()]));
             buffers.map(|tensor| tensor.data::<f32>().to_vec())
         };
         let mut before = [vec![1.0, -2.0], vec![0.5, 0.5], vec![0.25, 0.25]];
@@ -199,9 +198,9 @@ fn moving_averages() {
     everywhere(|gpu, _| {
         for n in LENGTHS {
             let (average, values) = (tensor(1, &[n], DType::F32), tensor(2, &[n], DType::F32));
-            let average_gpu = gpu.upload(&average).unwrap();
-            let keep = gpu.upload(&floats(&[0.9])).unwrap();
-            optimizer::moving_average(&average_gpu, &gpu.upload(&values).unwrap(), &keep).unwrap();
+            let average_gpu = upload(gpu, &average);
+            let keep = upload(gpu, &floats(&[0.9]));
+            optimizer::moving_average(&average_gpu, &upload(gpu, &values), &keep).unwrap();
             let mixed = average.data::<f32>().iter().zip(values.data::<f32>()).map(|(a, v)| 0.9 * a + 0.1 * v);
             close("average", &average_gpu, &floats(&mixed.collect::<Vec<_>>()), 4);
         }

@@ -5,7 +5,7 @@ use selma::device::gpu::elementwise::{self, Activation};
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, everywhere, gradients, tensor};
+use crate::support::{close, download, everywhere, gradients, tensor, upload};
 
 const LENGTHS: [usize; 6] = [1, 7, 8, 255, 2048, 4099];
 
@@ -19,7 +19,7 @@ fn activations_and_their_gradients() {
             let (x, dy) = (tensor(1, &[n], dtype), tensor(2, &[n], dtype));
             // Also far from zero, where the functions are flat or steep.
             let x = ops::scale(&Tape::off(), &x, 4.0).unwrap();
-            let (x_gpu, dy_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&dy).unwrap());
+            let (x_gpu, dy_gpu) = (upload(gpu, &x), upload(gpu, &dy));
             for (activation, op) in functions {
                 let what = format!("{activation:?} of {n}");
                 let y = elementwise::activation(activation, &x_gpu).unwrap();
@@ -37,7 +37,7 @@ fn sums_and_multiples() {
     everywhere(|gpu, dtype| {
         for n in LENGTHS {
             let (x, y) = (tensor(1, &[n], dtype), tensor(2, &[n], dtype));
-            let (x_gpu, y_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&y).unwrap());
+            let (x_gpu, y_gpu) = (upload(gpu, &x), upload(gpu, &y));
             let sum = elementwise::add(&x_gpu, &y_gpu).unwrap();
             close("add", &sum, &ops::add(&Tape::off(), &x, &y).unwrap(), 1);
             let scaled = elementwise::scale(&x_gpu, 0.3).unwrap();
@@ -53,7 +53,7 @@ fn sums_and_multiples() {
 fn views_at_odd_places() {
     everywhere(|gpu, dtype| {
         let x = tensor(1, &[300], dtype);
-        let view = gpu.upload(&x).unwrap().view(3, 290);
+        let view = upload(gpu, &x).view(3, 290);
         let y = elementwise::activation(Activation::Silu, &view).unwrap();
         close("silu of a view", &y, &ops::silu(&Tape::off(), &x.view(3, &[290])).unwrap(), 1);
     });
@@ -64,9 +64,9 @@ fn rounding_to_a_storage_type_and_back() {
     everywhere(|gpu, dtype| {
         for n in LENGTHS {
             let x = tensor(1, &[n], DType::F32);
-            let stored = elementwise::cast(&gpu.upload(&x).unwrap(), dtype).unwrap();
-            assert_eq!(stored.download(&[n]).unwrap().bytes(), x.cast(dtype).bytes());
-            let back = elementwise::cast(&stored, DType::F32).unwrap().download(&[n]).unwrap();
+            let stored = elementwise::cast(&upload(gpu, &x), dtype).unwrap();
+            assert_eq!(download(&stored, &[n]).bytes(), x.cast(dtype).bytes());
+            let back = download(&elementwise::cast(&stored, DType::F32).unwrap(), &[n]);
             assert_eq!(back.bytes(), x.cast(dtype).cast(DType::F32).bytes());
         }
         let ids = gpu.buffer(DType::I64, 1).unwrap();
@@ -80,7 +80,7 @@ fn geglu_and_its_gradient() {
     everywhere(|gpu, dtype| {
         for (rows, width) in [(1, 1), (3, 7), (5, 8), (33, 40), (2, 1280)] {
             let (x, dy) = (tensor(1, &[rows, 2 * width], dtype), tensor(2, &[rows, width], dtype));
-            let (x_gpu, dy_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&dy).unwrap());
+            let (x_gpu, dy_gpu) = (upload(gpu, &x), upload(gpu, &dy));
             let y = elementwise::geglu(&x_gpu, rows, width).unwrap();
             close("geglu", &y, &ops::geglu(&Tape::off(), &x).unwrap(), 1);
             let dx = elementwise::geglu_backward(&dy_gpu, &x_gpu, rows, width).unwrap();
@@ -95,7 +95,7 @@ fn one_value_a_channel() {
     everywhere(|gpu, dtype| {
         for [n, h, w, c] in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 4, 4, 40]] {
             let (x, t) = (tensor(1, &[n, h, w, c], dtype), tensor(2, &[n, c], dtype));
-            let (x_gpu, t_gpu) = (gpu.upload(&x).unwrap(), gpu.upload(&t).unwrap());
+            let (x_gpu, t_gpu) = (upload(gpu, &x), upload(gpu, &t));
             let y = elementwise::add_channel_bias(&x_gpu, &t_gpu, [n, h * w, c]).unwrap();
             close("add_channel_bias", &y, &ops::add_channel_bias(&Tape::off(), &x, &t).unwrap(), 1);
         }

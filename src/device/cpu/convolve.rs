@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{Aligned, Gemm, Layout, Packer, Tile, VECTORS};
-use crate::tensor::buffer;
+use crate::device::cpu::pool::buffer;
 
 /// Pixels that one task works on at least, if a map has as many: whole rows.
 const PIXELS: usize = 128;

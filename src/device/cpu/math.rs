@@ -6,7 +6,7 @@
 // Published coefficients are written as published, also where f32 rounds their last digits.
 #![allow(clippy::excessive_precision)]
 
-use crate::tensor::Real;
+use crate::dtype::Real;
 
 /// Runs `f` compiled for the best instruction set of this processor. Mark `f`, and closures in it, `#[inline(always)]`:
 /// what is not inlined is compiled for the oldest processor.

@@ -7,4 +7,5 @@ pub mod group_norm;
 pub mod heads;
 pub mod math;
 pub mod patches;
+pub mod pool;
 pub mod sums;

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::gemm::{Operand, Packer};
-use crate::tensor::Real;
+use crate::dtype::Real;
 
 /// Patch p belongs to an output pixel (image, y, x); under tap (ky, kx) lies the source pixel `y * step + ky + offset`,
 /// zero where that is outside.

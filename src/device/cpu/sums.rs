@@ -1,6 +1,6 @@
 //! Sums whose order does not depend on the width of the machine's vectors.
 
-use crate::tensor::Real;
+use crate::dtype::Real;
 
 /// Values that a reduction adds side by side, whatever the width of the machine's vectors.
 pub const LANES: usize = 16;

@@ -1,7 +1,7 @@
 //! A launch as a backend receives it.
 
 use super::table::Kernel;
-use crate::tensor::DType;
+use crate::dtype::DType;
 
 /// What a block may use of shared memory, static and dynamic together, on every target: `SHARED_LIMIT` of
 /// `kernels/sim/runtime.h`.

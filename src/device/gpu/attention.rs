@@ -3,10 +3,10 @@
 use super::Buffer;
 use super::argument::MOST_SHARED_BYTES;
 use super::buffer::expect;
-use super::launch::Builder;
+use super::launch::Launcher;
 use super::table::{Kernel, kernels};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 pub(super) const OP: &str = "attention";
 
@@ -136,7 +136,7 @@ impl Attention {
 
     /// Blocks that keep `kept` tiles of rows of a kernel for `size` channels: four warps, or two where shared memory does
     /// not suffice for four.
-    fn over<'a>(&self, launch: Builder<'a>, rows: usize, size: usize, kept: usize, dtype: DType) -> Builder<'a> {
+    fn over<'a>(&self, launch: Launcher<'a>, rows: usize, size: usize, kept: usize, dtype: DType) -> Launcher<'a> {
         let shared = |warps: usize| {
             let rows = kept * warps * kernels::ATTENTION_ROWS + 2 * kernels::ATTENTION_TILE;
             let tiles = rows * (size * dtype.size() + 16);
@@ -150,7 +150,7 @@ impl Attention {
         launch.grid([blocks, self.heads, self.n]).block(warps * 32).dynamic_shared(shared(warps))
     }
 
-    fn sizes<'a>(&self, launch: Builder<'a>) -> Builder<'a> {
+    fn sizes<'a>(&self, launch: Launcher<'a>) -> Launcher<'a> {
         launch.int(self.heads).int(self.size)
     }
 }

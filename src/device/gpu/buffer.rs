@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use super::Gpu;
 use super::graph::Command;
+use super::launch::{Span, pack};
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
 
 /// Typed elements in a GPU's memory. A clone or a [`Buffer::view`] shares them.
 #[derive(Clone, Debug)]
@@ -61,9 +60,17 @@ impl Buffer {
         self.len * self.dtype.size()
     }
 
-    /// Elements that kernels move at once: `PACK` of `kernels/scalar.h`, 16 bytes.
+    /// [`pack`] of the dtype.
     pub(super) fn pack(&self) -> usize {
-        16 / self.dtype.size()
+        pack(self.dtype)
+    }
+
+    /// `len` elements from `offset` on, as launches take them.
+    pub(crate) fn span_of(&self, offset: usize, len: usize) -> Span<'_> {
+        assert!(offset + len <= self.len, "a span leaves its buffer");
+        let size = self.dtype.size();
+        let address = self.address() + (offset * size) as u64;
+        Span { gpu: self.gpu(), address, bytes: len * size, dtype: self.dtype }
     }
 
     pub(super) fn address(&self) -> u64 {
@@ -126,29 +133,21 @@ impl Buffer {
         self.gpu().0.backend.stage(data, self.address())
     }
 
-    /// The elements as a tensor on the CPU, after everything that was launched before.
+    /// The elements, after everything that was launched before.
+    ///
+    /// # Errors
+    /// What the device says, also of work that was launched before.
     ///
     /// # Panics
-    /// If `shape` has another number of elements.
-    pub fn download(&self, shape: &[usize]) -> Result<Tensor> {
+    /// If `T` is not the stored type.
+    pub fn download<T: Element>(&self) -> Result<Vec<T>> {
+        assert_eq!(T::DTYPE, self.dtype, "the buffer stores another type");
         self.gpu().not_recording("is read by the host")?;
-        macro_rules! read {
-            ($t:ty) => {{
-                let mut data = vec![<$t>::default(); self.len];
-                if !data.is_empty() {
-                    let bytes = bytemuck::cast_slice_mut(&mut data);
-                    self.gpu().0.backend.download(self.address(), bytes)?;
-                }
-                Tensor::new(data, shape)
-            }};
+        let mut data = vec![T::default(); self.len];
+        if !data.is_empty() {
+            self.gpu().0.backend.download(self.address(), bytemuck::cast_slice_mut(&mut data))?;
         }
-        Ok(match self.dtype {
-            DType::F32 => read!(f32),
-            DType::Bf16 => read!(bf16),
-            DType::F16 => read!(f16),
-            DType::F64 => read!(f64),
-            DType::I64 => read!(i64),
-        })
+        Ok(data)
     }
 }
 

@@ -4,7 +4,6 @@ use super::Buffer;
 use super::buffer::expect;
 use super::table::kernels;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
 
 const OP: &str = "combine";
 const THREADS: usize = kernels::COMBINE_THREADS;
@@ -50,7 +49,7 @@ pub fn combine(inputs: &[&Buffer], lines: &[Line]) -> Result<Buffer> {
         numbers.push(line.limit);
     }
     let gpu = first.gpu();
-    let numbers = gpu.upload(&Tensor::new(numbers, &[LINES, kernels::COMBINE_NUMBERS]))?;
+    let numbers = gpu.upload(&numbers)?;
     let y = gpu.buffer(first.dtype(), lines.len() * first.len())?;
     let mut launch = gpu
         .kernel(&kernels::COMBINE, first.dtype())

@@ -2,15 +2,29 @@
 
 use super::Buffer;
 use super::buffer::expect;
-use super::launch::Builder;
+use super::launch::Launcher;
 use super::sums::sum_rows;
 use super::table::kernels;
 use super::tile::Tile;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::Padding;
-use crate::tensor::DType;
 
 const OP: &str = "conv2d";
+
+/// Zeros added on each side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    pub top: usize,
+    pub left: usize,
+    pub bottom: usize,
+    pub right: usize,
+}
+
+impl Padding {
+    pub const fn all(p: usize) -> Self {
+        Self { top: p, left: p, bottom: p, right: p }
+    }
+}
 
 /// The shape of a convolution of `x` `[n, h, w, c_in]` with weights `[c_out, kh, kw, c_in]`.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +133,7 @@ impl Conv2d {
     }
 
     /// The arguments from h to left.
-    fn shape<'a>(&self, launch: Builder<'a>, [ho, wo]: [usize; 2]) -> Builder<'a> {
+    fn shape<'a>(&self, launch: Launcher<'a>, [ho, wo]: [usize; 2]) -> Launcher<'a> {
         let launch = launch.int(self.h).int(self.w).int(self.c_in).int(ho).int(wo).int(self.c_out);
         let launch = launch.int(self.kh).int(self.kw).int(self.stride);
         launch.int(self.padding.top).int(self.padding.left)

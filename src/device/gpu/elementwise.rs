@@ -3,8 +3,8 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::{Kernel, kernels};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const THREADS: usize = kernels::ELEMENTWISE_THREADS;
 

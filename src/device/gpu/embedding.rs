@@ -3,19 +3,16 @@
 use super::buffer::expect;
 use super::table::kernels;
 use super::{Buffer, Gpu};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
 
 const THREADS: usize = kernels::EMBEDDING_THREADS;
 
-/// Rows of `table` `[v, d]` at `ids` `[..]` -> `[.., d]`. The ids come from the host, which checks them.
-pub fn embedding(table: &Buffer, ids: &Tensor, [v, d]: [usize; 2]) -> Result<Buffer> {
+/// Rows of `table` `[v, d]` at `ids` -> `[ids, d]`. The ids come from the host, which checks them.
+pub fn embedding(table: &Buffer, ids: &[i64], [v, d]: [usize; 2]) -> Result<Buffer> {
     const OP: &str = "embedding";
     expect(OP, &[("table", table, v * d)])?;
-    if ids.dtype() != DType::I64 {
-        return Err(Error::shape(OP, format!("expected i64 ids, got {ids:?}")));
-    }
-    if let Some(id) = ids.data::<i64>().iter().find(|&&id| id < 0 || id >= v as i64) {
+    if let Some(id) = ids.iter().find(|&&id| id < 0 || id >= v as i64) {
         return Err(Error::shape(OP, format!("id {id} is not in a table of {v} rows")));
     }
     let gpu = table.gpu();
@@ -32,10 +29,9 @@ const PIECE: usize = 64;
 
 /// The gradient of a table `[v, d]`, in f32, from that of its rows at `ids`: `dy` `[.., d]`. What went to one row of the
 /// table is added up in the order of the ids, 64 at a time first.
-pub fn embedding_backward(dy: &Buffer, ids: &Tensor, [v, d]: [usize; 2]) -> Result<Buffer> {
+pub fn embedding_backward(dy: &Buffer, ids: &[i64], [v, d]: [usize; 2]) -> Result<Buffer> {
     const OP: &str = "embedding";
     expect(OP, &[("dy", dy, ids.len() * d)])?;
-    let ids: &[i64] = ids.data();
     let mut order: Vec<i64> = (0..ids.len() as i64).collect();
     order.sort_by_key(|&i| ids[i as usize]);
     // Where in the order a piece begins, and at which piece a row of the table.
@@ -49,10 +45,7 @@ pub fn embedding_backward(dy: &Buffer, ids: &Tensor, [v, d]: [usize; 2]) -> Resu
         rows.push(pieces.len() as i64 - 1);
     }
     let gpu = dy.gpu();
-    let [order, pieces, rows] = [order, pieces, rows].map(|list| {
-        let len = list.len();
-        gpu.upload(&Tensor::new(list, &[len]))
-    });
+    let [order, pieces, rows] = [order, pieces, rows].map(|list| gpu.upload(&list));
     let (order, pieces, rows) = (order?, pieces?, rows?);
     let parts = sum_listed_rows(dy, Some(&order), &pieces, d)?;
     sum_listed_rows(&parts, None, &rows, d)
@@ -70,7 +63,7 @@ fn sum_listed_rows(x: &Buffer, order: Option<&Buffer>, first: &Buffer, width: us
 }
 
 /// `[n t, d]` of zeros, but for the rows at `ids` `[n]`, one in each t: there those of `dy` `[n, d]`.
-pub fn spread_rows(dy: &Buffer, ids: &Tensor, [t, d]: [usize; 2]) -> Result<Buffer> {
+pub fn spread_rows(dy: &Buffer, ids: &[i64], [t, d]: [usize; 2]) -> Result<Buffer> {
     let n = ids.len();
     expect("select_rows", &[("dy", dy, n * d)])?;
     let gpu = dy.gpu();

@@ -4,8 +4,8 @@ use super::Buffer;
 use super::buffer::expect;
 use super::sums::sum_rows;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const OP: &str = "group_norm";
 const THREADS: usize = kernels::GROUP_NORM_THREADS;

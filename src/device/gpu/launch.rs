@@ -4,14 +4,39 @@ use super::argument::{Argument, Launch, MOST_SHARED_BYTES, Role};
 use super::graph::Command;
 use super::table::{Element, Kernel, Kind};
 use super::{Buffer, Gpu};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 /// Blocks of a grid along x, y and z.
 pub(super) const MOST_BLOCKS: [usize; 3] = [(1 << 31) - 1, (1 << 16) - 1, (1 << 16) - 1];
 
-/// Collects a launch, and borrows its buffers until then; the first mistake is told by [`Builder::launch`].
-pub struct Builder<'a> {
+/// What a kernel reads or writes: a tensor on a GPU, or a [`Buffer`].
+pub trait Operand {
+    /// Where it is; none on the CPU.
+    fn span(&self) -> Option<Span<'_>>;
+}
+
+/// Typed elements in a GPU's memory.
+pub struct Span<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) address: u64,
+    pub(super) bytes: usize,
+    pub(super) dtype: DType,
+}
+
+impl Operand for Buffer {
+    fn span(&self) -> Option<Span<'_>> {
+        Some(self.span_of(0, self.len()))
+    }
+}
+
+/// Elements of `dtype` that kernels move at once: `PACK` of `kernels/scalar.h`, 16 bytes.
+pub(crate) fn pack(dtype: DType) -> usize {
+    16 / dtype.size()
+}
+
+/// Collects a launch, and borrows its operands until then; the first mistake is told by [`Launcher::launch`].
+pub struct Launcher<'a> {
     gpu: &'a Gpu,
     kernel: &'static Kernel,
     scalar: DType,
@@ -22,7 +47,7 @@ pub struct Builder<'a> {
     mistake: Option<String>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Launcher<'a> {
     pub(super) fn new(gpu: &'a Gpu, kernel: &'static Kernel, scalar: DType) -> Self {
         let builder = Self {
             gpu,
@@ -58,24 +83,24 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// A buffer that the kernel writes completely.
-    pub fn output(self, buffer: &'a Buffer) -> Self {
-        self.memory(buffer, Role::Output)
+    /// What the kernel writes completely.
+    pub fn output(self, x: &'a impl Operand) -> Self {
+        self.memory(x, Role::Output)
     }
 
-    /// A buffer that the kernel reads and writes, or writes in part.
-    pub fn update(self, buffer: &'a Buffer) -> Self {
-        self.memory(buffer, Role::Update)
+    /// What the kernel reads and writes, or writes in part.
+    pub fn update(self, x: &'a impl Operand) -> Self {
+        self.memory(x, Role::Update)
     }
 
-    pub fn input(self, buffer: &'a Buffer) -> Self {
-        self.memory(buffer, Role::Input)
+    pub fn input(self, x: &'a impl Operand) -> Self {
+        self.memory(x, Role::Input)
     }
 
     /// An input that may be missing.
-    pub fn input_if(self, buffer: Option<&'a Buffer>) -> Self {
-        match (buffer, self.expected()) {
-            (Some(buffer), _) => self.input(buffer),
+    pub fn input_if(self, x: Option<&'a impl Operand>) -> Self {
+        match (x, self.expected()) {
+            (Some(x), _) => self.input(x),
             (None, Some(Kind::Const(_))) => self.push(Argument::Null),
             (None, _) => self.unexpected(Argument::Null),
         }
@@ -151,7 +176,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn memory(self, buffer: &Buffer, role: Role) -> Self {
+    fn memory(self, x: &impl Operand, role: Role) -> Self {
         let expected = match self.expected() {
             Some(Kind::Const(element)) if role == Role::Input => element,
             Some(Kind::Mutable(element)) if role != Role::Input => element,
@@ -160,12 +185,17 @@ impl<'a> Builder<'a> {
                 return self.unexpected(memory);
             }
         };
+        let name = self.parameter_name();
+        let Some(Span { address, bytes, dtype, .. }) = x.span().filter(|span| span.gpu == self.gpu) else {
+            let gpu = self.gpu.name();
+            return self.wrong(format!("argument `{name}` is not on {gpu}"));
+        };
         let expected: DType = Element::dtype(expected, self.scalar);
-        if buffer.dtype() != expected {
-            let (name, got) = (self.parameter_name(), buffer.dtype().name());
-            return self.wrong(format!("argument `{name}` holds {got}; expected {}", expected.name()));
+        if dtype != expected {
+            let (got, expected) = (dtype.name(), expected.name());
+            return self.wrong(format!("argument `{name}` holds {got}; expected {expected}"));
         }
-        self.push(Argument::Memory { address: buffer.address(), bytes: buffer.byte_len(), role })
+        self.push(Argument::Memory { address, bytes, role })
     }
 
     fn number(self, argument: Argument, kind: Kind) -> Self {

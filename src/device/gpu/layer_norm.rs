@@ -4,8 +4,8 @@ use super::Buffer;
 use super::buffer::expect;
 use super::sums::sum_rows;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::tensor::DType;
 
 const OP: &str = "layer_norm";
 const THREADS: usize = kernels::LAYER_NORM_THREADS;

@@ -3,8 +3,8 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const OP: &str = "weighted_mse";
 const THREADS: usize = kernels::LOSS_THREADS;

@@ -5,8 +5,8 @@ use super::buffer::expect;
 use super::sums::sum_rows;
 use super::table::kernels;
 use super::tile::Tile;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const OP: &str = "matmul";
 

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::device::gpu::Backend;
     use crate::device::gpu::graph::Command;
-    use crate::tensor::DType;
+    use crate::dtype::DType;
 
     /// A device that has nothing but so much memory, and knows what is taken of it.
     #[derive(Clone)]

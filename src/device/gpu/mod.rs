@@ -38,13 +38,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use arena::Usage;
 pub use buffer::Buffer;
+pub(crate) use launch::{Launcher, Operand, Span, pack};
 pub use simulator::{Checks, Order};
 
+use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
 use arena::Arena;
 use graph::Command;
-use launch::Builder;
 use recorder::{Launched, Recorder};
 use table::Kernel;
 
@@ -176,12 +176,23 @@ impl Gpu {
         Buffer::allocate(self, dtype, len)
     }
 
-    /// The elements of a tensor, in its dtype.
-    pub fn upload(&self, tensor: &Tensor) -> Result<Buffer> {
-        let buffer = self.buffer(tensor.dtype(), tensor.len())?;
-        if !tensor.is_empty() {
+    /// A copy of these elements.
+    ///
+    /// # Errors
+    /// Where the device has no room, or says something else.
+    pub fn upload<T: Element>(&self, data: &[T]) -> Result<Buffer> {
+        self.upload_bytes(bytemuck::cast_slice(data), T::DTYPE)
+    }
+
+    /// [`Gpu::upload`] of elements of `dtype` as they are stored.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn upload_bytes(&self, data: &[u8], dtype: DType) -> Result<Buffer> {
+        let buffer = self.buffer(dtype, data.len() / dtype.size())?;
+        if !data.is_empty() {
             self.not_recording("copies from the host")?;
-            self.0.backend.upload(tensor.bytes(), buffer.address())?;
+            self.0.backend.upload(data, buffer.address())?;
         }
         Ok(buffer)
     }
@@ -218,8 +229,8 @@ impl Gpu {
     }
 
     /// Begins the launch of `kernel` as compiled for storage type `scalar`.
-    pub(crate) fn kernel(&self, kernel: &'static Kernel, scalar: DType) -> Builder<'_> {
-        Builder::new(self, kernel, scalar)
+    pub(crate) fn kernel(&self, kernel: &'static Kernel, scalar: DType) -> Launcher<'_> {
+        Launcher::new(self, kernel, scalar)
     }
 }
 

@@ -3,9 +3,9 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
-use crate::tensor::random::Stream;
+use crate::random::Stream;
 
 const THREADS: usize = kernels::NOISE_THREADS;
 
@@ -41,7 +41,7 @@ pub fn add_noise(x: &Buffer, signal: &Buffer, sigma: &Buffer, draw: Draw<'_>, ta
     Ok([noisy, wanted])
 }
 
-/// Standard normal numbers, f32 `[n, size]`: the same bits as `tensor::random::normals`.
+/// Standard normal numbers, f32 `[n, size]`: the same bits as `random::normals`.
 pub fn normals(draw: Draw<'_>, size: usize) -> Result<Buffer> {
     const OP: &str = "normals";
     let n = draw.index.len();

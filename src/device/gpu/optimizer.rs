@@ -3,11 +3,20 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::optimizer::AdamW;
-use crate::tensor::DType;
 
 const THREADS: usize = kernels::OPTIMIZER_THREADS;
+
+/// What AdamW is told, as `torch.optim.AdamW` names it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub lr: f64,
+    /// Decay of the running mean and of the running square.
+    pub betas: (f64, f64),
+    pub eps: f64,
+    pub weight_decay: f64,
+}
 
 /// `gradient += part`, both f32: what one micro-batch adds to the gradient of one parameter.
 pub fn accumulate(gradient: &Buffer, part: &Buffer) -> Result<()> {

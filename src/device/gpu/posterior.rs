@@ -4,11 +4,12 @@ use super::Buffer;
 use super::buffer::expect;
 use super::loss::mean_of_parts;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::ops::LOG_VARIANCE;
-use crate::tensor::DType;
 
 const THREADS: usize = kernels::POSTERIOR_THREADS;
+/// The log variance is limited to this range, outside of which it has no gradient.
+pub const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
 const LOW: f32 = LOG_VARIANCE.0 as f32;
 const HIGH: f32 = LOG_VARIANCE.1 as f32;
 

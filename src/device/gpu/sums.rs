@@ -3,8 +3,8 @@
 use super::Buffer;
 use super::buffer::expect;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::tensor::DType;
 
 const THREADS: usize = kernels::SUMS_THREADS;
 /// Rows that one thread adds up.

@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_void};
 
 pub use super::kind::{Element, Kind};
-use crate::tensor::DType;
+use crate::dtype::DType;
 
 /// A kernel of `kernels/*.cu`.
 pub struct Kernel {

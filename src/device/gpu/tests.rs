@@ -2,17 +2,17 @@
 
 use super::table::planted::{self as kernels, PLANTED_THREADS as THREADS};
 use super::{Buffer, Checks, Gpu, Order};
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::tensor::{DType, Tensor};
 
 /// Runs `launch` in both orders of the threads, on `THREADS` values for x and as many for y.
 fn both_orders(launch: impl Fn(&Gpu, &Buffer, &Buffer) -> Result<()>) -> [Result<Vec<f32>>; 2] {
     [Order::Forwards, Order::Backwards].map(|order| {
         let gpu = Gpu::simulator(Checks::On, order)?;
-        let x = gpu.upload(&Tensor::new(values(), &[THREADS]))?;
+        let x = gpu.upload(&values())?;
         let y = gpu.buffer(DType::F32, THREADS)?;
         launch(&gpu, &y, &x)?;
-        Ok(y.download(&[THREADS])?.data().to_vec())
+        y.download()
     })
 }
 
@@ -156,7 +156,7 @@ fn threads_that_part_ways_are_caught() {
 #[test]
 fn a_failed_launch_leaves_no_trace() {
     let gpu = Gpu::simulator(Checks::On, Order::Forwards).expect("a simulator");
-    let x = gpu.upload(&Tensor::new(values(), &[THREADS])).expect("memory");
+    let x = gpu.upload(&values()).expect("memory");
     let y = gpu.buffer(DType::F32, THREADS).expect("memory");
     for bug in [2, 0, 3, 0, 1, 0] {
         let launch = gpu.kernel(&kernels::PLANTED_BLOCK_EXCHANGE, DType::F32).block(THREADS);

@@ -1,8 +1,8 @@
 //! The tiles of `tile.h`: which size a product takes, and how the blocks lie.
 
-use super::launch::Builder;
+use super::launch::Launcher;
 use super::table::{Kernel, kernels};
-use crate::tensor::DType;
+use crate::dtype::DType;
 
 /// Blocks that keep a GPU busy: with fewer large tiles, small ones are taken. It depends on the shape alone, and so do
 /// results.
@@ -49,7 +49,7 @@ impl Tile {
     }
 
     /// With blocks for `[m, n]` sums in so many slices, and the ring of tiles of both operands.
-    pub fn over(self, launch: Builder<'_>, m: usize, n: usize, slices: usize) -> Builder<'_> {
+    pub fn over(self, launch: Launcher<'_>, m: usize, n: usize, slices: usize) -> Launcher<'_> {
         let launch = launch.grid(self.grid(m, n, slices));
         let ring = kernels::TILE_STAGES * 2 * self.size * kernels::TILE_STEP_BYTES;
         launch.block(self.threads).dynamic_shared(ring)

@@ -8,8 +8,8 @@ use super::elementwise::cast;
 use super::matmul::{Epilogue, Layout, Pair, matmul, matmul_into, matmul_transposed};
 use super::optimizer::accumulate;
 use super::table::kernels;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 /// Scores that are in memory at once.
 const SCORES: usize = 16 << 20;

@@ -10,26 +10,12 @@ use crate::autograd::Tape;
 use crate::device::cpu::convolve::Convolution;
 use crate::device::cpu::gemm::{Gemm, Matrix, Output, product, sum_rows};
 use crate::device::cpu::patches::{Order, Patches, Taps, Transposed};
+pub use crate::device::gpu::conv2d::Padding;
 use crate::dispatch;
 use crate::error::Result;
 use crate::tensor::{Tensor, buffer, recycle};
 use size::Size;
 pub use upsampled::upsample_conv2d;
-
-/// Zeros added on each side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Padding {
-    pub top: usize,
-    pub left: usize,
-    pub bottom: usize,
-    pub right: usize,
-}
-
-impl Padding {
-    pub const fn all(p: usize) -> Self {
-        Self { top: p, left: p, bottom: p, right: p }
-    }
-}
 
 /// `x` `[n, h, w, c_in]`, `weight` `[c_out, kh, kw, c_in]`, `bias` `[c_out]` -> `[n, ho, wo, c_out]`.
 ///

@@ -9,19 +9,6 @@ use crate::device::gpu::sums::sum_rows_of_each;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
-/// As `ops::add`.
-pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let out = Tensor::on_gpu(kernels::add(&of(x)?, &of(y)?)?, x.shape());
-    let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record("add", &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())]));
-    Ok(out)
-}
-
-/// As `ops::accumulate`, into memory of its own.
-pub fn accumulate(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::on_gpu(kernels::add(&of(a)?, &of(b)?)?, a.shape()))
-}
-
 /// As `ops::scale`.
 pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
     let times = move |x: &Tensor| Ok(Tensor::on_gpu(kernels::scale(&of(x)?, factor as f32)?, x.shape()));

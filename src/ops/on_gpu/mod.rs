@@ -16,7 +16,7 @@ mod rows;
 pub(super) use attention::attention;
 pub(super) use combine::{combine, combine_lines};
 pub(super) use conv2d::conv2d;
-pub(super) use elementwise::{Activation, accumulate, activation, add, add_channel_bias, cast, clamp, geglu, scale};
+pub(super) use elementwise::{Activation, activation, add_channel_bias, cast, clamp, geglu, scale};
 pub(super) use group::{linear_group, lora_linear_group};
 pub(super) use linear::{linear, linear_geglu};
 pub(super) use lora::lora_linear;
@@ -28,22 +28,14 @@ pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, t
 use crate::device::Device;
 use crate::device::gpu::Buffer;
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, device_of};
 
 /// Whether the tensors that enter an op are in a GPU's memory.
 ///
 /// # Errors
 /// [`Error::Shape`] where they are not all on one device.
 pub(super) fn holds(op: &'static str, inputs: &[&Tensor]) -> Result<bool> {
-    let device = inputs.first().map_or(Device::Cpu, |x| x.device());
-    match inputs.iter().find(|x| x.device() != device) {
-        None => Ok(device != Device::Cpu),
-        Some(x) => {
-            let (first, there) = (inputs[0], x.device().name());
-            let message = format!("{first:?} is on {}, but {x:?} is on {there}", device.name());
-            Err(Error::shape(op, message))
-        }
-    }
+    Ok(device_of(op, inputs)? != Device::Cpu)
 }
 
 /// The memory of a tensor that the op has found on a GPU, or of a gradient that came back from one.

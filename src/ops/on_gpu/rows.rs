@@ -9,10 +9,10 @@ use crate::tensor::Tensor;
 /// As `ops::embedding`, with `ids` on the CPU, which has checked them; the result has `shape`.
 pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor, shape: &[usize]) -> Result<Tensor> {
     let size = [table.shape()[0], table.shape()[1]];
-    let out = Tensor::on_gpu(kernels::embedding(&of(table)?, ids, size)?, shape);
+    let out = Tensor::on_gpu(kernels::embedding(&of(table)?, ids.data(), size)?, shape);
     let ids = ids.clone();
     tape.record("embedding", &[table], &out, move |dy| {
-        let gradient = kernels::embedding_backward(&of(dy)?, &ids, size)?;
+        let gradient = kernels::embedding_backward(&of(dy)?, ids.data(), size)?;
         Ok(vec![Some(Tensor::on_gpu(gradient, &size))])
     });
     Ok(out)
@@ -60,8 +60,7 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, shape: &[usize]) ->
 
 /// As `ops::select_rows` of `x` `[n, t, c]`: a lookup among all `n t` rows.
 pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
-    let ids = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64);
-    let ids = Tensor::new(ids.collect(), &[n]);
+    let ids: Vec<i64> = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64).collect();
     let out = Tensor::on_gpu(kernels::embedding(&of(x)?, &ids, [n * t, c])?, &[n, c]);
     tape.record("select_rows", &[x], &out, move |dy| {
         let dx = kernels::spread_rows(&of(dy)?, &ids, [t, c])?;

@@ -39,14 +39,12 @@ struct BothCodes {
 
 impl Moments {
     fn upload(gpu: &Gpu, moments: &host::Moments) -> Result<Self> {
-        let floats = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
+        let floats = |values: &[f32]| gpu.upload(values);
         Ok(match moments {
             host::Moments::Floats([first, second]) => Moments::Floats([floats(first)?, floats(second)?]),
             host::Moments::Codes(begun) => {
                 let upload = |moment: &optimizer::Codes| -> Result<Codes> {
-                    let words = moment.words();
-                    let len = words.len();
-                    Ok(Codes { codes: gpu.upload(&Tensor::new(words, &[len]))?, scales: floats(&moment.scales)? })
+                    Ok(Codes { codes: gpu.upload(&moment.words())?, scales: floats(&moment.scales)? })
                 };
                 Moments::Codes(Box::new(BothCodes {
                     both: [upload(&begun[0])?, upload(&begun[1])?],
@@ -63,7 +61,7 @@ impl Moments {
             Moments::Codes(codes) => {
                 let mut local = codes.begun.clone();
                 for (local, there) in local.iter_mut().zip(&codes.both) {
-                    local.set_words(there.codes.download(&[there.codes.len()])?.data());
+                    local.set_words(&there.codes.download::<i64>()?);
                     local.scales = values(&there.scales)?;
                 }
                 host::Moments::Codes(local)
@@ -79,7 +77,7 @@ impl Buffers {
 
     /// All of them as they are on the CPU.
     pub fn upload(gpu: &Gpu, buffers: &host::Buffers, dtype: DType) -> Result<Self> {
-        let upload = |values: &[f32]| gpu.upload(&Tensor::new(values.to_vec(), &[values.len()]));
+        let upload = |values: &[f32]| gpu.upload(values);
         let master = upload(&buffers.master)?;
         Ok(Self {
             mirror: elementwise::cast(&master, dtype)?,
@@ -112,7 +110,7 @@ impl Buffers {
 
     pub fn progress(&self) -> Result<Progress> {
         let mut progress = self.begun;
-        if let &[scale, clean, updates] = self.progress.download(&[3])?.data::<f32>() {
+        if let [scale, clean, updates] = self.progress.download::<f32>()?[..] {
             progress.set([scale, clean, updates]);
         }
         Ok(progress)
@@ -181,9 +179,9 @@ pub fn mirror(values: &Buffer, dtype: DType) -> Result<Tensor> {
 }
 
 fn values(buffer: &Buffer) -> Result<Vec<f32>> {
-    Ok(buffer.download(&[buffer.len()])?.data().to_vec())
+    buffer.download()
 }
 
 fn number(buffer: &Buffer) -> Result<f64> {
-    Ok(buffer.download(&[1])?.item())
+    Ok(f64::from(buffer.download::<f32>()?[0]))
 }

@@ -169,16 +169,16 @@ fn nothing_of_a_step_is_fixed() {
 #[test]
 fn work_that_cannot_be_replayed_is_told() {
     let gpu = Gpu::simulator(Checks::Off, Order::Forwards).expect("a simulator");
-    let x = gpu.upload(&Tensor::full(&[64], 1.0, DType::F32)).expect("room");
+    let x = gpu.upload(&[1.0_f32; 64]).expect("room");
     let scaled = |factor: f32| {
         let work = || crate::device::gpu::elementwise::scale(&x, factor).map(drop);
         gpu.record(work).expect("a recording").commands()
     };
     assert_eq!(scaled(0.5), scaled(0.5));
     assert_ne!(scaled(0.5), scaled(0.25));
-    let read = gpu.record(|| x.download(&[64]).map(drop));
+    let read = gpu.record(|| x.download::<f32>().map(drop));
     assert!(read.err().expect("refused").to_string().contains("read by the host"));
-    let copied = gpu.record(|| gpu.upload(&Tensor::full(&[1], 1.0, DType::F32)).map(drop));
+    let copied = gpu.record(|| gpu.upload(&[1.0_f32]).map(drop));
     assert!(copied.err().expect("refused").to_string().contains("copies from the host"));
     let mut left = None;
     let leaves = gpu.record(|| {
@@ -188,9 +188,9 @@ fn work_that_cannot_be_replayed_is_told() {
     assert!(leaves.err().expect("refused").to_string().contains("leaves other buffers behind"));
     // After all that the device does as it is told.
     let graph = gpu.record(|| x.clear()).expect("a recording");
-    assert_eq!(x.download(&[64]).expect("a device").data::<f32>()[0], 1.0);
+    assert_eq!(x.download::<f32>().expect("a device")[0], 1.0);
     graph.replay().expect("a device");
-    assert_eq!(x.download(&[64]).expect("a device").data::<f32>()[0], 0.0);
+    assert_eq!(x.download::<f32>().expect("a device")[0], 0.0);
     drop(left);
     assert!(graph.replay().expect_err("refused").to_string().contains("came or went"));
 }

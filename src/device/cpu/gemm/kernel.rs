@@ -71,7 +71,7 @@ impl<T> Kernel<T> {
 }
 
 /// The types that have kernels.
-pub trait Gemm: crate::tensor::Real {
+pub trait Gemm: crate::dtype::Real {
     /// The best kernel for this processor.
     fn kernel() -> &'static Kernel<Self>;
 }
@@ -200,7 +200,7 @@ mod part {
     use std::arch::x86_64::*;
 
     use super::Tile;
-    use crate::tensor::Real;
+    use crate::dtype::Real;
 
     /// # Safety
     /// As for [`super::Kernel::run`], and `sums` must be valid for vectors of `L` lanes.
@@ -241,7 +241,7 @@ mod part {
 
 /// Vectors of four as arrays, which compilers turn into what the target has.
 mod portable {
-    use crate::tensor::Real;
+    use crate::dtype::Real;
 
     #[inline(always)]
     pub fn zero<T: Real>() -> [T; 4] {

@@ -15,7 +15,7 @@ mod turn;
 
 use rayon::prelude::*;
 
-use crate::tensor::Real;
+use crate::dtype::Real;
 pub use kernel::{Gemm, Kernel, Tile, VECTORS};
 pub use operand::{Matrix, Operand};
 pub use panels::{Aligned, Layout, Packer};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::panels::Packer;
-use crate::tensor::Real;
+use crate::dtype::Real;
 
 /// One side of a product: the rows of the left operand or the columns of the right one, each `depth` elements long.
 pub trait Operand<T>: Sync {

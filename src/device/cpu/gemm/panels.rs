@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::kernel::Kernel;
 use super::operand::InPlace;
 use super::turn::{LINES, Spread, Turn};
-use crate::tensor::{Real, buffer, recycle};
+use crate::device::cpu::pool::{buffer, recycle};
+use crate::dtype::Real;
 
 /// How lines are cut into panels: each has `width` of them, the last as few as there are, rounded up to `round`.
 #[derive(Clone, Copy)]

@@ -9,7 +9,8 @@ use super::operand::InPlace;
 use super::panels::{Aligned, Elements, Layout, Packer, Panels};
 use super::target::Target;
 use super::{Operand, Output, Pair};
-use crate::tensor::{Real, buffer, recycle};
+use crate::device::cpu::pool::{buffer, recycle};
+use crate::dtype::Real;
 
 /// Steps of the depth that are summed before they are added to the output: a panel of them fits into the first cache.
 const DEPTH: usize = 256;

@@ -6,7 +6,8 @@ use super::Output;
 use super::kernel::Tile;
 use super::panels::Panels;
 use super::plan::Plan;
-use crate::tensor::{Real, buffer, recycle};
+use crate::device::cpu::pool::{buffer, recycle};
+use crate::dtype::Real;
 
 /// Where a task's sums are: in the output, or in a tile of its own where that is transposed.
 pub struct Target<'a, T: Real> {

@@ -10,8 +10,8 @@ use cudarc::cublaslt::sys;
 use super::{Owned, Queue, WORKSPACE_BYTES, missing, said, workspace};
 use crate::device::gpu::Buffer;
 use crate::device::gpu::library::{Added, Call, Product, Stored};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 
 const NAME: &str = "cuBLASLt";
 

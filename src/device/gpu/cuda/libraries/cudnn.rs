@@ -9,11 +9,10 @@ use cudarc::cudnn::sys;
 
 use super::{Owned, Queue, WORKSPACE_BYTES, missing, said, workspace};
 use crate::device::gpu::Buffer;
-use crate::device::gpu::conv2d::Conv2d;
+use crate::device::gpu::conv2d::{Conv2d, Padding};
 use crate::device::gpu::library::{Call, Pass};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::Padding;
-use crate::tensor::DType;
 
 const NAME: &str = "cuDNN";
 /// Choices that the heuristics are asked for.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::Queue;
 use crate::device::gpu::Buffer;
 use crate::device::gpu::library::{Call, Libraries, Work};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::tensor::DType;
 use cublaslt::CublasLt;
 use cudnn::Cudnn;
 

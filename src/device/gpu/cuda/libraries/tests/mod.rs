@@ -7,13 +7,12 @@ use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use super::{Loaded, Queue};
-use crate::device::gpu::conv2d::{Added as Beside, Conv2d};
+use crate::device::gpu::conv2d::{Added as Beside, Conv2d, Padding};
 use crate::device::gpu::library::{Added, Libraries, Pass, Product, Work};
 use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul, matmul_transposed};
 use crate::device::gpu::{Buffer, Checks, Gpu, Order};
-use crate::ops::Padding;
-use crate::tensor::random::{self, Stream};
-use crate::tensor::{DType, Tensor};
+use crate::dtype::DType;
+use crate::random::{self, Stream};
 
 /// Set where the stand-in can be found.
 const CHILD: &str = "SELMA_TEST_STAND_IN";
@@ -58,11 +57,11 @@ fn simulator() -> Gpu {
 
 fn normals(gpu: &Gpu, seed: u64, len: usize) -> Buffer {
     let values = random::normals(seed, Stream::Noise, 0, 0, len);
-    gpu.upload(&Tensor::new(values, &[len])).unwrap()
+    gpu.upload(&values).unwrap()
 }
 
 fn values(buffer: &Buffer) -> Vec<f32> {
-    buffer.download(&[buffer.len()]).unwrap().data().to_vec()
+    buffer.download().unwrap()
 }
 
 /// To what sums of a few hundred f32 products round.

@@ -102,7 +102,7 @@ impl Real for f64 {
 macro_rules! dispatch {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype {
-            $crate::tensor::DType::F64 => {
+            $crate::dtype::DType::F64 => {
                 type $T = f64;
                 $body
             }
