@@ -52,22 +52,24 @@ impl Tape {
         self.0.as_ref().is_some_and(|r| r.borrow().tracked.contains(&x.id()))
     }
 
-    /// Appends one op. `backward` maps the output's gradient to one gradient per input, in order; `None` where
-    /// [`Tape::wants`] said no. Dropped unrecorded if no input is tracked.
-    pub fn record(
+    /// Appends one op of N `inputs`: tensors, or `Option`s of them where some may be missing. `backward` is given the
+    /// output's gradient and for each input whether its gradient is wanted, and returns the gradients in the same order:
+    /// `None` where it is not wanted. Dropped unrecorded if no input is tracked.
+    pub fn record<'a, const N: usize>(
         &self,
         op: &'static str,
-        inputs: &[&Tensor],
+        inputs: [impl Into<Option<&'a Tensor>>; N],
         output: &Tensor,
-        backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
+        backward: impl FnOnce(&Tensor, [bool; N]) -> Result<[Option<Tensor>; N]> + 'static,
     ) {
-        if !inputs.iter().any(|x| self.wants(x)) {
+        let tracked = inputs.map(|x| x.into().filter(|x| self.wants(x)).map(Tensor::id));
+        let wants = tracked.map(|id| id.is_some());
+        if !wants.contains(&true) {
             return;
         }
-        let ids: Vec<u64> = inputs.iter().map(|x| x.id()).collect();
         self.record_entry(op, output, move |dy, gradients| {
-            for (id, gradient) in ids.into_iter().zip(backward(dy)?) {
-                if let Some(gradient) = gradient {
+            for (id, gradient) in tracked.into_iter().zip(backward(dy, wants)?) {
+                if let (Some(id), Some(gradient)) = (id, gradient) {
                     gradients.add(id, gradient)?;
                 }
             }

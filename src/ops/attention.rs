@@ -1,6 +1,8 @@
 //! Scaled dot-product attention over heads that lie side by side in the channels. Only the log-sum-exp of each query's
 //! scores is kept, and the backward pass recomputes the probabilities from it (Dao et al. 2022, arXiv:2205.14135).
 
+use std::array::from_fn;
+
 use rayon::prelude::*;
 
 use super::elementwise::float;
@@ -34,9 +36,8 @@ pub fn attention(tape: &Tape, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, 
     let sizes = Sizes { tq, tk, heads, size: c / heads, causal };
     dispatch!(q.dtype(), T => {
         let (out, log_sums) = sizes.forward::<T>([q, k, v]);
-        let wants = [tape.wants(q), tape.wants(k), tape.wants(v)];
         let (q_saved, k_saved, v_saved, y) = (q.clone(), k.clone(), v.clone(), out.clone());
-        tape.record(OP, &[q, k, v], &out, move |dy| {
+        tape.record(OP, [q, k, v], &out, move |dy, wants| {
             Ok(sizes.backward::<T>([&q_saved, &k_saved, &v_saved], &y, dy, log_sums, wants))
         });
         Ok(out)
@@ -92,10 +93,9 @@ impl Sizes {
         dy: &Tensor,
         log_sums: Vec<T>,
         wants: [bool; 3],
-    ) -> Vec<Option<Tensor>> {
+    ) -> [Option<Tensor>; 3] {
         let Self { tq, tk, heads, size, causal } = self;
-        let mut gradients: Vec<Option<Vec<T>>> =
-            inputs.iter().zip(wants).map(|(x, wanted)| wanted.then(|| buffer(x.len()))).collect();
+        let mut gradients: [Option<Vec<T>>; 3] = from_fn(|i| wants[i].then(|| buffer(inputs[i].len())));
         let [q, k, v] = inputs.map(|x| x.reals::<T>());
         let (y, dy) = (y.reals::<T>(), dy.reals::<T>());
         let mut parts = gradients.iter_mut().zip([tq, tk, tk]).map(|(gradient, t)| match gradient {
@@ -113,9 +113,6 @@ impl Sizes {
             backward(inputs, self.queries(&y, head), self.queries(&dy, head), log_sums, gradients);
         });
         recycle(log_sums);
-        let gradients = gradients.into_iter().zip(inputs);
-        gradients
-            .map(|(gradient, x)| gradient.map(|gradient| Tensor::from_reals(gradient, x.shape(), x.dtype())))
-            .collect()
+        from_fn(|i| Some(Tensor::from_reals(gradients[i].take()?, inputs[i].shape(), inputs[i].dtype())))
     }
 }

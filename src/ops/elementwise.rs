@@ -16,8 +16,7 @@ const CHUNK: usize = 1 << 13;
 /// `x + y`, same shape and dtype.
 pub fn add(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let out = x.sum(y)?;
-    let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record("add", &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| dy.clone()), wants_y.then(|| dy.clone())]));
+    tape.record("add", [x, y], &out, |dy, wants| Ok(wants.map(|wanted| wanted.then(|| dy.clone()))));
     Ok(out)
 }
 
@@ -34,7 +33,7 @@ pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
         })
     };
     let out = times(x);
-    tape.record("scale", &[x], &out, move |dy| Ok(vec![Some(times(dy))]));
+    tape.record("scale", [x], &out, move |dy, _| Ok([Some(times(dy))]));
     Ok(out)
 }
 
@@ -50,10 +49,9 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         return on_gpu::add_channel_bias(tape, x, t, [n, pixels, c]);
     }
     let out = dispatch!(x.dtype(), T => add_channels::<T>(x, t, pixels, c));
-    let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
-    tape.record(OP, &[x, t], &out, move |dy| {
+    tape.record(OP, [x, t], &out, move |dy, [wants_x, wants_t]| {
         let dt = wants_t.then(|| dispatch!(dy.dtype(), T => sum_pixels::<T>(dy, n, pixels, c)));
-        Ok(vec![wants_x.then(|| dy.clone()), dt])
+        Ok([wants_x.then(|| dy.clone()), dt])
     });
     Ok(out)
 }
@@ -109,10 +107,10 @@ pub fn silu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     }
     let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.silu()));
     let saved = x.clone();
-    tape.record("silu", &[x], &out, move |dy| {
+    tape.record("silu", [x], &out, move |dy, _| {
         let x = &saved;
         let dx = dispatch!(x.dtype(), T => zip::<T>(x, dy, #[inline(always)] |x, dy| dy * x.silu_slope()));
-        Ok(vec![Some(dx)])
+        Ok([Some(dx)])
     });
     Ok(out)
 }
@@ -125,10 +123,10 @@ pub fn gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     }
     let out = dispatch!(x.dtype(), T => map::<T>(x, #[inline(always)] |x| x.gelu()));
     let saved = x.clone();
-    tape.record("gelu", &[x], &out, move |dy| {
+    tape.record("gelu", [x], &out, move |dy, _| {
         let x = &saved;
         let dx = dispatch!(x.dtype(), T => zip::<T>(x, dy, #[inline(always)] |x, dy| dy * x.gelu_and_slope().1));
-        Ok(vec![Some(dx)])
+        Ok([Some(dx)])
     });
     Ok(out)
 }
@@ -145,14 +143,14 @@ pub fn quick_gelu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
         map::<T>(x, #[inline(always)] |x| x * (a * x).sigmoid())
     });
     let saved = x.clone();
-    tape.record("quick_gelu", &[x], &out, move |dy| {
+    tape.record("quick_gelu", [x], &out, move |dy, _| {
         // x s(ax) = silu(ax) / a, whose slope in x is silu's at ax.
         let x = &saved;
         let dx = dispatch!(x.dtype(), T => {
             let a = T::from_f64(SLOPE);
             zip::<T>(x, dy, #[inline(always)] |x, dy| dy * (a * x).silu_slope())
         });
-        Ok(vec![Some(dx)])
+        Ok([Some(dx)])
     });
     Ok(out)
 }

@@ -30,8 +30,8 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     // A row is copied as bytes, whatever its dtype.
     let out = dispatch!(table.dtype(), T => lookup::<T>(table, ids, d, &shape));
     let (ids, dtype) = (ids.clone(), table.dtype().accumulator());
-    tape.record(OP, &[table], &out, move |dy| {
-        Ok(vec![Some(dispatch!(dtype, T => {
+    tape.record(OP, [table], &out, move |dy, _| {
+        Ok([Some(dispatch!(dtype, T => {
             let dys = dy.reals::<T>();
             let mut dtable = vec![T::default(); v * d];
             for (&id, dy) in ids.data::<i64>().iter().zip(dys.chunks_exact(d.max(1))) {

@@ -28,9 +28,9 @@ pub fn geglu(tape: &Tape, x: &Tensor) -> Result<Tensor> {
     }
     let out = dispatch!(x.dtype(), T => geglu_forward::<T>(x, c));
     let saved = x.clone();
-    tape.record("geglu", &[x], &out, move |dy| {
+    tape.record("geglu", [x], &out, move |dy, _| {
         let x = &saved;
-        Ok(vec![Some(dispatch!(x.dtype(), T => geglu_backward::<T>(x, dy, c)))])
+        Ok([Some(dispatch!(x.dtype(), T => geglu_backward::<T>(x, dy, c)))])
     });
     Ok(out)
 }
@@ -126,9 +126,9 @@ pub fn linear_geglu(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tens
         let (weight, shape, dtype) = (weight.clone(), x.shape().to_vec(), x.dtype());
         let out = Tensor::from_reals(out, &shaped(x, width / 2), dtype);
         let between = Tensor::from_reals(between, &shaped(x, width), dtype);
-        tape.record(OP, &[x], &out, move |dy| {
+        tape.record(OP, [x], &out, move |dy, _| {
             let dx = layer_and_gate_gradient::<T>(&between, &weight, dy);
-            Ok(vec![Some(Tensor::from_reals(dx, &shape, dtype))])
+            Ok([Some(Tensor::from_reals(dx, &shape, dtype))])
         });
         out
     });

@@ -32,11 +32,10 @@ pub fn group_norm(
         return on_gpu::group_norm(tape, x, weight, bias, norm);
     }
     let norm = Norm { pixels: h * w, c, groups, silu };
-    let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
     dispatch!(x.dtype(), T => {
         let (out, statistics) = norm.forward::<T>(x, weight, bias, eps);
         let (x_saved, w_saved, b_saved) = (x.clone(), weight.clone(), bias.clone());
-        tape.record(OP, &[x, weight, bias], &out, move |dy| {
+        tape.record(OP, [x, weight, bias], &out, move |dy, wants| {
             Ok(norm.backward(&x_saved, &w_saved, &b_saved, &statistics, dy, wants))
         });
         Ok(out)

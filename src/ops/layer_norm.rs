@@ -32,12 +32,11 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: 
         let eps = eps as f32;
         return on_gpu::layer_norm(tape, x, weight, bias, Launch { rows, c, eps });
     }
-    let wants = [tape.wants(x), tape.wants(weight), tape.wants(bias)];
     let parameter = bias.dtype().accumulator();
     let (saved, saved_weight) = (x.clone(), weight.clone());
     dispatch!(x.dtype(), T => {
         let (out, statistics) = forward::<T>(x, weight, bias, eps);
-        tape.record(OP, &[x, weight, bias], &out, move |dy| {
+        tape.record(OP, [x, weight, bias], &out, move |dy, wants| {
             Ok(backward(&saved, &saved_weight, &statistics, dy, wants, parameter))
         });
         Ok(out)
@@ -94,7 +93,7 @@ fn backward<T: Elementary>(
     dy: &Tensor,
     wants: [bool; 3],
     parameter: DType,
-) -> Vec<Option<Tensor>> {
+) -> [Option<Tensor>; 3] {
     let c = weight.len();
     let (xs, w, dys) = (x.reals::<T>(), weight.reals::<T>(), dy.reals::<T>());
     let [wants_x, wants_weight, wants_bias] = wants;
@@ -135,7 +134,7 @@ fn backward<T: Elementary>(
     let parameters = |sums: &[T]| Tensor::from_reals(sums.to_vec(), &[c], parameter);
     let dweight = wants_weight.then(|| parameters(&sums[..c]));
     let dbias = wants_bias.then(|| parameters(&sums[c..]));
-    vec![dx, dweight, dbias]
+    [dx, dweight, dbias]
 }
 
 /// With g = w dy and the normalised row n: dx = (g - mean g - n mean(g n)) / deviation.

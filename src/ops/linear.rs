@@ -57,22 +57,19 @@ fn linear_onto(
         with_bias(bias, |output| product(pair.0, pair.1, output, &mut y));
         Tensor::from_reals(y, &shaped(x, out), x.dtype())
     });
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
-    let (saved, weight, shape, dtype) = (wants[1].then(|| x.clone()), weight.clone(), x.shape().to_vec(), x.dtype());
-    tape.record(OP, &inputs, &y, move |dy| {
+    let (saved, w, shape, dtype) =
+        (tape.wants(weight).then(|| x.clone()), weight.clone(), x.shape().to_vec(), x.dtype());
+    tape.record(OP, [Some(x), Some(weight), bias], &y, move |dy, [wants_x, _, wants_bias]| {
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
-            let dx = wants[0].then(|| {
-                let dx = multiplied::<T>(&[(&Matrix::lines(&dy, rows, out), &Matrix::steps(&weight.reals::<T>(), out, width))]);
+            let dx = wants_x.then(|| {
+                let dx = multiplied::<T>(&[(&Matrix::lines(&dy, rows, out), &Matrix::steps(&w.reals::<T>(), out, width))]);
                 Tensor::from_reals(dx, &shape, dtype)
             });
-            let dw = saved.map(|x| weight_gradient::<T>(&dy, &x.reals::<T>(), out, width, weight.dtype()));
-            let mut gradients = vec![dx, dw];
-            if let Some(&wanted) = wants.get(2) {
-                gradients.push(wanted.then(|| Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator())));
-            }
-            Ok(gradients)
+            let dw = saved.map(|x| weight_gradient::<T>(&dy, &x.reals::<T>(), out, width, w.dtype()));
+            let db = || Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator());
+            Ok([dx, dw, wants_bias.then(db)])
         })
     });
     onto.map_or(Ok(y.clone()), |onto| add(tape, onto, &y))

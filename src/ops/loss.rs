@@ -34,8 +34,8 @@ pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: 
     let loss = dispatch!(dtype, T => mean::<T>(prediction, target, weights.data()));
     let loss = Tensor::full(&[], loss, dtype.accumulator());
     let (p, t, weights) = (prediction.clone(), target.clone(), weights.clone());
-    tape.record(OP, &[prediction], &loss, move |dy| {
-        Ok(vec![Some(dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())))])
+    tape.record(OP, [prediction], &loss, move |dy, _| {
+        Ok([Some(dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())))])
     });
     Ok(loss)
 }

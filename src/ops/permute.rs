@@ -51,8 +51,9 @@ pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor) -> Result<Tensor> {
         return on_gpu::concat_channels(tape, x, y, [a, b], &with_last(x, a + b));
     }
     let out = stored!(x.dtype(), T => concat::<T>(x, y, a, b));
-    let (wants_x, wants_y) = (tape.wants(x), tape.wants(y));
-    tape.record(OP, &[x, y], &out, move |dy| Ok(vec![wants_x.then(|| cut(dy, 0, a)), wants_y.then(|| cut(dy, a, b))]));
+    tape.record(OP, [x, y], &out, move |dy, [wants_x, wants_y]| {
+        Ok([wants_x.then(|| cut(dy, 0, a)), wants_y.then(|| cut(dy, a, b))])
+    });
     Ok(out)
 }
 
@@ -78,7 +79,7 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, len: usize) -> Resu
         return on_gpu::slice_channels(tape, x, start, &with_last(x, len));
     }
     let out = cut(x, start, len);
-    tape.record(OP, &[x], &out, move |dy| Ok(vec![Some(stored!(dy.dtype(), T => spread::<T>(dy, start, len, c)))]));
+    tape.record(OP, [x], &out, move |dy, _| Ok([Some(stored!(dy.dtype(), T => spread::<T>(dy, start, len, c)))]));
     Ok(out)
 }
 
@@ -123,8 +124,8 @@ pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         Tensor::new(picked.copied().collect::<Vec<T>>(), &[n, c])
     });
     let rows = rows.to_vec();
-    tape.record(OP, &[x], &out, move |dy| {
-        Ok(vec![Some(stored!(dy.dtype(), T => {
+    tape.record(OP, [x], &out, move |dy, _| {
+        Ok([Some(stored!(dy.dtype(), T => {
             let dys = dy.data::<T>();
             let mut dx = vec![T::default(); n * t * c];
             for (i, row) in rows.iter().enumerate() {
@@ -143,7 +144,7 @@ pub fn reshape(tape: &Tape, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
     }
     let out = x.with_shape(shape);
     let before = x.shape().to_vec();
-    tape.record("reshape", &[x], &out, move |dy| Ok(vec![Some(dy.with_shape(&before))]));
+    tape.record("reshape", [x], &out, move |dy, _| Ok([Some(dy.with_shape(&before))]));
     Ok(out)
 }
 

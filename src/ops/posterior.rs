@@ -35,8 +35,8 @@ pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result
     }
     let out = dispatch!(moments.dtype(), T => sample::<T>(moments, noise, c));
     let (saved, saved_noise) = (moments.clone(), noise.clone());
-    tape.record(OP, &[moments], &out, move |dz| {
-        Ok(vec![Some(dispatch!(dz.dtype(), T => sample_backward::<T>(&saved, &saved_noise, dz, c)))])
+    tape.record(OP, [moments], &out, move |dz, _| {
+        Ok([Some(dispatch!(dz.dtype(), T => sample_backward::<T>(&saved, &saved_noise, dz, c)))])
     });
     Ok(out)
 }
@@ -55,8 +55,8 @@ pub fn kl_divergence(tape: &Tape, moments: &Tensor) -> Result<Tensor> {
     let mean = dispatch!(moments.dtype(), T => divergence::<T>(moments, c));
     let out = Tensor::full(&[], mean, moments.dtype().accumulator());
     let saved = moments.clone();
-    tape.record(OP, &[moments], &out, move |dy| {
-        Ok(vec![Some(dispatch!(saved.dtype(), T => divergence_backward::<T>(&saved, c, dy.item())))])
+    tape.record(OP, [moments], &out, move |dy, _| {
+        Ok([Some(dispatch!(saved.dtype(), T => divergence_backward::<T>(&saved, c, dy.item())))])
     });
     Ok(out)
 }

@@ -24,8 +24,8 @@ pub fn upsample_nearest(tape: &Tape, x: &Tensor, height: usize, width: usize) ->
     }
     let (ys, xs) = (sources(h, height), sources(w, width));
     let out = dispatch!(x.dtype(), T => forward::<T>(x, &ys, &xs));
-    tape.record(OP, &[x], &out, move |dy| {
-        Ok(vec![Some(dispatch!(dy.dtype(), T => backward::<T>(dy, &ys, &xs, [n, h, w, c])))])
+    tape.record(OP, [x], &out, move |dy, _| {
+        Ok([Some(dispatch!(dy.dtype(), T => backward::<T>(dy, &ys, &xs, [n, h, w, c])))])
     });
     Ok(out)
 }

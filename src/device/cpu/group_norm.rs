@@ -143,7 +143,7 @@ impl Norm {
         statistics: &[Statistics<T>],
         dy: &Tensor,
         wants: [bool; 3],
-    ) -> Vec<Option<Tensor>> {
+    ) -> [Option<Tensor>; 3] {
         let sample = self.pixels * self.c;
         let (xs, w, b, dys) = (x.reals::<T>(), weight.reals::<T>(), bias.reals::<T>(), dy.reals::<T>());
         let mut dx = buffer::<T>(xs.len());
@@ -163,7 +163,7 @@ impl Norm {
             }
             Tensor::from_reals(total, &[self.c], dtype.accumulator())
         };
-        vec![
+        [
             wants[0].then(|| Tensor::from_reals(dx, x.shape(), x.dtype())),
             wants[1].then(|| parameter(0, weight.dtype())),
             wants[2].then(|| parameter(1, bias.dtype())),

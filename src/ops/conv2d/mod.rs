@@ -67,26 +67,21 @@ pub fn conv2d_plus(
         let y = forward::<T>(&size, &x.reals::<T>(), weight, bias);
         Tensor::from_reals(y, &[size.n, size.ho, size.wo, size.c_out], dtype)
     });
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
-    let (saved, weight) = (wants[1].then(|| x.clone()), weight.clone());
-    tape.record(OP, &inputs, &y, move |dy| {
+    let (saved, w) = (tape.wants(weight).then(|| x.clone()), weight.clone());
+    tape.record(OP, [Some(x), Some(weight), bias], &y, move |dy, [wants_x, _, wants_bias]| {
         dispatch!(dtype, T => {
             let dy = dy.reals::<T>();
-            let dx = wants[0].then(|| {
-                let dx = input_gradient::<T>(&size, &dy, &weight.reals::<T>());
+            let dx = wants_x.then(|| {
+                let dx = input_gradient::<T>(&size, &dy, &w.reals::<T>());
                 Tensor::from_reals(dx, &[size.n, size.h, size.w, size.c_in], dtype)
             });
             let dw = saved.map(|x| {
                 let dw = weight_gradient::<T>(&size, &dy, &x.reals::<T>());
-                Tensor::from_reals(dw, weight.shape(), weight.dtype().accumulator())
+                Tensor::from_reals(dw, w.shape(), w.dtype().accumulator())
             });
-            let mut gradients = vec![dx, dw];
-            if let Some(&wanted) = wants.get(2) {
-                let db = || Tensor::from_reals(sum_rows::<T>(&dy, size.c_out), &[size.c_out], dtype.accumulator());
-                gradients.push(wanted.then(db));
-            }
-            Ok(gradients)
+            let db = || Tensor::from_reals(sum_rows::<T>(&dy, size.c_out), &[size.c_out], dtype.accumulator());
+            Ok([dx, dw, wants_bias.then(db)])
         })
     });
     let y = plus.t.map_or(Ok(y.clone()), |t| add_channel_bias(tape, &y, t))?;

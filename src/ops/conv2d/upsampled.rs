@@ -35,8 +35,8 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
     };
     let phases = [phase([0, 0])?, phase([0, 1])?, phase([1, 0])?, phase([1, 1])?];
     let y = dispatch!(x.dtype(), T => interleave::<T>(&phases));
-    tape.record(OP, &phases.each_ref(), &y, |dy| {
-        Ok(dispatch!(dy.dtype(), T => (0..4).map(|phase| Some(take::<T>(dy, phase))).collect()))
+    tape.record(OP, phases.each_ref(), &y, |dy, _| {
+        Ok(dispatch!(dy.dtype(), T => [0, 1, 2, 3].map(|phase| Some(take::<T>(dy, phase)))))
     });
     Ok(y)
 }

@@ -118,15 +118,14 @@ fn on_cpu<T: Gemm>(
         with_bias(bias, |output| sum_of_products(&pairs, output, &mut y));
         Tensor::from_reals(y, &shaped(x, out), dtype)
     };
-    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).collect();
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
-    let saved = wants[1..4].contains(&true).then(|| x.clone());
-    let h = h.filter(|_| wants[3] && !plan.projected);
+    let inputs = [Some(x), Some(weight), Some(a), Some(b), bias];
+    let saved = [weight, a, b].iter().any(|t| tape.wants(t)).then(|| x.clone());
+    let h = h.filter(|_| tape.wants(b) && !plan.projected);
     let (a, b, stored, shape) = (a.clone(), b.clone(), weight.dtype(), x.shape().to_vec());
-    tape.record("lora_linear", &inputs, &y, move |dy| {
+    tape.record(OP, inputs, &y, move |dy, wants| {
         let dy = dy.reals::<T>();
         let dy_lines = Matrix::lines(&dy, rows, out);
-        let mut gradients = vec![None; wants.len()];
+        let mut gradients = [const { None }; 5];
         let beside = wants[0] && !plan.merged;
         // scale dy B, the gradient of x A^T.
         let dh = (beside || (wants[2] && !plan.projected)).then(|| {
@@ -164,7 +163,7 @@ fn on_cpu<T: Gemm>(
             gradients[1] = dw.filter(|_| wants[1]);
         }
         dh.into_iter().for_each(recycle);
-        if wants.get(4) == Some(&true) {
+        if wants[4] {
             gradients[4] = Some(Tensor::from_reals(sum_rows::<T>(&dy, out), &[out], dtype.accumulator()));
         }
         Ok(gradients)

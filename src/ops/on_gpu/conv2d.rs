@@ -25,34 +25,26 @@ pub fn conv2d(
     let (t, onto) = (plus.t.map(of).transpose()?, plus.onto.map(of).transpose()?);
     let added = Added { bias: bias_memory.as_ref(), t: t.as_ref(), residual: onto.as_ref() };
     let y = Tensor::on_gpu(conv.forward(&x_memory, &w, added)?, &[n, ho, wo, c_out]);
-    let optional = [bias, plus.t, plus.onto];
-    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(optional.into_iter().flatten()).collect();
-    let [wants_x, wants_weight] = [x, weight].map(|x| tape.wants(x));
-    let wants = optional.map(|x| x.map(|x| tape.wants(x)));
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
-    let saved = wants_weight.then_some(x_memory);
+    let saved = tape.wants(weight).then_some(x_memory);
     let (x_shape, w_shape) = (x.shape().to_vec(), weight.shape().to_vec());
-    tape.record("conv2d", &inputs, &y, move |upper| {
+    let inputs = [Some(x), Some(weight), bias, plus.t, plus.onto];
+    tape.record("conv2d", inputs, &y, move |upper, [wants_x, _, wants_bias, wants_t, wants_onto]| {
         let dy = of(upper)?;
-        let mut gradients = vec![None, None];
+        let mut gradients = [const { None }; 5];
         if wants_x {
             gradients[0] = Some(Tensor::on_gpu(conv.dgrad(&dy, &w)?, &x_shape));
         }
         if let Some(x) = &saved {
             gradients[1] = Some(Tensor::on_gpu(conv.wgrad(&dy, x)?, &w_shape));
         }
-        let [bias, t, onto] = wants;
-        if let Some(wanted) = bias {
-            let sums = wanted.then(|| sum_rows(&dy, n * ho * wo, c_out)).transpose()?;
-            gradients.push(sums.map(|sums| Tensor::on_gpu(sums, &[c_out])));
+        if wants_bias {
+            gradients[2] = Some(Tensor::on_gpu(sum_rows(&dy, n * ho * wo, c_out)?, &[c_out]));
         }
-        if let Some(wanted) = t {
-            let sums = wanted.then(|| sums_of_samples(&dy, [n, ho * wo, c_out])).transpose()?;
-            gradients.push(sums);
+        if wants_t {
+            gradients[3] = Some(sums_of_samples(&dy, [n, ho * wo, c_out])?);
         }
-        if let Some(wanted) = onto {
-            gradients.push(wanted.then(|| upper.clone()));
-        }
+        gradients[4] = wants_onto.then(|| upper.clone());
         Ok(gradients)
     });
     Ok(y)

@@ -13,7 +13,7 @@ use crate::tensor::{DType, Tensor};
 pub fn scale(tape: &Tape, x: &Tensor, factor: f64) -> Result<Tensor> {
     let times = move |x: &Tensor| Ok(Tensor::on_gpu(kernels::scale(&of(x)?, factor as f32)?, x.shape()));
     let out = times(x)?;
-    tape.record("scale", &[x], &out, move |dy| Ok(vec![Some(times(dy)?)]));
+    tape.record("scale", [x], &out, move |dy, _| Ok([Some(times(dy)?)]));
     Ok(out)
 }
 
@@ -31,10 +31,9 @@ pub fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
 /// As `ops::add_channel_bias` of `[n, pixels, c]`.
 pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor, [n, pixels, c]: [usize; 3]) -> Result<Tensor> {
     let out = Tensor::on_gpu(kernels::add_channel_bias(&of(x)?, &of(t)?, [n, pixels, c])?, x.shape());
-    let (wants_x, wants_t) = (tape.wants(x), tape.wants(t));
-    tape.record("add_channel_bias", &[x, t], &out, move |dy| {
+    tape.record("add_channel_bias", [x, t], &out, move |dy, [wants_x, wants_t]| {
         let dt = || sums_of_samples(&of(dy)?, [n, pixels, c]);
-        Ok(vec![wants_x.then(|| dy.clone()), wants_t.then(dt).transpose()?])
+        Ok([wants_x.then(|| dy.clone()), wants_t.then(dt).transpose()?])
     });
     Ok(out)
 }
@@ -59,9 +58,9 @@ pub fn activation(tape: &Tape, f: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::QuickGelu => "quick_gelu",
     };
     let shape = x.shape().to_vec();
-    tape.record(op, &[x], &out, move |dy| {
+    tape.record(op, [x], &out, move |dy, _| {
         let dx = kernels::activation_backward(f, &of(dy)?, &saved)?;
-        Ok(vec![Some(Tensor::on_gpu(dx, &shape))])
+        Ok([Some(Tensor::on_gpu(dx, &shape))])
     });
     Ok(out)
 }
@@ -72,9 +71,9 @@ pub fn geglu(tape: &Tape, x: &Tensor, shape: &[usize], c: usize) -> Result<Tenso
     let rows = shape.iter().product::<usize>() / c.max(1);
     let out = Tensor::on_gpu(kernels::geglu(&saved, rows, c)?, shape);
     let x_shape = x.shape().to_vec();
-    tape.record("geglu", &[x], &out, move |dy| {
+    tape.record("geglu", [x], &out, move |dy, _| {
         let dx = kernels::geglu_backward(&of(dy)?, &saved, rows, c)?;
-        Ok(vec![Some(Tensor::on_gpu(dx, &x_shape))])
+        Ok([Some(Tensor::on_gpu(dx, &x_shape))])
     });
     Ok(out)
 }

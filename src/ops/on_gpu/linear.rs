@@ -40,15 +40,11 @@ pub(super) fn record(
     let (out, width) = (weight.shape()[0], weight.shape()[1]);
     let rows = x.len() / width.max(1);
     let (x_memory, w) = (of(x)?, of(weight)?);
-    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(onto).collect();
-    let has_bias = bias.is_some();
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
-    let (saved, x_shape) = (wants[1].then_some(x_memory), x.shape().to_vec());
-    let has_onto = onto.is_some();
-    tape.record("linear", &inputs, y, move |upper| {
+    let (saved, x_shape) = (tape.wants(weight).then_some(x_memory), x.shape().to_vec());
+    tape.record("linear", [Some(x), Some(weight), bias, onto], y, move |upper, wants| {
         let dy = of(upper)?;
-        let mut gradients = vec![None; wants.len()];
+        let mut gradients = [const { None }; 4];
         if wants[0] {
             let dx = matmul([rows, width], Layout::Plain, pair(&dy, &w, out), None, Epilogue::default())?;
             gradients[0] = Some(Tensor::on_gpu(dx, &x_shape));
@@ -56,12 +52,10 @@ pub(super) fn record(
         if let Some(x) = &saved {
             gradients[1] = Some(Tensor::on_gpu(matmul_transposed(&dy, x, [out, width, rows])?, &[out, width]));
         }
-        if has_bias && wants[2] {
+        if wants[2] {
             gradients[2] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));
         }
-        if let (true, Some(&true), Some(last)) = (has_onto, wants.last(), gradients.last_mut()) {
-            *last = Some(upper.clone());
-        }
+        gradients[3] = wants[3].then(|| upper.clone());
         Ok(gradients)
     });
     Ok(())

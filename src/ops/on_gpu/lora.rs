@@ -82,17 +82,15 @@ pub(super) fn record(
         Made::Merged(merged) => (Some(merged), None),
         Made::Beside(h) => (None, Some(h)),
     };
-    let inputs: Vec<&Tensor> = [x, weight, a, b].into_iter().chain(bias).chain(onto).collect();
-    let (has_bias, has_onto) = (bias.is_some(), onto.is_some());
-    let wants: Vec<bool> = inputs.iter().map(|t| tape.wants(t)).collect();
-    let wants_factors = wants[2] || wants[3];
-    let saved = (wants[1] || wants_factors).then_some(x_memory);
-    let h = h.filter(|_| wants[3] && !plan.projected);
-    let merged = merged.filter(|_| wants[0]);
+    let inputs = [Some(x), Some(weight), Some(a), Some(b), bias, onto];
+    let wants_factors = tape.wants(a) || tape.wants(b);
+    let saved = (tape.wants(weight) || wants_factors).then_some(x_memory);
+    let h = h.filter(|_| tape.wants(b) && !plan.projected);
+    let merged = merged.filter(|_| tape.wants(x));
     let x_shape = x.shape().to_vec();
-    tape.record("lora_linear", &inputs, y, move |upper| {
+    tape.record("lora_linear", inputs, y, move |upper, wants| {
         let dy = of(upper)?;
-        let mut gradients = vec![None; wants.len()];
+        let mut gradients = [const { None }; 6];
         let beside = wants[0] && merged.is_none();
         let dh = if beside || (wants[2] && !plan.projected) { Some(factors.dh(&dy)?) } else { None };
         if wants[0] {
@@ -116,12 +114,10 @@ pub(super) fn record(
             gradients[2] = da.map(|da| Tensor::on_gpu(da, &[rank, width]));
             gradients[3] = db.map(|db| Tensor::on_gpu(db, &[out, rank]));
         }
-        if has_bias && wants[4] {
+        if wants[4] {
             gradients[4] = Some(Tensor::on_gpu(sum_rows(&dy, rows, out)?, &[out]));
         }
-        if let (true, Some(&true), Some(last)) = (has_onto, wants.last(), gradients.last_mut()) {
-            *last = Some(upper.clone());
-        }
+        gradients[5] = wants[5].then(|| upper.clone());
         Ok(gradients)
     });
     Ok(())

@@ -14,9 +14,9 @@ pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: 
     let [loss, _] = loss::weighted_mse(&p, &t, &weights, &weights.view(0, 1))?;
     let loss = Tensor::on_gpu(loss, &[]);
     let shape = prediction.shape().to_vec();
-    tape.record("weighted_mse", &[prediction], &loss, move |dy| {
+    tape.record("weighted_mse", [prediction], &loss, move |dy, _| {
         let [_, gradient] = loss::weighted_mse(&p, &t, &weights, &of(dy)?)?;
-        Ok(vec![Some(Tensor::on_gpu(gradient, &shape))])
+        Ok([Some(Tensor::on_gpu(gradient, &shape))])
     });
     Ok(loss)
 }

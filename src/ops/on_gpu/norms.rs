@@ -12,17 +12,15 @@ pub fn group_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, norm:
     let (x_memory, w, b) = (of(x)?, of(weight)?, of(bias)?);
     let (y, statistics) = norm.forward(&x_memory, &w, &b)?;
     let y = Tensor::on_gpu(y, x.shape());
-    let inputs = [x, weight, bias];
-    let wants = inputs.map(|t| tape.wants(t));
     let shape = x.shape().to_vec();
-    tape.record("group_norm", &inputs, &y, move |dy| {
+    tape.record("group_norm", [x, weight, bias], &y, move |dy, wants| {
         let parameters = wants[1] || wants[2];
         let gradients = norm.backward(&of(dy)?, &x_memory, &w, &b, &statistics, parameters)?;
         let [dw, db] = gradients.parameters.map_or([None, None], |both| both.map(Some));
         let vector =
             |gradient: Option<_>, wanted: bool| gradient.filter(|_| wanted).map(|g| Tensor::on_gpu(g, &[norm.c]));
         let dx = wants[0].then(|| Tensor::on_gpu(gradients.dx, &shape));
-        Ok(vec![dx, vector(dw, wants[1]), vector(db, wants[2])])
+        Ok([dx, vector(dw, wants[1]), vector(db, wants[2])])
     });
     Ok(y)
 }
@@ -32,12 +30,10 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, norm:
     let (x_memory, w) = (of(x)?, of(weight)?);
     let (y, statistics) = norm.forward(&x_memory, &w, &of(bias)?)?;
     let y = Tensor::on_gpu(y, x.shape());
-    let inputs = [x, weight, bias];
-    let wants = inputs.map(|t| tape.wants(t));
     let shape = x.shape().to_vec();
-    tape.record("layer_norm", &inputs, &y, move |dy| {
+    tape.record("layer_norm", [x, weight, bias], &y, move |dy, wants| {
         let dy = of(dy)?;
-        let mut gradients = vec![None; 3];
+        let mut gradients = [None, None, None];
         if wants[0] {
             gradients[0] = Some(Tensor::on_gpu(norm.backward(&dy, &x_memory, &w, &statistics)?, &shape));
         }

@@ -11,9 +11,9 @@ pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor, sizes: [u
     let (m, e) = (of(moments)?, of(noise)?);
     let out = Tensor::on_gpu(kernels::draw(&m, &e, sizes)?, noise.shape());
     let shape = moments.shape().to_vec();
-    tape.record("posterior_sample", &[moments], &out, move |dz| {
+    tape.record("posterior_sample", [moments], &out, move |dz, _| {
         let gradient = kernels::draw_backward(&of(dz)?, &m, &e, sizes)?;
-        Ok(vec![Some(Tensor::on_gpu(gradient, &shape))])
+        Ok([Some(Tensor::on_gpu(gradient, &shape))])
     });
     Ok(out)
 }
@@ -23,9 +23,9 @@ pub fn kl_divergence(tape: &Tape, moments: &Tensor, sizes: [usize; 2]) -> Result
     let m = of(moments)?;
     let out = Tensor::on_gpu(kernels::divergence(&m, sizes)?, &[]);
     let shape = moments.shape().to_vec();
-    tape.record("kl_divergence", &[moments], &out, move |dy| {
+    tape.record("kl_divergence", [moments], &out, move |dy, _| {
         let gradient = kernels::divergence_backward(&of(dy)?, &m, sizes)?;
-        Ok(vec![Some(Tensor::on_gpu(gradient, &shape))])
+        Ok([Some(Tensor::on_gpu(gradient, &shape))])
     });
     Ok(out)
 }

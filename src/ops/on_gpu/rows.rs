@@ -11,9 +11,9 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor, shape: &[usize]) -> 
     let size = [table.shape()[0], table.shape()[1]];
     let out = Tensor::on_gpu(kernels::embedding(&of(table)?, ids.data(), size)?, shape);
     let ids = ids.clone();
-    tape.record("embedding", &[table], &out, move |dy| {
+    tape.record("embedding", [table], &out, move |dy, _| {
         let gradient = kernels::embedding_backward(&of(dy)?, ids.data(), size)?;
-        Ok(vec![Some(Tensor::on_gpu(gradient, &size))])
+        Ok([Some(Tensor::on_gpu(gradient, &size))])
     });
     Ok(out)
 }
@@ -29,11 +29,10 @@ pub fn concat_channels(tape: &Tape, x: &Tensor, y: &Tensor, [a, b]: [usize; 2], 
     let rows = shape[..shape.len() - 1].iter().product();
     let out = Tensor::on_gpu(kernels::concat_channels(&of(x)?, &of(y)?, rows, [a, b])?, shape);
     let inputs = [x, y];
-    let wants = inputs.map(|t| tape.wants(t));
     let shapes = inputs.map(|t| t.shape().to_vec());
-    tape.record("concat_channels", &inputs, &out, move |dy| {
+    tape.record("concat_channels", inputs, &out, move |dy, wants| {
         let dy = of(dy)?;
-        let mut gradients = vec![None, None];
+        let mut gradients = [None, None];
         for (i, (offset, width)) in [(0, a), (a, b)].into_iter().enumerate() {
             if wants[i] {
                 let part = kernels::slice_channels(&dy, rows, a + b, offset, width)?;
@@ -51,9 +50,9 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, shape: &[usize]) ->
     let len = shape[shape.len() - 1];
     let out = Tensor::on_gpu(kernels::slice_channels(&of(x)?, rows, c, start, len)?, shape);
     let whole = x.shape().to_vec();
-    tape.record("slice_channels", &[x], &out, move |dy| {
+    tape.record("slice_channels", [x], &out, move |dy, _| {
         let dx = kernels::spread_channels(&of(dy)?, rows, c, start, len)?;
-        Ok(vec![Some(Tensor::on_gpu(dx, &whole))])
+        Ok([Some(Tensor::on_gpu(dx, &whole))])
     });
     Ok(out)
 }
@@ -62,9 +61,9 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, shape: &[usize]) ->
 pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
     let ids: Vec<i64> = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64).collect();
     let out = Tensor::on_gpu(kernels::embedding(&of(x)?, &ids, [n * t, c])?, &[n, c]);
-    tape.record("select_rows", &[x], &out, move |dy| {
+    tape.record("select_rows", [x], &out, move |dy, _| {
         let dx = kernels::spread_rows(&of(dy)?, &ids, [t, c])?;
-        Ok(vec![Some(Tensor::on_gpu(dx, &[n, t, c]))])
+        Ok([Some(Tensor::on_gpu(dx, &[n, t, c]))])
     });
     Ok(out)
 }
@@ -73,9 +72,9 @@ pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3
 pub fn upsample_nearest(tape: &Tape, x: &Tensor, from: [usize; 4], to: [usize; 2]) -> Result<Tensor> {
     let [n, _, _, c] = from;
     let out = Tensor::on_gpu(kernels::upsample_nearest(&of(x)?, from, to)?, &[n, to[0], to[1], c]);
-    tape.record("upsample_nearest", &[x], &out, move |dy| {
+    tape.record("upsample_nearest", [x], &out, move |dy, _| {
         let dx = kernels::upsample_nearest_backward(&of(dy)?, from, to)?;
-        Ok(vec![Some(Tensor::on_gpu(dx, &from))])
+        Ok([Some(Tensor::on_gpu(dx, &from))])
     });
     Ok(out)
 }
