@@ -1,5 +1,32 @@
-//! The operations of the engine, one a file: check, CPU body, gradient. Every op takes the tape first and records
-//! itself where a tracked tensor enters it. Tensors in a GPU's memory take the second implementation, in `on_gpu`.
+//! The operations of the engine. How an op lies here, and how to add one:
+//!
+//! 1. An op is a folder, `ops/NAME/`, or an op of a family of small ones in one: `mod.rs`, `cpu.rs`, `gpu.rs`.
+//! 2. `mod.rs` has the public function: the tape first, then the tensors, then the numbers. Its docs give shapes and dtypes.
+//! 3. `Shape::check` refuses what does not fit, in one place; both bodies may take the shape for granted.
+//! 4. [`device_of`](crate::tensor) says where the tensors are, and `on!` calls the body of that device: functions of the
+//!    same names and signatures in `cpu.rs` and `gpu.rs`, which speak [`Tensor`](crate::tensor::Tensor).
+//! 5. One [`Tape::record`](crate::autograd::Tape::record) for all devices: the closure gets the gradient of the result and
+//!    which gradients are wanted, calls `on!(device, backward(..))`, and owns what that reads: inputs, and what the forward
+//!    body returned beside the result, as tensors.
+//! 6. `cpu.rs` is the definition, over `T: Real` with [`dispatch!`](crate::dispatch): f32 arithmetic, rounded once by
+//!    `Tensor::from_reals`; sums in an order that no number of threads changes.
+//! 7. `gpu.rs` launches `kernels/NAME.cu`: results by `x.empty_like()` or `x.new_empty(shape, dtype)`, then
+//!    `x.kernel(&kernels::NAME)?.grid(..).block(..).output(&y).input(x).launch()?`; the builder checks each argument.
+//! 8. A fusion that only a GPU has is a branch in `mod.rs`, with the reason beside it.
+//! 9. `tests/ops/NAME.rs` compares with PyTorch, with differences, over threads, and every device with the CPU.
+//! 10. `pub use` below; `kernels/NAME.cu` is found by the build itself; no other file changes.
+//!
+//! Ops that are not yet folders take tensors on a GPU to `on_gpu`.
+
+/// Calls `cpu::f` or `gpu::f` of the op's own modules, by where its tensors are.
+macro_rules! on {
+    ($device:expr, $f:ident($($argument:expr),* $(,)?)) => {
+        match $device {
+            $crate::device::Device::Cpu => cpu::$f($($argument),*),
+            $crate::device::Device::Gpu(_) => gpu::$f($($argument),*),
+        }
+    };
+}
 
 mod attention;
 mod combination;
@@ -19,6 +46,7 @@ pub mod optimizer;
 mod permute;
 mod posterior;
 mod resample;
+mod sums;
 
 pub use attention::attention;
 pub use combination::Combination;

@@ -1,7 +1,6 @@
-//! `group_norm.cu`, `layer_norm.cu` and `sums.cu`.
+//! `layer_norm.cu` and `sums.cu`.
 
 use selma::autograd::Tape;
-use selma::device::gpu::group_norm::GroupNorm;
 use selma::device::gpu::layer_norm::LayerNorm;
 use selma::device::gpu::sums::{sum_rows, sum_rows_of_each};
 use selma::ops;
@@ -14,53 +13,6 @@ fn shifted(seed: u64, shape: &[usize], dtype: DType) -> Tensor {
     let x = tensor(seed, shape, DType::F32);
     let values = x.data::<f32>().iter().map(|x| x + 20.0).collect();
     Tensor::new::<f32>(values, shape).cast(dtype)
-}
-
-#[test]
-fn group_norm_and_its_gradients() {
-    // A group inside a pack and across packs, more channels than a block has packs of, several slabs, one pixel.
-    let sizes = [
-        ([1, 2, 2, 4], 2),
-        ([2, 5, 3, 6], 3),
-        ([2, 3, 7, 40], 4),
-        ([1, 6, 6, 320], 32),
-        ([1, 67, 9, 72], 8),
-        ([1, 2, 3, 2112], 32),
-    ];
-    everywhere(|gpu, dtype| {
-        for ([n, h, w, c], groups) in sizes {
-            for silu in [false, true] {
-                let what = format!("group_norm of {n}x{h}x{w}x{c}, {groups} groups, silu {silu}");
-                let x = shifted(1, &[n, h, w, c], dtype);
-                let (weight, bias) = (tensor(2, &[c], DType::F32), tensor(3, &[c], DType::F32));
-                let dy = tensor(4, &[n, h, w, c], dtype);
-                let op = |tape: &Tape| ops::group_norm(tape, &x, &weight, &bias, groups, 1e-5, silu);
-                let norm = GroupNorm { n, pixels: h * w, c, groups, eps: 1e-5, silu };
-                let [x_gpu, weight_gpu, bias_gpu, dy_gpu] = [&x, &weight, &bias, &dy].map(|t| upload(gpu, t));
-                let (y, statistics) = norm.forward(&x_gpu, &weight_gpu, &bias_gpu).unwrap();
-                // What is left of the mean's rounding is seen from x's size, some 20 deviations.
-                close(&what, &y, &op(&Tape::off()).unwrap(), 4000);
-                let result = norm.backward(&dy_gpu, &x_gpu, &weight_gpu, &bias_gpu, &statistics, true).unwrap();
-                let expected = gradients(&[&x, &weight, &bias], &dy, op);
-                close(&format!("{what}, dx"), &result.dx, &expected[0], 4000);
-                let [dweight, dbias] = result.parameters.unwrap();
-                close(&format!("{what}, dweight"), &dweight, &expected[1], 4000);
-                close(&format!("{what}, dbias"), &dbias, &expected[2], 1000);
-            }
-        }
-    });
-}
-
-#[test]
-fn group_norm_refuses_groups_that_do_not_fit() {
-    everywhere(|gpu, dtype| {
-        let norm = GroupNorm { n: 1, pixels: 2, c: 6, groups: 4, eps: 1e-5, silu: false };
-        let (x, weight) = (gpu.buffer(dtype, 12).unwrap(), gpu.buffer(DType::F32, 6).unwrap());
-        let Err(error) = norm.forward(&x, &weight, &weight) else {
-            panic!("4 groups of 6 channels");
-        };
-        assert!(error.to_string().contains("4 groups do not fit [1, 2, 6]"), "{error}");
-    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::support::{check, inputs, pytorch, threads};
 
 #[test]
 fn equals_pytorch() {
-    pytorch("conv2d", &["x", "w", "b"], |tape, x, settings| {
+    pytorch("conv2d", &["x", "w", "b"], 2e-6, |tape, x, settings| {
         let number = |key: &str| settings[key].as_u64().unwrap() as usize;
         let padding = Padding {
             top: number("pad_top"),

@@ -12,10 +12,10 @@ fn branch<'a>(a: &'a Tensor, b: &'a Tensor, scale: f64) -> Branch<'a> {
 
 #[test]
 fn equals_pytorch() {
-    pytorch("linear", &["x", "w", "b"], |tape, x, _| {
+    pytorch("linear", &["x", "w", "b"], 2e-6, |tape, x, _| {
         ops::linear(tape, x[0].as_ref().unwrap(), x[1].as_ref().unwrap(), x[2].as_ref())
     });
-    pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], |tape, x, settings| {
+    pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], 2e-6, |tape, x, settings| {
         let [x, w, b, a, b_lora] = [0, 1, 2, 3, 4].map(|i| x[i].as_ref());
         let scale = settings["scale"].as_f64().unwrap();
         ops::lora_linear(tape, x.unwrap(), w.unwrap(), b, branch(a.unwrap(), b_lora.unwrap(), scale))

@@ -1,6 +1,7 @@
-//! Linear layers and convolutions: against PyTorch, against central differences, and for what must not change a single
-//! bit (threads) or only by one rounding (16-bit storage).
+//! The ops, a file each: against PyTorch, against central differences, on every device of the build, and for what must not
+//! change a single bit (threads) or only by one rounding (16-bit storage).
 
 mod conv2d;
+mod group_norm;
 mod linear;
 mod support;

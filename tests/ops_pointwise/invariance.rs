@@ -110,7 +110,6 @@ fn wrong_shapes_are_errors() {
         ops::select_rows(&tape, &rows, &[9, 0]),
         ops::reshape(&tape, &x, &[5]),
         ops::embedding(&tape, &Tensor::zeros(&[6, 2], DType::F32), &ids),
-        ops::group_norm(&tape, &x, &w, &w, 4, 1e-5, false),
         ops::layer_norm(&tape, &Tensor::zeros(&[2, 5], DType::F32), &w, &w, 1e-5),
         ops::attention(&tape, &rows, &rows, &rows, 4, false),
         ops::upsample_nearest(&tape, &x, 0, 3),

@@ -55,16 +55,6 @@ pub fn cases() -> Vec<Case> {
             ops::weighted_mse(t, &x[0], &target.cast(x[0].dtype()), &Tensor::new(vec![0.3_f32, 1.9], &[2]))
         }),
     ];
-    for silu in [false, true] {
-        let name = if silu { "group_norm with silu" } else { "group_norm" };
-        cases.push(case(name, &[&[2, 3, 5, 6], &[6], &[6]], move |t, x| {
-            ops::group_norm(t, &x[0], &x[1], &x[2], 3, 1e-5, silu)
-        }));
-        // More pixels than one partial sum covers.
-        cases.push(case(name, &[&[1, 9, 9, 4], &[4], &[4]], move |t, x| {
-            ops::group_norm(t, &x[0], &x[1], &x[2], 2, 1e-5, silu)
-        }));
-    }
     for (tq, tk, causal) in
         [(1, 1, false), (19, 7, false), (7, 19, false), (17, 17, true), (18, 5, true), (5, 18, true)]
     {

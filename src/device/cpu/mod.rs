@@ -3,7 +3,6 @@
 pub mod attention;
 pub mod convolve;
 pub mod gemm;
-pub mod group_norm;
 pub mod heads;
 pub mod math;
 pub mod patches;

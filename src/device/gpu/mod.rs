@@ -15,7 +15,6 @@ mod cuda;
 pub mod elementwise;
 pub mod embedding;
 pub mod graph;
-pub mod group_norm;
 mod kind;
 mod launch;
 pub mod layer_norm;

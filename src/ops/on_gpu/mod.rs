@@ -21,13 +21,13 @@ pub(super) use group::{linear_group, lora_linear_group};
 pub(super) use linear::{linear, linear_geglu};
 pub(super) use lora::lora_linear;
 pub(super) use loss::weighted_mse;
-pub(super) use norms::{group_norm, layer_norm};
+pub(super) use norms::layer_norm;
 pub(super) use posterior::{kl_divergence, posterior_sample};
 pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, timestep_embedding, upsample_nearest};
 
 use crate::device::Device;
 use crate::device::gpu::Buffer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Tensor, device_of};
 
 /// Whether the tensors that enter an op are in a GPU's memory.
@@ -39,6 +39,7 @@ pub(super) fn holds(op: &'static str, inputs: &[&Tensor]) -> Result<bool> {
 }
 
 /// The memory of a tensor that the op has found on a GPU, or of a gradient that came back from one.
-fn of(x: &Tensor) -> Result<Buffer> {
-    x.memory().ok_or_else(|| Error::Failed(format!("{x:?} is on the CPU, but what it belongs to is on a GPU")))
+pub(super) fn of(x: &Tensor) -> Result<Buffer> {
+    x.gpu()?;
+    Ok(x.memory().expect("on a GPU"))
 }

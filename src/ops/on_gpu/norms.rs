@@ -1,29 +1,10 @@
-//! GroupNorm and LayerNorm.
+//! LayerNorm.
 
 use super::of;
 use crate::autograd::Tape;
-use crate::device::gpu::group_norm::GroupNorm;
 use crate::device::gpu::layer_norm::LayerNorm;
 use crate::error::Result;
 use crate::tensor::Tensor;
-
-/// As `ops::group_norm` of the sizes in `norm`, which fit the tensors.
-pub fn group_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, norm: GroupNorm) -> Result<Tensor> {
-    let (x_memory, w, b) = (of(x)?, of(weight)?, of(bias)?);
-    let (y, statistics) = norm.forward(&x_memory, &w, &b)?;
-    let y = Tensor::on_gpu(y, x.shape());
-    let shape = x.shape().to_vec();
-    tape.record("group_norm", [x, weight, bias], &y, move |dy, wants| {
-        let parameters = wants[1] || wants[2];
-        let gradients = norm.backward(&of(dy)?, &x_memory, &w, &b, &statistics, parameters)?;
-        let [dw, db] = gradients.parameters.map_or([None, None], |both| both.map(Some));
-        let vector =
-            |gradient: Option<_>, wanted: bool| gradient.filter(|_| wanted).map(|g| Tensor::on_gpu(g, &[norm.c]));
-        let dx = wants[0].then(|| Tensor::on_gpu(gradients.dx, &shape));
-        Ok([dx, vector(dw, wants[1]), vector(db, wants[2])])
-    });
-    Ok(y)
-}
 
 /// As `ops::layer_norm` of the sizes in `norm`, which fit the tensors.
 pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, norm: LayerNorm) -> Result<Tensor> {

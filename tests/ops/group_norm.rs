@@ -1,0 +1,79 @@
+//! `group_norm`.
+
+use selma::autograd::Tape;
+use selma::ops;
+use selma::tensor::{DType, Tensor};
+
+use crate::support::{Case, devices, pytorch};
+
+/// Calls `check` with the case of these sizes, without and with SiLU.
+fn with_and_without_silu([n, h, w, c]: [usize; 4], groups: usize, check: impl Fn(Case)) {
+    for silu in [false, true] {
+        let op = |t: &Tape, x: &[Tensor]| ops::group_norm(t, &x[0], &x[1], &x[2], groups, 1e-5, silu);
+        let what = format!("group_norm with {groups} groups, silu {silu}");
+        check(Case::new(&what, &[&[n, h, w, c], &[c], &[c]], &op).parameters(1).wide());
+    }
+}
+
+#[test]
+fn equals_pytorch() {
+    for (op, silu) in [("group_norm", false), ("group_norm_silu", true)] {
+        pytorch(op, &["x", "w", "b"], 2e-5, |tape, x, settings| {
+            let [x, w, b] = [0, 1, 2].map(|i| x[i].as_ref().unwrap());
+            let groups = settings["groups"].as_u64().unwrap() as usize;
+            ops::group_norm(tape, x, w, b, groups, settings["eps"].as_f64().unwrap(), silu)
+        });
+    }
+}
+
+/// The second has more pixels than one partial sum covers.
+#[test]
+fn holds_at_awkward_sizes() {
+    for (shape, groups) in [([2, 3, 5, 6], 3), ([1, 9, 9, 4], 2)] {
+        with_and_without_silu(shape, groups, |case| case.check());
+    }
+}
+
+#[test]
+fn threads_do_not_change_large_sums() {
+    with_and_without_silu([2, 40, 40, 12], 4, |case| case.threads());
+}
+
+/// A group inside a pack and across packs, more channels than a block has packs of, several slabs, one pixel; values whose
+/// mean is far from zero, where sums of squares would cancel.
+#[test]
+fn every_device_agrees() {
+    let sizes = [
+        ([1, 2, 2, 4], 2),
+        ([2, 5, 3, 6], 3),
+        ([2, 3, 7, 40], 4),
+        ([1, 6, 6, 320], 32),
+        ([1, 67, 9, 72], 8),
+        ([1, 2, 3, 2112], 32),
+    ];
+    for (shape, groups) in sizes {
+        // What is left of the mean's rounding is seen from x's size, some 20 deviations.
+        with_and_without_silu(shape, groups, |case| case.around(10.0).devices(&[4000, 4000, 4000, 1000]));
+    }
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
+    let (x, w) = (zeros(&[2, 3, 3, 6]), zeros(&[6]));
+    let refused = |x: &Tensor, w: &Tensor, b: &Tensor, groups| {
+        let error = ops::group_norm(&Tape::off(), x, w, b, groups, 1e-5, false).unwrap_err().to_string();
+        assert!(error.contains("group_norm"), "{error}");
+        error
+    };
+    assert!(refused(&x, &w, &w, 4).contains("4 groups"));
+    refused(&x, &w, &w, 0);
+    refused(&x, &zeros(&[5]), &w, 3);
+    refused(&x, &w, &zeros(&[6, 1]), 3);
+    refused(&w, &w, &w, 3);
+    refused(&zeros(&[0, 3, 3, 6]), &w, &w, 3);
+    refused(&Tensor::new(vec![0_i64; 6], &[1, 1, 1, 6]), &w, &w, 3);
+    for device in devices() {
+        assert!(refused(&x, &w.to(&device).unwrap(), &w, 3).contains(&device.name()));
+    }
+}
