@@ -2,6 +2,8 @@
 //! change a single bit (threads) or only by one rounding (16-bit storage).
 
 mod conv2d;
+mod elementwise;
 mod group_norm;
+mod layer_norm;
 mod linear;
 mod support;

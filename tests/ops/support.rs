@@ -117,7 +117,7 @@ impl<'a> Case<'a> {
 
     /// Gradients against central differences in f64. A few elements of each input tell: a wrong formula is wrong nearly
     /// everywhere.
-    fn differences(&self) {
+    pub fn differences(&self) {
         let (step, tolerance) = if self.linear { (0.5, 1e-10) } else { (1e-5, 1e-6) };
         let inputs = self.inputs(DType::F64);
         let (y, gradients) = self.run(&inputs, &self.all());

@@ -101,16 +101,12 @@ fn wrong_shapes_are_errors() {
     let ids = Tensor::new(vec![6_i64], &[1]);
     let rows = Tensor::zeros(&[2, 9, 6], DType::F32);
     let failures = [
-        ops::add(&tape, &x, &w),
-        ops::add_channel_bias(&tape, &x, &w),
         ops::geglu(&tape, &Tensor::zeros(&[3], DType::F32)),
-        ops::silu(&tape, &ids),
         ops::concat_channels(&tape, &x, &w),
         ops::slice_channels(&tape, &x, 4, 3),
         ops::select_rows(&tape, &rows, &[9, 0]),
         ops::reshape(&tape, &x, &[5]),
         ops::embedding(&tape, &Tensor::zeros(&[6, 2], DType::F32), &ids),
-        ops::layer_norm(&tape, &Tensor::zeros(&[2, 5], DType::F32), &w, &w, 1e-5),
         ops::attention(&tape, &rows, &rows, &rows, 4, false),
         ops::upsample_nearest(&tape, &x, 0, 3),
         ops::weighted_mse(&tape, &x, &x, &Tensor::zeros(&[1], DType::F32)),

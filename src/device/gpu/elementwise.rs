@@ -2,47 +2,11 @@
 
 use super::Buffer;
 use super::buffer::expect;
-use super::table::{Kernel, kernels};
+use super::table::kernels;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 const THREADS: usize = kernels::ELEMENTWISE_THREADS;
-
-/// A function of one value that has a kernel and one for its gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    Silu,
-    Gelu,
-    QuickGelu,
-}
-
-/// `f(x)` of every value.
-pub fn activation(f: Activation, x: &Buffer) -> Result<Buffer> {
-    let kernel = match f {
-        Activation::Silu => &kernels::SILU_FORWARD,
-        Activation::Gelu => &kernels::GELU_FORWARD,
-        Activation::QuickGelu => &kernels::QUICK_GELU_FORWARD,
-    };
-    let y = like(x)?;
-    let launch = x.gpu().kernel(kernel, x.dtype()).grid(packs_of(x)).block(THREADS);
-    launch.output(&y).input(x).long(x.len()).launch()?;
-    Ok(y)
-}
-
-/// `dy f'(x)`.
-pub fn activation_backward(f: Activation, dy: &Buffer, x: &Buffer) -> Result<Buffer> {
-    let kernel = match f {
-        Activation::Silu => &kernels::SILU_BACKWARD,
-        Activation::Gelu => &kernels::GELU_BACKWARD,
-        Activation::QuickGelu => &kernels::QUICK_GELU_BACKWARD,
-    };
-    zip(kernel, dy, x)
-}
-
-/// `x + y`.
-pub fn add(x: &Buffer, y: &Buffer) -> Result<Buffer> {
-    zip(&kernels::ADD_FORWARD, x, y)
-}
 
 /// `factor x`.
 pub fn scale(x: &Buffer, factor: f32) -> Result<Buffer> {
@@ -99,25 +63,6 @@ pub fn geglu_backward(dy: &Buffer, x: &Buffer, rows: usize, width: usize) -> Res
     let launch = launch.grid(packs_of_rows(x, rows, width)).block(THREADS);
     launch.output(&dx).input(dy).input(x).long(rows).int(width).launch()?;
     Ok(dx)
-}
-
-/// `x` `[n, pixels, c]` plus `t` `[n, c]`.
-pub fn add_channel_bias(x: &Buffer, t: &Buffer, [n, pixels, c]: [usize; 3]) -> Result<Buffer> {
-    expect("add_channel_bias", &[("x", x, n * pixels * c), ("t", t, n * c)])?;
-    let y = like(x)?;
-    let launch = x.gpu().kernel(&kernels::ADD_CHANNEL_BIAS_FORWARD, x.dtype());
-    let launch = launch.grid(packs_of_rows(x, n * pixels, c)).block(THREADS);
-    launch.output(&y).input(x).input(t).long(n * pixels).int(pixels).int(c).launch()?;
-    Ok(y)
-}
-
-/// A kernel of two inputs and one output of one length.
-fn zip(kernel: &'static Kernel, x: &Buffer, y: &Buffer) -> Result<Buffer> {
-    expect(kernel.name, &[("the second input", y, x.len())])?;
-    let z = like(x)?;
-    let launch = x.gpu().kernel(kernel, x.dtype()).grid(packs_of(x)).block(THREADS);
-    launch.output(&z).input(x).input(y).long(x.len()).launch()?;
-    Ok(z)
 }
 
 fn like(x: &Buffer) -> Result<Buffer> {

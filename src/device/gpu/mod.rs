@@ -17,7 +17,6 @@ pub mod embedding;
 pub mod graph;
 mod kind;
 mod launch;
-pub mod layer_norm;
 pub mod library;
 pub mod loss;
 pub mod matmul;

@@ -3,10 +3,9 @@
 mod cpu;
 mod gpu;
 
-use super::elementwise::float;
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
-use crate::tensor::{Tensor, device_of};
+use crate::tensor::{Tensor, device_of, float};
 
 const OP: &str = "group_norm";
 

@@ -1,12 +1,12 @@
 //! Convolution.
 
-use super::elementwise::sums_of_samples;
 use super::of;
 use crate::autograd::Tape;
 use crate::device::gpu::conv2d::{Added, Conv2d};
 use crate::device::gpu::sums::sum_rows;
 use crate::error::Result;
 use crate::ops::Plus;
+use crate::ops::elementwise::sum_pixels_on_gpu;
 use crate::tensor::Tensor;
 
 /// As `ops::conv2d_plus` of the sizes in `conv`, which fit the tensors.
@@ -42,7 +42,7 @@ pub fn conv2d(
             gradients[2] = Some(Tensor::on_gpu(sum_rows(&dy, n * ho * wo, c_out)?, &[c_out]));
         }
         if wants_t {
-            gradients[3] = Some(sums_of_samples(&dy, [n, ho * wo, c_out])?);
+            gradients[3] = Some(sum_pixels_on_gpu(upper, [n, ho * wo, c_out])?);
         }
         gradients[4] = wants_onto.then(|| upper.clone());
         Ok(gradients)

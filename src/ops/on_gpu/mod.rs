@@ -9,19 +9,17 @@ mod group;
 mod linear;
 mod lora;
 mod loss;
-mod norms;
 mod posterior;
 mod rows;
 
 pub(super) use attention::attention;
 pub(super) use combine::{combine, combine_lines};
 pub(super) use conv2d::conv2d;
-pub(super) use elementwise::{Activation, activation, add_channel_bias, cast, clamp, geglu, scale};
+pub(super) use elementwise::{clamp, geglu};
 pub(super) use group::{linear_group, lora_linear_group};
 pub(super) use linear::{linear, linear_geglu};
 pub(super) use lora::lora_linear;
 pub(super) use loss::weighted_mse;
-pub(super) use norms::layer_norm;
 pub(super) use posterior::{kl_divergence, posterior_sample};
 pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, timestep_embedding, upsample_nearest};
 
