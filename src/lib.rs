@@ -14,10 +14,13 @@
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`generate`] is text to image. A module uses only modules before it in the
 //! list `dtype`, `random`, `device`, `tensor`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`,
-//! `generate`, `train`, `pretrain`, `prompting`, `evaluate`, `run`, `verify`, `selfcheck`, `cli`.
+//! `generate`, `train`, `pretrain`, `prompting`, `judges`, `metrics`, `evaluate`, `mix`, `chat`, `spatial`, `associate`,
+//! `regenerate`, `run`, `verify`, `selfcheck`, `cli`.
 
+pub mod associate;
 pub mod autograd;
 pub mod bench;
+pub mod chat;
 pub mod cli;
 pub mod data;
 pub mod device;
@@ -27,16 +30,21 @@ pub mod error;
 pub mod evaluate;
 pub mod formats;
 pub mod generate;
+pub mod judges;
 pub mod lora;
+pub mod metrics;
+pub mod mix;
 pub mod nn;
 pub mod ops;
 pub mod pretrain;
 pub mod prompting;
 pub mod random;
+pub mod regenerate;
 pub mod run;
 pub mod selfcheck;
 mod settings;
 pub mod shapes;
+pub mod spatial;
 pub mod tensor;
 pub mod train;
 pub mod verify;

@@ -1,5 +1,6 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
 
+mod associate;
 mod bench;
 mod convert;
 mod demo;
@@ -17,12 +18,14 @@ mod questions;
 mod run;
 mod select;
 mod selfcheck;
+mod spatial;
 mod terminal;
 mod train;
 mod verify;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -145,6 +148,7 @@ fn parse_precision(name: &str, device: &Device) -> Result<DType> {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Associate(associate::Associate),
     Bench(bench::Bench),
     Convert(convert::Convert),
     Demo(demo::Demo),
@@ -160,6 +164,7 @@ enum Command {
     Run(run::Run),
     Select(select::Select),
     Selfcheck(selfcheck::Selfcheck),
+    Spatial(spatial::Spatial),
     Verify(verify::Verify),
     /// Print a completion script for bash, zsh, fish, elvish or powershell.
     Completions {
@@ -178,6 +183,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Nothing is overwritten unasked.
+fn refuse_existing(path: &Path, overwrite: bool) -> Result<()> {
+    crate::formats::atomic::check(path)?;
+    if path.exists() && !overwrite {
+        return Err(Error::file(path, "exists already; name another file, or add --overwrite"));
+    }
+    Ok(())
 }
 
 /// `println!` panics when it cannot print. Who reads along may stop reading, as `head` does: that ends the command quietly; on
@@ -208,6 +222,7 @@ fn run(cli: Cli) -> Result<()> {
         cli.common.device()?;
     }
     match cli.command {
+        Command::Associate(associate) => associate.run(&cli.common),
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
         Command::Demo(demo) => demo.run(&cli.common),
@@ -223,6 +238,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Run(run) => run.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),
         Command::Selfcheck(selfcheck) => selfcheck.run(&cli.common),
+        Command::Spatial(spatial) => spatial.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());

@@ -20,8 +20,8 @@ pub struct Select {
     /// What `selma eval` wrote: a file for each folder of --images, in the same order.
     #[arg(long, value_name = "SCORES", required = true, num_args = 1..)]
     by: Vec<PathBuf>,
-    /// best-of:K: the best of the first K pictures of every prompt; threshold:X: the best one, if it has this score;
-    /// top:Q: the best one, for this share of the prompts.
+    /// best-of:K: the best of the first K pictures of every prompt; threshold:X: the best one, if it has at least this
+    /// score; above:X: if it has more; top:Q: the best one, for this share of the prompts. Several with commas.
     #[arg(long)]
     rule: String,
     /// The training folder to make.

@@ -9,3 +9,5 @@ pub mod loader;
 pub mod preprocess;
 pub mod prompts;
 pub mod tokenizer;
+pub mod windows;
+pub mod word_piece;

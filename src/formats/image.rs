@@ -34,6 +34,15 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     Ok(picture.into_rgb8())
 }
 
+/// Decodes as it is stored: in its own colours, with transparency, without the EXIF orientation.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_unturned(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
+    let (decoder, _) = header(bytes, path)?;
+    DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))
+}
+
 /// (height, width) of what [`decode`] would give, from the header alone.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod jsonl;
 pub mod model_dir;
 pub mod model_summary;
+pub mod npz;
 pub mod png;
 pub mod safetensors;
 pub mod table;

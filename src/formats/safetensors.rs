@@ -50,6 +50,16 @@ impl Safetensors {
         Ok(Self { path: path.into(), map, start: 8 + header, tensors, metadata })
     }
 
+    /// A file without tensors, which need not exist: whatever is asked of it is an error that names `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system gives no page of memory.
+    pub fn empty(path: &Path) -> Result<Self> {
+        let map = memmap2::MmapMut::map_anon(1).and_then(memmap2::MmapMut::make_read_only);
+        let map = map.map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.into(), map, start: 0, tensors: BTreeMap::new(), metadata: BTreeMap::new() })
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -8,6 +8,7 @@ pub mod dense;
 pub mod expert;
 pub mod families;
 pub mod file;
+pub mod gate;
 pub mod inspect;
 pub mod keys;
 pub mod merge;

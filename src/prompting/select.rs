@@ -9,15 +9,17 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
-/// Which prompts keep their best picture.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rule {
-    /// All; the best is looked for among the first so many pictures of a prompt.
-    BestOf(usize),
-    /// Those whose best picture has at least this score.
-    Threshold(f64),
-    /// This share of them, in (0, 1], rounded up: those with the best pictures.
-    Top(f64),
+/// Which prompts keep their best picture: what several conditions leave, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Rule {
+    /// The best is looked for among the first so many pictures of a prompt.
+    pub best_of: Option<usize>,
+    /// The best picture has at least this score.
+    pub least: Option<f64>,
+    /// The best picture has more than this score.
+    pub above: Option<f64>,
+    /// At most this share of all prompts, in (0, 1], rounded up: those with the best pictures.
+    pub top: Option<f64>,
 }
 
 /// A picture that may be chosen.
@@ -30,50 +32,75 @@ pub struct Candidate {
 }
 
 impl Rule {
-    /// `best-of:K`, `threshold:X` or `top:Q`.
+    /// `best-of:K`, `threshold:X`, `above:X` or `top:Q`, or several with commas between.
     ///
     /// # Errors
     /// [`Error::Usage`].
     pub fn parse(text: &str) -> Result<Rule> {
-        let (name, value) = text.split_once(':').unwrap_or((text, ""));
-        let number = || value.parse::<f64>().ok().filter(|v| v.is_finite());
-        let rule = match name {
-            "best-of" => value.parse().ok().filter(|&k| k > 0).map(Rule::BestOf),
-            "threshold" => number().map(Rule::Threshold),
-            "top" => number().filter(|&q| q > 0.0 && q <= 1.0).map(Rule::Top),
-            _ => None,
-        };
-        rule.ok_or_else(|| {
-            let expected = "best-of:K (the best of K pictures, K from 1 on), threshold:X (a score) or top:Q (a share \
-                            above 0, at most 1)";
-            Error::Usage(format!("rule {text}: expected {expected}"))
-        })
+        let mut rule = Rule::default();
+        for part in text.split(',') {
+            let (name, value) = part.trim().split_once(':').unwrap_or((part, ""));
+            let number = || value.parse::<f64>().ok().filter(|v| v.is_finite());
+            let known = match name {
+                "best-of" => set(&mut rule.best_of, value.parse().ok().filter(|&k| k > 0)),
+                "threshold" => set(&mut rule.least, number()),
+                "above" => set(&mut rule.above, number()),
+                "top" => set(&mut rule.top, number().filter(|&q| q > 0.0 && q <= 1.0)),
+                _ => false,
+            };
+            if !known {
+                let expected = "best-of:K (the best of K pictures, K from 1 on), threshold:X (at least this score), above:X \
+                                (more than this score) or top:Q (a share above 0, at most 1), or several of them with commas";
+                return Err(Error::Usage(format!("rule {text}: expected {expected}")));
+            }
+        }
+        Ok(rule)
     }
 }
 
-/// The chosen ones in the order of the candidates. Of equal scores the first counts as better.
+/// Whether there is a value, and none was there before.
+fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    let fresh = place.is_none() && value.is_some();
+    *place = value;
+    fresh
+}
+
+/// The chosen ones in the order of the candidates. Of equal scores the first counts as better. Scores are numbers, not NaN.
 pub fn select(candidates: &[Candidate], rule: Rule) -> Vec<&Candidate> {
-    // Prompt to its best candidate, and how many of its candidates were looked at.
-    let mut best: HashMap<&str, (usize, usize)> = HashMap::new();
+    // Prompt to its candidates' places, prompts in their order.
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut prompts: Vec<Vec<usize>> = Vec::new();
     for (i, candidate) in candidates.iter().enumerate() {
-        let (leader, seen) = best.entry(&candidate.prompt).or_insert((i, 0));
-        *seen += 1;
-        let counts = !matches!(rule, Rule::BestOf(k) if *seen > k);
-        if counts && candidate.score > candidates[*leader].score {
-            *leader = i;
+        let place = *places.entry(&candidate.prompt).or_insert(prompts.len());
+        if place == prompts.len() {
+            prompts.push(Vec::new());
         }
+        prompts[place].push(i);
     }
-    let mut chosen: Vec<usize> = best.into_values().map(|(leader, _)| leader).collect();
-    match rule {
-        Rule::BestOf(_) => {}
-        Rule::Threshold(least) => chosen.retain(|&i| candidates[i].score >= least),
-        Rule::Top(share) => {
-            chosen.sort_by(|&a, &b| candidates[b].score.total_cmp(&candidates[a].score).then(a.cmp(&b)));
-            chosen.truncate((share * chosen.len() as f64).ceil() as usize);
-        }
-    }
+    let scores: Vec<Vec<f64>> = prompts.iter().map(|of| of.iter().map(|&i| candidates[i].score).collect()).collect();
+    let mut chosen: Vec<usize> = best(&scores, rule).into_iter().map(|(p, k)| prompts[p][k]).collect();
     chosen.sort_unstable();
     chosen.into_iter().map(|i| &candidates[i]).collect()
+}
+
+/// (prompt, candidate) of what `rule` keeps of `scores[prompt][candidate]`, in the order of the prompts. Of equal scores the
+/// lowest candidate, and of equal best ones the first prompt. Prompts without candidates count among all prompts.
+pub fn best(scores: &[Vec<f64>], rule: Rule) -> Vec<(usize, usize)> {
+    let best_of = |scores: &[f64]| -> Option<usize> {
+        let looked_at = &scores[..rule.best_of.unwrap_or(usize::MAX).min(scores.len())];
+        (0..looked_at.len()).reduce(|best, k| if looked_at[k] > looked_at[best] { k } else { best })
+    };
+    let each = scores.iter().enumerate().filter_map(|(p, of)| Some((p, best_of(of)?)));
+    let mut chosen: Vec<(usize, usize)> = each.collect();
+    let score = |(p, k): (usize, usize)| scores[p][k];
+    chosen.retain(|&at| rule.least.is_none_or(|least| score(at) >= least));
+    chosen.retain(|&at| rule.above.is_none_or(|above| score(at) > above));
+    if let Some(share) = rule.top {
+        chosen.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
+        chosen.truncate((share * scores.len() as f64).ceil() as usize);
+    }
+    chosen.sort_unstable();
+    chosen
 }
 
 /// Makes a training folder of copies, `NNNNN` with the ending of the source, and `metadata.jsonl`, which is written last

@@ -129,7 +129,7 @@ impl SelectSettings {
     /// Pictures of each prompt.
     pub fn draws(&self) -> u64 {
         match self.rule() {
-            Ok(Rule::BestOf(k)) => k as u64,
+            Ok(Rule { best_of: Some(k), .. }) => k as u64,
             _ => 1,
         }
     }

@@ -22,7 +22,9 @@ impl Case {
         let path = dir.join("case.json");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         let json = serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
-        let tensors = Safetensors::open(&dir.join("tensors.safetensors"))?;
+        // Cases of rules on texts and scores have no tensors.
+        let tensors = dir.join("tensors.safetensors");
+        let tensors = if tensors.exists() { Safetensors::open(&tensors) } else { Safetensors::empty(&tensors) }?;
         let root = root.map_or_else(|| dir.join("../.."), Path::to_path_buf);
         Ok(Self { dir: dir.into(), root, json, tensors })
     }
@@ -61,6 +63,23 @@ impl Case {
                 .ok_or_else(|| self.error(format!("`{key}`: expected a list of strings"))),
             _ => Err(self.error(format!("`{key}`: expected a list of strings"))),
         }
+    }
+
+    /// A list.
+    pub fn list(&self, key: &str) -> Result<&Vec<Value>> {
+        self.json[key].as_array().ok_or_else(|| self.error(format!("`{key}`: expected a list")))
+    }
+
+    /// Paths by name, below the root.
+    pub fn paths(&self, key: &str) -> Result<Vec<(&str, PathBuf)>> {
+        let wrong = || self.error(format!("`{key}`: expected an object of paths"));
+        let paths = self.json[key].as_object().ok_or_else(wrong)?.iter();
+        paths.map(|(name, path)| Ok((name.as_str(), self.root.join(path.as_str().ok_or_else(wrong)?)))).collect()
+    }
+
+    /// The path `path` of the case, below the root.
+    pub fn below_root(&self, path: &str) -> PathBuf {
+        self.root.join(path)
     }
 
     /// The folder that `key` names, below the root.
@@ -127,6 +146,20 @@ impl Checks {
     /// `||ours - reference|| / ||reference||` in f64; the absolute norm for an all-zero reference.
     pub fn relative(&mut self, quantity: impl Into<String>, ours: &[f32], reference: &Tensor, tolerance: f64) {
         self.push(quantity, relative_error(ours, &reference.reals::<f32>()), tolerance);
+    }
+
+    /// The largest absolute difference in f64; infinite where the lengths differ.
+    pub fn absolute(&mut self, quantity: impl Into<String>, ours: &[f64], reference: &[f64], tolerance: f64) {
+        let differences = ours.iter().zip(reference).map(|(a, b)| (a - b).abs());
+        let worst = differences.fold(0.0, |worst: f64, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) });
+        let error = if ours.len() == reference.len() { worst } else { f64::INFINITY };
+        self.push(quantity, error, tolerance);
+    }
+
+    /// How many of the items differ; a missing one differs.
+    pub fn equal<T: PartialEq>(&mut self, quantity: impl Into<String>, ours: &[T], reference: &[T]) {
+        let different = ours.iter().zip(reference).filter(|(a, b)| a != b).count();
+        self.push(quantity, (different + ours.len().abs_diff(reference.len())) as f64, 0.0);
     }
 
     pub fn feature_map(

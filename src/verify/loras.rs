@@ -18,7 +18,7 @@ pub fn lora_formats(case: &Case) -> Result<Checks> {
     let base = base::modules(&case.path("model")?)?;
     let expected = outputs(case, "out.delta.")?;
     let mut checks = Checks::default();
-    for file in list(case, "files")? {
+    for file in case.list("files")? {
         let expert = load(case, file, &base)?;
         let name = file["file"].as_str().unwrap_or_default();
         checks.push(format!("modules of {name}"), expert.len().abs_diff(expected.len()) as f64, 0.0);
@@ -33,8 +33,8 @@ pub fn lora_formats(case: &Case) -> Result<Checks> {
 /// peft's add_weighted_adapter. Since 0.21 its svd family applies alpha / rank once.
 pub fn merge(case: &Case) -> Result<Checks> {
     let base = base::modules(&case.path("model")?)?;
-    let experts = list(case, "inputs")?.iter().map(|input| load(case, input, &base)).collect::<Result<Vec<_>>>()?;
-    let weights: Option<Vec<f64>> = list(case, "weights")?.iter().map(Value::as_f64).collect();
+    let experts = case.list("inputs")?.iter().map(|input| load(case, input, &base)).collect::<Result<Vec<_>>>()?;
+    let weights: Option<Vec<f64>> = case.list("weights")?.iter().map(Value::as_f64).collect();
     let weights = weights.ok_or_else(|| case.error("`weights`: expected numbers"))?;
     let pairs: Vec<(&Expert, f64)> = experts.iter().zip(weights).collect();
 
@@ -71,10 +71,6 @@ fn load(case: &Case, input: &Value, base: &BaseModules) -> Result<Expert> {
     Ok(lora::load(&case.dir.join(file), Some(base), false)?.expert)
 }
 
-fn list<'a>(case: &'a Case, key: &str) -> Result<&'a Vec<Value>> {
-    case.json[key].as_array().ok_or_else(|| case.error(format!("`{key}`: expected a list")))
-}
-
 /// The tensors below `prefix`, by the rest of their names.
 fn outputs(case: &Case, prefix: &str) -> Result<BTreeMap<String, Tensor>> {
     let names = case.tensors.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?)));
@@ -94,7 +90,7 @@ pub fn bake(case: &Case, device: &Device) -> Result<Checks> {
     let model = case.path("model")?;
     let modules = base::modules(&model)?;
     let mut experts = Vec::new();
-    for input in list(case, "inputs")? {
+    for input in case.list("inputs")? {
         let scale = input["scale"].as_f64().ok_or_else(|| case.error("`scale`: expected a number"))?;
         experts.push((load(case, input, &modules)?, scale));
     }

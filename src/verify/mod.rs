@@ -1,8 +1,10 @@
 //! Recorded numbers of other engines, and how far ours are from them.
 
 mod case;
+mod judging;
 mod loras;
 mod models;
+mod neighbours;
 mod sampling;
 mod training;
 
@@ -91,6 +93,23 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
         "lora_formats" => loras::lora_formats(case)?,
         "merge" => loras::merge(case)?,
         "bake" => loras::bake(case, device)?,
+        "preprocess" => judging::preprocess(case)?,
+        "bert_tokenizer" => judging::bert_tokenizer(case)?,
+        "fid_stats" => judging::fid_stats(case)?,
+        "kid" => judging::kid(case)?,
+        "cmmd" => judging::cmmd(case)?,
+        "diversity" => judging::diversity(case)?,
+        "image_similarity" => judging::image_similarity(case)?,
+        "soft_label" => neighbours::soft_label(case)?,
+        "img2img_steps" => neighbours::img2img_steps(case)?,
+        "visor" => neighbours::visor(case)?,
+        "spatial_rules" => neighbours::spatial_rules(case)?,
+        "association" => neighbours::association(case)?,
+        "tags" => neighbours::tags(case)?,
+        "selection" => neighbours::selection(case)?,
+        "loop_rules" => neighbours::loop_rules(case)?,
+        "gate" => neighbours::gate(case)?,
+        "long_prompts" => neighbours::long_prompts(case)?,
         other => return Err(case.error(format!("unknown kind {other}"))),
     };
     Ok(checks)

@@ -35,11 +35,14 @@ fn each_rule_takes_the_best_of_a_prompt_or_none() {
     assert_eq!(chosen("top:1"), ["a3.png", "b0.png", "c2.png"]);
     assert_eq!(chosen("top:0.34"), ["a3.png", "c2.png"]);
     assert_eq!(chosen("top:0.33"), ["a3.png"]);
+    assert_eq!(chosen("above:0.8"), ["a3.png"]);
+    assert_eq!(chosen("best-of:3,above:0.6,top:0.4"), ["a1.png", "c2.png"]);
 }
 
 #[test]
 fn a_rule_that_is_none_is_refused_with_what_there_is() {
-    for rule in ["best-of:0", "best-of:x", "best-of", "threshold:nan", "top:0", "top:1.5", "worst:3", ""] {
+    for rule in ["best-of:0", "best-of:x", "best-of", "threshold:nan", "top:0", "top:1.5", "worst:3", "top:1,top:1", ""]
+    {
         let refusal = Rule::parse(rule).unwrap_err();
         assert_eq!(refusal.exit_code(), 2);
         assert!(refusal.to_string().contains("best-of:K"), "{refusal}");
@@ -55,7 +58,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
         image::RgbImage::from_pixel(2, 2, image::Rgb([i as u8; 3])).save(&candidate.image).unwrap();
     }
     let out = dir.path().join("selected");
-    let chosen = select(&all, Rule::BestOf(4));
+    let chosen = select(&all, Rule::parse("best-of:4").unwrap());
     write(&out, &chosen, dir.path()).unwrap();
     let data = Dataset::open(&out).unwrap();
     let captions: Vec<_> = data.samples().iter().map(|sample| sample.caption.as_str()).collect();
@@ -68,7 +71,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     std::fs::remove_file(out.join("00001.png")).unwrap();
     write(&out, &chosen, dir.path()).unwrap();
     assert!(out.join("00001.png").is_file());
-    let refusal = write(&out, &select(&all, Rule::BestOf(1)), dir.path()).unwrap_err().to_string();
+    let refusal = write(&out, &select(&all, Rule::parse("best-of:1").unwrap()), dir.path()).unwrap_err().to_string();
     assert!(refusal.contains("selected") && refusal.contains("new folder"), "{refusal}");
     assert_eq!(std::fs::read(out.join("metadata.jsonl")).unwrap(), metadata);
     assert!(write(&dir.path().join("none"), &[], dir.path()).is_err());

@@ -49,6 +49,22 @@ fn training_steps_agree_with_peft() {
 }
 
 #[test]
+fn pixels_and_pieces_agree_with_the_judges_programs() {
+    all_of(&["preprocess", "bert_tokenizer"]);
+}
+
+#[test]
+fn metrics_agree_with_their_references() {
+    all_of(&["fid_stats", "kid", "cmmd", "diversity", "image_similarity"]);
+}
+
+#[test]
+fn rules_of_neighbouring_systems_agree_with_theirs() {
+    all_of(&["soft_label", "img2img_steps", "visor", "spatial_rules", "association", "tags", "selection"]);
+    all_of(&["loop_rules", "gate", "long_prompts"]);
+}
+
+#[test]
 fn a_wrong_number_is_found() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
     let broken = tempfile::tempdir().unwrap();

@@ -1,0 +1,174 @@
+//! `selma spatial`: prompts about relations, and how often pictures show them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::cli::Common;
+use crate::error::{Error, Result};
+use crate::formats::atomic;
+use crate::spatial::suite::{self, PREPOSITIONS};
+use crate::spatial::visor::{Seen, Summary, summary};
+use crate::spatial::{Relation, detections};
+
+/// Test whether pictures show spatial relations.
+#[derive(clap::Args)]
+pub struct Spatial {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Make(Make),
+    Score(Score),
+}
+
+/// Write prompts for spatial relations between two or three objects.
+///
+/// Prompts of asymmetric relations get a partner with the two objects exchanged. `selma generate --prompts` draws them; name
+/// the pictures PROMPT_K, K from 0 on, for a detector.
+#[derive(clap::Args)]
+struct Make {
+    /// The objects, with commas.
+    #[arg(long, value_name = "NOUNS", value_delimiter = ',', required = true)]
+    objects: Vec<String>,
+    /// The prepositions, with commas (default: above, below, on, among, around, beside, in front of, behind, between,
+    /// inside).
+    #[arg(long, value_name = "PREPOSITIONS", value_delimiter = ',')]
+    relations: Vec<String>,
+    /// Prompts for each preposition, partners not counted.
+    #[arg(long, default_value_t = 10)]
+    count: usize,
+    /// The prompts, as JSON.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Score pictures by what a detector saw in them, with VISOR's shares.
+///
+/// in front of, behind, around and among cannot be told from boxes: they are listed without a score.
+#[derive(clap::Args)]
+struct Score {
+    /// Prompts of `selma spatial make`, or an object {id: {a, b, rel}} as VISOR's.
+    #[arg(long, value_name = "FILE")]
+    prompts: PathBuf,
+    /// {"PROMPT_K": [{"label", "score", "box": [x1, y1, x2, y2]}]}, K from 0 on, pixels, y down.
+    #[arg(long, value_name = "FILE", required_unless_present = "results")]
+    detections: Option<PathBuf>,
+    /// Instead, a result file of VISOR's authors: {"PROMPT_K": {"classes", "sra"}}.
+    #[arg(long, value_name = "FILE", conflicts_with = "detections")]
+    results: Option<PathBuf>,
+    /// Detections count above this score.
+    #[arg(long, default_value_t = detections::THRESHOLD)]
+    threshold: f64,
+    /// The shares, as JSON.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Spatial {
+    pub fn run(self, common: &Common) -> Result<()> {
+        match self.command {
+            Command::Make(make) => make.run(common),
+            Command::Score(score) => score.run(common),
+        }
+    }
+}
+
+impl Make {
+    fn run(self, common: &Common) -> Result<()> {
+        super::refuse_existing(&self.out, self.overwrite)?;
+        let named = |name: &String| Relation::parse(name).map_err(|e| Error::Usage(format!("--relations: {e}")));
+        let relations: Vec<Relation> = match self.relations.is_empty() {
+            true => PREPOSITIONS.to_vec(),
+            false => self.relations.iter().map(named).collect::<Result<_>>()?,
+        };
+        let objects: Vec<String> = self.objects.iter().map(|object| object.trim().to_owned()).collect();
+        let prompts = suite::make(&objects, &relations, self.count, common.seed())?;
+        suite::write(&self.out, &prompts)?;
+        let swapped = prompts.iter().filter(|prompt| prompt.swap_of.is_some()).count();
+        match common.json {
+            true => println!("{}", json!({"out": self.out, "prompts": prompts.len(), "swapped": swapped})),
+            false => println!("{}: {} prompts, {swapped} of them partners", self.out.display(), prompts.len()),
+        }
+        Ok(())
+    }
+}
+
+impl Score {
+    fn run(self, common: &Common) -> Result<()> {
+        if let Some(out) = &self.out {
+            super::refuse_existing(out, self.overwrite)?;
+        }
+        let prompts = suite::read(&self.prompts)?;
+        let (found, recorded);
+        let (file, groups) = match (&self.detections, &self.results) {
+            (Some(file), _) => {
+                found = detections::read(file)?;
+                let seen = |asked: &_, found: &Vec<_>| detections::seen(asked, found, self.threshold);
+                (file, detections::by_prompt(&prompts, &found, seen))
+            }
+            (None, Some(file)) => {
+                recorded = detections::read_recorded(file)?;
+                (file, detections::by_prompt(&prompts, &recorded, detections::seen_recorded))
+            }
+            (None, None) => return Err(Error::Usage("--detections: expected a file".into())),
+        };
+        let groups = groups.map_err(|e| Error::file(file, e.to_string()))?;
+        let mut by_relation: BTreeMap<Relation, Vec<&[Seen]>> = BTreeMap::new();
+        for (asked, seen) in &groups {
+            by_relation.entry(asked.relation).or_default().push(seen);
+        }
+        let rows: Vec<(Relation, Option<Summary>)> =
+            by_relation.iter().map(|(relation, seen)| (*relation, summary(seen.iter().copied()))).collect();
+        let decided = rows.iter().filter(|(_, row)| row.is_some()).map(|(relation, _)| *relation);
+        let decided: Vec<&[Seen]> = decided.flat_map(|relation| by_relation[&relation].iter().copied()).collect();
+        let all = summary(decided);
+        let undecided: Vec<&str> = rows.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r.name()).collect();
+        let relations: serde_json::Map<_, _> = rows.iter().map(|(r, row)| (r.name().to_owned(), json!(row))).collect();
+        let unpictured = prompts.len() - groups.len();
+        let report = json!({"threshold": self.threshold, "all": all, "relations": relations,
+                            "not_told_by_boxes": undecided, "prompts_without_pictures": unpictured});
+        if let Some(out) = &self.out {
+            atomic::write(out, |w| writeln!(w, "{report:#}"))?;
+        }
+        if common.json {
+            println!("{report}");
+            return Ok(());
+        }
+        println!(
+            "{:<16} {:>8} {:>7} {:>7} {:>7} {:>7}  VISOR 1 / 2 / 3 / 4",
+            "relation", "pictures", "OA", "cond", "uncond", "opposite"
+        );
+        for (relation, row) in &rows {
+            print_row(relation.name(), row.as_ref());
+        }
+        print_row("all", all.as_ref());
+        if unpictured > 0 {
+            common.note(format!("{unpictured} prompts have no picture"));
+        }
+        if let Some(short) = all.map(|all| all.short_prompts).filter(|&n| n > 0) {
+            common.note(format!("{short} prompts have fewer than four pictures, so VISOR 4 is too low for them"));
+        }
+        Ok(())
+    }
+}
+
+fn print_row(name: &str, row: Option<&Summary>) {
+    let Some(row) = row else {
+        return println!("{name:<16} boxes cannot tell");
+    };
+    let cond = row.cond.map_or("-".into(), |cond| format!("{cond:.2}"));
+    println!(
+        "{name:<16} {:>8} {:>7.2} {cond:>7} {:>7.2} {:>8}  {:.1} / {:.1} / {:.1} / {:.1}",
+        row.pictures, row.both, row.uncond, row.opposite, row.visor_1, row.visor_2, row.visor_3, row.visor_4
+    );
+}

@@ -1,0 +1,3 @@
+//! Networks that judge pictures, and what they are given.
+
+pub mod preprocess;

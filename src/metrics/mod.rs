@@ -1,0 +1,14 @@
+//! What a set of pictures is like: its distance to a reference set, its diversity, and one picture against another.
+//! Pure functions of features `[n, d]` and of pictures, in f64; the networks that make the features are in
+//! [`crate::judges`].
+
+pub mod cmmd;
+pub mod diversity;
+pub mod features;
+pub mod fid;
+pub mod kid;
+pub mod report;
+pub mod similarity;
+pub mod statistics;
+
+pub use features::Features;
