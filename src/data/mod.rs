@@ -7,6 +7,7 @@ mod draw;
 pub mod latent_cache;
 pub mod loader;
 pub mod preprocess;
+mod prompt_line;
 pub mod prompts;
 pub mod tokenizer;
 pub mod windows;

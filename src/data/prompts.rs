@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::prompt_line;
 use crate::error::{Error, Result};
 use crate::formats::{jsonl, table};
 
@@ -50,7 +51,8 @@ impl Prompt {
 }
 
 /// Reads `.jsonl` (a record a line), `.json` (a list, or an object of named prompts, whose names become `id`), `.csv` (a row
-/// a prompt; of DSG's question file an item a prompt, with its `item_id`), or text with one prompt a line. Empty lines are
+/// a prompt; of DSG's question file an item a prompt, with its `item_id`), or text with one prompt a line,
+/// which may end in kohya's options (`--n --d --s --l --w --h`). Empty lines of a text, and those that begin with `#`, are
 /// skipped.
 ///
 /// # Errors
@@ -146,6 +148,8 @@ fn text(path: &Path) -> Result<Vec<Prompt>> {
         let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Error::file(path, format!("line {line} is not UTF-8; convert the file to UTF-8"))
     })?;
-    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-    Ok(lines.filter(|line| !line.is_empty()).map(Prompt::new).collect())
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).enumerate();
+    let prompts = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let parse = |(i, line)| prompt_line::parse(line).map_err(|why| Error::file(path, format!("line {}: {why}", i + 1)));
+    prompts.map(parse).collect()
 }

@@ -10,11 +10,18 @@ use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
 
 /// Classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): on where `scale` is above 1.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
     pub scale: f64,
     /// Lin et al. 2023, arXiv:2305.08891, section 3.4; 0 is off.
     pub rescale: f64,
+}
+
+impl Guidance {
+    /// The default scale of diffusers' pipelines: 5.0 for SDXL, 7.5 for Stable Diffusion 1 and 2.
+    pub fn default_scale(is_xl: bool) -> f64 {
+        if is_xl { 5.0 } else { 7.5 }
+    }
 }
 
 /// One batch on its way from noise to latents, which stay on the network's device until the last step is done.
@@ -24,13 +31,17 @@ pub struct Denoising<'a> {
     pub guidance: Guidance,
     pub positive: Conditions,
     pub negative: Conditions,
-    /// Height and width of the picture in pixels (SDXL's size conditions).
+    /// Height and width of the image in pixels (SDXL's size conditions).
     pub size: (usize, usize),
 }
 
 impl Denoising<'_> {
     /// Runs steps `start..` on `latents` `[n, h, w, c]`, which already have the scale (or noise) of that step. `noise`
     /// is asked for step i's fresh noise where the sampler wants some; `seen` gets the latents after each step.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where conditions or latents do not fit the network; the errors of `noise` and `seen`; where
+    /// the device has no room.
     pub fn run(
         &mut self,
         start: usize,
@@ -76,27 +87,44 @@ impl Denoising<'_> {
     }
 }
 
-/// Latents as the sampler left them -> pictures `[n, h, w, 3]`, f32, not yet clamped to [-1, 1].
+/// Decodes latents `[n, h, w, c]`, as the sampler left them, to images `[n, 8h, 8w, 3]` in f32, not yet clamped to [-1, 1].
+///
+/// # Errors
+/// [`crate::Error::Shape`] for latents of another channel count than the VAE's; where the device has no room.
 pub fn decode(vae: &AutoencoderKl, latents: &Tensor) -> Result<Tensor> {
     let unscaled = ops::combine(&[(1.0 / vae.config.scaling_factor, latents)])?;
     Ok(vae.decode(&Tape::off(), &unscaled)?.to_cpu()?.cast(DType::F32))
 }
 
+/// Samples the VAE's posterior with unit `noise`, scaled as the UNet wants it; all f32 `[n, h, w, c]`.
+///
+/// # Errors
+/// Where the device cannot copy `mean` or `logvar` to the host.
+pub(super) fn sample_posterior(vae: &AutoencoderKl, mean: &Tensor, logvar: &Tensor, noise: &Tensor) -> Result<Tensor> {
+    let factor = vae.config.scaling_factor as f32;
+    let shape = mean.shape();
+    let (mean, logvar) = (mean.to_cpu()?, logvar.to_cpu()?);
+    let (mean, logvar, noise) = (mean.reals::<f32>(), logvar.reals::<f32>(), noise.reals::<f32>());
+    let sample = |((m, l), n): ((&f32, &f32), &f32)| factor * (m + (0.5 * l).exp() * n);
+    let values: Vec<f32> = mean.iter().zip(logvar.iter()).zip(noise.iter()).map(sample).collect();
+    Ok(Tensor::new(values, shape))
+}
+
 impl StableDiffusion {
+    /// As [`fn@decode`].
+    ///
+    /// # Errors
     /// As [`fn@decode`].
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         decode(&self.vae, latents)
     }
 
-    /// A draw from the VAE's posterior with unit `noise`, scaled as the UNet wants it; f32 `[n, h, w, c]`.
+    /// As [`sample_posterior`] of this model's VAE.
+    ///
+    /// # Errors
+    /// As [`sample_posterior`].
     pub fn latents(&self, mean: &Tensor, logvar: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let factor = self.vae.config.scaling_factor as f32;
-        let shape = mean.shape();
-        let (mean, logvar) = (mean.to_cpu()?, logvar.to_cpu()?);
-        let (mean, logvar, noise) = (mean.reals::<f32>(), logvar.reals::<f32>(), noise.reals::<f32>());
-        let draw = |((m, l), n): ((&f32, &f32), &f32)| factor * (m + (0.5 * l).exp() * n);
-        let values: Vec<f32> = mean.iter().zip(logvar.iter()).zip(noise.iter()).map(draw).collect();
-        Ok(Tensor::new(values, shape))
+        sample_posterior(&self.vae, mean, logvar, noise)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The LoRAs of a picture.
+//! The LoRAs that images are generated with.
 
 use std::path::{Path, PathBuf};
 

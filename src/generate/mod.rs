@@ -1,15 +1,22 @@
 //! Text to image: prompts to text states, noise to latents, latents to pixels.
 
 mod denoise;
-pub mod draw;
+pub mod folder;
+pub mod generation;
+mod generator;
 pub mod loras;
 pub mod parameters;
-pub mod pictures;
 pub mod plan;
 mod prompt;
+pub mod request;
+mod settings;
 
 pub use denoise::{Denoising, Guidance, decode};
+pub use generation::Generation;
+pub use generator::{Generator, Observer, Source};
 pub use prompt::{Conditions, TextEncoder, TextEncoders};
+pub use request::Request;
+pub use settings::Settings;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +59,7 @@ impl StableDiffusion {
         Ok(model)
     }
 
-    /// Brings every network to `device`, where it then computes. LoRAs that are applied later go there too.
+    /// Moves every network to `device`, where it then computes. LoRAs that are applied later go there too.
     ///
     /// # Errors
     /// Where the device has no room.
@@ -66,11 +73,17 @@ impl StableDiffusion {
     }
 
     /// As [`TextEncoders::encode`].
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
     pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {
         self.text.encode(prompts, second, clip_skip)
     }
 
     /// As [`TextEncoders::encode_negative`].
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
     pub fn encode_negative(
         &self,
         negative: Option<&[String]>,

@@ -1,88 +1,100 @@
-//! What a picture was made with, as the text that webui keeps in PNG files: prompt, negative prompt, and a line of settings.
-//! Everything that decides the pixels is in it, and no clock, so it also tells whether a picture on disk is the one that
-//! would be drawn.
+//! What an image was made with, as the text that webui keeps in PNG files: prompt, negative prompt, and a line of settings.
+//! Everything that decides the pixels is in it, and no clock, so it also tells whether an image on disk is the one that
+//! would be generated.
 
 use std::path::{Path, PathBuf};
 
-use super::draw::{Drawing, Job};
+use super::StableDiffusion;
 use super::loras::Strength;
+use super::request::Request;
 use crate::error::Result;
 use crate::formats::component::{in_checkpoint, weight_files};
 use crate::formats::digest;
 use crate::formats::model_dir::ModelDir;
 
-/// The files that pictures are drawn with.
-pub struct Sources<'a> {
+/// The files that images are generated from.
+pub(super) struct Sources<'a> {
     pub model: &'a Path,
     /// The folder of another VAE.
     pub vae: Option<&'a Path>,
     pub loras: &'a [Strength],
     /// A hash of all that these files hold, such as [`inputs_hash`] finds.
-    pub inputs: String,
+    pub inputs: &'a str,
+    /// Of an image to start from.
+    pub strength: Option<f64>,
 }
 
-/// The settings that all pictures of a run share.
-pub struct Parameters {
-    pub negative: Option<String>,
-    /// In webui's order; empty values are left out.
-    pub settings: Vec<(&'static str, String)>,
-    pub seed: u64,
+/// What all images of a folder share.
+pub(super) struct Parameters {
+    model: String,
+    vae: String,
+    strength: String,
+    prediction: String,
+    lora_hashes: String,
+    lora_strengths: String,
+    precision: String,
+    inputs: String,
+    /// The model's own sampler.
+    scheduler: String,
 }
 
 impl Parameters {
     /// # Errors
     /// [`crate::Error::Io`] where a LoRA cannot be read.
-    pub fn new(drawing: &Drawing, sources: &Sources) -> Result<Self> {
+    pub fn new(model: &StableDiffusion, sources: &Sources) -> Result<Self> {
         let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let list = |items: Vec<String>| items.join(", ");
-        let own = drawing.model.scheduler["_class_name"].as_str().unwrap_or_default();
         let hashes = sources.loras.iter().map(|lora| {
             let hash = digest::tensors(&lora.path)?;
             Ok(format!("{}: {}", name(&lora.path), &hash[..12]))
         });
-        let hashes = hashes.collect::<Result<Vec<_>>>()?;
         let strengths = sources.loras.iter().map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
-        // webui counts from 1.
-        let skipped = (drawing.clip_skip > 0).then(|| (drawing.clip_skip + 1).to_string());
-        let strength = drawing.start.as_ref().map(|start| start.strength.to_string());
-        let rescale = (drawing.guidance.rescale > 0.0).then(|| drawing.guidance.rescale.to_string());
-        let precision = drawing.model.dtype.name();
-        let (height, width) = drawing.size;
-        let prediction = drawing.model.scheduler["prediction_type"].as_str();
-        let model = sources.model.file_name().unwrap_or_default().to_string_lossy();
+        let of_scheduler = |key: &str| model.scheduler[key].as_str().unwrap_or_default();
         Ok(Self {
-            negative: drawing.negative.map(str::to_owned),
-            seed: drawing.seed,
-            settings: vec![
-                ("Steps", drawing.steps.to_string()),
-                ("Sampler", sampler_name(drawing.scheduler.unwrap_or(own)).into()),
-                ("CFG scale", drawing.guidance.scale.to_string()),
-                ("CFG rescale", rescale.unwrap_or_default()),
-                ("Size", format!("{width}x{height}")),
-                ("Model", model.into_owned()),
-                ("VAE", sources.vae.map(name).unwrap_or_default()),
-                ("Denoising strength", strength.unwrap_or_default()),
-                ("Prediction", prediction.filter(|name| *name != "epsilon").unwrap_or_default().into()),
-                ("Clip skip", skipped.unwrap_or_default()),
-                ("Lora hashes", list(hashes)),
-                ("Lora strengths", list(strengths.collect())),
-                ("Precision", if precision == "f32" { "" } else { precision }.into()),
-                ("Inputs", sources.inputs.clone()),
-            ],
+            model: sources.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            vae: sources.vae.map(name).unwrap_or_default(),
+            strength: sources.strength.map(|strength| strength.to_string()).unwrap_or_default(),
+            prediction: Some(of_scheduler("prediction_type"))
+                .filter(|name| *name != "epsilon")
+                .unwrap_or_default()
+                .into(),
+            lora_hashes: list(hashes.collect::<Result<_>>()?),
+            lora_strengths: list(strengths.collect()),
+            precision: Some(model.dtype.name()).filter(|name| *name != "f32").unwrap_or_default().into(),
+            inputs: sources.inputs.into(),
+            scheduler: of_scheduler("_class_name").into(),
         })
     }
 
-    /// The text of one picture.
-    pub fn text(&self, job: &Job) -> String {
-        let mut text = job.prompt.clone();
-        if let Some(negative) = self.negative.as_deref().filter(|n| !n.is_empty()) {
+    /// The text of one image. Settings are in webui's order; empty ones are left out.
+    pub fn text(&self, request: &Request) -> String {
+        let g = &request.generation;
+        let mut text = request.prompt.clone();
+        if let Some(negative) = g.negative.as_deref().filter(|n| !n.is_empty()) {
             text += &format!("\nNegative prompt: {negative}");
         }
-        let (seed, index) = (self.seed.to_string(), job.index.to_string());
-        let own = [("Seed", seed.as_str()), ("Index", index.as_str())];
-        let parts = if job.parts > 1 { "True" } else { "" };
-        let shared = self.settings.iter().map(|(key, value)| (*key, value.as_str()));
-        let all = shared.chain(own).chain([("Long prompt", parts), ("Version", VERSION)]);
+        let some = |set: bool, value: String| if set { value } else { String::new() };
+        let settings: [(&str, &str); 17] = [
+            ("Steps", &g.steps.to_string()),
+            ("Sampler", sampler_name(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
+            ("CFG scale", &g.guidance.scale.to_string()),
+            ("CFG rescale", &some(g.guidance.rescale > 0.0, g.guidance.rescale.to_string())),
+            ("Size", &format!("{}x{}", g.size.1, g.size.0)),
+            ("Model", &self.model),
+            ("VAE", &self.vae),
+            ("Denoising strength", &self.strength),
+            ("Prediction", &self.prediction),
+            // webui counts from 1.
+            ("Clip skip", &some(g.clip_skip > 0, (g.clip_skip + 1).to_string())),
+            ("Lora hashes", &self.lora_hashes),
+            ("Lora strengths", &self.lora_strengths),
+            ("Precision", &self.precision),
+            ("Inputs", &self.inputs),
+            ("Seed", &g.seed.to_string()),
+            ("Index", &request.index.to_string()),
+            ("Long prompt", if request.parts > 1 { "True" } else { "" }),
+        ];
+        let all = settings.into_iter().chain([("Version", VERSION)]);
         let line: Vec<String> = all
             .filter(|(_, value)| !value.is_empty())
             .map(|(key, value)| format!("{key}: {}", quoted(value)))
@@ -117,7 +129,7 @@ pub fn sampler_name(name: &str) -> &str {
     }
 }
 
-/// Every file of a model that decides its pictures.
+/// Every file of a model that decides its images.
 ///
 /// # Errors
 /// As [`ModelDir::open`]; where a component has no weights.
@@ -146,7 +158,7 @@ pub fn model_files(model: &Path, vae: Option<&Path>, vocab: Option<&Path>) -> Re
     Ok(files)
 }
 
-/// The hash of all of a run's inputs: model, LoRAs, initial picture. It reads every byte, so it runs beside the drawing.
+/// The hash of all inputs: model, LoRAs, initial image. It reads every byte, so it runs on a thread of its own.
 pub fn inputs_hash(files: Vec<PathBuf>) -> std::thread::JoinHandle<Result<String>> {
     std::thread::spawn(move || digest::files(&files).map(|hash| hash[..16].into()))
 }

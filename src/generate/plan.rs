@@ -1,7 +1,7 @@
-//! The memory that pictures take on a GPU, worked out from a model's sizes before anything is there.
+//! The memory that images take on a GPU, computed from the model's sizes before anything is allocated.
 
 use super::StableDiffusion;
-use super::draw::Drawing;
+use super::generation::Generation;
 use super::loras::Strength;
 use crate::device::gpu::Gpu;
 use crate::device::memory::human;
@@ -23,28 +23,29 @@ const SCORES: u64 = 64 << 20;
 /// Timesteps, coefficients and what norms add up.
 const SMALL: u64 = 1 << 20;
 
-/// Pictures of one size, so many at once.
-pub struct Pictures<'a> {
-    pub drawing: &'a Drawing<'a>,
+/// Images of one size, so many at once.
+pub struct Workload<'a> {
+    pub model: &'a StableDiffusion,
+    pub generation: Generation,
     pub loras: &'a [Strength],
     pub batch: usize,
     /// Texts of 77 tokens that the longest prompt is read as.
     pub parts: usize,
-    /// Whether they start from a picture.
-    pub from_picture: bool,
+    /// Whether they start from an image.
+    pub from_image: bool,
 }
 
-impl Pictures<'_> {
+impl Workload<'_> {
     /// Says what is planned on `gpu` and what is free there, line by line to `note`, and takes it.
     ///
     /// # Errors
-    /// [`crate::Error::Failed`] where the pictures do not fit, with what would make them; what the GPU says.
+    /// [`crate::Error::Failed`] where the images do not fit, with what would make them; what the GPU says.
     pub fn reserve(&self, gpu: &Gpu, note: &mut dyn FnMut(String)) -> Result<()> {
         let (plan, available) = (self.plan()?, gpu.available()?);
         let title = format!("planned memory on {}", gpu.name());
         plan.lines(&title, available).into_iter().for_each(note);
         if let Some(available) = available {
-            plan.check("drawing", &format!(" on {}", gpu.name()), available, &self.ways())?;
+            plan.check("generating images", &format!(" on {}", gpu.name()), available, &self.ways())?;
         }
         gpu.reserve(plan.peak())
     }
@@ -54,7 +55,7 @@ impl Pictures<'_> {
     /// # Errors
     /// [`crate::Error::File`] for a LoRA file that cannot be read.
     pub fn plan(&self) -> Result<Plan> {
-        let model = self.drawing.model;
+        let model = self.model;
         let weights = parameters(model).map(|param| param.get().byte_len() as u64).sum();
         let mut loras = 0;
         for lora in self.loras {
@@ -71,23 +72,23 @@ impl Pictures<'_> {
         };
         let mut phases = vec![
             phase("reading prompts", "text states", read),
-            phase("drawing", "feature maps", drawn),
+            phase("denoising", "feature maps", drawn),
             phase("decoding", "feature maps", decoded),
         ];
-        if self.from_picture {
-            phases.insert(0, phase("encoding a picture", "feature maps", encoded));
+        if self.from_image {
+            phases.insert(0, phase("encoding an image", "feature maps", encoded));
         }
         Ok(Plan { phases, program: SMALL })
     }
 
-    /// Bytes besides weights: of reading the prompts, of a step, of decoding a batch and of encoding a picture.
+    /// Bytes besides weights: of reading the prompts, of a step, of decoding a batch and of encoding an image.
     fn activations(&self) -> [u64; 4] {
-        let model = self.drawing.model;
+        let model = self.model;
         let (unet, vae) = (&model.unet.config, &model.vae.config);
-        let (height, width) = self.drawing.size;
+        let (height, width) = self.generation.size;
         let factor = vae.downscale();
         let latent = [height / factor, width / factor];
-        let rows = if self.drawing.guidance.scale > 1.0 { 2 } else { 1 } * self.batch;
+        let rows = if self.generation.guidance.scale > 1.0 { 2 } else { 1 } * self.batch;
         let tokens = TOKENS * self.parts;
         let stored = |values: usize| (values * model.dtype.size()) as u64;
         let wide = |values: usize| (values * DType::F32.size()) as u64;
@@ -108,11 +109,11 @@ impl Pictures<'_> {
         let [_, drawn, decoded, _] = self.activations();
         let mut ways = Vec::new();
         if self.batch > 1 {
-            let a_picture = human(drawn.max(decoded) / self.batch as u64);
-            ways.push(format!("a smaller --batch-size (a picture takes {a_picture})"));
+            let an_image = human(drawn.max(decoded) / self.batch as u64);
+            ways.push(format!("a smaller --batch-size (an image takes {an_image})"));
         }
         ways.push("a smaller --width and --height".into());
-        if self.drawing.model.dtype == DType::F32 {
+        if self.model.dtype == DType::F32 {
             ways.push("--precision bf16".into());
         }
         ways
@@ -171,7 +172,7 @@ fn unet_values(config: &UNetConfig, [height, width]: [usize; 2], tokens: usize, 
     most
 }
 
-/// Values of a picture of so many pixels that are alive at once in the VAE's decoder.
+/// Values of an image of so many pixels that are alive at once in the VAE's decoder.
 fn decoder_values(config: &VaeConfig, pixels: usize) -> usize {
     let c = &config.block_out_channels;
     let of_level = |level: usize| {

@@ -140,6 +140,9 @@ impl TextEncoders {
     }
 
     /// The unconditional half of guidance: `negative`, or what the family takes for a missing one. Never skips layers.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
     pub fn encode_negative(
         &self,
         negative: Option<&[String]>,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::held_out::{Purpose, Set, sets};
-use super::images::Painter;
+use super::images::Generator;
 use super::judge::Judge;
 use super::settings::ChooseSettings;
 use super::{Run, Task};
@@ -134,7 +134,7 @@ pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher
     let learnt = |skill: &str| trained.iter().any(|expert| run.learns(expert.task.part(), skill));
     let sets = sets(run, Purpose::Choice, &learnt)?;
     let mut lacking = None;
-    let mut painter = Painter::load(run, &run.pipeline.experts.model, None, &run.pipeline.evaluate.draw)?;
+    let mut generator = Generator::load(run, &run.pipeline.experts.model, None, &run.pipeline.evaluate.draw)?;
     for Trained { mut task, took } in trained {
         let begin = Instant::now();
         let part = task.part();
@@ -142,7 +142,7 @@ pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher
             let own: Vec<&Set> = sets.iter().filter(|set| run.learns(part, &set.name)).collect();
             let benchmark = run.pipeline.evaluate.own_benchmark();
             let judge = Judge::open(run, &format!("experts/{part}"), benchmark, watcher)?;
-            let choice = score(run, part, &own, &mut painter, &judge, watcher)?;
+            let choice = score(run, part, &own, &mut generator, &judge, watcher)?;
             // The pictures of the other experts wait for answers too.
             if let Err(error) = judge.complete() {
                 lacking.get_or_insert(error);
@@ -177,7 +177,7 @@ fn score(
     run: &Run,
     part: &str,
     sets: &[&Set],
-    painter: &mut Painter,
+    generator: &mut Generator,
     judge: &Judge,
     watcher: &mut dyn Watcher,
 ) -> Result<Option<Choice>> {
@@ -185,11 +185,11 @@ fn score(
     let mut scored = Vec::new();
     for step in steps(run, part) {
         let lora = candidate(run, part, step);
-        painter.wear(Some(&lora))?;
+        generator.with_lora(Some(&lora))?;
         let mut entries = Vec::new();
         for set in sets {
             let dir = candidates(run, part).join(format!("step-{step:08}/{}", set.name));
-            painter.draw(&set.prompts, run.pipeline.seed, &dir, watcher)?;
+            generator.generate(&set.prompts, run.pipeline.seed, &dir, watcher)?;
             let (mut here, _) = folder::list(&dir)?;
             here.iter_mut().for_each(|entry| entry.file_name = format!("{}/{}", set.name, entry.file_name));
             entries.extend(here);

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::Pipeline;
-use super::settings::{DrawSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
+use super::settings::{EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::Result;
+use crate::generate::Settings;
 use crate::lora::merge::{Method, Options};
 use crate::prompting::{Skill, select};
 use crate::shapes;
@@ -31,13 +32,13 @@ const THOROUGH: Effort = Effort { prompts: 200, steps: 300, held_out: 200, seeds
 pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> Result<Pipeline> {
     let effort = if thorough { THOROUGH } else { SHORT };
     rule.map(select::Rule::parse).transpose()?;
-    let draw = DrawSettings {
+    let draw = Settings {
         steps: 10,
         // What the model itself draws best with: of 1.5, 2 and 3 the judge likes 2 most.
         guidance: Some(2.0),
         scheduler: Some("dpmpp-2m".into()),
         batch_size: 16,
-        ..DrawSettings::default()
+        ..Settings::default()
     };
     let model = model.to_string_lossy().into_owned();
     let skill = |skill: &shapes::Skill| Skill::resolve(skill.name());

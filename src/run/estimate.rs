@@ -6,12 +6,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::held_out::{self, Purpose};
-use super::images::Painter;
-use super::settings::DrawSettings;
+use super::images::Generator;
 use super::{Piece, Run, Stage, Standing, choose, evaluate, experts, questions};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
+use crate::generate::Settings;
 use crate::lora::{Targets, base};
 use crate::nn::{Config, UNetConfig, VaeConfig};
 use crate::train::watcher::Watcher;
@@ -47,15 +47,15 @@ impl Run<'_> {
     pub fn estimates(&self, watcher: &mut dyn Watcher) -> Result<Vec<Estimate>> {
         self.check()?;
         let p = self.pipeline;
-        let generator = self.cost(&p.images.model, p.images.vae.as_deref(), &p.images.draw, watcher)?;
+        let of_images = self.cost(&p.images.model, p.images.vae.as_deref(), &p.images.draw, watcher)?;
         let trainee = match p.images.model == p.experts.model {
-            true => generator,
+            true => of_images,
             false => self.cost(&p.experts.model, None, &p.evaluate.draw, watcher)?,
         };
-        self.pieces().iter().map(|piece| self.estimate(piece, generator, trainee)).collect()
+        self.pieces().iter().map(|piece| self.estimate(piece, of_images, trainee)).collect()
     }
 
-    fn estimate(&self, piece: &Piece, generator: Cost, trainee: Cost) -> Result<Estimate> {
+    fn estimate(&self, piece: &Piece, of_images: Cost, trainee: Cost) -> Result<Estimate> {
         let p = self.pipeline;
         let part = piece.part.as_deref().unwrap_or_default();
         let standing = match self.standing(piece) {
@@ -64,7 +64,7 @@ impl Run<'_> {
             Err(Error::Failed(_)) => Standing::ToDo,
             Err(other) => return Err(other),
         };
-        let picture = |cost: Cost, draw: &DrawSettings| cost.rest + draw.steps as f64 * cost.step;
+        let picture = |cost: Cost, draw: &Settings| cost.rest + draw.steps as f64 * cost.step;
         let (work, bytes, seconds) = match piece.stage {
             Stage::Prompts => (format!("{} prompts", p.prompts.count), p.prompts.count as u64 * 200, 0.0),
             Stage::Questions => {
@@ -76,7 +76,7 @@ impl Run<'_> {
                 let count = p.prompts.count * if piece.stage == Stage::Select { further } else { 1 };
                 let draw = &p.images.draw;
                 let size = self.picture_bytes(&p.images.model, draw)?;
-                let seconds = count as f64 * picture(generator, draw);
+                let seconds = count as f64 * picture(of_images, draw);
                 (format!("{count} pictures"), count as u64 * size, seconds)
             }
             Stage::Experts => {
@@ -119,14 +119,14 @@ impl Run<'_> {
     }
 
     /// A picture of one step and one of two.
-    fn cost(&self, model: &str, vae: Option<&Path>, draw: &DrawSettings, watcher: &mut dyn Watcher) -> Result<Cost> {
+    fn cost(&self, model: &str, vae: Option<&Path>, draw: &Settings, watcher: &mut dyn Watcher) -> Result<Cost> {
         let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let mut times = [0.0; 2];
         for (time, steps) in times.iter_mut().zip(1..) {
-            let settings = DrawSettings { steps, scheduler: Some("ddim".into()), batch_size: 1, ..draw.clone() };
-            let painter = Painter::load(self, model, vae, &settings)?;
+            let settings = Settings { steps, scheduler: Some("ddim".into()), batch_size: 1, ..draw.clone() };
+            let generator = Generator::load(self, model, vae, &settings)?;
             let begin = Instant::now();
-            painter.draw(&[Prompt::new("a measurement")], 0, &dir.path().join(steps.to_string()), watcher)?;
+            generator.generate(&[Prompt::new("a measurement")], 0, &dir.path().join(steps.to_string()), watcher)?;
             *time = begin.elapsed().as_secs_f64();
         }
         let step = (times[1] - times[0]).max(times[0] / 100.0);
@@ -135,7 +135,7 @@ impl Run<'_> {
     }
 
     /// A PNG of a photograph takes about two thirds of its pixels' bytes.
-    fn picture_bytes(&self, model: &str, draw: &DrawSettings) -> Result<u64> {
+    fn picture_bytes(&self, model: &str, draw: &Settings) -> Result<u64> {
         let files = ModelDir::open(Path::new(model))?;
         let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
         let vae = VaeConfig::parse(&Config::open(&files.vae.join("config.json"))?)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::held_out::{self, Purpose, Set};
-use super::images::Painter;
+use super::images::Generator;
 use super::judge::Judge;
 use super::pipeline::ALL_IN_ONE;
 use super::plan::SELECTED;
@@ -179,17 +179,17 @@ pub(super) fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
 fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<(Arm, Vec<Entry>)>> {
     let settings = &run.pipeline.evaluate;
     let seeds = || run.pipeline.seed..run.pipeline.seed + settings.seeds;
-    let mut painter = Painter::load(run, &run.pipeline.experts.model, None, &settings.draw)?;
+    let mut generator = Generator::load(run, &run.pipeline.experts.model, None, &settings.draw)?;
     let mut drawn = Vec::new();
     for arm in arms(run) {
         watcher.note(&format!("evaluate: {}", arm.name));
         let lora = arm.lora.as_ref().map(|lora| run.folder.path(lora));
-        painter.wear(lora.as_deref())?;
+        generator.with_lora(lora.as_deref())?;
         let mut entries = Vec::new();
         for set in sets.iter().filter(|set| arm.sets.contains(&set.name)) {
             for seed in seeds() {
                 let dir = run.folder.path(pictures(&arm.name, &set.name, seed));
-                painter.draw(&set.prompts, seed, &dir, watcher)?;
+                generator.generate(&set.prompts, seed, &dir, watcher)?;
                 let (mut here, _) = folder::list(&dir)?;
                 for entry in &mut here {
                     entry.file_name = format!("{}/seed-{seed}/{}", set.name, entry.file_name);

@@ -1,159 +1,130 @@
-//! Stage `images`, and the drawing of the stages that draw too.
+//! Stage `images`, and the generator of the stages that generate images too.
 
 use std::path::Path;
 use std::time::Instant;
 
-use super::settings::DrawSettings;
 use super::{Run, Task, select};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
-use crate::formats::model_dir::{self, ModelDir};
-use crate::generate::draw::{Drawing, Job};
-use crate::generate::loras::{self, Strength};
-use crate::generate::parameters::{Parameters, Sources};
-use crate::generate::pictures::{Artist, PictureFolder};
-use crate::generate::{Guidance, StableDiffusion};
-use crate::nn::AutoencoderKl;
+use crate::formats::digest;
+use crate::generate::folder::{Existing, Finished, Folder};
+use crate::generate::loras::Strength;
+use crate::generate::{self, Observer, Settings, Source};
 use crate::train::identity;
 use crate::train::watcher::Watcher;
 
-/// Draws the prompts of every task's skill into `images/SKILL`.
+/// Generates the images of every task's skill into `images/SKILL`.
 ///
 /// # Errors
 /// Whatever is wrong with the model; [`Error::Interrupted`].
-pub(super) fn draw(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
+pub(super) fn generate(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
     let read = |task: &Task| prompts::read(&run.folder.path(format!("prompts/{}.json", task.part())));
     for task in &tasks {
         select::check(run, task.part(), &read(task)?)?;
     }
-    let painter = Painter::generator(run)?;
+    let generator = Generator::of_images(run)?;
     for mut task in tasks {
         task.begin = Instant::now();
         let prompts = read(&task)?;
         let out = run.folder.path(format!("images/{}", task.part()));
-        painter.draw(&prompts, run.pipeline.seed, &out, watcher)?;
+        generator.generate(&prompts, run.pipeline.seed, &out, watcher)?;
         run.finish(task)?;
     }
     Ok(())
 }
 
-/// A model that is loaded once and draws several folders.
-pub(super) struct Painter<'a> {
+/// A model that is loaded once and fills several folders of the run.
+pub(super) struct Generator<'a> {
     run: &'a Run<'a>,
-    path: &'a Path,
+    path: &'a str,
     vae: Option<&'a Path>,
-    settings: &'a DrawSettings,
-    model: StableDiffusion,
-    loras: Vec<Strength>,
+    settings: &'a Settings,
+    inner: generate::Generator,
 }
 
-impl<'a> Painter<'a> {
-    /// The model that draws what is learnt from.
+impl<'a> Generator<'a> {
+    /// The model of `[images]`, which makes what experts learn from.
     ///
     /// # Errors
-    /// As [`StableDiffusion::load`].
-    pub fn generator(run: &'a Run) -> Result<Self> {
+    /// As [`generate::Generator::load`].
+    pub fn of_images(run: &'a Run) -> Result<Self> {
         let images = &run.pipeline.images;
         Self::load(run, &images.model, images.vae.as_deref(), &images.draw)
     }
 
     /// # Errors
-    /// As [`StableDiffusion::load`].
-    pub fn load(run: &'a Run, path: &'a str, vae: Option<&'a Path>, settings: &'a DrawSettings) -> Result<Self> {
-        let mut model = StableDiffusion::load(Path::new(path), run.pipeline.vocab.as_deref(), run.dtype)?;
-        if let Some(vae) = vae {
-            let own = ModelDir::open(Path::new(path))?.vae;
-            model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &own, run.dtype)?;
-        }
-        model.place(&run.device)?;
-        Ok(Self { run, path: Path::new(path), vae, settings, model, loras: Vec::new() })
+    /// As [`generate::Generator::load`].
+    pub fn load(run: &'a Run, path: &'a str, vae: Option<&'a Path>, settings: &'a Settings) -> Result<Self> {
+        let source = Source {
+            model: path.into(),
+            vae: vae.map(Path::to_path_buf),
+            vocab: run.pipeline.vocab.clone(),
+            prediction: None,
+        };
+        // Training says what is unusual about the model.
+        let inner = generate::Generator::load(source, run.dtype, &mut |_| ())?;
+        inner.place(&run.device)?;
+        Ok(Self { run, path, vae, settings, inner })
     }
 
-    /// Draws with this LoRA from now on, or with none.
+    /// Generates with this LoRA from now on, or with none.
     ///
     /// # Errors
-    /// As [`loras::apply`].
-    pub fn wear(&mut self, lora: Option<&Path>) -> Result<()> {
-        self.model.take_off();
+    /// As [`generate::Generator::with_loras`].
+    pub fn with_lora(&mut self, lora: Option<&Path>) -> Result<()> {
         let strength = |path: &Path| Strength { path: path.into(), scale: 1.0 };
-        self.loras = lora.map(strength).into_iter().collect();
-        loras::apply(&self.loras, self.path, false, &mut self.model, &mut |_| ())
+        self.inner.with_loras(lora.map(strength).into_iter().collect(), false, &mut |_| ()).map(drop)
     }
 
-    /// One picture of each prompt; what is there already stays.
+    /// One image of each prompt; what is there already stays.
     ///
     /// # Errors
-    /// As [`PictureFolder::draw`].
-    pub fn draw(&self, prompts: &[Prompt], seed: u64, out: &Path, watcher: &mut dyn Watcher) -> Result<()> {
-        let s = self.settings;
-        let side = self.model.unet.config.sample_size * self.model.vae.config.downscale();
-        let drawing = Drawing {
-            model: &self.model,
-            scheduler: s.scheduler.as_deref(),
-            steps: s.steps,
-            guidance: Guidance {
-                scale: s.guidance.unwrap_or(if self.model.is_xl() { 5.0 } else { 7.5 }),
-                rescale: s.guidance_rescale,
-            },
-            negative: s.negative.as_deref(),
-            size: (s.height.unwrap_or(side), s.width.unwrap_or(side)),
-            clip_skip: s.clip_skip,
-            seed,
-            start: None,
-        };
-        drawing.check()?;
-        let mut inputs = self.run.model(&self.path.to_string_lossy(), self.vae)?;
-        for lora in &self.loras {
-            inputs += &crate::formats::digest::file(&lora.path)?;
+    /// As [`generate::Generator::generate`].
+    pub fn generate(&self, prompts: &[Prompt], seed: u64, out: &Path, watcher: &mut dyn Watcher) -> Result<()> {
+        let mut inputs = self.run.model(self.path, self.vae)?;
+        for lora in self.inner.loras() {
+            inputs += &digest::file(lora)?;
         }
-        let sources = Sources {
-            model: self.path,
-            vae: self.vae,
-            loras: &self.loras,
-            inputs: identity::of_bytes(inputs.as_bytes())[..16].into(),
-        };
-        let parameters = Parameters::new(&drawing, &sources)?;
-        std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-        let folder = PictureFolder {
+        let folder = Folder {
             out,
-            drawing: &drawing,
-            parameters: &parameters,
             prompts,
+            settings: self.settings,
             images_per_prompt: 1,
-            long_prompts: s.long_prompts,
-            batch_size: s.batch_size,
+            seed,
+            inputs: identity::of_bytes(inputs.as_bytes())[..16].into(),
+            existing: Existing::Repair,
         };
-        let (jobs, long) = folder.jobs()?;
-        if long > 0 && !s.long_prompts {
-            watcher.note(&format!(
-                "warning: {long} of {} prompts are longer than the 75 tokens that the text encoder reads",
-                prompts.len()
-            ));
-        }
-        let mut progress = Progress { watcher, done: 0, total: jobs.len() };
-        folder.draw(&jobs, true, &mut progress)
+        self.inner.generate(&folder, &mut Progress { watcher, done: 0, total: 0 })
     }
 }
 
-/// Finished pictures, for the watcher.
+/// Finished images, for the watcher.
 struct Progress<'a> {
     watcher: &'a mut dyn Watcher,
     done: usize,
     total: usize,
 }
 
-impl Artist for Progress<'_> {
+impl Observer for Progress<'_> {
+    fn note(&mut self, text: &str) {
+        self.watcher.note(text);
+    }
+
+    fn begin(&mut self, images: usize, _: usize) {
+        self.total = images;
+    }
+
     fn stepped(&mut self, _: usize) -> Result<()> {
         match self.watcher.stopped() {
             false => Ok(()),
             true => {
-                Err(Error::Interrupted("stopped; the finished pictures are kept, and the same command goes on".into()))
+                Err(Error::Interrupted("stopped; the finished images are kept, and the same command goes on".into()))
             }
         }
     }
 
-    fn finished(&mut self, jobs: &[Job], _: bool) {
-        self.done += jobs.len();
-        self.watcher.prepared("pictures", self.done, self.total);
+    fn finished(&mut self, _: &Finished) {
+        self.done += 1;
+        self.watcher.prepared("images", self.done, self.total);
     }
 }

@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
                 questions::write(self, task.part(), watcher)?;
                 self.finish(task)
             }),
-            Stage::Images => images::draw(self, tasks, watcher),
+            Stage::Images => images::generate(self, tasks, watcher),
             Stage::Select => select::select(self, tasks, watcher),
             Stage::Experts => experts::train(self, tasks, watcher),
             Stage::Merge => tasks.into_iter().try_for_each(|task| {

@@ -8,10 +8,10 @@ use super::folder::{Inputs, Paths};
 use super::held_out::Purpose;
 use super::pipeline::ALL_IN_ONE;
 use super::questions::About;
-use super::settings::DrawSettings;
 use super::{Piece, Run, Stage, choose, evaluate, experts, questions, select};
 use crate::error::Result;
 use crate::formats::digest;
+use crate::generate::Settings;
 use crate::train::identity;
 
 /// A piece's inputs and outputs.
@@ -186,7 +186,7 @@ impl Run<'_> {
         part == ALL_IN_ONE || part.strip_suffix(SELECTED).unwrap_or(part) == skill
     }
 
-    pub(super) fn draws(&self, draw: &DrawSettings) -> String {
+    pub(super) fn draws(&self, draw: &Settings) -> String {
         format!("{} {}", serde_json::json!(draw), self.dtype.name())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::images::Painter;
+use super::images::Generator;
 use super::judge::Judge;
 use super::questions::About;
 use super::settings::SelectSettings;
@@ -52,7 +52,7 @@ pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
 /// # Errors
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
 pub(super) fn select(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
-    let mut painter = None;
+    let mut generator = None;
     let mut lacking = None;
     for mut task in tasks {
         task.begin = Instant::now();
@@ -61,12 +61,12 @@ pub(super) fn select(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> 
         check(run, part, &prompts)?;
         let mut places = vec![format!("images/{part}")];
         for number in 1..settings(run).draws() {
-            let painter = match &mut painter {
-                Some(painter) => painter,
-                none => none.insert(Painter::generator(run)?),
+            let generator = match &mut generator {
+                Some(generator) => generator,
+                none => none.insert(Generator::of_images(run)?),
             };
             let place = format!("select/{part}/draw-{number}");
-            painter.draw(&prompts, run.pipeline.seed + number, &run.folder.path(&place), watcher)?;
+            generator.generate(&prompts, run.pipeline.seed + number, &run.folder.path(&place), watcher)?;
             places.push(place);
         }
         let judge = Judge::open(run, &format!("select/{part}"), run.pipeline.evaluate.own_benchmark(), watcher)?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::evaluate::questions::Dependencies;
+use crate::generate::Settings;
 use crate::prompting::select::Rule;
 
 /// `[prompts]`: who writes how many. One of `llm`, `replay` and `writer` is given.
@@ -64,42 +65,6 @@ impl Default for PromptSettings {
     }
 }
 
-/// How pictures are drawn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-pub struct DrawSettings {
-    pub steps: usize,
-    /// 7.5, and 5.0 for SDXL, where left out.
-    pub guidance: Option<f64>,
-    pub guidance_rescale: f64,
-    /// The model's own where left out.
-    pub scheduler: Option<String>,
-    pub width: Option<usize>,
-    pub height: Option<usize>,
-    pub negative: Option<String>,
-    pub clip_skip: usize,
-    pub long_prompts: bool,
-    /// Pictures drawn at once.
-    pub batch_size: usize,
-}
-
-impl Default for DrawSettings {
-    fn default() -> Self {
-        Self {
-            steps: 50,
-            guidance: None,
-            guidance_rescale: 0.0,
-            scheduler: None,
-            width: None,
-            height: None,
-            negative: None,
-            clip_skip: 0,
-            long_prompts: false,
-            batch_size: 1,
-        }
-    }
-}
-
 /// `[images]`: the pictures that are learnt from, by a model that may be another than the one that learns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -108,7 +73,7 @@ pub struct ImageSettings {
     pub model: String,
     pub vae: Option<PathBuf>,
     #[serde(flatten)]
-    pub draw: DrawSettings,
+    pub draw: Settings,
 }
 
 /// `[select]`: experts that learn from the better pictures, beside those that learn from all.
@@ -154,7 +119,7 @@ pub struct EvaluateSettings {
     /// Pictures of each prompt, each from a seed of its own.
     pub seeds: u64,
     #[serde(flatten)]
-    pub draw: DrawSettings,
+    pub draw: Settings,
 }
 
 impl Default for EvaluateSettings {
@@ -166,7 +131,7 @@ impl Default for EvaluateSettings {
             with_experts: false,
             prompts: None,
             seeds: 1,
-            draw: DrawSettings::default(),
+            draw: Settings::default(),
         }
     }
 }

@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::diffusion::sampler;
 use crate::error::{Error, Result};
 use crate::formats::{image, png};
-use crate::generate::{Conditions, Denoising, Guidance, decode, pipeline_config};
+use crate::generate::generation::{Batch, Networks};
+use crate::generate::{Conditions, Generation, Guidance};
 use crate::nn::{AutoencoderKl, UNet};
-use crate::ops;
-use crate::tensor::random::{self, Stream};
-use crate::tensor::{DType, Tensor, release_pool};
+use crate::tensor::{DType, release_pool};
 
 /// Denoising steps of a sample: enough to judge it by.
 const STEPS: usize = 25;
@@ -42,31 +40,29 @@ impl Samples {
     /// [`Error::Io`] where a picture cannot be written; whatever is wrong with the VAE.
     pub fn draw(&self, unet: &UNet, step: u64) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
-        let config = pipeline_config(&self.scheduler, self.is_xl);
-        let class = self.scheduler["_class_name"].as_str().unwrap_or_default();
         let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;
         vae.place(&unet.device())?;
-        let side = self.side / vae.config.downscale();
-        let shape = [1, side, side, vae.config.latent_channels];
+        let generation = Generation {
+            scheduler: None,
+            steps: STEPS,
+            guidance: Guidance { scale: Guidance::default_scale(self.is_xl), rescale: 0.0 },
+            negative: None,
+            size: (self.side, self.side),
+            clip_skip: 0,
+            seed: self.seed,
+        };
         for (i, (positive, negative)) in self.prompts.iter().enumerate() {
-            let noise = |stream, step| {
-                let len = shape.iter().product();
-                Tensor::new(random::normals(self.seed, stream, i as u64, step, len), &shape)
-            };
-            let sampler = sampler::from_config(class, &config, STEPS)?;
-            let latents = ops::combine(&[(sampler.init_noise_sigma(), &noise(Stream::Latents, 0))])?;
-            let mut denoising = Denoising {
-                unet,
-                sampler,
-                guidance: Guidance { scale: if self.is_xl { 5.0 } else { 7.5 }, rescale: 0.0 },
+            let batch = Batch {
+                networks: Networks { unet, vae: &vae, scheduler: &self.scheduler, is_xl: self.is_xl },
+                generation: &generation,
+                noise: vec![(self.seed, i as u64)],
                 positive: positive.clone(),
                 negative: negative.clone(),
-                size: (self.side, self.side),
+                start: None,
             };
-            let fresh = |step: usize, _: &Tensor| Ok(noise(Stream::Sampler, step as u64));
-            let latents = denoising.run(0, latents, fresh, |_, _| Ok(()))?;
-            for picture in image::from_tensor(&decode(&vae, &latents)?)? {
-                png::save(&self.path(step, i), &picture, None)?;
+            let (_, pixels) = batch.pixels(|| Ok(()))?;
+            for image in image::from_tensor(&pixels)? {
+                png::save(&self.path(step, i), &image, None)?;
             }
         }
         drop(vae);

@@ -1,7 +1,6 @@
 //! The model inside the binary: what it draws, as the judge sees it.
 
-use selma::generate::draw::{Drawing, Job};
-use selma::generate::{Guidance, StableDiffusion};
+use selma::generate::{Generation, Guidance, Request, StableDiffusion};
 use selma::nn::AutoencoderKl;
 use selma::shapes::description::{Colour, Shape};
 use selma::shapes::judge::{View, judge, questions};
@@ -19,8 +18,7 @@ fn model() -> StableDiffusion {
 
 /// What the judge sees in a picture of each caption.
 fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
-    let drawing = Drawing {
-        model,
+    let generation = Generation {
         scheduler: None,
         steps: 20,
         guidance: Guidance { scale: 4.0, rescale: 0.0 },
@@ -28,11 +26,16 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
         size: (64, 64),
         clip_skip: 0,
         seed: SEED,
-        start: None,
     };
-    let job = |(i, prompt): (usize, &String)| Job { index: i as u64, prompt: prompt.clone(), parts: 1 };
-    let jobs: Vec<Job> = captions.iter().enumerate().map(job).collect();
-    let batches = jobs.chunks(16).map(|batch| drawing.draw(batch, || Ok(())).unwrap());
+    let request = |(i, prompt): (usize, &String)| Request {
+        number: i as u64,
+        index: i as u64,
+        prompt: prompt.clone(),
+        parts: 1,
+        generation: generation.clone(),
+    };
+    let requests: Vec<Request> = captions.iter().enumerate().map(request).collect();
+    let batches = requests.chunks(16).map(|batch| model.images(batch, None, || Ok(())).unwrap());
     batches.flatten().map(|picture| View::of(&picture)).collect()
 }
 

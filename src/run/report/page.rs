@@ -210,7 +210,7 @@ fn name(model: &str) -> String {
     path.file_name().map_or_else(|| model.into(), |name| name.to_string_lossy().into_owned())
 }
 
-fn settings(draw: &crate::run::settings::DrawSettings) -> String {
+fn settings(draw: &crate::generate::Settings) -> String {
     let guidance = draw.guidance.map_or("the model's guidance".into(), |g| format!("guidance {g}"));
     let scheduler = draw.scheduler.as_deref().unwrap_or("the model's scheduler");
     format!("{} steps, {guidance}, {scheduler}", draw.steps)

@@ -1,6 +1,8 @@
 //! `selma generate`: what decides a picture, what is written beside it, and going on after a stop.
 
+mod existing;
 mod model;
+mod own_settings;
 mod prompts;
 mod settings;
 
@@ -27,9 +29,9 @@ fn pixels(png: &[u8]) -> Vec<u8> {
     image::load_from_memory(png).unwrap().into_rgb8().into_raw()
 }
 
-/// The one picture of a command, its pixels only: texts differ where settings do.
+/// The one image of a command, its pixels only: texts differ where settings do.
 fn one(command: &mut Command, out: &Path) -> Vec<u8> {
-    command.assert().success();
+    command.arg("--overwrite").assert().success();
     pixels(&bytes(out.join("00000.png")))
 }
 

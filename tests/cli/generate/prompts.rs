@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{PROMPTS, draw_with, generate, pixels, prompt_file};
+use super::{PROMPTS, draw_with, generate, pixels, prompt_file, refuses};
 use crate::{bytes, drawn, parity, selma};
 
 #[test]
@@ -28,7 +28,9 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     std::fs::copy(other.join("00005.png"), at(5)).unwrap();
     let written = |i: usize| std::fs::metadata(at(i)).unwrap().modified().unwrap();
     let before = [0, 1, 2, 3].map(written);
-    let output = run(&broken).arg("--resume").assert().success();
+    // What another command made is not replaced unasked.
+    refuses(run(&broken).arg("--resume"), 1, &["00005.png", "settings", "--overwrite"]);
+    let output = run(&broken).args(["--resume", "--overwrite"]).assert().success();
     assert_eq!(before, [0, 1, 2, 3].map(written));
     assert_eq!(drawn(&whole), drawn(&broken));
     assert_eq!(bytes(whole.join("metadata.jsonl")), bytes(broken.join("metadata.jsonl")));
@@ -46,8 +48,9 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
 fn prompt_files_in_every_form_draw_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let lines: Vec<&str> = PROMPTS.lines().filter(|line| !line.is_empty()).collect();
-    let rows: Vec<serde_json::Value> =
-        (lines.iter().enumerate()).map(|(i, line)| serde_json::json!({"prompt": line, "id": i, "seed": 9})).collect();
+    let rows: Vec<serde_json::Value> = (lines.iter().enumerate())
+        .map(|(i, line)| serde_json::json!({"prompt": line, "id": i, "file_name": "x"}))
+        .collect();
     let (json, jsonl) = (dir.path().join("p.json"), dir.path().join("p.jsonl"));
     std::fs::write(&json, serde_json::Value::from(rows.clone()).to_string()).unwrap();
     std::fs::write(&jsonl, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
@@ -62,11 +65,15 @@ fn prompt_files_in_every_form_draw_the_same() {
     assert_eq!(results[1].1, results[2].1);
     let row: serde_json::Value = serde_json::from_str(results[1].1.lines().nth(1).unwrap()).unwrap();
     // What the record says besides is kept; what the run decides is the run's.
-    assert_eq!(row, serde_json::json!({"file_name": "00001.png", "text": "two dogs", "seed": 42, "index": 1, "id": 1}));
-    // The result serves as a prompt file itself, and as training data.
+    let used = serde_json::json!({
+        "file_name": "00001.png", "text": "two dogs", "seed": 42, "index": 1, "steps": 2, "guidance": 7.5,
+        "width": 32, "height": 32, "scheduler": "PNDMScheduler", "id": 1,
+    });
+    assert_eq!(row, used);
+    // The result serves as a prompt file itself, and as training data: its rows have all settings.
     let again = dir.path().join("again");
     let metadata = dir.path().join("p.out/metadata.jsonl");
-    generate(&again).arg("--prompts").arg(metadata).assert().success();
+    draw_with("tiny-sd1", "3", &again).arg("--prompts").arg(metadata).assert().success();
     assert_eq!(drawn(&again), results[0].0);
 }
 
