@@ -28,7 +28,7 @@ pub struct Demo {
 impl Demo {
     pub fn run(self, common: &Common) -> Result<()> {
         let model = builtin::folder()?;
-        let pipeline = demo::pipeline(&model, self.thorough, self.select.as_deref(), common.seed())?;
-        conduct(&pipeline, &self.out, &Selection::default(), false, common)
+        let config = demo::config(&model, self.thorough, self.select.as_deref(), common.seed())?;
+        conduct(&config, &self.out, &Selection::default(), false, common)
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::terminal::Terminal;
 use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
 use crate::prompting::llm;
-use crate::run::{self, Estimate, Pipeline, Selection, Stage, Summary};
+use crate::run::{self, Estimate, RunConfig, Selection, Stage, Summary};
 
 /// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
 ///
@@ -35,29 +35,29 @@ pub struct Run {
 
 impl Run {
     pub fn run(self, common: &Common) -> Result<()> {
-        let mut pipeline = Pipeline::read(&self.pipeline)?;
-        pipeline.seed = common.given_seed.unwrap_or(pipeline.seed);
-        pipeline.merge.seed = pipeline.seed;
-        for model in [&mut pipeline.images.model, &mut pipeline.experts.model] {
+        let mut config = RunConfig::read(&self.pipeline)?;
+        config.seed = common.given_seed.unwrap_or(config.seed);
+        config.merge.seed = config.seed;
+        for model in [&mut config.images.model, &mut config.experts.model] {
             *model = common.model(Path::new(model))?.to_string_lossy().into_owned();
         }
-        for url in [&pipeline.prompts.llm, &pipeline.judge.url].into_iter().flatten() {
+        for url in [&config.prompts.llm, &config.judge.url].into_iter().flatten() {
             if common.offline && !llm::is_local(url) {
                 return Err(Error::Usage(format!("{url}: --offline forbids it")));
             }
         }
         let out = self.out.unwrap_or_else(|| self.pipeline.with_extension(""));
         let selection = Selection { stage: self.only, skill: self.skill };
-        conduct(&pipeline, &out, &selection, self.dry_run, common)
+        conduct(&config, &out, &selection, self.dry_run, common)
     }
 }
 
-/// Runs a pipeline and says what came out.
+/// Does the tasks of a run and prints the results.
 ///
 /// # Errors
 /// As [`run::Run::go`].
 pub(super) fn conduct(
-    pipeline: &Pipeline,
+    config: &RunConfig,
     out: &Path,
     selection: &Selection,
     dry_run: bool,
@@ -67,7 +67,7 @@ pub(super) fn conduct(
         return Err(Error::Usage(format!("--out {}: is a file, expected a folder", out.display())));
     }
     let command = command_line();
-    let run = run::Run::new(pipeline, out, common.device()?, common.precision()?, &command);
+    let run = run::Run::new(config, out, common.device()?, common.precision()?, &command);
     let mut terminal = Terminal::new(common)?;
     if dry_run {
         let estimates = run.estimates(&mut terminal)?;
@@ -103,11 +103,11 @@ fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
         println!("{}", json!({"pieces": estimates, "bytes": bytes, "seconds": seconds}));
         return Ok(());
     }
-    let line = |piece: &str, standing: &str, work: &str, bytes: u64, seconds: f64| {
-        println!("{piece:32} {standing:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
+    let line = |task: &str, status: &str, work: &str, bytes: u64, seconds: f64| {
+        println!("{task:32} {status:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
     };
     for e in estimates {
-        line(&e.piece, e.standing, &e.work, e.bytes, e.seconds);
+        line(&e.task, e.status, &e.work, e.bytes, e.seconds);
     }
     line("all", "", "", bytes, seconds);
     common.note("times are rough, from two small pictures drawn now; replies of an endpoint are not counted");

@@ -30,7 +30,7 @@ pub struct Source {
     /// Folder with `vocab.json` and `merges.txt`, for a model without its own.
     pub vocab: Option<PathBuf>,
     /// What the UNet predicts, where the model's scheduler says something else.
-    pub prediction: Option<&'static str>,
+    pub prediction: Option<String>,
 }
 
 /// A model with its LoRAs.
@@ -72,8 +72,8 @@ impl Generator {
         if let Some(vae) = &source.vae {
             model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &files.vae, dtype)?;
         }
-        if let Some(name) = source.prediction {
-            model.scheduler["prediction_type"] = name.into();
+        if let Some(name) = &source.prediction {
+            model.scheduler["prediction_type"] = name.as_str().into();
         }
         Ok(Self { model, source, loras: Vec::new(), start: None })
     }

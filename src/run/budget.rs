@@ -9,7 +9,7 @@ use crate::prompting::llm::{Budget, Limits};
 impl Run<'_> {
     /// The writer's. What earlier commands spent counts, as far as it is recorded in `prompts/`.
     pub(super) fn budget_of_writer(&self) -> Arc<Budget> {
-        let s = &self.pipeline.prompts;
+        let s = &self.config.prompts;
         let limits = limits(s.max_requests, s.max_cost, s.input_price, s.output_price);
         let open = || {
             let budget = Budget::new(limits);
@@ -21,7 +21,7 @@ impl Run<'_> {
 
     /// The judge's, of this command.
     pub(super) fn budget_of_judge(&self) -> Arc<Budget> {
-        let s = &self.pipeline.judge;
+        let s = &self.config.judge;
         let limits = limits(s.max_requests, s.max_cost, s.input_price, s.output_price);
         self.budgets[1].get_or_init(|| Arc::new(Budget::new(limits))).clone()
     }

@@ -1,11 +1,11 @@
 //! What the tables of a pipeline must agree on.
 
-use super::Pipeline;
-use super::pipeline::ALL_IN_ONE;
+use super::RunConfig;
+use super::config::ALL_IN_ONE;
 use crate::error::{Error, Result};
 use crate::shapes;
 
-impl Pipeline {
+impl RunConfig {
     /// # Errors
     /// [`Error::Usage`] naming the table and key that is missing or wrong.
     pub(super) fn check(&self) -> Result<()> {

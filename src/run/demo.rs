@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Pipeline;
+use super::RunConfig;
 use super::settings::{EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::Result;
 use crate::generate::Settings;
@@ -29,7 +29,7 @@ const THOROUGH: Effort = Effort { prompts: 200, steps: 300, held_out: 200, seeds
 ///
 /// # Errors
 /// [`crate::Error::Usage`] for a rule that does not exist.
-pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> Result<Pipeline> {
+pub fn config(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> Result<RunConfig> {
     let effort = if thorough { THOROUGH } else { SHORT };
     rule.map(select::Rule::parse).transpose()?;
     let draw = Settings {
@@ -42,7 +42,7 @@ pub fn pipeline(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> 
     };
     let model = model.to_string_lossy().into_owned();
     let skill = |skill: &shapes::Skill| Skill::resolve(skill.name());
-    Ok(Pipeline {
+    Ok(RunConfig {
         skills: shapes::Skill::ALL.iter().map(skill).collect::<Result<_>>()?,
         prompts: PromptSettings { count: effort.prompts, writer: Some("builtin".into()), ..PromptSettings::default() },
         images: ImageSettings { model: model.clone(), vae: None, draw: draw.clone() },

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::config::ALL_IN_ONE;
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
 use super::held_out::{self, Purpose, Set};
 use super::images::Generator;
 use super::judge::Judge;
-use super::pipeline::ALL_IN_ONE;
-use super::plan::SELECTED;
-use super::{Run, merge};
+use super::plan::{SELECTED, put};
+use super::question_set::QuestionSet;
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run, merge};
 use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::folder::{self, Entry};
@@ -22,12 +26,57 @@ use crate::evaluate::statistics::Estimate;
 use crate::formats::{atomic, digest};
 use crate::train::watcher::Watcher;
 
+pub(super) struct Evaluate;
+
+impl Work for Evaluate {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        run.config.evaluates().then(|| Task::whole(Stage::Evaluate)).into_iter().collect()
+    }
+
+    fn needs(&self, run: &Run, _: &Task) -> Vec<Task> {
+        let all = [Stage::Questions, Stage::Experts, Stage::Merge];
+        all.map(|stage| stage.definition().tasks(run)).concat()
+    }
+
+    fn question_set(&self) -> Option<QuestionSet> {
+        Some(QuestionSet::HeldOut(Purpose::Evaluation))
+    }
+
+    fn inputs(&self, run: &Run, _: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        put(inputs, "model", run.model(&run.config.experts.model, None)?);
+        put(inputs, "settings", settings_input(run)?);
+        if let Some(answers) = run.config.judge.answers.as_ref().filter(|answers| answers.exists()) {
+            put(inputs, "answers", digest::file(answers)?);
+        }
+        Ok(Paths { mutable_inputs: vec!["answers"], ..Paths::one("evaluate") })
+    }
+
+    fn estimate(&self, run: &Run, _: &Task, costs: &Costs) -> Result<Effort> {
+        let c = run.config;
+        let folders: usize = arms(run).iter().map(|arm| arm.sets.len()).sum();
+        let prompts = held_out::count(run, Purpose::Evaluation)?;
+        let count = (folders * prompts) as u64 * c.evaluate.seeds;
+        Ok(Effort {
+            work: format!("{count} images"),
+            bytes: count * run.image_bytes(&c.experts.model, &c.evaluate.draw)?,
+            seconds: count as f64 * costs.of_experts.image(&c.evaluate.draw),
+        })
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        tasks.into_iter().try_for_each(|task| {
+            evaluate(run, watcher)?;
+            run.finish(task)
+        })
+    }
+}
+
 /// What is compared.
 pub const BASE: &str = "base";
 pub const MERGED: &str = "merged";
 
 /// One model that is evaluated.
-pub(super) struct Arm {
+struct Arm {
     pub name: String,
     /// Relative to the folder of the run; none for the model as it is.
     pub lora: Option<PathBuf>,
@@ -91,22 +140,26 @@ impl Summary {
     }
 }
 
-/// The settings that decide the scores.
-pub(super) fn decides(run: &Run) -> Result<String> {
-    let e = &run.pipeline.evaluate;
-    let skills: Vec<&str> = run.pipeline.skills.iter().map(|skill| skill.id.as_str()).collect();
+/// The settings that decide the scores, as an input.
+fn settings_input(run: &Run) -> Result<String> {
+    let e = &run.config.evaluate;
+    let skills: Vec<&str> = run.config.skills.iter().map(|skill| skill.id.as_str()).collect();
     // Those of a file are the same whatever checkpoints are chosen by.
-    let chosen_by = run.pipeline.choose.as_ref().filter(|_| e.questions.is_none());
+    let chosen_by = run.config.choose.as_ref().filter(|_| e.questions.is_none());
     let chosen_by = chosen_by.map(|choose| choose.prompts);
     let questions = e.questions.as_deref().map(digest::file).transpose()?;
-    let asked = e.asks().then(|| json!([questions, e.dependencies, e.with_experts, run.pipeline.judge.model]));
-    Ok(format!("{} {}", json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]), run.draws(&e.draw)))
+    let asked = e.asks().then(|| json!([questions, e.dependencies, e.with_experts, run.config.judge.model]));
+    Ok(format!(
+        "{} {}",
+        json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]),
+        run.generation_inputs(&e.draw)
+    ))
 }
 
 /// Base, all-in-one and merged on every set; each expert on its own, or where there is only a file's, on that if it is asked
 /// for.
-pub(super) fn arms(run: &Run) -> Vec<Arm> {
-    let p = run.pipeline;
+fn arms(run: &Run) -> Vec<Arm> {
+    let p = run.config;
     let sets = held_out::names(run, Purpose::Evaluation);
     let arm = |name: &str, lora: Option<String>, sets: &[String]| Arm {
         name: name.into(),
@@ -148,9 +201,9 @@ pub(super) fn pictures(arm: &str, set: &str, seed: u64) -> String {
 ///
 /// # Errors
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
-pub(super) fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
+fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
     let sets = held_out::sets(run, Purpose::Evaluation, &|_| true)?;
-    let judge = Judge::open(run, "evaluate", &run.pipeline.evaluate.benchmark, watcher)?;
+    let judge = Judge::open(run, "evaluate", &run.config.evaluate.benchmark, watcher)?;
     let drawn = draw(run, &sets, watcher)?;
     let mut all: Vec<(String, Scores)> = Vec::new();
     for (arm, entries) in drawn {
@@ -177,9 +230,9 @@ pub(super) fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
 
 /// The pictures of every arm, named from the arm's folder.
 fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<(Arm, Vec<Entry>)>> {
-    let settings = &run.pipeline.evaluate;
-    let seeds = || run.pipeline.seed..run.pipeline.seed + settings.seeds;
-    let mut generator = Generator::load(run, &run.pipeline.experts.model, None, &settings.draw)?;
+    let settings = &run.config.evaluate;
+    let seeds = || run.config.seed..run.config.seed + settings.seeds;
+    let mut generator = Generator::load(run, &run.config.experts.model, None, &settings.draw)?;
     let mut drawn = Vec::new();
     for arm in arms(run) {
         watcher.note(&format!("evaluate: {}", arm.name));
@@ -224,7 +277,7 @@ fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary>
         judge: all[0].1.judge.clone(),
         prompts: sets.iter().map(|set| set.prompts.len()).max().unwrap_or(0),
         prompts_left_out: held_out::left_out(run)?,
-        seeds: run.pipeline.evaluate.seeds,
+        seeds: run.config.evaluate.seeds,
         arms: all.iter().map(means).collect(),
         comparisons,
     })

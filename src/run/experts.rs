@@ -5,10 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::choose::{self, Trained};
-use super::pipeline::ALL_IN_ONE;
-use super::plan::SELECTED;
-use super::{Run, Task};
+use super::best_checkpoint::{self, Trained};
+use super::config::ALL_IN_ONE;
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
+use super::held_out::{self, Purpose};
+use super::plan::{SELECTED, put};
+use super::question_set::QuestionSet;
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
 use crate::nn::UNet;
@@ -17,15 +22,86 @@ use crate::train::preparation::Preparation;
 use crate::train::trainer::Trainer;
 use crate::train::watcher::Watcher;
 
+pub(super) struct Experts;
+
+impl Work for Experts {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        let mut parts = run.config.trained();
+        if run.config.select.is_some() {
+            parts.extend(run.config.skills.iter().map(|skill| format!("{}{SELECTED}", skill.id)));
+        }
+        parts.iter().map(|part| Task::new(Stage::Experts, part)).collect()
+    }
+
+    fn needs(&self, run: &Run, task: &Task) -> Vec<Task> {
+        let part = task.part();
+        let mut needed = match part.strip_suffix(SELECTED) {
+            _ if part == ALL_IN_ONE => run.task_a_skill(Stage::Images),
+            Some(skill) => vec![Task::new(Stage::Select, skill)],
+            None => vec![Task::new(Stage::Images, part)],
+        };
+        if run.config.choose.is_some() {
+            needed.extend(run.questions_for(part));
+        }
+        needed
+    }
+
+    fn question_set(&self) -> Option<QuestionSet> {
+        Some(QuestionSet::HeldOut(Purpose::Choice))
+    }
+
+    fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        let (part, c) = (task.part(), run.config);
+        put(inputs, "model", run.model(&c.experts.model, c.experts.vae.as_deref())?);
+        put(inputs, "settings", training_inputs(&config(run, part))?);
+        let own = format!("experts/{part}");
+        let mut outputs = vec!["lora.safetensors", "metrics.jsonl"];
+        if c.choose.is_some() {
+            put(inputs, "choose", best_checkpoint::inputs(run));
+            outputs.push(best_checkpoint::NAME);
+        }
+        Ok(Paths {
+            outputs: outputs.iter().map(|file| format!("{own}/{file}").into()).collect(),
+            own: vec![own.into()],
+            ..Paths::default()
+        })
+    }
+
+    fn estimate(&self, run: &Run, task: &Task, costs: &Costs) -> Result<Effort> {
+        let (part, c) = (task.part(), run.config);
+        let config = config(run, part);
+        let samples = config.steps * (config.batch_size * config.grad_accum) as u64;
+        let lora = run.lora_bytes()?;
+        let states = (config.keep as u64).min(config.steps.div_ceil(config.save_every));
+        // Forward, and backward through what is frozen, on one row where a guided step has two.
+        let seconds = samples as f64 * 1.5 * costs.of_experts.step;
+        let candidates = c.choose.as_ref().map_or(0, |_| best_checkpoint::steps(run, part).len() as u64);
+        let sets = held_out::names(run, Purpose::Choice);
+        let of_expert = sets.iter().filter(|set| run.learns(part, set)).count();
+        let images = candidates * (of_expert * held_out::count(run, Purpose::Choice)?) as u64;
+        let settings = &c.evaluate.draw;
+        let size = run.image_bytes(&c.experts.model, settings)?;
+        Ok(Effort {
+            work: format!("{} steps, {samples} samples", config.steps),
+            bytes: lora * (1 + 3 * states + candidates) + images * size,
+            seconds: seconds + images as f64 * costs.of_experts.image(settings),
+        })
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        train(run, tasks, watcher)
+    }
+}
+
 /// The settings of one expert.
-pub(super) fn config(run: &Run, part: &str) -> TrainConfig {
+fn config(run: &Run, part: &str) -> TrainConfig {
     TrainConfig {
         data: run.folder.path(data(part)),
         out: run.folder.path(format!("experts/{part}")),
-        steps: run.pipeline.steps(part),
-        seed: run.pipeline.seed,
+        steps: run.config.steps(part),
+        seed: run.config.seed,
         precision: run.dtype.name().into(),
-        ..run.pipeline.experts.clone()
+        ..run.config.experts.clone()
     }
 }
 
@@ -38,11 +114,11 @@ fn data(part: &str) -> PathBuf {
     }
 }
 
-/// The settings that decide the numbers.
+/// The settings that decide the numbers, as an input.
 ///
 /// # Errors
 /// As [`TrainConfig::to_toml`].
-pub(super) fn decides(config: &TrainConfig) -> Result<String> {
+fn training_inputs(config: &TrainConfig) -> Result<String> {
     config.deciding().to_toml()
 }
 
@@ -51,22 +127,22 @@ pub(super) fn decides(config: &TrainConfig) -> Result<String> {
 ///
 /// # Errors
 /// Those of [`Preparation::new`] and [`Trainer::run`].
-pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
-    let chooses = run.pipeline.choose.is_some();
+fn train(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+    let chooses = run.config.choose.is_some();
     let (mut prepared, mut trained) = (Vec::new(), Vec::new());
     for task in tasks {
         if chooses {
-            if choose::is_made(run, task.part())? {
+            if best_checkpoint::is_made(run, task.part())? {
                 let took = Duration::ZERO;
                 trained.push(Trained { task, took });
                 continue;
             }
-            choose::check_candidates(run, task.part())?;
+            best_checkpoint::check_candidates(run, task.part())?;
         }
         if task.part() == ALL_IN_ONE {
             join_data(run)?;
         }
-        let (config, vocab) = (config(run, task.part()), run.pipeline.vocab.as_deref());
+        let (config, vocab) = (config(run, task.part()), run.config.vocab.as_deref());
         // They differ in steps and data alone: one says what memory all will take.
         let preparation = match prepared.is_empty() {
             true => Preparation::new(config, vocab, &run.device, run.dtype, true, watcher)?,
@@ -81,12 +157,12 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
             Some(unet) => unet,
             None => preparation.load_unet()?,
         };
-        let steps = run.pipeline.steps(task.part()) as usize;
+        let steps = run.config.steps(task.part()) as usize;
         let mut trainer = Trainer::start(preparation, unet)?;
-        watcher.note(&format!("{} from step {} of {steps}", task.piece, trainer.step()));
+        watcher.note(&format!("{} from step {} of {steps}", task.task, trainer.step()));
         watcher.prepared("steps", trainer.step() as usize, steps);
         let result = match chooses {
-            true => choose::train(run, task.part(), &mut trainer, watcher),
+            true => best_checkpoint::train(run, task.part(), &mut trainer, watcher),
             false => trainer.run(watcher),
         };
         match result {
@@ -109,7 +185,7 @@ pub(super) fn train(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> R
     drop(shared);
     match trained.is_empty() {
         true => Ok(()),
-        false => choose::choose(run, trained, watcher),
+        false => best_checkpoint::choose(run, trained, watcher),
     }
 }
 
@@ -118,7 +194,7 @@ fn join_data(run: &Run) -> Result<()> {
     let dir = run.folder.path(data(ALL_IN_ONE));
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
     let mut rows = Vec::new();
-    for skill in &run.pipeline.skills {
+    for skill in &run.config.skills {
         let from = run.folder.path(format!("images/{}", skill.id));
         for (_, mut row) in jsonl::read::<Value>(&from.join("metadata.jsonl"))? {
             let file = row["file_name"].as_str().unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
 //! The folder of a run: what is done is recorded beside it, and the record is written last.
 //!
-//! `stages/PIECE/record.json` holds the hashes of what a piece was made from and of what it made. A piece is complete
-//! when both are still as recorded. A record without results marks a piece that was begun: the same piece goes on from
+//! `stages/TASK/record.json` holds the hashes of what a task was made from and of what it made. A task is complete
+//! when both are still as recorded. A record without results marks a task that was begun: the same task goes on from
 //! what is there, one with other inputs starts anew.
 
 use std::collections::BTreeMap;
@@ -11,29 +11,34 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::stage::Piece;
+use super::stage::Task;
 use crate::error::{Error, Result};
 use crate::formats::{atomic, digest};
 use crate::train::identity;
 
-/// What a piece is made from, by name: hashes of files, and settings as they are.
+/// What a task is made from, by name: hashes of files, and settings as they are.
 pub type Inputs = BTreeMap<String, String>;
 
-/// Paths of a piece, relative to the folder of the run.
+/// Paths of a task, relative to the folder of the run.
 #[derive(Clone, Debug, Default)]
 pub struct Paths {
-    /// Files, and folders with all that is in them, that make the piece complete.
+    /// Files, and folders with all that is in them, that make the task complete.
     pub outputs: Vec<PathBuf>,
     /// What is removed before it is made anew from other inputs.
     pub own: Vec<PathBuf>,
-    /// Inputs that may change without that: what is there is brought up to date.
-    pub corrected: Vec<&'static str>,
+    /// Inputs whose change does not discard existing outputs; the stage updates them instead.
+    pub mutable_inputs: Vec<&'static str>,
 }
 
 impl Paths {
-    /// Whether what `record` tells of is the beginning of a piece that is made from `inputs`.
-    pub fn goes_on(&self, record: &Record, inputs: &Inputs) -> bool {
-        let decides = |(name, _): &(&String, &String)| !self.corrected.contains(&name.as_str());
+    /// One file or folder that is all of a task.
+    pub fn one(path: &str) -> Self {
+        Self { outputs: vec![path.into()], own: vec![path.into()], ..Self::default() }
+    }
+
+    /// Whether what `record` tells of is the beginning of a task that is made from `inputs`.
+    pub fn can_resume(&self, record: &Record, inputs: &Inputs) -> bool {
+        let decides = |(name, _): &(&String, &String)| !self.mutable_inputs.contains(&name.as_str());
         record.inputs.iter().filter(decides).eq(inputs.iter().filter(decides))
     }
 }
@@ -47,15 +52,15 @@ pub struct Record {
     pub seconds: f64,
 }
 
-/// Keeps other processes from a piece until it is dropped, or the process ends in any way.
-pub struct Hold(#[allow(dead_code, reason = "the lock lives as long as the open file")] File);
+/// Keeps other processes from a task until it is dropped, or the process ends in any way.
+pub struct Lock(#[allow(dead_code, reason = "the lock lives as long as the open file")] File);
 
 pub struct RunFolder {
     root: PathBuf,
 }
 
 impl RunFolder {
-    /// Nothing is written until a piece begins.
+    /// Nothing is written until a task begins.
     pub fn new(root: &Path) -> Self {
         Self { root: root.into() }
     }
@@ -65,57 +70,57 @@ impl RunFolder {
         self.root.join(relative)
     }
 
-    /// For work on `piece`: nobody else may work on it, or read what it made, at the same time.
+    /// For work on `task`: nobody else may work on it, or read what it made, at the same time.
     ///
     /// # Errors
     /// [`Error::File`] where another process does; [`Error::Io`].
-    pub fn hold(&self, piece: &Piece) -> Result<Hold> {
-        self.lock(piece, File::try_lock)
+    pub fn lock(&self, task: &Task) -> Result<Lock> {
+        self.try_lock(task, File::try_lock)
     }
 
-    /// For reading what `piece` made: nobody may work on it meanwhile.
+    /// For reading what `task` made: nobody may work on it meanwhile.
     ///
     /// # Errors
-    /// As [`RunFolder::hold`].
-    pub fn share(&self, piece: &Piece) -> Result<Hold> {
-        self.lock(piece, File::try_lock_shared)
+    /// As [`RunFolder::lock`].
+    pub fn lock_shared(&self, task: &Task) -> Result<Lock> {
+        self.try_lock(task, File::try_lock_shared)
     }
 
-    fn lock(&self, piece: &Piece, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Hold> {
-        let dir = self.records(piece)?;
+    fn try_lock(&self, task: &Task, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Lock> {
+        let dir = self.records(task)?;
         let path = dir.join("lock");
         let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
         match lock(&file) {
             Err(TryLockError::WouldBlock) => {
                 let message = format!(
-                    "another selma is at work on the {piece} of this run, or with what they made; wait for it, or choose \
+                    "another selma is at work on the {task} of this run, or with what they made; wait for it, or choose \
                      another --out"
                 );
                 Err(Error::file(&self.root, message))
             }
             // A file system without locks is no reason not to work.
-            _ => Ok(Hold(file)),
+            _ => Ok(Lock(file)),
         }
     }
 
-    fn records(&self, piece: &Piece) -> Result<PathBuf> {
-        let dir = self.root.join("stages").join(piece.name());
+    fn records(&self, task: &Task) -> Result<PathBuf> {
+        let dir = self.root.join("stages").join(task.name());
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
         Ok(dir)
     }
 
-    /// What is recorded of `piece`; none where it was never begun, or the record is damaged.
-    pub fn record(&self, piece: &Piece) -> Option<Record> {
-        let path = self.root.join("stages").join(piece.name()).join("record.json");
+    /// What is recorded of `task`; none where it was never begun, or the record is damaged.
+    pub fn record(&self, task: &Task) -> Option<Record> {
+        let path = self.root.join("stages").join(task.name()).join("record.json");
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// The hash of what `piece` made, if it was made from `inputs` and is all there as it was.
+    /// The hash of what `task` made, if it was made from `inputs` and is all there as it was.
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be read.
-    pub fn complete(&self, piece: &Piece, inputs: &Inputs, paths: &Paths) -> Result<Option<String>> {
-        let Some(record) = self.record(piece).filter(|record| record.inputs == *inputs) else {
+    pub fn complete(&self, task: &Task, inputs: &Inputs, paths: &Paths) -> Result<Option<String>> {
+        let Some(record) = self.record(task).filter(|record| record.inputs == *inputs) else {
             return Ok(None);
         };
         let Some(recorded) = record.outputs else {
@@ -125,18 +130,18 @@ impl RunFolder {
         Ok((recorded == present).then(|| of_hashes(&present)))
     }
 
-    /// Records that work on `piece` begins, and clears away what does not belong to it: files that a killed process had
-    /// not finished, and everything that was made from other inputs. Whether what is left is the beginning of this piece.
+    /// Records that work on `task` begins, and clears away what does not belong to it: files that a killed process had
+    /// not finished, and everything that was made from other inputs. Whether what is left is the beginning of this task.
     ///
     /// # Errors
     /// [`Error::File`] where something is in the way that no run has recorded: it is the user's; [`Error::Io`].
-    pub fn begin(&self, piece: &Piece, inputs: &Inputs, paths: &Paths) -> Result<bool> {
-        let record = self.record(piece);
-        let goes_on = record.as_ref().is_some_and(|record| paths.goes_on(record, inputs));
+    pub fn begin(&self, task: &Task, inputs: &Inputs, paths: &Paths) -> Result<bool> {
+        let record = self.record(task);
+        let can_resume = record.as_ref().is_some_and(|record| paths.can_resume(record, inputs));
         for own in paths.own.iter().map(|own| self.root.join(own)) {
             match &record {
                 Some(_) => {
-                    if !goes_on {
+                    if !can_resume {
                         remove(&own)?;
                     }
                     remove_leftovers(&own)?;
@@ -148,33 +153,33 @@ impl RunFolder {
                 None => {}
             }
         }
-        atomic::remove_leftovers(&self.records(piece)?)?;
-        self.write(piece, inputs, None, 0.0)?;
-        Ok(goes_on)
+        atomic::remove_leftovers(&self.records(task)?)?;
+        self.write(task, inputs, None, 0.0)?;
+        Ok(can_resume)
     }
 
-    /// Records that `piece` is complete, and returns the hash of what it made.
+    /// Records that `task` is complete, and returns the hash of what it made.
     ///
     /// # Errors
     /// [`Error::File`] where an output is missing; [`Error::Io`].
-    pub fn finish(&self, piece: &Piece, inputs: &Inputs, paths: &Paths, seconds: f64) -> Result<String> {
+    pub fn finish(&self, task: &Task, inputs: &Inputs, paths: &Paths, seconds: f64) -> Result<String> {
         if let Some(missing) = paths.outputs.iter().find(|path| !self.root.join(path).exists()) {
             return Err(Error::file(self.root.join(missing), "was to be made, and is not there"));
         }
         let hashes = self.hashes(&paths.outputs)?;
         let hash = of_hashes(&hashes);
-        self.write(piece, inputs, Some(hashes), seconds)?;
+        self.write(task, inputs, Some(hashes), seconds)?;
         Ok(hash)
     }
 
     fn write(
         &self,
-        piece: &Piece,
+        task: &Task,
         inputs: &Inputs,
         outputs: Option<BTreeMap<String, String>>,
         seconds: f64,
     ) -> Result<()> {
-        let path = self.records(piece)?.join("record.json");
+        let path = self.records(task)?.join("record.json");
         let record = Record { inputs: inputs.clone(), outputs, seconds };
         let text = serde_json::to_vec_pretty(&record).map_err(|e| Error::file(&path, e.to_string()))?;
         atomic::write_bytes(&path, &text)

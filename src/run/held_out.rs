@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, json};
 
 use super::Run;
-use super::questions::{self, About};
+use super::question_set::QuestionSet;
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::evaluate::questions::{Item, dsg, tifa};
@@ -30,7 +30,7 @@ pub(super) struct Set {
 
 /// The names of the sets: the skills, or the benchmark where a file's prompts are evaluated.
 pub(super) fn names(run: &Run, purpose: Purpose) -> Vec<String> {
-    let p = run.pipeline;
+    let p = run.config;
     match (&p.evaluate.questions, purpose) {
         (Some(_), Purpose::Evaluation) => vec![p.evaluate.benchmark.clone()],
         _ => p.skills.iter().map(|skill| skill.id.clone()).collect(),
@@ -42,11 +42,12 @@ pub(super) fn names(run: &Run, purpose: Purpose) -> Vec<String> {
 /// # Errors
 /// [`Error::Failed`] where there are too few prompts; those of the question files.
 pub(super) fn sets(run: &Run, purpose: Purpose, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Set>> {
-    let e = &run.pipeline.evaluate;
+    let e = &run.config.evaluate;
     match (&e.questions, purpose) {
         (Some(path), Purpose::Evaluation) => Ok(vec![set(&e.benchmark, share(run, read(run, path)?), None)]),
         _ if e.asks() => {
-            let of_skill = |skill: &String| Ok(set(skill, written(run, skill, About::HeldOut(purpose))?, Some(skill)));
+            let of_skill =
+                |skill: &String| Ok(set(skill, written(run, skill, QuestionSet::HeldOut(purpose))?, Some(skill)));
             let names = names(run, purpose);
             names.iter().filter(|name| wanted(name)).map(of_skill).collect()
         }
@@ -63,10 +64,10 @@ pub(super) fn sets(run: &Run, purpose: Purpose, wanted: &dyn Fn(&str) -> bool) -
 /// # Errors
 /// As [`sets`].
 pub(super) fn check(run: &Run) -> Result<()> {
-    let e = &run.pipeline.evaluate;
+    let e = &run.config.evaluate;
     match &e.questions {
         Some(path) => read(run, path).map(|_| ()),
-        None if run.pipeline.evaluates() && !e.asks() => captions(run, Purpose::Evaluation).map(|_| ()),
+        None if run.config.evaluates() && !e.asks() => captions(run, Purpose::Evaluation).map(|_| ()),
         None => Ok(()),
     }
 }
@@ -75,8 +76,8 @@ pub(super) fn check(run: &Run) -> Result<()> {
 ///
 /// # Errors
 /// As [`dsg::read`].
-pub(super) fn written(run: &Run, skill: &str, about: About) -> Result<Vec<Item>> {
-    dsg::read(&run.folder.path(questions::file(skill, about)))
+pub(super) fn written(run: &Run, skill: &str, set: QuestionSet) -> Result<Vec<Item>> {
+    dsg::read(&run.folder.path(set.file(skill)))
 }
 
 /// All items that pictures of this run can be of: what a file of answers may speak of.
@@ -84,10 +85,10 @@ pub(super) fn written(run: &Run, skill: &str, about: About) -> Result<Vec<Item>>
 /// # Errors
 /// As [`sets`].
 pub(super) fn items(run: &Run) -> Result<Vec<Item>> {
-    let of_file = run.pipeline.evaluate.questions.iter().map(|path| read(run, path));
-    let skills = || run.pipeline.skills.iter().map(|skill| skill.id.as_str());
-    let about = questions::all(run).into_iter();
-    let of_run = about.flat_map(|about| skills().map(move |skill| written(run, skill, about)));
+    let of_file = run.config.evaluate.questions.iter().map(|path| read(run, path));
+    let skills = || run.config.skills.iter().map(|skill| skill.id.as_str());
+    let sets = QuestionSet::of_run(run).into_iter();
+    let of_run = sets.flat_map(|set| skills().map(move |skill| written(run, skill, set)));
     let all: Vec<Vec<Item>> = of_file.chain(of_run).collect::<Result<_>>()?;
     Ok(all.concat())
 }
@@ -97,7 +98,7 @@ pub(super) fn items(run: &Run) -> Result<Vec<Item>> {
 /// # Errors
 /// Those of the question file.
 pub(super) fn left_out(run: &Run) -> Result<usize> {
-    match &run.pipeline.evaluate.questions {
+    match &run.config.evaluate.questions {
         Some(path) => {
             let all = read(run, path)?;
             let count = all.len();
@@ -112,7 +113,7 @@ pub(super) fn left_out(run: &Run) -> Result<usize> {
 /// # Errors
 /// As [`sets`].
 pub(super) fn count(run: &Run, purpose: Purpose) -> Result<usize> {
-    let p = run.pipeline;
+    let p = run.config;
     match (&p.evaluate.questions, purpose) {
         (Some(path), Purpose::Evaluation) => Ok(share(run, read(run, path)?).len()),
         (None, Purpose::Evaluation) => Ok(p.evaluate.prompts_a_skill()),
@@ -121,7 +122,7 @@ pub(super) fn count(run: &Run, purpose: Purpose) -> Result<usize> {
 }
 
 fn read(run: &Run, path: &Path) -> Result<Vec<Item>> {
-    match run.pipeline.evaluate.benchmark.as_str() {
+    match run.config.evaluate.benchmark.as_str() {
         "tifa" => tifa::read(path),
         _ => dsg::read(path),
     }
@@ -139,7 +140,7 @@ fn set(name: &str, items: Vec<Item>, skill: Option<&String>) -> Set {
 /// The items of a file that are evaluated, spread evenly over it where they are not all: its parts test different things.
 fn share(run: &Run, items: Vec<Item>) -> Vec<Item> {
     let all = items.len();
-    let count = run.pipeline.evaluate.prompts.map_or(all, |count| count.min(all));
+    let count = run.config.evaluate.prompts.map_or(all, |count| count.min(all));
     (0..count).map(|i| items[i * all / count].clone()).collect()
 }
 
@@ -150,9 +151,9 @@ fn captions(run: &Run, purpose: Purpose) -> Result<Vec<Set>> {
     let [chosen_by, evaluated] = [count(run, Purpose::Choice)?, count(run, Purpose::Evaluation)?];
     let wanted = chosen_by + evaluated;
     let (mut seen, mut sets) = (BTreeSet::new(), Vec::new());
-    for skill in &run.pipeline.skills {
+    for skill in &run.config.skills {
         let world = shapes::Skill::from_name(&skill.id)?;
-        let captions = (0..TRIES * wanted as u64).map(|i| world.prompt(Split::HeldOut, run.pipeline.seed, i).caption);
+        let captions = (0..TRIES * wanted as u64).map(|i| world.prompt(Split::HeldOut, run.config.seed, i).caption);
         let new = captions.filter(|caption| seen.insert(caption.clone()));
         let mut prompts: Vec<Prompt> = new
             .take(wanted)

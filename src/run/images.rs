@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Run, Task, select};
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
+use super::plan::put;
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run, select};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::formats::digest;
@@ -13,24 +17,65 @@ use crate::generate::{self, Observer, Settings, Source};
 use crate::train::identity;
 use crate::train::watcher::Watcher;
 
-/// Generates the images of every task's skill into `images/SKILL`.
+pub(super) struct Images;
+
+impl Work for Images {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        run.task_a_skill(Stage::Images)
+    }
+
+    fn needs(&self, _: &Run, task: &Task) -> Vec<Task> {
+        vec![Task::new(Stage::Prompts, task.part())]
+    }
+
+    fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        model_inputs(run, inputs)?;
+        Ok(Paths::one(&format!("images/{}", task.part())))
+    }
+
+    fn estimate(&self, run: &Run, _: &Task, costs: &Costs) -> Result<Effort> {
+        effort(run, run.config.prompts.count, costs)
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        let read = |task: &ActiveTask| prompts::read(&run.folder.path(format!("prompts/{}.json", task.part())));
+        for task in &tasks {
+            select::check(run, task.part(), &read(task)?)?;
+        }
+        let generator = Generator::of_images(run)?;
+        for mut task in tasks {
+            task.begin = Instant::now();
+            let prompts = read(&task)?;
+            let out = run.folder.path(format!("images/{}", task.part()));
+            generator.generate(&prompts, run.config.seed, &out, watcher)?;
+            run.finish(task)?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the model of `[images]` and its settings.
 ///
 /// # Errors
-/// Whatever is wrong with the model; [`Error::Interrupted`].
-pub(super) fn generate(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
-    let read = |task: &Task| prompts::read(&run.folder.path(format!("prompts/{}.json", task.part())));
-    for task in &tasks {
-        select::check(run, task.part(), &read(task)?)?;
-    }
-    let generator = Generator::of_images(run)?;
-    for mut task in tasks {
-        task.begin = Instant::now();
-        let prompts = read(&task)?;
-        let out = run.folder.path(format!("images/{}", task.part()));
-        generator.generate(&prompts, run.pipeline.seed, &out, watcher)?;
-        run.finish(task)?;
-    }
+/// Those of the model's files.
+pub(super) fn model_inputs(run: &Run, inputs: &mut Inputs) -> Result<()> {
+    let images = &run.config.images;
+    put(inputs, "model", run.model(&images.model, images.vae.as_deref())?);
+    put(inputs, "settings", run.generation_inputs(&images.draw));
     Ok(())
+}
+
+/// What so many images of the model of `[images]` take.
+///
+/// # Errors
+/// Those of the model's files.
+pub(super) fn effort(run: &Run, count: usize, costs: &Costs) -> Result<Effort> {
+    let images = &run.config.images;
+    Ok(Effort {
+        work: format!("{count} images"),
+        bytes: count as u64 * run.image_bytes(&images.model, &images.draw)?,
+        seconds: count as f64 * costs.of_images.image(&images.draw),
+    })
 }
 
 /// A model that is loaded once and fills several folders of the run.
@@ -48,7 +93,7 @@ impl<'a> Generator<'a> {
     /// # Errors
     /// As [`generate::Generator::load`].
     pub fn of_images(run: &'a Run) -> Result<Self> {
-        let images = &run.pipeline.images;
+        let images = &run.config.images;
         Self::load(run, &images.model, images.vae.as_deref(), &images.draw)
     }
 
@@ -58,7 +103,7 @@ impl<'a> Generator<'a> {
         let source = Source {
             model: path.into(),
             vae: vae.map(Path::to_path_buf),
-            vocab: run.pipeline.vocab.clone(),
+            vocab: run.config.vocab.clone(),
             prediction: None,
         };
         // Training says what is unusual about the model.

@@ -43,15 +43,15 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// Whatever is wrong with the address, the record of earlier answers or the file of answers.
     pub fn open(run: &'a Run<'a>, name: &str, benchmark: &'a str, watcher: &mut dyn Watcher) -> Result<Self> {
-        let settings = &run.pipeline.judge;
+        let settings = &run.config.judge;
         let [record, list] =
             ["answers", "unanswered"].map(|kind| run.folder.path(format!("judge/{name}.{kind}.jsonl")));
-        if run.pipeline.evaluate.asks() {
+        if run.config.evaluate.asks() {
             let folder = record.parent().unwrap_or(Path::new(""));
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
         let kind = match (&settings.answers, &settings.url) {
-            _ if !run.pipeline.evaluate.asks() => Kind::BuiltIn,
+            _ if !run.config.evaluate.asks() => Kind::BuiltIn,
             // The list of what it lacks is what it is made from.
             (Some(path), _) if !path.exists() => Kind::File(Answers::none(path)),
             (Some(path), _) => Kind::File(Answers::read(path, &held_out::items(run)?)?),
@@ -68,7 +68,7 @@ impl<'a> Judge<'a> {
 
     /// In scores.
     fn name(&self) -> String {
-        let model = self.run.pipeline.judge.model.as_deref();
+        let model = self.run.config.judge.model.as_deref();
         match (&self.kind, model) {
             (Kind::BuiltIn, _) => "builtin".into(),
             (Kind::Endpoint(_), model) => model.unwrap_or_default().into(),
@@ -89,7 +89,7 @@ impl<'a> Judge<'a> {
         items: &[Item],
         watcher: &mut dyn Watcher,
     ) -> Result<Option<Scores>> {
-        let p = self.run.pipeline;
+        let p = self.run.config;
         if let Kind::BuiltIn = self.kind {
             return shapes::evaluate(entries, p.seed).map(Some);
         }
@@ -117,7 +117,7 @@ impl<'a> Judge<'a> {
                 asked.iter().map(one).collect::<Result<_>>().map(Some)
             }
             Kind::Endpoint(judge) => {
-                let parallel = self.run.pipeline.judge.parallel;
+                let parallel = self.run.config.judge.parallel;
                 let mut all = Vec::new();
                 // Some at a time, so that a stop need not wait for all.
                 for some in asked.chunks(4 * parallel) {
@@ -168,7 +168,7 @@ impl<'a> Judge<'a> {
 }
 
 fn client(run: &Run, url: &str) -> Result<Client> {
-    let s = &run.pipeline.judge;
+    let s = &run.config.judge;
     let settings = Settings {
         option: "judge",
         url: url.into(),

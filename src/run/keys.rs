@@ -132,7 +132,7 @@ pub(super) fn experts(table: &mut toml::Table) -> Result<(TrainConfig, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pipeline::MergeSettings;
+    use super::super::config::MergeSettings;
     use super::super::settings::{
         ChooseSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings,
     };

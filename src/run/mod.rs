@@ -3,15 +3,16 @@
 //! ```text
 //! prompts/SKILL.json   questions/SKILL.csv   images/SKILL/   select/SKILL/   experts/SKILL/lora.safetensors
 //! experts/all-in-one/   merge/lora.safetensors   evaluate/ARM/SKILL/seed-N/   evaluate/ARM/scores.json
-//! judge/evaluate.answers.jsonl   report.html   stages/PIECE/
+//! judge/evaluate.answers.jsonl   report.html   stages/TASK/
 //! ```
 //!
-//! [`Run::go`] brings every [`Piece`] up to date: one that is complete is skipped, one that was begun goes on
-//! ([`folder`]). Pieces of a stage are independent of each other, so that processes can share them.
+//! [`Run::go`] brings every [`Task`] up to date: one that is complete is skipped, one that was begun goes on
+//! ([`folder`]). Tasks of a stage are independent of each other, so that processes can share them.
 
+mod best_checkpoint;
 mod budget;
 mod check;
-mod choose;
+pub mod config;
 pub mod demo;
 mod estimate;
 mod evaluate;
@@ -22,9 +23,9 @@ mod images;
 mod judge;
 mod keys;
 mod merge;
-pub mod pipeline;
 mod plan;
 mod prompts;
+mod question_set;
 mod questions;
 pub mod report;
 mod select;
@@ -37,11 +38,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use clap::ValueEnum;
+
+pub use config::RunConfig;
 pub use estimate::Estimate;
 pub use evaluate::Summary;
 pub use folder::RunFolder;
-pub use pipeline::Pipeline;
-pub use stage::{Piece, Stage};
+pub use stage::{Stage, Task};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -50,20 +53,20 @@ use crate::generate::parameters;
 use crate::prompting::llm::Budget;
 use crate::tensor::DType;
 use crate::train::watcher::Watcher;
-use folder::Hold;
-use plan::Plan;
+use folder::Lock;
+use plan::StageInputs;
 
 /// A pipeline and the folder that it runs in.
 pub struct Run<'a> {
-    pub pipeline: &'a Pipeline,
+    pub config: &'a RunConfig,
     pub folder: RunFolder,
     /// What the networks compute on, and in which type.
     pub device: Device,
     pub dtype: DType,
     /// The command, for the report.
     pub command: &'a str,
-    /// The hash of what each finished piece made.
-    made: RefCell<BTreeMap<Piece, String>>,
+    /// The hash of what each finished task made.
+    output_hashes: RefCell<BTreeMap<Task, String>>,
     /// The hash of each model's files.
     models: RefCell<BTreeMap<(PathBuf, Option<PathBuf>), String>>,
     /// What writer and judge may spend.
@@ -77,9 +80,9 @@ pub struct Selection {
     pub skill: Option<String>,
 }
 
-/// Where a piece stands.
+/// How far a task is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Status {
     Done,
     Begun,
     /// It was made from something else, and will be made anew.
@@ -87,23 +90,23 @@ pub enum Standing {
     ToDo,
 }
 
-/// A piece with the lock on it and on what it reads, while it is worked on.
-struct Task {
-    piece: Piece,
-    plan: Plan,
+/// A task that is worked on, with the locks on it and on what it reads.
+struct ActiveTask {
+    task: Task,
+    plan: StageInputs,
     begin: Instant,
-    _holds: Vec<Hold>,
+    _locks: Vec<Lock>,
 }
 
 impl<'a> Run<'a> {
-    pub fn new(pipeline: &'a Pipeline, out: &Path, device: Device, dtype: DType, command: &'a str) -> Self {
+    pub fn new(config: &'a RunConfig, out: &Path, device: Device, dtype: DType, command: &'a str) -> Self {
         Self {
-            pipeline,
+            config,
             folder: RunFolder::new(out),
             device,
             dtype,
             command,
-            made: RefCell::default(),
+            output_hashes: RefCell::default(),
             models: RefCell::default(),
             budgets: Default::default(),
         }
@@ -115,29 +118,29 @@ impl<'a> Run<'a> {
     }
 
     /// All that belongs to this pipeline, in an order in which it can be done.
-    pub fn pieces(&self) -> Vec<Piece> {
-        Stage::ALL.into_iter().flat_map(|stage| self.pieces_of(stage)).collect()
+    pub fn tasks(&self) -> Vec<Task> {
+        Stage::value_variants().iter().flat_map(|stage| stage.definition().tasks(self)).collect()
     }
 
-    /// Brings what is selected up to date. Returns the pieces that were worked on.
+    /// Brings what is selected up to date. Returns the tasks that were worked on.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a selection that is not part of this pipeline; [`Error::Failed`] where what a selected piece is
-    /// made from is not there; whatever keeps a piece from being done.
-    pub fn go(&self, selection: &Selection, watcher: &mut dyn Watcher) -> Result<Vec<Piece>> {
+    /// [`Error::Usage`] for a selection that is not part of this pipeline; [`Error::Failed`] where what a selected task is
+    /// made from is not there; whatever keeps a task from being done.
+    pub fn go(&self, selection: &Selection, watcher: &mut dyn Watcher) -> Result<Vec<Task>> {
         let wanted = self.selected(selection)?;
         self.check()?;
         let mut worked_on = Vec::new();
-        for pieces in wanted.chunk_by(|a, b| a.stage == b.stage) {
+        for of_stage in wanted.chunk_by(|a, b| a.stage == b.stage) {
             let mut tasks = Vec::new();
-            for piece in pieces {
-                if self.standing(piece)? != Standing::Done {
-                    tasks.extend(self.take_up(piece, watcher)?);
+            for task in of_stage {
+                if self.status(task)? != Status::Done {
+                    tasks.extend(self.acquire(task, watcher)?);
                 }
             }
-            worked_on.extend(tasks.iter().map(|task| task.piece.clone()));
+            worked_on.extend(tasks.iter().map(|active| active.task.clone()));
             if !tasks.is_empty() {
-                self.work(pieces[0].stage, tasks, watcher)?;
+                tasks[0].task.stage.definition().work(self, tasks, watcher)?;
             }
         }
         Ok(worked_on)
@@ -148,115 +151,87 @@ impl<'a> Run<'a> {
     /// # Errors
     /// As [`ModelDir::open`]; those of the question file; [`Error::Failed`] where there are too few held-out prompts.
     fn check(&self) -> Result<()> {
-        for model in [&self.pipeline.images.model, &self.pipeline.experts.model] {
+        for model in [&self.config.images.model, &self.config.experts.model] {
             ModelDir::open(Path::new(model))?;
         }
         held_out::check(self)
     }
 
-    fn selected(&self, selection: &Selection) -> Result<Vec<Piece>> {
-        let mut wanted = self.pieces();
+    fn selected(&self, selection: &Selection) -> Result<Vec<Task>> {
+        let mut wanted = self.tasks();
         if let Some(stage) = selection.stage {
-            wanted.retain(|piece| piece.stage == stage);
+            wanted.retain(|task| task.stage == stage);
             if wanted.is_empty() {
                 let message = format!("--only {}: this pipeline does not have that stage", stage.name());
                 return Err(Error::Usage(message));
             }
         }
         if let Some(skill) = &selection.skill {
-            wanted.retain(|piece| piece.part.as_deref() == Some(skill));
+            wanted.retain(|task| task.part.as_deref() == Some(skill));
             if wanted.is_empty() {
-                let parts = self.pipeline.trained().join(", ");
+                let parts = self.config.trained().join(", ");
                 return Err(Error::Usage(format!("--skill {skill}: expected one of {parts}")));
             }
         }
         Ok(wanted)
     }
 
-    /// Where `piece` stands. What it is made from must be there.
+    /// How far `task` is. What it is made from must be there.
     ///
     /// # Errors
     /// [`Error::Failed`] where that is not so; [`Error::Io`].
-    pub fn standing(&self, piece: &Piece) -> Result<Standing> {
-        if self.made.borrow().contains_key(piece) {
-            return Ok(Standing::Done);
+    pub fn status(&self, task: &Task) -> Result<Status> {
+        if self.output_hashes.borrow().contains_key(task) {
+            return Ok(Status::Done);
         }
-        let plan = self.plan(piece)?;
-        if let Some(hash) = self.folder.complete(piece, &plan.inputs, &plan.paths)? {
-            self.made.borrow_mut().insert(piece.clone(), hash);
-            return Ok(Standing::Done);
+        let plan = self.stage_inputs(task)?;
+        if let Some(hash) = self.folder.complete(task, &plan.inputs, &plan.paths)? {
+            self.output_hashes.borrow_mut().insert(task.clone(), hash);
+            return Ok(Status::Done);
         }
-        Ok(match self.folder.record(piece) {
-            None => Standing::ToDo,
-            Some(record) if plan.paths.goes_on(&record, &plan.inputs) => Standing::Begun,
-            Some(_) => Standing::Outdated,
+        Ok(match self.folder.record(task) {
+            None => Status::ToDo,
+            Some(record) if plan.paths.can_resume(&record, &plan.inputs) => Status::Begun,
+            Some(_) => Status::Outdated,
         })
     }
 
-    /// The hash of what `piece` made.
-    fn made(&self, piece: &Piece) -> Result<String> {
-        if self.standing(piece)? != Standing::Done {
+    /// The hash of what `task` made.
+    fn output_hash(&self, task: &Task) -> Result<String> {
+        if self.status(task)? != Status::Done {
             return Err(Error::Failed(format!(
-                "the {piece} of this run are not complete, and are needed here; run the same command with {} first, or \
+                "the {task} of this run are not complete, and are needed here; run the same command with {} first, or \
                  without --only",
-                piece.arguments()
+                task.arguments()
             )));
         }
-        Ok(self.made.borrow()[piece].clone())
+        Ok(self.output_hashes.borrow()[task].clone())
     }
 
-    /// Locks a piece and begins it; none where another process has finished it meanwhile.
-    fn take_up(&self, piece: &Piece, watcher: &mut dyn Watcher) -> Result<Option<Task>> {
-        let mut holds = vec![self.folder.hold(piece)?];
-        for needed in self.needs(piece) {
-            holds.push(self.folder.share(&needed)?);
+    /// Locks a task and begins it; none where another process has finished it meanwhile.
+    fn acquire(&self, task: &Task, watcher: &mut dyn Watcher) -> Result<Option<ActiveTask>> {
+        let mut locks = vec![self.folder.lock(task)?];
+        for needed in task.stage.definition().needs(self, task) {
+            locks.push(self.folder.lock_shared(&needed)?);
         }
-        let standing = self.standing(piece)?;
-        if standing == Standing::Done {
+        let status = self.status(task)?;
+        if status == Status::Done {
             return Ok(None);
         }
-        let plan = self.plan(piece)?;
-        self.folder.begin(piece, &plan.inputs, &plan.paths)?;
-        watcher.note(&match standing {
-            Standing::Outdated => format!("{piece}: anew, because what they are made from has changed"),
-            Standing::Begun => format!("{piece}: going on"),
-            _ => piece.to_string(),
+        let plan = self.stage_inputs(task)?;
+        self.folder.begin(task, &plan.inputs, &plan.paths)?;
+        watcher.note(&match status {
+            Status::Outdated => format!("{task}: anew, because what they are made from has changed"),
+            Status::Begun => format!("{task}: going on"),
+            _ => task.to_string(),
         });
-        Ok(Some(Task { piece: piece.clone(), plan, begin: Instant::now(), _holds: holds }))
+        Ok(Some(ActiveTask { task: task.clone(), plan, begin: Instant::now(), _locks: locks }))
     }
 
-    fn work(&self, stage: Stage, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
-        match stage {
-            Stage::Prompts => tasks.into_iter().try_for_each(|task| {
-                prompts::write(self, task.part(), watcher)?;
-                self.finish(task)
-            }),
-            Stage::Questions => tasks.into_iter().try_for_each(|task| {
-                questions::write(self, task.part(), watcher)?;
-                self.finish(task)
-            }),
-            Stage::Images => images::generate(self, tasks, watcher),
-            Stage::Select => select::select(self, tasks, watcher),
-            Stage::Experts => experts::train(self, tasks, watcher),
-            Stage::Merge => tasks.into_iter().try_for_each(|task| {
-                merge::merge_experts(self, task.part(), watcher)?;
-                self.finish(task)
-            }),
-            Stage::Evaluate => tasks.into_iter().try_for_each(|task| {
-                evaluate::evaluate(self, watcher)?;
-                self.finish(task)
-            }),
-            Stage::Report => tasks.into_iter().try_for_each(|task| {
-                report::write(self)?;
-                self.finish(task)
-            }),
-        }
-    }
-
-    fn finish(&self, task: Task) -> Result<()> {
+    fn finish(&self, task: ActiveTask) -> Result<()> {
         let seconds = task.begin.elapsed().as_secs_f64();
-        let hash = self.folder.finish(&task.piece, &task.plan.inputs, &task.plan.paths, seconds)?;
-        self.made.borrow_mut().insert(task.piece, hash);
+        let hash = self.folder.finish(&task.task, &task.plan.inputs, &task.plan.paths, seconds)?;
+        self.output_hashes.borrow_mut().insert(task.task, hash);
         Ok(())
     }
 
@@ -266,16 +241,16 @@ impl<'a> Run<'a> {
         if let Some(hash) = self.models.borrow().get(&key) {
             return Ok(hash.clone());
         }
-        let files = parameters::model_files(&key.0, vae, self.pipeline.vocab.as_deref())?;
+        let files = parameters::model_files(&key.0, vae, self.config.vocab.as_deref())?;
         let hash = parameters::inputs_hash(files).join().expect("hashing does not panic")?;
         self.models.borrow_mut().insert(key, hash.clone());
         Ok(hash)
     }
 }
 
-impl Task {
-    /// The skill; empty where the piece is whole.
+impl ActiveTask {
+    /// The skill; empty where the stage is one task.
     fn part(&self) -> &str {
-        self.piece.part.as_deref().unwrap_or_default()
+        self.task.part()
     }
 }

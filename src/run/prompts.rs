@@ -2,20 +2,65 @@
 
 use std::time::Duration;
 
-use super::Run;
+use serde_json::json;
+
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
+use super::plan::put;
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run};
 use crate::error::{Error, Result};
+use crate::formats::digest;
 use crate::prompting::llm::{Client, Limits, Settings};
 use crate::prompting::prompts::{self, Ask, Collector, Options};
 use crate::prompting::writer::{Endpoint, Replay, Writer, collect};
 use crate::prompting::{Record, Skill, builtin};
+use crate::train::identity;
 use crate::train::watcher::Watcher;
+
+pub(super) struct Prompts;
+
+impl Work for Prompts {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        run.task_a_skill(Stage::Prompts)
+    }
+
+    fn needs(&self, _: &Run, _: &Task) -> Vec<Task> {
+        Vec::new()
+    }
+
+    fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        let (part, s) = (task.part(), &run.config.prompts);
+        let skill = run.config.skills.iter().find(|skill| skill.id == part);
+        put(inputs, "skill", identity::of_bytes(format!("{skill:?}").as_bytes()));
+        let decides = json!([s.count, s.writer, s.llm_model, s.max_similarity, s.strict_words]);
+        put(inputs, "settings", decides.to_string());
+        if let Some(folder) = &s.replay {
+            put(inputs, "replay", digest::file(&folder.join(format!("{part}.replies.jsonl")))?);
+        }
+        // The recording of an endpoint's replies is no output: it was paid for, and is never removed.
+        Ok(Paths::one(&format!("prompts/{part}.json")))
+    }
+
+    fn estimate(&self, run: &Run, _: &Task, _: &Costs) -> Result<Effort> {
+        let count = run.config.prompts.count;
+        Ok(Effort { work: format!("{count} prompts"), bytes: count as u64 * 200, seconds: 0.0 })
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        tasks.into_iter().try_for_each(|task| {
+            write(run, task.part(), watcher)?;
+            run.finish(task)
+        })
+    }
+}
 
 /// Writes `prompts/SKILL.json`.
 ///
 /// # Errors
 /// Those of the writer; [`Error::Interrupted`].
-pub(super) fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()> {
-    let kept = captions(run, id, run.pipeline.prompts.count, watcher)?;
+fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()> {
+    let kept = captions(run, id, run.config.prompts.count, watcher)?;
     prompts::write(&run.folder.path(format!("prompts/{id}.json")), &kept)
 }
 
@@ -24,12 +69,12 @@ pub(super) fn write(run: &Run, id: &str, watcher: &mut dyn Watcher) -> Result<()
 /// # Errors
 /// As [`write`].
 pub(super) fn captions(run: &Run, id: &str, count: usize, watcher: &mut dyn Watcher) -> Result<Vec<String>> {
-    let settings = &run.pipeline.prompts;
-    let skill = run.pipeline.skills.iter().find(|skill| skill.id == id);
-    let skill = skill.expect("a piece belongs to a skill of the pipeline");
+    let settings = &run.config.prompts;
+    let skill = run.config.skills.iter().find(|skill| skill.id == id);
+    let skill = skill.expect("a task belongs to a skill of the run");
     match source(run, &format!("{id}.replies.jsonl"), settings.temperature, watcher)? {
         Some(mut writer) => ask(run, skill, count, writer.as_mut(), watcher),
-        None => builtin::captions(id, count, settings.max_similarity, run.pipeline.seed),
+        None => builtin::captions(id, count, settings.max_similarity, run.config.seed),
     }
 }
 
@@ -44,7 +89,7 @@ pub(super) fn source(
     temperature: f64,
     watcher: &mut dyn Watcher,
 ) -> Result<Option<Box<dyn Writer>>> {
-    let settings = &run.pipeline.prompts;
+    let settings = &run.config.prompts;
     let folder = run.folder.path("prompts");
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
     Ok(match (&settings.replay, &settings.llm) {
@@ -62,7 +107,7 @@ pub(super) fn source(
 }
 
 fn endpoint(run: &Run, url: &str, temperature: f64) -> Settings {
-    let s = &run.pipeline.prompts;
+    let s = &run.config.prompts;
     Settings {
         url: url.into(),
         model: s.llm_model.clone().unwrap_or_default(),
@@ -81,10 +126,10 @@ fn ask(
     writer: &mut dyn Writer,
     watcher: &mut dyn Watcher,
 ) -> Result<Vec<String>> {
-    let s = &run.pipeline.prompts;
+    let s = &run.config.prompts;
     let options = Options {
         count,
-        seed: run.pipeline.seed,
+        seed: run.config.seed,
         max_similarity: s.max_similarity,
         requests_per_round: s.parallel,
         max_stalled: s.max_stalled,

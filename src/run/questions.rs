@@ -1,9 +1,16 @@
-//! Stage `questions`: DSG's questions about pictures of the run, where no file says what to ask: about those that are learnt
+//! Stage `questions`: DSG's questions about images of the run, where no file says what to ask: about those that are learnt
 //! from where the best are selected, and about captions that nothing learns from.
 
-use super::Run;
+use std::path::PathBuf;
+
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
 use super::held_out::Purpose;
+use super::plan::put;
 use super::prompts::{Stoppable, captions, source};
+use super::question_set::QuestionSet;
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::evaluate::questions::dsg::{self, Annotated};
@@ -11,43 +18,42 @@ use crate::evaluate::questions::writing::{self, Counts};
 use crate::formats::digest;
 use crate::train::watcher::Watcher;
 
-/// The pictures that are asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum About {
-    /// Those of the prompts that are learnt from.
-    Learnt,
-    HeldOut(Purpose),
-}
+pub(super) struct Questions;
 
-impl About {
-    const ALL: [About; 3] = [About::Learnt, About::HeldOut(Purpose::Choice), About::HeldOut(Purpose::Evaluation)];
-
-    /// How many prompts of each skill are asked about in this run; none where nobody asks, or a file says what.
-    pub fn prompts(self, run: &Run) -> usize {
-        let p = run.pipeline;
-        match self {
-            _ if !p.evaluate.asks() => 0,
-            About::Learnt => p.select.as_ref().map_or(0, |_| p.prompts.count),
-            About::HeldOut(Purpose::Choice) => p.choose.as_ref().map_or(0, |choose| choose.prompts),
-            About::HeldOut(Purpose::Evaluation) => match p.evaluate.questions {
-                Some(_) => 0,
-                None => p.evaluate.prompts_a_skill(),
-            },
+impl Work for Questions {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        match QuestionSet::of_run(run).is_empty() {
+            true => Vec::new(),
+            false => run.task_a_skill(Stage::Questions),
         }
     }
-}
 
-/// What is asked about in this run, in the order of the captions.
-pub(super) fn all(run: &Run) -> Vec<About> {
-    About::ALL.into_iter().filter(|about| about.prompts(run) > 0).collect()
-}
+    fn needs(&self, _: &Run, task: &Task) -> Vec<Task> {
+        vec![Task::new(Stage::Prompts, task.part())]
+    }
 
-/// Where the questions of a skill are.
-pub(super) fn file(skill: &str, about: About) -> String {
-    match about {
-        About::Learnt => format!("questions/{skill}.learnt.csv"),
-        About::HeldOut(Purpose::Choice) => format!("questions/{skill}.choice.csv"),
-        About::HeldOut(Purpose::Evaluation) => format!("questions/{skill}.csv"),
+    fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        let part = task.part();
+        if let Some(replies) = replayed(run, part)? {
+            put(inputs, "replay", replies);
+        }
+        let sets = QuestionSet::of_run(run);
+        let counts: Vec<usize> = sets.iter().map(|set| set.prompts(run)).collect();
+        put(inputs, "settings", format!("{sets:?} {counts:?}"));
+        let files: Vec<PathBuf> = sets.iter().map(|set| set.file(part).into()).collect();
+        Ok(Paths { outputs: files.clone(), own: files, ..Paths::default() })
+    }
+
+    fn estimate(&self, run: &Run, _: &Task, _: &Costs) -> Result<Effort> {
+        let count: usize = QuestionSet::of_run(run).iter().map(|set| set.prompts(run)).sum();
+        Ok(Effort { work: format!("{} requests", 3 * count), bytes: count as u64 * 2000, seconds: 0.0 })
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        tasks.into_iter().try_for_each(|task| {
+            write(run, task.part(), watcher)?;
+            run.finish(task)
+        })
     }
 }
 
@@ -60,12 +66,12 @@ fn recordings(skill: &str) -> [String; 2] {
 ///
 /// # Errors
 /// [`Error::File`] where one is not there.
-pub(super) fn replayed(run: &Run, skill: &str) -> Result<Option<String>> {
-    let Some(folder) = &run.pipeline.prompts.replay else {
+fn replayed(run: &Run, skill: &str) -> Result<Option<String>> {
+    let Some(folder) = &run.config.prompts.replay else {
         return Ok(None);
     };
-    let learnt = About::Learnt.prompts(run) > 0;
-    let held_out = all(run).iter().any(|about| *about != About::Learnt);
+    let learnt = QuestionSet::Learnt.prompts(run) > 0;
+    let held_out = QuestionSet::of_run(run).iter().any(|set| *set != QuestionSet::Learnt);
     let used = recordings(skill).into_iter().zip([learnt, held_out]);
     let hash = |(name, _): (String, bool)| match folder.join(name) {
         path if path.exists() => digest::file(&path),
@@ -84,9 +90,9 @@ pub(super) fn replayed(run: &Run, skill: &str) -> Result<Option<String>> {
 ///
 /// # Errors
 /// Those of the writer; [`Error::Failed`] where it writes no question; [`Error::Interrupted`].
-pub(super) fn write(run: &Run, skill: &str, watcher: &mut dyn Watcher) -> Result<()> {
-    let [learnt, chosen_by, evaluated] = About::ALL.map(|about| about.prompts(run));
-    let count = run.pipeline.prompts.count;
+fn write(run: &Run, skill: &str, watcher: &mut dyn Watcher) -> Result<()> {
+    let [learnt, chosen_by, evaluated] = QuestionSet::ALL.map(|set| set.prompts(run));
+    let count = run.config.prompts.count;
     let mut all = captions(run, skill, count + chosen_by + evaluated, watcher)?;
     let held_out = all.split_off(count);
     let [of_learnt, of_held_out] = recordings(skill);
@@ -94,7 +100,7 @@ pub(super) fn write(run: &Run, skill: &str, watcher: &mut dyn Watcher) -> Result
         let items = items(&all, &format!("{skill}.learnt"))?;
         let (items, counts) = ask(run, items, &of_learnt, watcher)?;
         say(skill, "prompts that are learnt from", &counts, watcher);
-        save(run, skill, About::Learnt, &items)?;
+        save(run, skill, QuestionSet::Learnt, &items)?;
     }
     if held_out.is_empty() {
         return Ok(());
@@ -105,9 +111,9 @@ pub(super) fn write(run: &Run, skill: &str, watcher: &mut dyn Watcher) -> Result
     say(skill, "held-out prompts", &counts, watcher);
     let (choice, evaluation): (Vec<Annotated>, _) = items.into_iter().partition(|item| first.contains(&item.id));
     for (items, purpose) in [(choice, Purpose::Choice), (evaluation, Purpose::Evaluation)] {
-        let about = About::HeldOut(purpose);
-        if about.prompts(run) > 0 {
-            save(run, skill, about, &items)?;
+        let set = QuestionSet::HeldOut(purpose);
+        if set.prompts(run) > 0 {
+            save(run, skill, set, &items)?;
         }
     }
     Ok(())
@@ -128,7 +134,7 @@ fn ask(
         None => writing::built_in(&mut items)?,
         Some(mut writer) => {
             let mut writer = Stoppable { writer: writer.as_mut(), watcher };
-            writing::ask(&mut items, run.pipeline.prompts.parallel, &mut writer, &mut |_| ())?
+            writing::ask(&mut items, run.config.prompts.parallel, &mut writer, &mut |_| ())?
         }
     };
     Ok((items, counts))
@@ -141,7 +147,7 @@ fn say(skill: &str, what: &str, counts: &Counts, watcher: &mut dyn Watcher) {
     ));
 }
 
-fn save(run: &Run, skill: &str, about: About, items: &[Annotated]) -> Result<()> {
+fn save(run: &Run, skill: &str, set: QuestionSet, items: &[Annotated]) -> Result<()> {
     if items.is_empty() {
         let message =
             format!("{skill}: no reply held a question; look at the replies in prompts/, or take another model");
@@ -149,5 +155,5 @@ fn save(run: &Run, skill: &str, about: About, items: &[Annotated]) -> Result<()>
     }
     let folder = run.folder.path("questions");
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-    dsg::write(&run.folder.path(file(skill, about)), items)
+    dsg::write(&run.folder.path(set.file(skill)), items)
 }

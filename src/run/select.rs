@@ -5,27 +5,66 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::estimate::{Costs, Effort};
+use super::folder::{Inputs, Paths};
 use super::images::Generator;
 use super::judge::Judge;
-use super::questions::About;
+use super::plan::put;
+use super::question_set::QuestionSet;
 use super::settings::SelectSettings;
-use super::{Run, Task, held_out};
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run, held_out, images};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::evaluate::folder::{self, Entry};
-use crate::prompting::select::{Candidate, select as choose, write};
+use crate::prompting::select::{Candidate, select as best, write};
 use crate::shapes::caption::parse;
 use crate::train::watcher::Watcher;
 
 fn settings<'a>(run: &Run<'a>) -> &'a SelectSettings {
-    let settings = run.pipeline.select.as_ref();
+    let settings = run.config.select.as_ref();
     settings.expect("pictures are selected in this pipeline")
 }
 
-/// Who selects. Answers of a file are not among it: nothing is selected anew for another answer.
-pub(super) fn decides(run: &Run) -> String {
-    let e = &run.pipeline.evaluate;
-    json!([e.own_benchmark(), e.dependencies, run.pipeline.judge.model]).to_string()
+pub(super) struct Select;
+
+impl Work for Select {
+    fn tasks(&self, run: &Run) -> Vec<Task> {
+        match run.config.select {
+            None => Vec::new(),
+            Some(_) => run.task_a_skill(Stage::Select),
+        }
+    }
+
+    fn needs(&self, run: &Run, task: &Task) -> Vec<Task> {
+        [vec![Task::new(Stage::Images, task.part())], run.questions_for(task.part())].concat()
+    }
+
+    fn question_set(&self) -> Option<QuestionSet> {
+        Some(QuestionSet::Learnt)
+    }
+
+    fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
+        images::model_inputs(run, inputs)?;
+        put(inputs, "rule", settings(run).rule.clone());
+        put(inputs, "judge", judge_inputs(run));
+        Ok(Paths::one(&format!("select/{}", task.part())))
+    }
+
+    fn estimate(&self, run: &Run, _: &Task, costs: &Costs) -> Result<Effort> {
+        let further = settings(run).images_a_prompt() as usize - 1;
+        images::effort(run, run.config.prompts.count * further, costs)
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
+        best_of_n(run, tasks, watcher)
+    }
+}
+
+/// The judge, as an input. Answers of a file are not part of it: nothing is selected anew for another answer.
+fn judge_inputs(run: &Run) -> String {
+    let e = &run.config.evaluate;
+    json!([e.own_benchmark(), e.dependencies, run.config.judge.model]).to_string()
 }
 
 /// Refuses prompts that the judge knows nothing to ask about, before any of them is drawn.
@@ -33,7 +72,7 @@ pub(super) fn decides(run: &Run) -> String {
 /// # Errors
 /// [`Error::Failed`] naming the first.
 pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
-    if run.pipeline.select.is_none() || run.pipeline.evaluate.asks() {
+    if run.config.select.is_none() || run.config.evaluate.asks() {
         return Ok(());
     }
     match prompts.iter().find_map(|prompt| Some((prompt, parse(&prompt.text).err()?))) {
@@ -51,7 +90,7 @@ pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
 ///
 /// # Errors
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
-pub(super) fn select(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> Result<()> {
+fn best_of_n(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result<()> {
     let mut generator = None;
     let mut lacking = None;
     for mut task in tasks {
@@ -60,23 +99,23 @@ pub(super) fn select(run: &Run, tasks: Vec<Task>, watcher: &mut dyn Watcher) -> 
         let prompts = prompts::read(&run.folder.path(format!("prompts/{part}.json")))?;
         check(run, part, &prompts)?;
         let mut places = vec![format!("images/{part}")];
-        for number in 1..settings(run).draws() {
+        for number in 1..settings(run).images_a_prompt() {
             let generator = match &mut generator {
                 Some(generator) => generator,
                 none => none.insert(Generator::of_images(run)?),
             };
             let place = format!("select/{part}/draw-{number}");
-            generator.generate(&prompts, run.pipeline.seed + number, &run.folder.path(&place), watcher)?;
+            generator.generate(&prompts, run.config.seed + number, &run.folder.path(&place), watcher)?;
             places.push(place);
         }
-        let judge = Judge::open(run, &format!("select/{part}"), run.pipeline.evaluate.own_benchmark(), watcher)?;
+        let judge = Judge::open(run, &format!("select/{part}"), run.config.evaluate.own_benchmark(), watcher)?;
         let candidates = candidates(run, part, &places, &judge, watcher)?;
         // The pictures of the other skills wait for answers too.
         if let Err(error) = judge.complete() {
             lacking.get_or_insert(error);
             continue;
         }
-        let chosen = choose(&candidates, settings(run).rule()?);
+        let chosen = best(&candidates, settings(run).rule()?);
         let looked_at = candidates.len() / places.len();
         let (some, all) = (chosen.len(), candidates.len());
         watcher.note(&format!("{part}: {some} of {all} pictures are learnt from"));
@@ -106,8 +145,8 @@ fn candidates(
     judge: &Judge,
     watcher: &mut dyn Watcher,
 ) -> Result<Vec<Candidate>> {
-    let items = match run.pipeline.evaluate.asks() {
-        true => held_out::written(run, part, About::Learnt)?,
+    let items = match run.config.evaluate.asks() {
+        true => held_out::written(run, part, QuestionSet::Learnt)?,
         false => Vec::new(),
     };
     let mut candidates = Vec::new();

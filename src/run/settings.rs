@@ -91,8 +91,8 @@ impl SelectSettings {
         Rule::parse(&self.rule)
     }
 
-    /// Pictures of each prompt.
-    pub fn draws(&self) -> u64 {
+    /// Images of each prompt, of which the best is looked for.
+    pub fn images_a_prompt(&self) -> u64 {
         match self.rule() {
             Ok(Rule { best_of: Some(k), .. }) => k as u64,
             _ => 1,

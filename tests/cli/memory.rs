@@ -100,7 +100,7 @@ fn pictures_on_a_gpu_stay_within_their_plan() {
     ] {
         let mut command = selma();
         command.env("XDG_CACHE_HOME", dir.path().join("cache"));
-        command.args(["generate", "--model", "shapes", "--device", "sim", "--steps", "1"]);
+        command.args(["generate", "--model", "shapes", "--device", "sim", "--steps", "1", "--overwrite"]);
         command.args(["--prompt", "a red circle", "--batch-size", "9"]);
         command.arg("--out").arg(dir.path().join(name)).args(arguments.split(' '));
         let text = String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap();

@@ -52,7 +52,7 @@ fn every_family_trains_and_its_lora_changes_the_picture() {
         let draw = |name: &str, lora: bool| {
             let folder = out.join(name);
             let mut command = selma();
-            command.args(["generate", "--prompt", "a cat", "--steps", "2", "--quiet"]);
+            command.args(["generate", "--prompt", "a cat", "--steps", "2", "--quiet", "--overwrite"]);
             command.arg("--model").arg(parity(&format!("models/{model}"))).arg("--vocab").arg(parity("clip_vocab"));
             if lora {
                 command.arg("--lora").arg(format!("{}:0.8", out.join("lora.safetensors").display()));

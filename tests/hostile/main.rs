@@ -40,7 +40,7 @@ fn refuses(command: &mut Command, code: i32, words: &[&str]) {
 /// `selma generate` of one small picture.
 fn generate(model: &Path, out: &Path) -> Command {
     let mut command = selma();
-    command.args(["generate", "--prompt", "a cat", "--steps", "1", "--quiet"]);
+    command.args(["generate", "--prompt", "a cat", "--steps", "1", "--quiet", "--overwrite"]);
     command.arg("--model").arg(model).arg("--vocab").arg(fixture("clip_vocab"));
     command.arg("--out").arg(out);
     command

@@ -21,7 +21,7 @@ impl Watcher for Silent {
 fn the_demo_measures_every_skill_on_captions_that_no_expert_saw() {
     let dir = tempfile::tempdir().unwrap();
     let model = builtin::unpack(dir.path()).unwrap();
-    let mut pipeline = demo::pipeline(&model, false, None, 42).unwrap();
+    let mut pipeline = demo::config(&model, false, None, 42).unwrap();
     (pipeline.prompts.count, pipeline.experts.steps) = (2, 2);
     (pipeline.evaluate.prompts, pipeline.evaluate.seeds) = (Some(2), 1);
     (pipeline.images.draw.steps, pipeline.evaluate.draw.steps) = (6, 6);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use selma::run::folder::{Inputs, Paths, RunFolder};
-use selma::run::{Piece, Stage};
+use selma::run::{Stage, Task};
 
 use crate::kills::Kills;
 use crate::{differences, json, pipeline, results, run, says};
@@ -55,56 +55,56 @@ fn what_depends_on_a_change_is_done_anew() {
 }
 
 #[test]
-fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
+fn a_task_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let folder = RunFolder::new(dir.path());
-    let piece = Piece::new(Stage::Images, "counting");
+    let task = Task::new(Stage::Images, "counting");
     let inputs = |value: &str| Inputs::from([("settings".to_string(), value.to_string())]);
     let paths = Paths {
         outputs: vec!["images/counting".into()],
         own: vec!["images/counting".into()],
-        corrected: vec!["answers"],
+        mutable_inputs: vec!["answers"],
     };
     let file = dir.path().join("images/counting/a.png");
-    assert!(!folder.begin(&piece, &inputs("1"), &paths).unwrap());
+    assert!(!folder.begin(&task, &inputs("1"), &paths).unwrap());
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "half").unwrap();
     std::fs::write(file.with_file_name(".selma-x.part"), "leftover").unwrap();
-    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
-    // The same piece goes on; leftovers are gone.
-    assert!(folder.begin(&piece, &inputs("1"), &paths).unwrap());
+    assert!(folder.complete(&task, &inputs("1"), &paths).unwrap().is_none());
+    // The same task goes on; leftovers are gone.
+    assert!(folder.begin(&task, &inputs("1"), &paths).unwrap());
     assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     std::fs::write(&file, "whole").unwrap();
-    let hash = folder.finish(&piece, &inputs("1"), &paths, 1.0).unwrap();
-    assert_eq!(folder.complete(&piece, &inputs("1"), &paths).unwrap(), Some(hash));
-    assert!(folder.complete(&piece, &inputs("2"), &paths).unwrap().is_none());
+    let hash = folder.finish(&task, &inputs("1"), &paths, 1.0).unwrap();
+    assert_eq!(folder.complete(&task, &inputs("1"), &paths).unwrap(), Some(hash));
+    assert!(folder.complete(&task, &inputs("2"), &paths).unwrap().is_none());
     std::fs::write(&file, "other").unwrap();
-    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
+    assert!(folder.complete(&task, &inputs("1"), &paths).unwrap().is_none());
     std::fs::remove_file(&file).unwrap();
-    assert!(folder.complete(&piece, &inputs("1"), &paths).unwrap().is_none());
-    // Another piece starts from nothing.
+    assert!(folder.complete(&task, &inputs("1"), &paths).unwrap().is_none());
+    // Another task starts from nothing.
     std::fs::write(&file, "whole").unwrap();
-    assert!(!folder.begin(&piece, &inputs("2"), &paths).unwrap());
+    assert!(!folder.begin(&task, &inputs("2"), &paths).unwrap());
     assert!(!file.exists());
-    assert!(folder.finish(&piece, &inputs("2"), &paths, 1.0).is_err());
+    assert!(folder.finish(&task, &inputs("2"), &paths, 1.0).is_err());
     // What may be corrected does not take away what is there.
     let mut corrected = inputs("2");
     corrected.insert("answers".into(), "more".into());
     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
     std::fs::write(&file, "kept").unwrap();
-    assert!(folder.begin(&piece, &corrected, &paths).unwrap() && file.exists());
-    assert!(folder.complete(&piece, &inputs("2"), &paths).unwrap().is_none());
+    assert!(folder.begin(&task, &corrected, &paths).unwrap() && file.exists());
+    assert!(folder.complete(&task, &inputs("2"), &paths).unwrap().is_none());
     // What no run has made is the user's.
     let theirs = dir.path().join("images/spatial/theirs.png");
     std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
     std::fs::write(&theirs, "precious").unwrap();
     let other =
         Paths { outputs: vec!["images/spatial".into()], own: vec!["images/spatial".into()], ..Paths::default() };
-    let refused = folder.begin(&Piece::new(Stage::Images, "spatial"), &inputs("1"), &other);
+    let refused = folder.begin(&Task::new(Stage::Images, "spatial"), &inputs("1"), &other);
     assert!(refused.unwrap_err().to_string().contains("no run has recorded it") && theirs.exists());
 
-    // Of a folder that others write into, what was to become this piece's file goes, and nothing else.
-    let prompts = Piece::new(Stage::Prompts, "counting");
+    // Of a folder that others write into, what was to become this task's file goes, and nothing else.
+    let prompts = Task::new(Stage::Prompts, "counting");
     let file = dir.path().join("prompts/counting.json");
     let own = Paths {
         outputs: vec!["prompts/counting.json".into()],
@@ -123,20 +123,20 @@ fn a_piece_is_complete_when_its_record_says_so_and_its_files_are_as_recorded() {
 
     // One works, or several read.
     let other = RunFolder::new(dir.path());
-    let held = folder.hold(&piece).unwrap();
-    let message = other.share(&piece).err().unwrap().to_string();
+    let held = folder.lock(&task).unwrap();
+    let message = other.lock_shared(&task).err().unwrap().to_string();
     assert!(message.contains("another selma is at work on the images of counting"), "{message}");
     drop(held);
-    let (_one, _two) = (folder.share(&piece).unwrap(), other.share(&piece).unwrap());
-    assert!(other.hold(&piece).is_err());
+    let (_one, _two) = (folder.lock_shared(&task).unwrap(), other.lock_shared(&task).unwrap());
+    assert!(other.lock(&task).is_err());
 }
 
 #[test]
-fn two_processes_do_not_do_the_same_piece() {
+fn two_processes_do_not_do_the_same_task() {
     let dir = tempfile::tempdir().unwrap();
     let file = pipeline(dir.path(), "");
     let out = dir.path().join("out");
-    let _held = RunFolder::new(&out).hold(&Piece::new(Stage::Prompts, "spatial")).unwrap();
+    let _held = RunFolder::new(&out).lock(&Task::new(Stage::Prompts, "spatial")).unwrap();
     says(run(&file, &out), 1, &["another selma is at work on the prompts of spatial"]);
     assert!(out.join("prompts/counting.json").exists() || !out.join("prompts").exists());
 }

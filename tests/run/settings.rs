@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use selma::evaluate::questions::Dependencies;
-use selma::run::Pipeline;
+use selma::run::RunConfig;
 use selma::run::settings::{ChooseSettings, JudgeSettings};
 use selma::train::config::TrainConfig;
 
@@ -12,7 +12,7 @@ use crate::{json, pipeline, run, says};
 #[test]
 fn the_annotated_example_is_the_papers_setting() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pipeline.toml");
-    let example = Pipeline::read(&path).unwrap();
+    let example = RunConfig::read(&path).unwrap();
     let ids: Vec<&str> = example.skills.iter().map(|skill| skill.id.as_str()).collect();
     assert_eq!(ids, ["paragraph", "counting", "real-user", "defying", "everyday"]);
     let paper =
@@ -23,7 +23,7 @@ fn the_annotated_example_is_the_papers_setting() {
     let text = std::fs::read_to_string(&path).unwrap();
     let shown = text.replace("# vae", "vae").replace("# negative", "negative").replace("# vocab", "vocab");
     let shown = shown.replace("# rank", "rank").replace("# density", "density").replace("# majority", "majority");
-    let all = Pipeline::parse(&shown, Path::new("")).unwrap();
+    let all = RunConfig::parse(&shown, Path::new("")).unwrap();
     let shown = text
         .replace("# [select]", "[select]")
         .replace("# rule", "rule")
@@ -43,7 +43,7 @@ fn the_annotated_example_is_the_papers_setting() {
         "max-requests",
     ];
     let shown = keys.iter().fold(shown, |text, key| text.replace(&format!("\n# {key}"), &format!("\n{key}")));
-    let asked = Pipeline::parse(&shown, Path::new("")).unwrap();
+    let asked = RunConfig::parse(&shown, Path::new("")).unwrap();
     let judge = JudgeSettings {
         url: Some("http://localhost:8001".into()),
         model: Some("qwen2.5-vl-7b-instruct".into()),

@@ -8,16 +8,49 @@ mod scores;
 
 use std::collections::BTreeMap;
 
-use super::choose::Choice;
+use super::best_checkpoint::Choice;
+use super::estimate::{Costs, Effort};
 use super::evaluate::Summary;
-use super::{Run, Stage};
+use super::folder::{Inputs, Paths};
+use super::stage::{Stage, Task, Work};
+use super::{ActiveTask, Run};
 use crate::data::prompts;
 use crate::error::Result;
 use crate::evaluate::scores::Scores;
 use crate::formats::{atomic, jsonl};
+use crate::train::watcher::Watcher;
 
 /// The file in the folder of the run.
 pub const NAME: &str = "report.html";
+
+pub(super) struct Report;
+
+impl Work for Report {
+    fn tasks(&self, _: &Run) -> Vec<Task> {
+        vec![Task::whole(Stage::Report)]
+    }
+
+    fn needs(&self, run: &Run, _: &Task) -> Vec<Task> {
+        let mut all = run.tasks();
+        all.retain(|task| task.stage != Stage::Report);
+        all
+    }
+
+    fn inputs(&self, _: &Run, _: &Task, _: &mut Inputs) -> Result<Paths> {
+        Ok(Paths::one(NAME))
+    }
+
+    fn estimate(&self, _: &Run, _: &Task, _: &Costs) -> Result<Effort> {
+        Ok(Effort { work: "1 page".into(), bytes: 4 << 20, seconds: 0.0 })
+    }
+
+    fn work(&self, run: &Run, tasks: Vec<ActiveTask>, _: &mut dyn Watcher) -> Result<()> {
+        tasks.into_iter().try_for_each(|task| {
+            write(run)?;
+            run.finish(task)
+        })
+    }
+}
 
 /// All that the page tells of, as read from the folder.
 struct Contents<'a> {
@@ -40,7 +73,7 @@ struct Contents<'a> {
 ///
 /// # Errors
 /// [`crate::Error::Io`] and [`crate::Error::File`] for what cannot be read.
-pub(super) fn write(run: &Run) -> Result<()> {
+fn write(run: &Run) -> Result<()> {
     let contents = Contents::read(run)?;
     let page = page::page(&contents)?.into_string();
     atomic::write_bytes(&run.folder.path(NAME), page.as_bytes())
@@ -48,7 +81,7 @@ pub(super) fn write(run: &Run) -> Result<()> {
 
 impl<'a> Contents<'a> {
     fn read(run: &'a Run<'a>) -> Result<Self> {
-        let summary = match run.pipeline.evaluates() {
+        let summary = match run.config.evaluates() {
             true => Some(Summary::read(&run.folder.path("evaluate/summary.json"))?),
             false => None,
         };
@@ -58,25 +91,25 @@ impl<'a> Contents<'a> {
             scores.insert(arm.name.clone(), Scores::read(&path)?);
         }
         let (mut losses, mut choices) = (Vec::new(), Vec::new());
-        for piece in run.pieces_of(Stage::Experts) {
-            let part = piece.part.unwrap_or_default();
+        for task in Stage::Experts.definition().tasks(run) {
+            let part = task.part.unwrap_or_default();
             let path = run.folder.path(format!("experts/{part}/metrics.jsonl"));
             let point = |(_, row): (usize, serde_json::Value)| Some((row["step"].as_u64()?, row["loss"].as_f64()?));
             let points = jsonl::read(&path)?.into_iter().filter_map(point).collect();
-            if run.pipeline.choose.is_some() {
+            if run.config.choose.is_some() {
                 choices.push((part.clone(), Choice::read(run, &part)?));
             }
             losses.push((part, points));
         }
         let mut written = BTreeMap::new();
-        for skill in &run.pipeline.skills {
+        for skill in &run.config.skills {
             let read = prompts::read(&run.folder.path(format!("prompts/{}.json", skill.id)))?;
             written.insert(skill.id.clone(), read.into_iter().map(|prompt| prompt.text).collect());
         }
-        let times = run.pieces().into_iter().filter(|piece| piece.stage != Stage::Report);
-        let times = times.map(|piece| {
-            let record = run.folder.record(&piece);
-            (piece.to_string(), record.map_or(0.0, |record| record.seconds))
+        let times = run.tasks().into_iter().filter(|task| task.stage != Stage::Report);
+        let times = times.map(|task| {
+            let record = run.folder.record(&task);
+            (task.to_string(), record.map_or(0.0, |record| record.seconds))
         });
         Ok(Self { summary, scores, losses, choices, prompts: written, times: times.collect(), run })
     }

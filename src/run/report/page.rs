@@ -7,9 +7,9 @@ use super::picture::data_uri;
 use super::scores::{points, title};
 use super::{Contents, chart, scores};
 use crate::error::Result;
+use crate::run::config::ALL_IN_ONE;
 use crate::run::evaluate::{BASE, MERGED, expert, pictures};
 use crate::run::held_out::{self, Purpose};
-use crate::run::pipeline::ALL_IN_ONE;
 
 const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
 /// Prompts of each skill whose pictures are shown.
@@ -46,7 +46,7 @@ pub(super) fn page(c: &Contents) -> Result<Markup> {
 }
 
 fn asked(c: &Contents) -> Markup {
-    let p = c.run.pipeline;
+    let p = c.run.config;
     html! {
         h2 { "What was asked" }
         p {
@@ -65,7 +65,7 @@ fn asked(c: &Contents) -> Markup {
 }
 
 fn grids(c: &Contents) -> Result<Markup> {
-    let p = c.run.pipeline;
+    let p = c.run.config;
     let mut shown = Vec::new();
     for set in held_out::names(c.run, Purpose::Evaluation) {
         let mut arms = vec![BASE.to_string()];
@@ -94,7 +94,7 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
     let name = file.rsplit('/').next().unwrap_or_default();
     let mut cells = Vec::new();
     for arm in arms {
-        let path = c.run.folder.path(pictures(arm, set, c.run.pipeline.seed)).join(name);
+        let path = c.run.folder.path(pictures(arm, set, c.run.config.seed)).join(name);
         let scored = c.scores[arm].pictures.iter().find(|picture| picture.file_name == file);
         let score = scored.map_or(String::new(), |picture| points(picture.score));
         let label = if *arm == expert(set) { "expert".into() } else { title(arm) };
@@ -180,7 +180,7 @@ fn chosen(c: &Contents) -> Markup {
 }
 
 fn how(c: &Contents) -> Markup {
-    let p = c.run.pipeline;
+    let p = c.run.config;
     let total: f64 = c.times.iter().map(|(_, seconds)| seconds).sum();
     html! {
         h2 { "How to do it again" }

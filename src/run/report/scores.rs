@@ -7,8 +7,8 @@ use maud::{Markup, html};
 use super::Contents;
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::statistics::{Difference, Estimate};
+use crate::run::config::ALL_IN_ONE;
 use crate::run::evaluate::{BASE, MERGED, Summary, expert};
-use crate::run::pipeline::ALL_IN_ONE;
 use crate::run::plan::SELECTED;
 
 /// A share in points of 100.
@@ -96,7 +96,7 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
     let arms: Vec<_> = summary.arms.iter().filter(|arm| !arm.name.starts_with("expert-")).collect();
     let experts: Vec<_> = summary.arms.iter().filter(|arm| arm.name.starts_with("expert-")).collect();
     let own = |skill: &str| experts.iter().find(|arm| arm.name == expert(skill));
-    let of_file = c.run.pipeline.evaluate.questions.is_some();
+    let of_file = c.run.config.evaluate.questions.is_some();
     html! {
         h2 { "Scores" }
         @if of_file {
@@ -118,7 +118,7 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
                     th { "its own expert" }
                 } }
                 tbody {
-                    @for skill in &c.run.pipeline.skills { tr {
+                    @for skill in &c.run.config.skills { tr {
                         td { (skill.id) }
                         @for arm in &arms { (cell(arm.skills.get(&skill.id))) }
                         (cell(own(&skill.id).map(|arm| &arm.overall)))

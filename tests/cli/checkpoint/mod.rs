@@ -18,7 +18,7 @@ const MODELS: [&str; 3] = ["tiny-sd1", "tiny-sd2", "tiny-sdxl"];
 
 fn draw(model: &Path, out: &Path) -> Command {
     let mut command = selma();
-    command.args(["generate", "--prompt", "two red foxes! in the snow", "--steps", "3", "--seed", "3"]);
+    command.args(["generate", "--prompt", "two red foxes! in the snow", "--steps", "3", "--seed", "3", "--overwrite"]);
     command.arg("--model").arg(model).arg("--out").arg(out);
     command
 }

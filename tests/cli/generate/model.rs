@@ -14,7 +14,7 @@ fn another_vae_is_used_where_it_is_named() {
         let now = one(generate(&out).args(["--prompt", "a cat", "--vae"]).arg(&path), &out);
         assert_eq!(now == plain, same, "{}", path.display());
     }
-    refuses(generate(&out).args(["--prompt", "a", "--vae"]).arg(dir.path()), 1, &["no VAE"]);
+    refuses(generate(&out).args(["--overwrite", "--prompt", "a", "--vae"]).arg(dir.path()), 1, &["no VAE"]);
 }
 
 #[test]

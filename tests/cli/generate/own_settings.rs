@@ -3,16 +3,15 @@
 use selma::formats::png;
 use serde_json::{Value, json};
 
-use super::{generate, one, pixels, refuses};
+use super::{draw_with, generate, one, pixels, refuses};
 use crate::bytes;
 
 #[test]
 fn a_prompt_with_settings_of_its_own_is_generated_with_them() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let options =
-        ["--negative", "a dog", "--seed", "7", "--steps", "3", "--guidance", "4.5", "--width", "40", "--height", "24"];
-    let wanted = one(generate(&at("one")).args(["--prompt", "a cat"]).args(options), &at("one"));
+    let options = ["--negative", "a dog", "--seed", "7", "--guidance", "4.5", "--width", "40", "--height", "24"];
+    let wanted = one(draw_with("tiny-sd1", "3", &at("one")).args(["--prompt", "a cat"]).args(options), &at("one"));
     let record = json!({
         "text": "a cat", "negative_prompt": "a dog", "seed": 7, "steps": "3", "guidance_scale": 4.5, "width": 40,
         "height": 24, "scheduler": null, "id": "x",

@@ -56,7 +56,7 @@ fn prompt_files_in_every_form_draw_the_same() {
     std::fs::write(&jsonl, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
     let results = [prompt_file(dir.path()), json, jsonl].map(|file| {
         let out = file.with_extension("out");
-        generate(&out).arg("--prompts").arg(&file).assert().success();
+        generate(&out).arg("--overwrite").arg("--prompts").arg(&file).assert().success();
         let metadata = String::from_utf8(bytes(out.join("metadata.jsonl"))).unwrap();
         (drawn(&out), metadata)
     });
@@ -107,7 +107,7 @@ fn long_prompts_are_counted_and_read_whole_on_demand() {
     for model in ["tiny-sd1", "tiny-sdxl"] {
         let draw = |name: &str, options: &[&str]| {
             let mut command = selma();
-            command.args(["generate", "--steps", "2", "--batch-size", "2"]).args(options);
+            command.args(["generate", "--steps", "2", "--batch-size", "2", "--overwrite"]).args(options);
             command.arg("--model").arg(parity(&format!("models/{model}")));
             command.arg("--vocab").arg(parity("clip_vocab")).arg("--prompts").arg(at("p.txt"));
             let output = command.arg("--out").arg(at(name)).output().unwrap();

@@ -118,7 +118,7 @@ fn every_scheduler_of_the_contract_draws() {
     all.dedup();
     assert_eq!(all.len(), count, "two schedulers drew the same");
     refuses(
-        generate(dir.path()).args(["--prompt", "a", "--scheduler", "heun"]),
+        generate(dir.path()).args(["--overwrite", "--prompt", "a", "--scheduler", "heun"]),
         2,
         &["heun", "euler-a", "dpmpp-2m-karras"],
     );

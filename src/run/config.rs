@@ -14,7 +14,7 @@ use crate::train::config::TrainConfig;
 
 /// All settings of a run.
 #[derive(Clone, Debug)]
-pub struct Pipeline {
+pub struct RunConfig {
     pub skills: Vec<Skill>,
     pub prompts: PromptSettings,
     pub images: ImageSettings,
@@ -37,8 +37,8 @@ pub struct Pipeline {
 /// What stands beside the skills among the experts.
 pub const ALL_IN_ONE: &str = "all-in-one";
 
-impl Pipeline {
-    /// Reads a pipeline file; `examples/pipeline.toml` explains every key. Paths in it are relative to its folder.
+impl RunConfig {
+    /// Reads a run file; `examples/pipeline.toml` explains every key. Paths in it are relative to its folder.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Usage`] naming the file and the key that is unknown, missing or wrong.
@@ -51,7 +51,7 @@ impl Pipeline {
         })
     }
 
-    /// As [`Pipeline::read`], of a text whose paths are relative to `folder`.
+    /// As [`RunConfig::read`], of a text whose paths are relative to `folder`.
     ///
     /// # Errors
     /// [`Error::Usage`]; those of [`Skill::resolve`] for a skill that is a file.
@@ -83,7 +83,7 @@ impl Pipeline {
         evaluate.questions = evaluate.questions.map(within);
         let mut judge: JudgeSettings = keys::take(&mut table, "judge")?.unwrap_or_default();
         judge.answers = judge.answers.map(within);
-        let pipeline = Self {
+        let config = Self {
             skills,
             prompts,
             images,
@@ -97,8 +97,8 @@ impl Pipeline {
             vocab: keys::take::<PathBuf>(&mut table, "vocab")?.map(within),
             seed: keys::take(&mut table, "seed")?.unwrap_or(TrainConfig::default().seed),
         };
-        pipeline.check()?;
-        Ok(pipeline)
+        config.check()?;
+        Ok(config)
     }
 
     /// The parts of the stage `experts`.

@@ -11,7 +11,7 @@ use super::held_out::{Purpose, Set, sets};
 use super::images::Generator;
 use super::judge::Judge;
 use super::settings::ChooseSettings;
-use super::{Run, Task};
+use super::{ActiveTask, Run};
 use crate::error::{Error, Result};
 use crate::evaluate::folder;
 use crate::evaluate::questions::Item;
@@ -54,26 +54,26 @@ impl Choice {
 
 /// A trained expert whose checkpoint is to be chosen.
 pub(super) struct Trained {
-    pub task: Task,
+    pub task: ActiveTask,
     /// What the training took.
     pub took: Duration,
 }
 
 fn settings<'a>(run: &Run<'a>) -> &'a ChooseSettings {
-    run.pipeline.choose.as_ref().expect("checkpoints are chosen in this pipeline")
+    run.config.choose.as_ref().expect("checkpoints are chosen in this run")
 }
 
-/// The settings that decide the choice. Where answers come from a file they are not among them: an expert is not trained
+/// The settings that decide the choice, as an input. Where answers come from a file they are not among them: an expert is not trained
 /// anew for another answer.
-pub(super) fn decides(run: &Run) -> String {
-    let (c, e, j) = (settings(run), &run.pipeline.evaluate, &run.pipeline.judge);
+pub(super) fn inputs(run: &Run) -> String {
+    let (c, e, j) = (settings(run), &run.config.evaluate, &run.config.judge);
     let judge = json!([e.own_benchmark(), e.dependencies, j.model]);
-    format!("{} {judge} {}", json!(c), run.draws(&e.draw))
+    format!("{} {judge} {}", json!(c), run.generation_inputs(&e.draw))
 }
 
 /// The steps at which a candidate is taken.
 pub(super) fn steps(run: &Run, part: &str) -> Vec<u64> {
-    let (every, last) = (settings(run).every, run.pipeline.steps(part));
+    let (every, last) = (settings(run).every, run.config.steps(part));
     let mut steps: Vec<u64> = (1..).map(|i| i * every).take_while(|&step| step < last).collect();
     steps.push(last);
     steps
@@ -134,13 +134,13 @@ pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher
     let learnt = |skill: &str| trained.iter().any(|expert| run.learns(expert.task.part(), skill));
     let sets = sets(run, Purpose::Choice, &learnt)?;
     let mut lacking = None;
-    let mut generator = Generator::load(run, &run.pipeline.experts.model, None, &run.pipeline.evaluate.draw)?;
+    let mut generator = Generator::load(run, &run.config.experts.model, None, &run.config.evaluate.draw)?;
     for Trained { mut task, took } in trained {
         let begin = Instant::now();
         let part = task.part();
         if !is_made(run, part)? {
             let own: Vec<&Set> = sets.iter().filter(|set| run.learns(part, &set.name)).collect();
-            let benchmark = run.pipeline.evaluate.own_benchmark();
+            let benchmark = run.config.evaluate.own_benchmark();
             let judge = Judge::open(run, &format!("experts/{part}"), benchmark, watcher)?;
             let choice = score(run, part, &own, &mut generator, &judge, watcher)?;
             // The pictures of the other experts wait for answers too.
@@ -189,7 +189,7 @@ fn score(
         let mut entries = Vec::new();
         for set in sets {
             let dir = candidates(run, part).join(format!("step-{step:08}/{}", set.name));
-            generator.generate(&set.prompts, run.pipeline.seed, &dir, watcher)?;
+            generator.generate(&set.prompts, run.config.seed, &dir, watcher)?;
             let (mut here, _) = folder::list(&dir)?;
             here.iter_mut().for_each(|entry| entry.file_name = format!("{}/{}", set.name, entry.file_name));
             entries.extend(here);
