@@ -6,6 +6,8 @@
 mod kind;
 #[path = "build/nvcc.rs"]
 mod nvcc;
+#[path = "build/ptx.rs"]
+mod ptx;
 #[path = "build/scan.rs"]
 mod scan;
 #[path = "build/simulator.rs"]
@@ -36,13 +38,19 @@ fn main() {
     } else {
         Err("this build of selma is without the feature `simulator`".into())
     };
-    let cuda = if enabled("CUDA") {
-        nvcc::compile(&kernels, &out, &files)
-    } else {
-        Err("this build of selma is without the feature `cuda`".into())
+    let without =
+        if enabled("CUDA") { nvcc::unwanted() } else { Some("it was built without the feature `cuda`".into()) };
+    let (cuda, shipped) = match without {
+        Some(why) => (Err(why.clone()), Err(why)),
+        None => (nvcc::compile(&kernels, &out, &files), ptx::shipped(&kernels, &files)),
     };
+    // For tests that need kernels for GPUs.
+    println!("cargo:rustc-check-cfg=cfg(cuda_kernels)");
+    if cuda.is_ok() || shipped.is_ok() {
+        println!("cargo:rustc-cfg=cuda_kernels");
+    }
     let kernels = table::kernels(&headers, &simulator) + &table::kernels(&files, &simulator) + &table::all(&files);
-    let table = kernels + &table::runtime(&simulator) + &table::cuda(&cuda);
+    let table = kernels + &table::runtime(&simulator) + &table::cuda(&cuda, &shipped);
     write(&out.join("kernels.rs"), &table);
     write(&out.join("planted.rs"), &table::kernels(&[planted], &simulator));
 }

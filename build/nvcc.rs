@@ -33,21 +33,29 @@ pub struct Compiled {
     pub images: Vec<(String, Vec<PathBuf>)>,
 }
 
+/// Why a build is to be without kernels for GPUs, where `SELMA_CUDA_ARCH` says so.
+pub fn unwanted() -> Option<String> {
+    println!("cargo:rerun-if-env-changed=SELMA_CUDA_ARCH");
+    env::var("SELMA_CUDA_ARCH").is_ok_and(|targets| targets == "none").then(|| "SELMA_CUDA_ARCH was `none`".into())
+}
+
 /// # Errors
-/// A sentence on what is missing.
+/// Why nothing was compiled: a part of a sentence.
 ///
 /// # Panics
 /// Where a kernel does not compile, or a variable that was set is wrong.
 pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled, String> {
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "SELMA_CUDA_ARCH"] {
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let targets = env::var("SELMA_CUDA_ARCH").unwrap_or_else(|_| TARGETS.into());
-    if targets == "none" {
-        return Err("this build of selma is without CUDA kernels: SELMA_CUDA_ARCH was `none`".into());
+    if targets == "ptx" {
+        return Err("SELMA_CUDA_ARCH asks for the shipped PTX alone".into());
     }
     let nvcc = find()?;
     let said = version(&nvcc);
+    let toolkit = release(&said);
+    let gencodes = known(&nvcc, &targets);
     let mut jobs = Vec::new();
     let mut scalars = Vec::new();
     let mut images = Vec::new();
@@ -56,8 +64,10 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
         for (scalar, scalar_t) in SCALARS {
             let output = out.join(format!("{scalar}_{}.fatbin", file.stem));
             let mut command = Command::new(&nvcc);
-            command.args(["-std=c++17", "-O3", "--fatbin", "--compress-mode=size", "-Xptxas", "-v"]);
-            command.args(targets.split(',').map(gencode));
+            command.args(["-std=c++17", "-O3", "--fatbin", "-Xptxas", "-v"]);
+            // What that mode writes needs driver 550.54; CUDA 13 asks for a newer one anyway.
+            command.args((toolkit.0 >= 13).then_some("--compress-mode=size"));
+            command.args(&gencodes);
             command.arg(format!("-Dscalar_t={scalar_t}")).arg("-I").arg(kernels);
             fatbins.push(output.clone());
             jobs.push(Job { command, compiler: said.clone(), sources: vec![file.path.clone()], output });
@@ -66,10 +76,32 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
         images.push((file.stem.clone(), fatbins));
     }
     let headers = work::files_below(kernels, &["h"]);
-    let toolkit = release(&said);
     let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
     let resources = scalars.into_iter().zip(&said).flat_map(|(scalar, said)| resources(scalar, said));
     Ok(Compiled { toolkit, resources: resources.collect(), images })
+}
+
+/// The targets as options of nvcc. One that this nvcc is too old for is left out, with a warning.
+///
+/// # Panics
+/// Where a target is no target, or none is left.
+fn known(nvcc: &Path, targets: &str) -> Vec<String> {
+    let listed = Command::new(nvcc).arg("--list-gpu-code").output();
+    let listed = listed.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let known = |target: &&str| {
+        let number = target.trim().trim_end_matches("+ptx");
+        let known = listed.lines().any(|line| line.trim() == format!("sm_{number}"));
+        if !known {
+            println!("cargo:warning={} has no target {number}: its kernels are left out", nvcc.display());
+        }
+        known
+    };
+    let all: Vec<(&str, String)> = targets.split(',').map(|target| (target, gencode(target))).collect();
+    let gencodes: Vec<String> =
+        all.into_iter().filter(|(target, _)| listed.is_empty() || known(target)).map(|(_, gencode)| gencode).collect();
+    assert!(!gencodes.is_empty(), "{} knows none of the targets {targets}", nvcc.display());
+    gencodes
 }
 
 /// What nvcc says of its version.
@@ -95,7 +127,7 @@ fn gencode(target: &str) -> String {
     };
     assert!(
         number.trim_end_matches('a').parse::<u32>().is_ok_and(|n| n >= 80),
-        "SELMA_CUDA_ARCH: `{target}` is no target; expected `none` or a list like {TARGETS}, 80 and later"
+        "SELMA_CUDA_ARCH: `{target}` is no target; expected `none`, `ptx` or a list like {TARGETS}, 80 and later"
     );
     if ptx {
         format!("-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]")
@@ -123,8 +155,7 @@ fn find() -> Result<PathBuf, String> {
     places.push("/usr/local/cuda/bin".into());
     let nvcc = places.into_iter().map(|place| place.join("nvcc")).find(|nvcc| nvcc.is_file());
     nvcc.ok_or_else(|| {
-        "this build of selma is without CUDA kernels: nvcc was found neither through NVCC, CUDA_HOME or CUDA_PATH nor in \
-         PATH or the active Python environment"
+        "nvcc was found neither through NVCC, CUDA_HOME or CUDA_PATH nor in PATH or the active Python environment"
             .into()
     })
 }

@@ -1,10 +1,12 @@
 //! Writes the kernel table as Rust: `src/device/gpu/table.rs` includes it and has the types.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use crate::SCALARS;
 use crate::kind::{Element, Kind};
 use crate::nvcc::Compiled;
+use crate::ptx::Shipped;
 use crate::scan::{Kernel, Source};
 use crate::simulator::{VARIANTS, symbol};
 
@@ -65,34 +67,44 @@ pub fn all(files: &[Source]) -> String {
     format!("/// Every kernel, by file.\npub static ALL: &[&Kernel] = &[{}];\n", names.join(", "))
 }
 
-/// What nvcc made: its version, fat binaries, and what each kernel takes on each target; or why there is nothing.
-pub fn cuda(cuda: &Result<Compiled, String>) -> String {
-    let (toolkit, resources, images) = match cuda {
-        Err(why) => ((0, 0), format!("Err({why:?})"), format!("Err({why:?})")),
-        Ok(compiled) => {
-            let rows = compiled.resources.iter().map(|r| {
-                format!(
-                    "Resources {{ kernel: {:?}, dtype: {:?}, target: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
-                     static_shared: {}, stack: {} }},\n",
-                    r.kernel, r.scalar, r.target, r.registers, r.spill_stores, r.spill_loads, r.static_shared, r.stack
-                )
-            });
-            let images = compiled.images.iter().map(|(file, fatbins)| {
-                let fatbins: Vec<String> = fatbins.iter().map(|path| format!("include_bytes!({path:?})")).collect();
-                format!("Image {{ file: {file:?}, fatbins: [{}] }},\n", fatbins.join(", "))
-            });
-            (
-                compiled.toolkit,
-                format!("Ok(&[\n{}])", rows.collect::<String>()),
-                format!("Ok(&[\n{}])", images.collect::<String>()),
-            )
-        }
+/// What nvcc made: its version, fat binaries, and what each kernel takes on each target; and the shipped PTX. Or why there
+/// is nothing.
+pub fn cuda(cuda: &Result<Compiled, String>, shipped: &Result<Shipped, String>) -> String {
+    let list = |images: &[(String, Vec<PathBuf>)]| {
+        let images = images.iter().map(|(file, paths)| {
+            let parts: Vec<String> = paths.iter().map(|path| format!("include_bytes!({path:?})")).collect();
+            format!("Image {{ file: {file:?}, scalars: [{}] }},\n", parts.join(", "))
+        });
+        images.collect::<String>()
     };
+    let or = |list: Result<String, &String>| match list {
+        Ok(list) => format!("Ok(&[\n{list}])"),
+        Err(why) => format!("Err({why:?})"),
+    };
+    let rows = |compiled: &Compiled| {
+        let rows = compiled.resources.iter().map(|r| {
+            format!(
+                "Resources {{ kernel: {:?}, dtype: {:?}, target: {:?}, registers: {}, spill_stores: {}, spill_loads: {}, \
+                 static_shared: {}, stack: {} }},\n",
+                r.kernel, r.scalar, r.target, r.registers, r.spill_stores, r.spill_loads, r.static_shared, r.stack
+            )
+        });
+        rows.collect::<String>()
+    };
+    let toolkit = cuda.as_ref().map_or((0, 0), |compiled| compiled.toolkit);
+    let ptx_toolkit = shipped.as_ref().map_or((0, 0), |shipped| shipped.toolkit);
     format!(
         "/// The version of the nvcc that compiled the kernels.\npub const TOOLKIT: (i32, i32) = {toolkit:?};\n\
          /// What its assembler said, or what the build lacked.\n\
-         pub static RESOURCES: Result<&[Resources], &str> = {resources};\n\
-         /// What it made, or what the build lacked.\npub static IMAGES: Result<&[Image], &str> = {images};\n"
+         pub static RESOURCES: Result<&[Resources], &str> = {};\n\
+         /// What it made, or what the build lacked.\npub static FATBINS: Result<&[Image], &str> = {};\n\
+         /// The version of CUDA that made the shipped PTX.\npub const PTX_TOOLKIT: (i32, i32) = {ptx_toolkit:?};\n\
+         /// That PTX, or why the build is without it.\npub static PTX: Result<&[Image], &str> = {};\n\
+         /// That for compute capability 9.0 alone, of the files that have it.\npub static PTX_90: &[Image] = &[\n{}];\n",
+        or(cuda.as_ref().map(rows)),
+        or(cuda.as_ref().map(|compiled| list(&compiled.images))),
+        or(shipped.as_ref().map(|shipped| list(&shipped.images))),
+        shipped.as_ref().map_or(String::new(), |shipped| list(&shipped.images_90)),
     )
 }
 

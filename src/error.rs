@@ -31,6 +31,14 @@ pub enum Error {
     #[error("{0}: not available in this version")]
     Unavailable(String),
 
+    /// A device has no more memory (exit status 1).
+    #[error("{0}")]
+    OutOfMemory(String),
+
+    /// A device or its driver failed (exit status 1).
+    #[error("{0}")]
+    Device(String),
+
     /// Everything else that stops the work (exit status 1).
     #[error("{0}")]
     Failed(String),

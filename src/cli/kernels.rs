@@ -28,7 +28,8 @@ impl Kernels {
             None => common.note(format!("{name}: compiled")),
             Some(why) => common.note(format!("{name}: {why}")),
         };
-        built("CUDA", kernels::RESOURCES.err());
+        built("CUDA, machine code", kernels::FATBINS.err());
+        built("CUDA, PTX", kernels::PTX.err());
         built("simulator", kernels::SIMULATOR.err());
         Ok(())
     }

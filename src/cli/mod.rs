@@ -4,6 +4,7 @@ mod associate;
 mod bench;
 mod convert;
 mod demo;
+mod doctor;
 mod eval;
 mod generate;
 mod inspect;
@@ -152,6 +153,7 @@ enum Command {
     Bench(bench::Bench),
     Convert(convert::Convert),
     Demo(demo::Demo),
+    Doctor(doctor::Doctor),
     Eval(eval::Eval),
     Train(Box<train::Train>),
     Generate(Box<generate::Generate>),
@@ -175,8 +177,18 @@ enum Command {
 /// Parses, runs, and turns an error into its message and exit status.
 pub fn main() -> ExitCode {
     end_where_nobody_reads();
-    let cli = Cli::parse_from(std::env::args_os().map(kebab_case));
-    match run(cli) {
+    let arguments: Vec<OsString> = std::env::args_os().map(kebab_case).collect();
+    // clap prints the version as soon as it is asked for.
+    let asks = |names: [&str; 2]| arguments.iter().skip(1).any(|argument| names.iter().any(|name| argument == name));
+    if arguments.len() == 3 && asks(["--version", "-V"]) && asks(["--verbose", "-v"]) {
+        return ended(doctor::report(false));
+    }
+    let cli = Cli::parse_from(arguments);
+    ended(run(cli))
+}
+
+fn ended(result: Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("selma: {}", terminal::printable(&error.to_string()));
@@ -226,6 +238,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(bench) => bench.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
         Command::Demo(demo) => demo.run(&cli.common),
+        Command::Doctor(doctor) => doctor.run(&cli.common),
         Command::Eval(eval) => eval.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),

@@ -4,7 +4,7 @@ use crate::cli::Common;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
-use crate::selfcheck;
+use crate::selfcheck::{self, Size};
 
 /// Run every kernel of a GPU (or of the simulator, by --device sim) against the CPU path.
 #[derive(clap::Args)]
@@ -12,6 +12,9 @@ pub struct Selfcheck {
     /// Real sizes: as many pixels and tokens as Stable Diffusion 1.5 has at 512 pixels.
     #[arg(long)]
     full: bool,
+    /// Small sizes: every kernel in seconds.
+    #[arg(long, conflicts_with = "full")]
+    small: bool,
 }
 
 impl Selfcheck {
@@ -26,7 +29,12 @@ impl Selfcheck {
         };
         common.note(format!("{} against the CPU", gpu.name()));
         let (mut rows, mut failed) = (0, 0);
-        selfcheck::run(&gpu, self.full, |row| {
+        let size = match (self.full, self.small) {
+            (true, _) => Size::Full,
+            (_, true) => Size::Small,
+            _ => Size::Usual,
+        };
+        selfcheck::run(&gpu, size, |row| {
             rows += 1;
             failed += usize::from(!row.ok());
             if common.json {

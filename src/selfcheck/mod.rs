@@ -14,14 +14,28 @@ use crate::device::gpu::Gpu;
 use crate::device::gpu::recorder::Launched;
 use crate::device::gpu::table::kernels;
 use crate::error::{Error, Result};
+use crate::ops;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 
 /// What rounding in f32 and another order of sums may do, relative to the norm of the result.
 const LEAST_BOUND: f64 = 1e-5;
-/// FLOPs of a check on a GPU, and on the simulator, which does a thousandth of a GPU's work in a second.
+/// FLOPs of a check on a GPU; on the simulator, which does a thousandth of a GPU's work in a second; and of a small one,
+/// for stand-ins that are slower still.
 const GPU_FLOPS: usize = 1_000_000_000;
 const SIMULATOR_FLOPS: usize = 100_000_000;
+const SMALL_FLOPS: usize = 1_000_000;
+
+/// How large the checks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Below 1 MFLOP each, but for the kernels that only run where there is more to do.
+    Small,
+    /// Below 1 GFLOP each; a tenth of it on the simulator.
+    Usual,
+    /// As many pixels and tokens as Stable Diffusion 1.5 has at 512 pixels.
+    Full,
+}
 
 /// How one op, or one pass of the optimizer, came out in one storage type.
 pub struct Row {
@@ -43,19 +57,21 @@ impl Row {
     }
 }
 
-/// Runs every check on `gpu` at real channels, head widths and ranks; pixels and tokens are as few as keep a check below
-/// 1 GFLOP (a tenth of it on the simulator), or with `full` as many as Stable Diffusion 1.5 has at 512 pixels. `seen` gets each
-/// row as it is there.
+/// Runs every check on `gpu` at real channels, head widths and ranks, with as many pixels and tokens as `size` says. `seen`
+/// gets each row as it is there.
 ///
 /// # Errors
 /// What the device says; [`Error::Failed`] where a kernel of this build was not run by any check.
-pub fn run(gpu: &Gpu, full: bool, mut seen: impl FnMut(&Row) -> Result<()>) -> Result<()> {
-    let (gpu, launched) = gpu.recorded();
-    let most_flops = match (full, gpu.is_simulated()) {
-        (true, _) => usize::MAX,
-        (false, false) => GPU_FLOPS,
-        (false, true) => SIMULATOR_FLOPS,
+pub fn run(gpu: &Gpu, size: Size, mut seen: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+    let most_flops = match (size, gpu.is_simulated()) {
+        (Size::Full, _) => usize::MAX,
+        (Size::Usual, false) => GPU_FLOPS,
+        (Size::Usual, true) => SIMULATOR_FLOPS,
+        (Size::Small, _) => SMALL_FLOPS,
     };
+    // What is recorded becomes a graph on the device itself alone.
+    let replayed = replayed(gpu)?;
+    let (gpu, launched) = gpu.recorded();
     let device = Device::Gpu(gpu.clone());
     let mut never_run: BTreeSet<&str> = kernels::ALL.iter().map(|kernel| kernel.name).collect();
     let mut tell = |row: Row| {
@@ -73,10 +89,39 @@ pub fn run(gpu: &Gpu, full: bool, mut seen: impl FnMut(&Row) -> Result<()>) -> R
         }
     }
     tell(optimizer::noise(&gpu, &launched)?)?;
+    tell(replayed)?;
     match never_run.first() {
         None => Ok(()),
         Some(first) => Err(Error::Failed(format!("{} kernels were run by no check, such as {first}", never_run.len()))),
     }
+}
+
+/// Work that is recorded once and replayed on other numbers: a CUDA graph on a GPU that has them.
+fn replayed(gpu: &Gpu) -> Result<Row> {
+    const SHAPE: [usize; 2] = [40, 64];
+    let device = Device::Gpu(gpu.clone());
+    let weight = normals(0, &[SHAPE[1], SHAPE[1]]);
+    let op = |x: &Tensor, weight: &Tensor| {
+        let tape = Tape::watching(std::iter::empty());
+        ops::silu(&tape, &ops::linear(&tape, x, weight, None)?)
+    };
+    let memory = |x: &Tensor| x.memory().ok_or_else(|| Error::Failed("a tensor on the CPU of a device".into()));
+    let (input, on_device) = (normals(1, &SHAPE).to(&device)?, weight.to(&device)?);
+    let result = gpu.buffer(DType::F32, SHAPE.iter().product())?;
+    let work = || result.copy_from(&memory(&op(&input, &on_device)?)?);
+    // Before it is recorded: modules are loaded, and there is memory.
+    work()?;
+    let graph = gpu.record(work)?;
+    let mut quantities = Vec::new();
+    for replay in 2..4 {
+        let other = normals(replay, &SHAPE);
+        memory(&input)?.copy_from(&memory(&other.to(&device)?)?)?;
+        graph.replay()?;
+        let reference = op(&other.cast(DType::F64), &weight.cast(DType::F64))?;
+        let there = Tensor::on_gpu(result.clone(), &SHAPE).to_cpu()?;
+        quantities.push((format!("replay {}", replay - 1), relative_error(&there, &reference), LEAST_BOUND));
+    }
+    Ok(worst("work that is recorded and replayed".into(), DType::F32, quantities.into_iter(), BTreeMap::new()))
 }
 
 type Op = Box<dyn Fn(&Tape, &[Tensor], &Device) -> Result<Tensor>>;

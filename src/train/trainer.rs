@@ -18,6 +18,7 @@ use super::step::Objective;
 use super::tensorboard::EventFile;
 use super::watcher::{StepReport, Watcher};
 use crate::device::Device;
+use crate::device::memory::human;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::lora::{attach, save};
@@ -143,30 +144,60 @@ impl Trainer {
     /// As [`Trainer::run`].
     pub fn run_to(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
         while self.flat.step < end {
-            let report = self.one_step()?;
-            let step = self.flat.step;
-            let last = step == end;
-            let drawing = self.samples.is_some() && step.is_multiple_of(self.config.sample_every);
-            let saving = last || step.is_multiple_of(self.config.save_every);
-            self.tell(report, drawing || saving, watcher)?;
-            // Before the state is saved: a run that is killed while it draws comes back to this step.
-            if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
-                samples.draw(&self.unet, step)?;
-            }
-            let stopped = watcher.stopped();
-            if saving || stopped {
-                self.tell(None, true, watcher)?;
-                self.save()?;
-            }
-            if stopped && !last {
-                let message = format!(
-                    "stopped after step {step} of {}, which is saved; the same command with --resume goes on",
-                    self.config.steps
-                );
-                return Err(Error::Interrupted(message));
-            }
+            let before = self.flat.step;
+            self.next_step(end, watcher).map_err(|error| self.stopped_by(error, before, watcher))?;
         }
         Ok(())
+    }
+
+    /// A step towards step `end`, with what is to be drawn and saved after it.
+    fn next_step(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
+        let report = self.one_step()?;
+        let step = self.flat.step;
+        let last = step == end;
+        let drawing = self.samples.is_some() && step.is_multiple_of(self.config.sample_every);
+        let saving = last || step.is_multiple_of(self.config.save_every);
+        self.tell(report, drawing || saving, watcher)?;
+        // Before the state is saved: a run that is killed while it draws comes back to this step.
+        if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
+            samples.draw(&self.unet, step)?;
+        }
+        let stopped = watcher.stopped();
+        if saving || stopped {
+            self.tell(None, true, watcher)?;
+            self.save()?;
+        }
+        if stopped && !last {
+            let message = format!(
+                "stopped after step {step} of {}, which is saved; the same command with --resume goes on",
+                self.config.steps
+            );
+            return Err(Error::Interrupted(message));
+        }
+        Ok(())
+    }
+
+    /// Where a GPU stopped the work after step `before`: saves what there is, if it can, and says how to go on.
+    fn stopped_by(&mut self, error: Error, before: u64, watcher: &mut dyn Watcher) -> Error {
+        let from_the_last = "the same command with --resume goes on from the last saved state";
+        match error {
+            Error::OutOfMemory(why) => {
+                // A step counts as soon as its update is queued: where that is what failed, nobody knows how much was done.
+                let whole = self.flat.step == before && before > 0;
+                let saved = whole && self.tell(None, true, watcher).and_then(|()| self.save()).is_ok();
+                let going_on = match saved {
+                    _ if before == 0 => "no step was done yet".into(),
+                    true => {
+                        format!("the state after step {before} is saved, and the same command with --resume goes on")
+                    }
+                    false => from_the_last.into(),
+                };
+                let planned = self.plans.gpu.as_ref().map_or(0, |(_, plan)| plan.peak());
+                Error::OutOfMemory(format!("{why}. This run was planned to take {}; {going_on}", human(planned)))
+            }
+            Error::Device(why) => Error::Device(format!("{why}; {from_the_last}")),
+            other => other,
+        }
     }
 
     /// One step; what it measured, unless that is still in a GPU's memory.

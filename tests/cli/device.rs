@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use selma::device::gpu::Gpu;
-use selma::device::gpu::table::kernels::IMAGES;
+use selma::device::gpu::table::kernels::{FATBINS, PTX};
 
 use crate::{parity, selma};
 
@@ -30,7 +30,7 @@ fn driver(dir: &Path, major: u32) -> PathBuf {
     std::fs::create_dir(&folder).unwrap();
     let mut compile = Command::new(std::env::var("CXX").unwrap_or("c++".into()));
     compile.args(["-shared", "-fPIC", &format!("-DMAJOR={major}"), "-o"]);
-    let compiled = compile.arg(folder.join("libcuda.so")).arg(source).status().unwrap();
+    let compiled = compile.arg(folder.join("libcuda.so.1")).arg(source).status().unwrap();
     assert!(compiled.success());
     folder
 }
@@ -55,7 +55,7 @@ fn auto_takes_a_gpu_that_can_be_used_and_says_why_it_does_not() {
     let case = parity("cases/tokenizer_sd1");
     let verify = ["verify", case.to_str().unwrap()];
     let (old, new) = (driver(dir.path(), 7), driver(dir.path(), 9));
-    let (refused, taken) = match IMAGES {
+    let (refused, taken) = match FATBINS.or(PTX) {
         Ok(_) => ("compute capability 7.0", "on Painted GPU"),
         Err(why) => (why, why),
     };

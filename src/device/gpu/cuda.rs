@@ -2,49 +2,67 @@
 //! is none. Everything goes through one stream, in the order of the calls.
 
 mod capture;
+mod card;
+mod driver;
+mod image;
 mod libraries;
 mod staging;
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use cudarc::driver::{DriverError, result, sys};
 
 use super::Backend;
 use super::argument::{Argument, Launch, MOST_SHARED_BYTES};
 use super::graph::Command;
 use super::library::Libraries;
-use super::table::kernels::{IMAGES, TOOLKIT};
-use super::table::scalar_index;
+use super::table::{Kernel, scalar_index};
 use crate::error::{Error, Result};
 use capture::Captured;
+pub use card::{Card, cards};
+use driver::{Code, Handle, value, written};
+use image::Compiled;
 use staging::Staging;
-
-/// The oldest that the kernels are compiled for.
-const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
 pub(super) struct Cuda {
     queue: Arc<Queue>,
     loaded: Mutex<Loaded>,
     staging: Mutex<Staging>,
+    /// Which kernels were compiled for this device.
+    compiled: &'static Compiled,
+    /// Whether recorded work becomes a graph.
+    graphs: bool,
 }
 
 /// The device's context and the one stream that everything goes through. Both live as long as the process.
 struct Queue {
     name: String,
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-    /// The kernel that was launched last: a failure on the device is told by a later call.
-    last: Mutex<&'static str>,
+    capability: (i32, i32),
+    context: Handle,
+    stream: Handle,
+    /// Whether every launch is waited for.
+    blocking: bool,
+    /// Whether what is launched becomes part of a graph.
+    capturing: AtomicBool,
+    /// A failure on the device is told by a later call.
+    last: Mutex<Last>,
+}
+
+/// What was launched last.
+#[derive(Clone, Copy)]
+enum Last {
+    Nothing,
+    Kernel(&'static str),
+    Graph,
 }
 
 /// What was used so far: modules by file and storage type, functions by kernel and storage type.
 #[derive(Default)]
 struct Loaded {
-    modules: HashMap<(&'static str, usize), sys::CUmodule>,
-    functions: HashMap<(&'static str, usize), sys::CUfunction>,
+    modules: HashMap<(&'static str, usize), Handle>,
+    functions: HashMap<(&'static str, usize), Handle>,
 }
 
 // SAFETY: the driver's handles may be used from any thread on which the context is current; every call makes it so.
@@ -54,56 +72,46 @@ unsafe impl Send for Queue {}
 // SAFETY: as above; the driver locks what it must.
 unsafe impl Sync for Queue {}
 
+/// A variable of the environment that turns something on or off: `0` is off.
+fn setting(name: &str, otherwise: bool) -> bool {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map_or(otherwise, |value| value != "0")
+}
+
 impl Cuda {
     /// Device number `ordinal`, as the driver counts.
     pub fn open(ordinal: usize) -> Result<Self> {
         let unavailable = |why: String| Error::Usage(format!("--device cuda: {why}"));
-        if let Err(why) = IMAGES {
-            return Err(unavailable(why.into()));
-        }
-        if !has_driver() {
-            return Err(unavailable("no NVIDIA driver is installed (libcuda.so was not found)".into()));
-        }
-        let refused = |e: DriverError| unavailable(format!("the NVIDIA driver says {e:?}"));
-        result::init().map_err(refused)?;
-        let mut version = 0;
-        // SAFETY: writes one int.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(refused)?;
-        let (built, runs) = (TOOLKIT, (version / 1000, version % 1000 / 10));
-        if runs.0 < built.0 {
-            let driver = if built.0 >= 13 { "580" } else { "525" };
-            return Err(unavailable(format!(
-                "the kernels were compiled by CUDA {}.{}, which needs NVIDIA driver {driver} or newer; this one knows \
-                 CUDA {}.{}",
-                built.0, built.1, runs.0, runs.1
-            )));
-        }
-        let count = result::device::get_count().map_err(refused)?;
-        let number = i32::try_from(ordinal).ok().filter(|&n| n < count);
-        let number =
-            number.ok_or_else(|| unavailable(format!("there is no device {ordinal}; the driver has {count}")))?;
-        let device = result::device::get(number).map_err(refused)?;
-        let name = result::device::get_name(device).map_err(refused)?;
-        use sys::CUdevice_attribute::{
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
-        };
-        // SAFETY: the device is the driver's.
-        let attribute = |which| unsafe { result::device::get_attribute(device, which) }.map_err(refused);
-        let capability = (attribute(MAJOR)?, attribute(MINOR)?);
-        if capability < LEAST_CAPABILITY {
-            let (major, minor) = capability;
-            let needs = "kernels need 8.0 (Ampere) or later";
-            return Err(unavailable(format!("{name} has compute capability {major}.{minor}; {needs}")));
-        }
+        let cards = cards().map_err(unavailable)?;
+        let number = cards.len();
+        let card = cards.into_iter().nth(ordinal);
+        let card = card.ok_or_else(|| unavailable(format!("there is no device {ordinal}; the driver has {number}")))?;
+        let compiled = card.compiled().map_err(unavailable)?;
+        let refused = |e: Code| unavailable(format!("the NVIDIA driver says {e:?}"));
+        let null = std::ptr::null_mut();
         // SAFETY: the device is the driver's; the context is released never, as the process's one.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(refused)?;
+        let context =
+            written(null, |context| unsafe { driver::context_retain(context, card.number) }).map_err(refused)?;
         // SAFETY: retained.
-        unsafe { result::ctx::set_current(context) }.map_err(refused)?;
-        // Copies that wait go through the null stream; a stream of this kind keeps its order with it.
-        let stream = result::stream::create(result::stream::StreamKind::Default).map_err(refused)?;
-        let queue = Arc::new(Queue { name, context, stream, last: Mutex::new("none") });
-        Ok(Self { staging: Mutex::new(Staging::new(&queue)), queue, loaded: Mutex::default() })
+        unsafe { driver::context_set(context) }.map_err(refused)?;
+        // Nothing goes through the null stream, and so nothing waits for what others put there.
+        let create = |stream| unsafe { driver::stream_create(stream, value::STREAM_NON_BLOCKING) };
+        let stream = written(null, create).map_err(refused)?;
+        let queue = Arc::new(Queue {
+            name: card.name,
+            capability: card.capability,
+            context,
+            stream,
+            blocking: setting("SELMA_CUDA_BLOCKING", false),
+            capturing: AtomicBool::new(false),
+            last: Mutex::new(Last::Nothing),
+        });
+        Ok(Self {
+            staging: Mutex::new(Staging::new(&queue)),
+            queue,
+            loaded: Mutex::default(),
+            compiled,
+            graphs: setting("SELMA_CUDA_GRAPHS", true),
+        })
     }
 
     fn loaded(&self) -> MutexGuard<'_, Loaded> {
@@ -112,7 +120,7 @@ impl Cuda {
     }
 
     /// The function of a launch, loaded with its module where it is not yet.
-    fn function(&self, launch: &Launch) -> Result<sys::CUfunction> {
+    fn function(&self, launch: &Launch) -> Result<Handle> {
         let (kernel, scalar) = (launch.kernel, scalar_index(launch.scalar));
         let mut loaded = self.loaded();
         if let Some(&function) = loaded.functions.get(&(kernel.name, scalar)) {
@@ -121,25 +129,22 @@ impl Cuda {
         let module = match loaded.modules.get(&(kernel.file, scalar)) {
             Some(&module) => module,
             None => {
-                let images = IMAGES.expect("no device could be opened without them");
-                let image = images.iter().find(|image| image.file == kernel.file);
-                let bytes = image.expect("every kernel file has an image").fatbins[scalar];
-                // The driver reads words.
-                let mut words = vec![0_u128; bytes.len().div_ceil(size_of::<u128>())];
-                bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-                // SAFETY: a fat binary that nvcc wrote, whole, and aligned as it asks for.
-                let load = || unsafe { result::module::load_data(words.as_ptr().cast::<c_void>()) };
-                // Where it fails, most likely nothing of the file is for this GPU.
-                let loading = format!("loading {}.cu as it was compiled (SELMA_CUDA_ARCH)", kernel.file);
-                let module = self.queue.call(&loading, load)?;
+                let words = self.compiled.image(kernel.file, scalar, self.queue.capability)?;
+                let null = std::ptr::null_mut();
+                // SAFETY: a fat binary that nvcc wrote, or PTX with a zero behind it, aligned as the driver asks for.
+                let load = |module| unsafe { driver::module_load(module, words.as_ptr().cast::<c_void>()) };
+                let loading = format!("loading {}.cu as {} has it", kernel.file, self.compiled.name());
+                let module = self.queue.call(&loading, || written(null, load))?;
                 loaded.modules.insert((kernel.file, scalar), module);
                 module
             }
         };
         let name = CString::new(kernel.name).expect("an identifier");
-        // SAFETY: modules are never unloaded.
-        let function = self.queue.call(kernel.name, || unsafe { result::module::get_function(module, name) })?;
+        // SAFETY: modules are never unloaded, and the name lives here.
+        let find = |function| unsafe { driver::module_function(function, module, name.as_ptr()) };
+        let function = self.queue.call(kernel.name, || written(std::ptr::null_mut(), find))?;
         self.queue.call(kernel.name, || allow_shared_memory(function))?;
+        takes_its_parameters(kernel, function)?;
         loaded.functions.insert((kernel.name, scalar), function);
         Ok(function)
     }
@@ -149,55 +154,94 @@ impl Cuda {
         let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let [x, y, z] = launch.grid;
-        let (grid, block, shared) = ((x, y, z), (launch.block, 1, 1), launch.dynamic_bytes as u32);
+        let (block, shared) = (launch.block, launch.dynamic_bytes as u32);
+        let (stream, extra) = (self.queue.stream, std::ptr::null_mut());
         // SAFETY: the builder has checked number, kinds and memory of the arguments against the kernel's source, and each
         // has at least as many bytes as its parameter.
         self.queue.call(launch.kernel.name, || unsafe {
-            result::launch_kernel(function, grid, block, shared, self.queue.stream, &mut pointers)
+            driver::launch(function, x, y, z, block, 1, 1, shared, stream, pointers.as_mut_ptr(), extra)
         })?;
-        *self.queue.last() = launch.kernel.name;
-        Ok(())
+        self.queue.launched(Last::Kernel(launch.kernel.name))
     }
 }
 
 pub(super) fn has_driver() -> bool {
-    // SAFETY: looks for a library, whose initialisers are the driver's.
-    unsafe { sys::is_culib_present() }
+    driver::is_present()
 }
 
 /// Lets a kernel have what the launch builder allows, beyond the 48 KiB that it may have without asking: static and dynamic
 /// memory together.
-fn allow_shared_memory(function: sys::CUfunction) -> Result<(), DriverError> {
-    use sys::CUfunction_attribute::{
-        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
-    };
+fn allow_shared_memory(function: Handle) -> Result<(), Code> {
     // SAFETY: the function is loaded, here and below.
-    let taken = unsafe { result::function::get_function_attribute(function, STATIC) }?;
-    unsafe { result::function::set_function_attribute(function, DYNAMIC, MOST_SHARED_BYTES as i32 - taken) }
+    let taken =
+        written(0, |bytes| unsafe { driver::function_attribute(bytes, value::FUNCTION_SHARED_BYTES, function) })?;
+    let dynamic = MOST_SHARED_BYTES as c_int - taken;
+    unsafe { driver::function_set_attribute(function, value::FUNCTION_MOST_DYNAMIC_SHARED_BYTES, dynamic) }
+}
+
+/// That the compiled kernel takes what the launch builder passes, where the driver can say so: from CUDA 12.4 on.
+fn takes_its_parameters(kernel: &Kernel, function: Handle) -> Result<()> {
+    let bytes_of = |index| {
+        let mut offset = 0;
+        // SAFETY: the function is loaded.
+        written(0, |bytes| unsafe { driver::function_parameter(function, index, &raw mut offset, bytes) })
+    };
+    for (index, parameter) in kernel.parameters.iter().enumerate() {
+        match bytes_of(index) {
+            // One of these is another function than what the launch builder knows.
+            Ok(bytes) if bytes != parameter.kind.size() => {
+                return Err(Error::Failed(format!(
+                    "{}: parameter {index} ({}) has {bytes} bytes in the compiled kernel and {} in its source: they are of \
+                     different versions of selma, which must be built anew",
+                    kernel.name,
+                    parameter.name,
+                    parameter.kind.size()
+                )));
+            }
+            Ok(_) => {}
+            // A driver that cannot say is no reason to refuse the kernel.
+            Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 impl Queue {
     /// Calls the driver with this device's context.
-    fn call<T>(&self, what: &str, f: impl FnOnce() -> Result<T, DriverError>) -> Result<T> {
+    fn call<T>(&self, what: &str, f: impl FnOnce() -> Result<T, Code>) -> Result<T> {
         // SAFETY: the context is retained for the life of the process.
-        let done = unsafe { result::ctx::set_current(self.context) }.and_then(|()| f());
-        done.map_err(|e| {
-            let (name, last) = (&self.name, *self.last());
-            Error::Failed(format!(
-                "{name}: {what}: the driver says {e:?}; the kernel launched last was {last} (with CUDA_LAUNCH_BLOCKING=1 it \
-                 is the one that failed)"
-            ))
-        })
+        let done = unsafe { driver::context_set(self.context) }.and_then(|()| f());
+        done.map_err(|e| Error::Device(format!("{}: {what}: the driver says {e:?}; {}", self.name, self.suspect())))
     }
 
-    fn last(&self) -> MutexGuard<'_, &'static str> {
+    /// Which kernel it may be that failed.
+    fn suspect(&self) -> String {
+        match *self.last() {
+            Last::Nothing => "no kernel was launched before".into(),
+            Last::Kernel(name) if self.blocking => format!("the last kernel was {name}"),
+            Last::Kernel(name) => {
+                format!("the kernel launched last was {name} (with SELMA_CUDA_BLOCKING=1 it is the one that failed)")
+            }
+            Last::Graph => "a graph was replayed last, and which of its kernels failed is unknown (with \
+                            SELMA_CUDA_GRAPHS=0 and SELMA_CUDA_BLOCKING=1 it is named here)"
+                .into(),
+        }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what was launched, and waits for it where that is asked for.
+    fn launched(&self, what: Last) -> Result<()> {
+        *self.last() = what;
+        if self.blocking && !self.capturing.load(Ordering::Relaxed) { self.wait() } else { Ok(()) }
     }
 
     /// Waits for all that was queued.
     fn wait(&self) -> Result<()> {
         // SAFETY: the stream lives as long as the process.
-        self.call("waiting", || unsafe { result::stream::synchronize(self.stream) })
+        self.call("waiting", || unsafe { driver::stream_wait(self.stream) })
     }
 }
 
@@ -213,9 +257,9 @@ impl Backend for Cuda {
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
         self.queue.call(&format!("allocating {bytes} bytes"), || {
             // SAFETY: the address is freed once, when the arena has given it up.
-            match unsafe { result::malloc_sync(bytes) } {
+            match written(0, |address| unsafe { driver::allocate(address, bytes) }) {
                 Ok(address) => Ok(Some(address)),
-                Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
+                Err(Code::OUT_OF_MEMORY) => Ok(None),
                 Err(e) => Err(e),
             }
         })
@@ -224,17 +268,23 @@ impl Backend for Cuda {
     fn free(&self, address: u64) {
         // SAFETY: allocated above, and no buffer refers to it. The driver waits for kernels that do. A failure here is one of
         // an earlier call, which the next call that can tell will tell.
-        let _ = self.queue.call("freeing memory", || unsafe { result::free_sync(address) });
+        let _ = self.queue.call("freeing memory", || unsafe { driver::free(address) });
     }
 
     fn room(&self) -> Result<Option<[u64; 2]>> {
-        let (free, total) = self.queue.call("asking for free memory", result::mem_get_info)?;
+        let mut total = 0;
+        // SAFETY: writes two numbers.
+        let ask = |free| unsafe { driver::memory_info(free, &raw mut total) };
+        let free = self.queue.call("asking for free memory", || written(0, ask))?;
         Ok(Some([free as u64, total as u64]))
     }
 
     fn upload(&self, data: &[u8], to: u64) -> Result<()> {
-        // SAFETY: the buffer has checked that the bytes lie inside its allocation.
-        self.queue.call("copying to the device", || unsafe { result::memcpy_htod_sync(to, data) })
+        // SAFETY: the buffer has checked that the bytes lie inside its allocation, and they stay until the copy is done.
+        self.queue.call("copying to the device", || unsafe {
+            driver::copy_to_device(to, data.as_ptr().cast(), data.len(), self.queue.stream)?;
+            driver::stream_wait(self.queue.stream)
+        })
     }
 
     fn stage(&self, data: &[u8], to: u64) -> Result<()> {
@@ -244,23 +294,29 @@ impl Backend for Cuda {
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: as in `upload`.
-        self.queue.call("copying from the device", || unsafe { result::memcpy_dtoh_sync(to, from) })
+        self.queue.call("copying from the device", || unsafe {
+            driver::copy_to_host(to.as_mut_ptr().cast(), from, to.len(), self.queue.stream)?;
+            driver::stream_wait(self.queue.stream)
+        })
     }
 
     fn queue(&self, command: &Command) -> Result<()> {
         match *command {
             Command::Launch(ref launch) => self.launch(launch),
             // SAFETY: as in `upload`, here and below.
-            Command::Clear { to, bytes } => self
-                .queue
-                .call("clearing memory", || unsafe { result::memset_d8_async(to, 0, bytes, self.queue.stream) }),
+            Command::Clear { to, bytes } => {
+                self.queue.call("clearing memory", || unsafe { driver::fill_bytes(to, 0, bytes, self.queue.stream) })
+            }
             Command::Copy { from, to, bytes } => self.queue.call("copying on the device", || unsafe {
-                result::memcpy_dtod_async(to, from, bytes, self.queue.stream)
+                driver::copy_on_device(to, from, bytes, self.queue.stream)
             }),
         }
     }
 
     fn capture(&self, commands: &[Command]) -> Result<Option<Box<dyn Any + Send + Sync>>> {
+        if !self.graphs {
+            return Ok(None);
+        }
         // Modules cannot be loaded while the stream is captured.
         for command in commands {
             if let Command::Launch(launch) = command {

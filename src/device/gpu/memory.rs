@@ -71,8 +71,11 @@ impl Shared {
                 return Ok(());
             }
         }
-        for unused in arena.drain() {
-            self.backend.free(unused);
+        // What is recorded may refer to memory that no buffer holds any more: its replay is to use it again.
+        if self.recording().is_none() {
+            for unused in arena.drain() {
+                self.backend.free(unused);
+            }
         }
         match self.backend.allocate(needed as usize)? {
             Some(address) => {
@@ -89,7 +92,7 @@ impl Shared {
             Ok(Some([free, total])) => format!("{} of {} are free", human(free), human(total)),
             _ => "the rest is in use".into(),
         };
-        Error::Failed(format!(
+        Error::OutOfMemory(format!(
             "{name} is out of memory: {} more are needed, selma holds {} of which {} are in use, and {room}. What would \
              help: a smaller --batch-size, a smaller picture, --precision bf16, in training --checkpointing; or ending other \
              programs on the device",
@@ -219,6 +222,19 @@ mod tests {
         drop(all);
         drop(gpu);
         assert_eq!(small.free_bytes(), 8 << 20, "given back");
+    }
+
+    #[test]
+    fn memory_of_recorded_work_is_not_given_back() {
+        let (small, gpu) = device(8 << 20);
+        let recorded = gpu.record(|| {
+            // Held by no buffer any more, and written by what is recorded.
+            gpu.buffer(DType::F32, MIB)?.clear()?;
+            gpu.buffer(DType::F32, 2 * MIB).map(drop)
+        });
+        assert!(recorded.err().is_some_and(|error| error.to_string().contains("out of memory")));
+        assert_eq!(small.free_bytes(), 4 << 20);
+        gpu.buffer(DType::F32, 2 * MIB).unwrap();
     }
 
     #[test]

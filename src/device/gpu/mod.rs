@@ -36,6 +36,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use arena::Usage;
 pub use buffer::Buffer;
+#[cfg(feature = "cuda")]
+pub use cuda::{Card, cards};
 pub(crate) use launch::{Launcher, Operand, Span, pack};
 pub use simulator::{Checks, Order};
 

@@ -71,12 +71,12 @@ pub struct Resources {
     pub stack: u32,
 }
 
-/// The machine code of a kernel file.
+/// A compiled kernel file.
 pub struct Image {
     /// The file, without `.cu`.
     pub file: &'static str,
-    /// A fat binary for each storage type: f32, bf16, f16.
-    pub fatbins: [&'static [u8]; 3],
+    /// A fat binary, or packed PTX, for each storage type: f32, bf16, f16.
+    pub scalars: [&'static [u8]; 3],
 }
 
 /// Where the compilation for a storage type stands among those of a kernel.

@@ -1,16 +1,16 @@
 //! CUDA graphs, and the time that a device takes by its own clock.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use cudarc::driver::{result, sys};
-
-use super::Queue;
+use super::driver::{self, Handle, value, written};
+use super::{Last, Queue};
 use crate::error::{Error, Result};
 
 /// An executable graph.
 pub struct Captured {
     queue: Arc<Queue>,
-    graph: sys::CUgraphExec,
+    graph: Handle,
 }
 
 // SAFETY: the driver's handles may be used from any thread on which the context is current.
@@ -21,17 +21,19 @@ unsafe impl Sync for Captured {}
 impl Captured {
     /// Of what `work` puts into the stream.
     pub fn new(queue: &Arc<Queue>, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        // Other threads may go on calling the driver.
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the process, here and below.
-        queue.call("beginning a graph", || unsafe { result::stream::begin_capture(queue.stream, mode) })?;
+        let begin = || unsafe { driver::capture_begin(queue.stream, value::CAPTURE_THREAD_LOCAL) };
+        queue.call("beginning a graph", begin)?;
+        queue.capturing.store(true, Ordering::Relaxed);
         let worked = work();
+        queue.capturing.store(false, Ordering::Relaxed);
         // Also after a failure: the stream is of no use before its capture ends.
-        let ended = queue.call("ending a graph", || unsafe { result::stream::end_capture(queue.stream) });
+        let end = || written(std::ptr::null_mut(), |graph| unsafe { driver::capture_end(queue.stream, graph) });
+        let ended = queue.call("ending a graph", end);
         let graph = match (worked, ended) {
             (Err(e), Ok(graph)) => {
                 // SAFETY: just made. The failure that matters is the other one.
-                let _ = queue.call("dropping a graph", || unsafe { result::graph::destroy(graph) });
+                let _ = queue.call("dropping a graph", || unsafe { driver::graph_destroy(graph) });
                 return Err(e);
             }
             (Err(e), Err(_)) => return Err(e),
@@ -41,18 +43,19 @@ impl Captured {
             return Err(Error::Failed(format!("{}: a graph of nothing", queue.name)));
         }
         // SAFETY: the graph was just made, and nobody else has it.
-        let executable = queue.call("instantiating a graph", || unsafe {
-            result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0))
-        });
+        let instantiate =
+            || written(std::ptr::null_mut(), |executable| unsafe { driver::graph_instantiate(executable, graph, 0) });
+        let executable = queue.call("instantiating a graph", instantiate);
         // SAFETY: an executable graph does not need the one that it was made from.
-        queue.call("dropping a graph", || unsafe { result::graph::destroy(graph) })?;
+        queue.call("dropping a graph", || unsafe { driver::graph_destroy(graph) })?;
         Ok(Self { queue: queue.clone(), graph: executable? })
     }
 
     /// Queues it.
     pub fn launch(&self) -> Result<()> {
         // SAFETY: both live.
-        self.queue.call("launching a graph", || unsafe { result::graph::launch(self.graph, self.queue.stream) })
+        self.queue.call("launching a graph", || unsafe { driver::graph_launch(self.graph, self.queue.stream) })?;
+        self.queue.launched(Last::Graph)
     }
 }
 
@@ -61,7 +64,7 @@ impl Drop for Captured {
         // A failure here is one of an earlier call, which the next call that can tell will tell.
         let _ = self.queue.wait();
         // SAFETY: it does not run, and is not used after this.
-        let _ = self.queue.call("dropping a graph", || unsafe { result::graph::exec_destroy(self.graph) });
+        let _ = self.queue.call("dropping a graph", || unsafe { driver::graph_executable_destroy(self.graph) });
     }
 }
 
@@ -72,33 +75,35 @@ pub fn seconds(queue: &Queue, work: &mut dyn FnMut() -> Result<()>) -> Result<f6
     work()?;
     end.record()?;
     // SAFETY: both are alive, and were recorded in one stream.
-    queue.call("timing", || unsafe {
-        result::event::synchronize(end.event)?;
-        Ok(f64::from(result::event::elapsed(begin.event, end.event)?) / 1e3)
-    })
+    let milliseconds = queue.call("timing", || unsafe {
+        driver::event_wait(end.event)?;
+        written(0.0, |milliseconds| driver::event_elapsed(milliseconds, begin.event, end.event))
+    })?;
+    Ok(f64::from(milliseconds) / 1e3)
 }
 
 struct Event<'a> {
     queue: &'a Queue,
-    event: sys::CUevent,
+    event: Handle,
 }
 
 impl<'a> Event<'a> {
     fn new(queue: &'a Queue) -> Result<Self> {
-        let create = || result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        // SAFETY: writes one pointer.
+        let create = || written(std::ptr::null_mut(), |event| unsafe { driver::event_create(event, 0) });
         let event = queue.call("creating an event", create)?;
         Ok(Self { queue, event })
     }
 
     fn record(&self) -> Result<()> {
         // SAFETY: event and stream live.
-        self.queue.call("recording an event", || unsafe { result::event::record(self.event, self.queue.stream) })
+        self.queue.call("recording an event", || unsafe { driver::event_record(self.event, self.queue.stream) })
     }
 }
 
 impl Drop for Event<'_> {
     fn drop(&mut self) {
         // SAFETY: not used after this; the driver keeps what is still to happen.
-        let _ = self.queue.call("dropping an event", || unsafe { result::event::destroy(self.event) });
+        let _ = self.queue.call("dropping an event", || unsafe { driver::event_destroy(self.event) });
     }
 }

@@ -3,10 +3,10 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{result, sys};
-
 use super::Queue;
-use crate::error::Result;
+use super::driver::{self, Code, Handle, value, written};
+use crate::device::memory::human;
+use crate::error::{Error, Result};
 
 /// Copies that may be on their way at once.
 const SLOTS: usize = 4;
@@ -21,7 +21,7 @@ struct Slot {
     memory: *mut c_void,
     bytes: usize,
     /// Reached when the last copy out of it is done.
-    done: sys::CUevent,
+    done: Handle,
 }
 
 // SAFETY: the memory belongs to its slot, and the driver's handles may be used from any thread.
@@ -43,34 +43,44 @@ impl Staging {
             if let Some(old) = slot.take() {
                 old.free(&self.queue)?;
             }
-            *slot = Some(Slot::new(&self.queue, data.len())?);
+            let made = Slot::new(&self.queue, data.len())?;
+            *slot = Some(made.ok_or_else(|| {
+                let name = &self.queue.name;
+                Error::OutOfMemory(format!("{name} is out of memory: no {} of pinned memory", human(data.len() as u64)))
+            })?);
         }
         let Some(slot) = slot else { return Ok(()) };
         self.queue.call("staging for the device", || {
             // SAFETY: the event is the slot's, and the memory has room for the data; the copy before it has been waited for,
             // so that nobody reads what is written here.
             unsafe {
-                result::event::synchronize(slot.done)?;
+                driver::event_wait(slot.done)?;
                 let pinned = std::slice::from_raw_parts_mut(slot.memory.cast::<u8>(), data.len());
                 pinned.copy_from_slice(data);
-                result::memcpy_htod_async(to, pinned, self.queue.stream)?;
-                result::event::record(slot.done, self.queue.stream)
+                driver::copy_to_device(to, slot.memory, data.len(), self.queue.stream)?;
+                driver::event_record(slot.done, self.queue.stream)
             }
         })
     }
 }
 
 impl Slot {
-    fn new(queue: &Queue, bytes: usize) -> Result<Self> {
+    /// None where there is no room.
+    fn new(queue: &Queue, bytes: usize) -> Result<Option<Self>> {
         queue.call("allocating pinned memory", || {
-            let done = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+            let null = std::ptr::null_mut();
+            // SAFETY: writes one pointer.
+            let done = written(null, |event| unsafe { driver::event_create(event, value::EVENT_WITHOUT_TIME) })?;
             // SAFETY: freed once, with the slot, and written before it is read.
-            let memory = unsafe { result::malloc_host(bytes, 0) };
+            let memory = written(null, |memory| unsafe { driver::allocate_pinned(memory, bytes, 0) });
             let memory = memory.inspect_err(|_| {
                 // SAFETY: just created. The failure that matters is the other one.
-                let _ = unsafe { result::event::destroy(done) };
-            })?;
-            Ok(Self { memory, bytes, done })
+                let _ = unsafe { driver::event_destroy(done) };
+            });
+            match memory {
+                Err(Code::OUT_OF_MEMORY) => Ok(None),
+                memory => Ok(Some(Self { memory: memory?, bytes, done })),
+            }
         })
     }
 
@@ -78,9 +88,9 @@ impl Slot {
     fn free(self, queue: &Queue) -> Result<()> {
         // SAFETY: both are the slot's, which is gone after this.
         queue.call("freeing pinned memory", || unsafe {
-            result::event::synchronize(self.done)?;
-            result::event::destroy(self.done)?;
-            result::free_host(self.memory)
+            driver::event_wait(self.done)?;
+            driver::event_destroy(self.done)?;
+            driver::free_pinned(self.memory)
         })
     }
 }

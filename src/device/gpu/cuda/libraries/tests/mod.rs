@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::process::Command;
 use std::ptr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use super::super::Last;
 use super::{Loaded, Queue};
 use crate::device::gpu::conv2d::{Added as Beside, Conv2d, Padding};
 use crate::device::gpu::library::{Added, Libraries, Pass, Product, Work};
@@ -22,7 +24,7 @@ const CHILD: &str = "SELMA_TEST_STAND_IN";
 fn with_the_stand_in(test: &str, libraries: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/gpu/cuda/libraries/tests/stand_in.cpp");
-    let driver = dir.path().join("libcuda.so");
+    let driver = dir.path().join("libcuda.so.1");
     let compiler = std::env::var("CXX").unwrap_or("c++".into());
     let mut compile = Command::new(compiler);
     compile.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&driver).arg(source);
@@ -45,9 +47,12 @@ fn is_child() -> bool {
 fn loaded() -> Loaded {
     Loaded::new(&Arc::new(Queue {
         name: "the stand-in".into(),
+        capability: (9, 0),
         context: ptr::null_mut(),
         stream: ptr::null_mut(),
-        last: Mutex::new("none"),
+        blocking: false,
+        capturing: AtomicBool::new(false),
+        last: Mutex::new(Last::Nothing),
     }))
 }
 
