@@ -25,7 +25,9 @@ use crate::train::step::{MicroBatch, Noise, Objective};
 pub const CASES: [&str; 2] = ["tiny", "sd15"];
 /// The training step that GPUs are compared by.
 pub const GPU_CASE: &str = "sd15_512";
-/// What it computes: forward, the gradients that are needed, and the LoRA in its factored form.
+/// The same at batch 1 and 4: on cards with less memory.
+pub const SMALL_GPU_CASES: [&str; 2] = ["sd15_512_b1", "sd15_512_b4"];
+/// What [`GPU_CASE`] computes: forward, the gradients that are needed, and the LoRA in its factored form.
 pub const GPU_CASE_FLOPS: f64 = 16.0 * (803.273e9 + 962.406e9 + 107.89e9);
 
 const LR: f64 = 3e-4;
@@ -44,7 +46,7 @@ pub struct TrainStep {
 
 impl TrainStep {
     /// `tiny` is a two-block UNet, batch 16, 16x16 latents, rank 8; `sd15` the UNet of Stable Diffusion 1.5, batch 1, 32x32,
-    /// rank 8; `sd15_512` the same at batch 16, 64x64, rank 128.
+    /// rank 8; `sd15_512` the same at batch 16, 64x64, rank 128, and `sd15_512_b1` and `sd15_512_b4` at batch 1 and 4.
     ///
     /// # Errors
     /// [`Error::Usage`] for another name; where the device has no room.
@@ -52,6 +54,8 @@ impl TrainStep {
         let (config, batch, latent, rank) = match case {
             "tiny" => (tiny(), 16, 16, 8),
             "sd15" => (sd15(), 1, 32, 8),
+            "sd15_512_b1" => (sd15(), 1, 64, 128),
+            "sd15_512_b4" => (sd15(), 4, 64, 128),
             GPU_CASE => (sd15(), 16, 64, 128),
             _ => {
                 let cases = CASES.join(", ");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::bench::ops::{Work, ops};
-use crate::bench::{CASES, GPU_CASE, GPU_CASE_FLOPS, TrainStep, beside};
+use crate::bench::{CASES, GPU_CASE, GPU_CASE_FLOPS, SMALL_GPU_CASES, TrainStep, beside};
 use crate::cli::Common;
 use crate::device::Device;
 use crate::device::gpu::library::{Libraries, Work as LibraryWork};
@@ -43,7 +43,8 @@ impl Bench {
     pub fn run(self, common: &Common) -> Result<()> {
         let (device, dtype) = (common.device()?, common.precision()?);
         let filter = self.filter.as_deref().unwrap_or("");
-        let named = CASES.contains(&filter) || filter == GPU_CASE;
+        let small = SMALL_GPU_CASES.into_iter().find(|&case| case == filter);
+        let named = CASES.contains(&filter) || filter == GPU_CASE || small.is_some();
         let wanted = |name: &str| if named { name == filter } else { name.contains(filter) };
         // What a GPU does in milliseconds takes others minutes.
         let real_gpu = matches!(&device, Device::Gpu(gpu) if !gpu.is_simulated());
@@ -54,7 +55,7 @@ impl Bench {
         };
         let ops: Vec<_> = ops(n, side).into_iter().filter(|op| wanted(&op.name)).collect();
         let steps = CASES.into_iter().chain(Some(GPU_CASE).filter(|_| real_gpu || named));
-        let steps: Vec<&str> = steps.filter(|case| wanted(case)).collect();
+        let steps: Vec<&str> = steps.chain(small).filter(|case| wanted(case)).collect();
         if (ops.is_empty() && steps.is_empty()) || self.runs == 0 {
             let message = format!(
                 "nothing to time; the training steps are {}, {GPU_CASE}, the ops have names like `conv2d` or `attention`, and \
