@@ -8,7 +8,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use selma::autograd::Tape;
 use selma::device::Device;
 use selma::device::gpu::Gpu;
-use selma::ops::{self, Branch, LoraOrder, Padding};
+use selma::ops::{self, LoraLayer, LoraOrder, Padding};
 use selma::tensor::random::{self, Stream};
 use selma::tensor::{DType, Tensor};
 
@@ -63,8 +63,8 @@ fn linear(c: &mut Criterion) {
         let inputs =
             [normal(0, &[rows, width]), normal(1, &[8, width]), normal(2, &[out, 8]), normal(3, &[out, width])];
         both(c, &format!("lora_linear {rows}x{width}x{out}"), &inputs, 3, |t, x| {
-            let branch = Branch { a: &x[1], b: &x[2], scale: 1.0, order: LoraOrder::Factored };
-            ops::lora_linear(t, &x[0], &x[3], None, branch).expect("sizes that fit")
+            let lora = LoraLayer { a: &x[1], b: &x[2], scale: 1.0, order: LoraOrder::Factored };
+            ops::lora_linear(t, &x[0], &x[3], None, lora).expect("sizes that fit")
         });
     }
     for (rows, width) in [(1024, 320), (4096, 32)] {

@@ -10,12 +10,11 @@ use super::dense;
 use super::expert::{Expert, Factors};
 use super::svd::stacked;
 use crate::device::Device;
-use crate::device::gpu::Gpu;
-use crate::device::gpu::matmul::{Epilogue, Layout, Pair, matmul};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::component::weight_files;
 use crate::formats::safetensors::{self, Safetensors};
+use crate::ops;
 use crate::tensor::{DType, Tensor};
 
 /// The weight with every term's product (weight * alpha / rank) added, in the weight's own dtype and file layout.
@@ -35,7 +34,7 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
     }
     let products: Vec<_> = terms.iter().map(|&(w, f)| (w * f.scale(), f)).collect();
     let baked = match device {
-        Device::Gpu(gpu) => sum_on(gpu, weight, &products)?,
+        Device::Gpu(_) => sum_on(device, weight, &products)?,
         Device::Cpu => {
             let delta = dense::rows(&dense::product(&products));
             let sum = weight.reals::<f64>().iter().zip(delta).map(|(w, d)| w + d).collect();
@@ -50,15 +49,14 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
 }
 
 /// The weight with `products` (coefficient, factors) added: kernels have f32 for that, whatever it is stored in.
-fn sum_on(gpu: &Gpu, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Tensor> {
+fn sum_on(device: &Device, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Tensor> {
     let (up, down) = stacked(products);
     let [m, n, k] = [up.nrows(), down.ncols(), up.ncols()];
-    let upload = |tensor: &Tensor| gpu.upload(tensor.data::<f32>());
-    let (up, down) = (dense::to_tensor(&up, &[m, k]), dense::to_tensor(&down, &[k, n]));
-    let (a, b, residual) = (upload(&up)?, upload(&down)?, upload(&weight.cast(DType::F32))?);
-    let epilogue = Epilogue { residual: Some(&residual), ..Epilogue::default() };
-    let sum = matmul([m, n], Layout::Plain, Pair { a: &a, b: &b, k }, None, epilogue)?;
-    Ok(Tensor::new(sum.download::<f32>()?, weight.shape()).cast(weight.dtype()))
+    let a = dense::to_tensor(&up, &[m, k]).to(device)?;
+    let b = dense::to_tensor(&down, &[k, n]).to(device)?;
+    let residual = weight.cast(DType::F32).with_shape(&[m, n]).to(device)?;
+    let sum = ops::matmul(&a, &b, Some(&residual))?.to_cpu()?;
+    Ok(sum.with_shape(weight.shape()).cast(weight.dtype()))
 }
 
 /// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).

@@ -122,14 +122,14 @@ impl EncoderLayer {
         let k = self.k_proj.forward(tape, &h)?;
         let v = self.v_proj.forward(tape, &h)?;
         let h = ops::attention(tape, &q, &k, &v, config.num_attention_heads, true)?;
-        let x = self.out_proj.forward_onto(tape, x, &h)?;
+        let x = self.out_proj.forward_residual(tape, x, &h)?;
         let h = self.layer_norm2.forward(tape, &x)?;
         let h = self.fc1.forward(tape, &h)?;
         let h = match config.activation {
             Activation::QuickGelu => ops::quick_gelu(tape, &h)?,
             Activation::Gelu => ops::gelu(tape, &h)?,
         };
-        self.fc2.forward_onto(tape, &x, &h)
+        self.fc2.forward_residual(tape, &x, &h)
     }
 }
 

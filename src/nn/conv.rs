@@ -59,7 +59,7 @@ impl Conv2d {
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
         let h = if *scale == 1.0 { h } else { ops::scale(tape, &h, *scale)? };
         let branch = match plus.onto {
-            Some(onto) => ops::add_linear(tape, onto, &h, &up.get(), None, None)?,
+            Some(onto) => ops::linear_residual(tape, onto, &h, &up.get(), None, None)?,
             None => ops::linear(tape, &h, &up.get(), None)?,
         };
         let plus = Plus { onto: Some(&branch), ..plus };

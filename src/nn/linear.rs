@@ -54,13 +54,13 @@ impl Linear {
         ops::linear_group(tape, x, &group.collect::<Vec<_>>())
     }
 
-    /// `onto` `[.., out]` plus [`Linear::forward`] of `x`.
-    pub fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor) -> Result<Tensor> {
+    /// `residual` `[.., out]` plus [`Linear::forward`] of `x`.
+    pub fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         let factors = self.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
         let branch = self.lora.as_ref().zip(factors.as_ref());
         let branch = branch.map(|(lora, (a, b))| lora.branch(a, b));
-        ops::add_linear(tape, onto, x, &weight, bias.as_ref(), branch)
+        ops::linear_residual(tape, residual, x, &weight, bias.as_ref(), branch)
     }
 
     /// GEGLU of [`Linear::forward`]: `[.., in]` -> `[.., out / 2]`.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::ops::{Branch, LoraOrder};
+use crate::ops::{LoraLayer, LoraOrder};
 use crate::tensor::Tensor;
 
 /// A named tensor that can be replaced while modules hold it. Clones are the same parameter.
@@ -53,7 +53,7 @@ pub struct LoraBranch {
 
 impl LoraBranch {
     /// With its present factors `a` (down) and `b` (up), as the ops of a linear layer take it.
-    pub(super) fn branch<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> Branch<'a> {
-        Branch { a, b, scale: self.scale, order: self.order }
+    pub(super) fn branch<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> LoraLayer<'a> {
+        LoraLayer { a, b, scale: self.scale, order: self.order }
     }
 }

@@ -30,9 +30,9 @@ impl Attention {
         })
     }
 
-    /// `x` `[n, t, c]` attends to `context` `[n, l, d]`, or to itself where there is none -> `onto` `[n, t, c]` and what
+    /// `x` `[n, t, c]` attends to `context` `[n, l, d]`, or to itself where there is none -> `residual` `[n, t, c]` and what
     /// attention adds to it.
-    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+    fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
         let (query, others) = (&self.to_q, [&self.to_k, &self.to_v]);
         let projected = match context {
             None => Linear::forward_group(tape, x, &[query, others[0], others[1]])?,
@@ -43,7 +43,7 @@ impl Attention {
         };
         let [q, k, v] = &projected[..] else { unreachable!("a result for each layer") };
         let h = ops::attention(tape, q, k, v, self.heads, false)?;
-        self.to_out.forward_onto(tape, onto, &h)
+        self.to_out.forward_residual(tape, residual, &h)
     }
 
     fn visit(&mut self, f: &mut Visitor) {
@@ -81,12 +81,12 @@ impl BasicTransformerBlock {
 
     fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         let h = self.norm1.forward(tape, x)?;
-        let x = self.attn1.forward_onto(tape, x, &h, None)?;
+        let x = self.attn1.forward_residual(tape, x, &h, None)?;
         let h = self.norm2.forward(tape, &x)?;
-        let x = self.attn2.forward_onto(tape, &x, &h, Some(context))?;
+        let x = self.attn2.forward_residual(tape, &x, &h, Some(context))?;
         let h = self.norm3.forward(tape, &x)?;
         let h = self.ff_in.forward_geglu(tape, &h)?; // [n, t, 4c]
-        self.ff_out.forward_onto(tape, &x, &h)
+        self.ff_out.forward_residual(tape, &x, &h)
     }
 
     fn visit(&mut self, f: &mut Visitor) {
@@ -120,12 +120,12 @@ impl Projection {
         }
     }
 
-    /// `onto` plus [`Projection::forward`] of `x`.
-    fn forward_onto(&self, tape: &Tape, onto: &Tensor, x: &Tensor) -> Result<Tensor> {
+    /// `residual` plus [`Projection::forward`] of `x`.
+    fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
         match self {
-            Projection::Linear(layer) => layer.forward_onto(tape, onto, x),
+            Projection::Linear(layer) => layer.forward_residual(tape, residual, x),
             Projection::Conv(layer) => {
-                let plus = Plus { t: None, onto: Some(onto) };
+                let plus = Plus { t: None, onto: Some(residual) };
                 layer.forward_plus(tape, x, plus)
             }
         }
@@ -182,7 +182,7 @@ impl Transformer2D {
             h = block.forward(tape, &h, context)?;
         }
         let h = ops::reshape(tape, &h, &[n, height, width, c])?;
-        self.proj_out.forward_onto(tape, x, &h)
+        self.proj_out.forward_residual(tape, x, &h)
     }
 
     pub fn visit(&mut self, f: &mut Visitor) {

@@ -45,7 +45,7 @@ impl PixelAttention {
         let v = self.to_v.forward(tape, &h)?;
         let h = ops::attention(tape, &q, &k, &v, 1, false)?;
         let x = ops::reshape(tape, x, &[n, height * width, c])?;
-        let y = self.to_out.forward_onto(tape, &x, &h)?;
+        let y = self.to_out.forward_residual(tape, &x, &h)?;
         ops::reshape(tape, &y, &[n, height, width, c])
     }
 }

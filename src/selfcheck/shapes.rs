@@ -5,7 +5,7 @@ use super::{Check, Input};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::{self, Branch, LoraOrder, Padding};
+use crate::ops::{self, LoraLayer, LoraOrder, Padding};
 use crate::tensor::Tensor;
 
 /// Tokens of a text.
@@ -72,8 +72,8 @@ fn products(most_flops: usize) -> Vec<Check> {
     }
     let rows = fit(most_flops, 2 * 320 * 320, SIDE * SIDE);
     let inputs = vec![tracked(&[rows, 320]), frozen(&[320, 320]), tracked(&[rows, 320])];
-    checks.push(check(format!("linear {rows}x320 onto a residual"), inputs, |tape, x, _| {
-        ops::add_linear(tape, &x[2], &x[0], &x[1], None, None)
+    checks.push(check(format!("linear {rows}x320 plus a residual"), inputs, |tape, x, _| {
+        ops::linear_residual(tape, &x[2], &x[0], &x[1], None, None)
     }));
     // Without a gradient the gate is part of the product, in the small tile and the large one.
     for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [2048, 32, 512]] {
@@ -120,8 +120,8 @@ fn products(most_flops: usize) -> Vec<Check> {
             ];
             let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}, {order_name}");
             checks.push(check(name, inputs, move |tape, x, _| {
-                let branch = Branch { a: &x[3], b: &x[4], scale: 0.5, order };
-                ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), branch)
+                let lora = LoraLayer { a: &x[3], b: &x[4], scale: 0.5, order };
+                ops::lora_linear(tape, &x[0], &x[1], Some(&x[2]), lora)
             }));
         }
     }

@@ -1,24 +1,19 @@
-//! `linear` and `lora_linear`.
+//! `linear`, and layers of one input at once.
 
 use selma::autograd::Tape;
-use selma::ops::{self, Branch, LoraOrder};
+use selma::device::Device;
+use selma::ops::{self, LoraLayer, LoraOrder};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{check, inputs, pytorch, threads};
+use crate::matmul::SIZES;
+use crate::support::{Case, Op, check, devices, inputs, pytorch, threads};
 
-fn branch<'a>(a: &'a Tensor, b: &'a Tensor, scale: f64) -> Branch<'a> {
-    Branch { a, b, scale, order: LoraOrder::Factored }
-}
+const WITH_BIAS: Op = &|t, x| ops::linear(t, &x[0], &x[1], Some(&x[2]));
 
 #[test]
 fn equals_pytorch() {
     pytorch("linear", &["x", "w", "b"], 2e-6, |tape, x, _| {
         ops::linear(tape, x[0].as_ref().unwrap(), x[1].as_ref().unwrap(), x[2].as_ref())
-    });
-    pytorch("lora_linear", &["x", "w", "b", "a", "b_lora"], 2e-6, |tape, x, settings| {
-        let [x, w, b, a, b_lora] = [0, 1, 2, 3, 4].map(|i| x[i].as_ref());
-        let scale = settings["scale"].as_f64().unwrap();
-        ops::lora_linear(tape, x.unwrap(), w.unwrap(), b, branch(a.unwrap(), b_lora.unwrap(), scale))
     });
 }
 
@@ -28,38 +23,103 @@ fn holds_at_awkward_sizes() {
     let sizes = [(1, 1, 1), (1, 37, 5), (13, 1, 31), (17, 33, 1), (97, 15, 19), (7, 70, 65), (25, 257, 9), (3, 5, 261)];
     for (rows, out, width) in sizes {
         let (x, w, b) = ([rows, width], [out, width], [out]);
-        check("linear", &[&x, &w, &b], &|t, x| ops::linear(t, &x[0], &x[1], Some(&x[2])));
+        check("linear", &[&x, &w, &b], WITH_BIAS);
         check("linear without bias", &[&x, &w], &|t, x| ops::linear(t, &x[0], &x[1], None));
-        for rank in [1, 6] {
-            let (a, b_lora) = ([rank, width], [out, rank]);
-            check("lora_linear", &[&x, &w, &b, &a, &b_lora], &|t, x| {
-                ops::lora_linear(t, &x[0], &x[1], Some(&x[2]), branch(&x[3], &x[4], -0.7))
-            });
-        }
     }
 }
 
-/// Whatever is tracked, all orders give the same result and gradients.
+/// Long enough in every dimension to be cut into several tiles and blocks.
 #[test]
-fn orders_agree() {
-    for [rows, out, width, rank] in [[1, 1, 1, 1], [13, 31, 17, 6], [70, 9, 65, 4], [3, 130, 20, 40]] {
-        let x = inputs(&[&[rows, width], &[out, width], &[out], &[rank, width], &[out, rank]], DType::F64);
-        for tracked in [vec![0, 1, 2, 3, 4], vec![3, 4], vec![0, 3], vec![4], vec![0]] {
-            let run = |order| {
-                let tape = Tape::watching(tracked.iter().map(|&i| &x[i]));
-                let branch = Branch { order, ..branch(&x[3], &x[4], -0.7) };
-                let y = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), branch).unwrap();
-                let mut gradients = tape.backward_from(&y, y.clone()).unwrap();
-                let gradients = tracked.iter().map(|&i| gradients.remove(&x[i]).unwrap());
-                gradients.chain([y.clone()]).collect::<Vec<_>>()
-            };
-            let factored = run(LoraOrder::Factored);
-            for (name, order) in LoraOrder::NAMES {
-                for (got, expected) in run(order).iter().zip(&factored) {
-                    assert_eq!(got.shape(), expected.shape());
-                    for (got, expected) in got.data::<f64>().iter().zip(expected.data::<f64>()) {
-                        let error = (got - expected).abs();
-                        assert!(error <= 1e-11, "{name} {rows}x{width} to {out}: {got}, {expected}");
+fn threads_do_not_change_large_products() {
+    threads("linear", &[&[2, 301, 530], &[277, 530], &[277]], WITH_BIAS);
+}
+
+/// Also where the gradients of weight and bias are sums of several slices, and of slices of slices.
+#[test]
+fn every_device_agrees() {
+    let long = [[1500, 8, 40], [515, 130, 65], [16_500, 3, 1]];
+    for [rows, out, width] in SIZES.into_iter().chain(long) {
+        // A GPU's bias is f32.
+        let case = Case::new("linear", &[&[rows, width], &[out, width], &[out]], WITH_BIAS).parameters(2).wide();
+        case.devices(&[width, out, rows, rows]);
+    }
+}
+
+#[test]
+fn a_residual_is_added() {
+    for [rows, width, out] in [[1, 8, 5], [70, 33, 72]] {
+        let (x, w, y) = ([rows, width], [out, width], [rows, out]);
+        let op = |t: &Tape, x: &[Tensor]| ops::linear_residual(t, &x[0], &x[1], &x[2], Some(&x[3]), None);
+        let case = Case::new("linear with a residual", &[&y, &x, &w, &[out]], &op).linear().parameters(3).wide();
+        case.differences();
+        case.threads();
+        case.devices_in_norm();
+    }
+}
+
+/// Layers of one input: in one launch where they are alike, and the same bytes as one after the other, forward and
+/// backward.
+#[test]
+fn groups_are_their_layers() {
+    const RANK: usize = 4;
+    for device in devices() {
+        let Device::Gpu(gpu) = device else { unreachable!("beside the CPU") };
+        let (gpu, launched) = gpu.recorded();
+        let device = Device::Gpu(gpu);
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            // The last takes the large tile, which one of its layers alone would not.
+            let sizes = [([1, 8, 5], 3), ([70, 33, 72], 2), ([77, 40, 24], 3), ([128 * 9 - 40, 8, 128 * 5 - 8], 3)];
+            for ([rows, width, out], layers) in sizes {
+                let (one, large) = ([rows, width], rows > 1000);
+                let mut shapes = vec![&one[..]];
+                let [weight, a, b] = [[out, width], [RANK, width], [out, RANK]];
+                shapes.extend([&weight[..], &a, &b].into_iter().flat_map(|shape| vec![shape; layers]));
+                let dy = [rows, out];
+                shapes.push(&dy);
+                let all = inputs(&shapes, dtype).iter().map(|x| x.to(&device).unwrap()).collect::<Vec<_>>();
+                let (x, dy) = (&all[0], all.last().unwrap());
+                let [weights, a, b] = [0, 1, 2].map(|i| &all[1 + i * layers..][..layers]);
+                // Whether a layer has a LoRA, its scale, and its order; and whether they can go together.
+                let orders = LoraOrder::NAMES.map(|(_, order)| (vec![Some((0.5, order)); 3], true));
+                let factored = LoraOrder::Factored;
+                let unlike = [
+                    (vec![None; 3], true),
+                    (vec![None, Some((0.5, factored)), None], false),
+                    (vec![Some((1.0, factored)), Some((0.5, factored)), Some((0.5, factored))], false),
+                ];
+                let ways = orders.into_iter().chain(unlike);
+                let small = |(loras, _): &(Vec<Option<(f64, LoraOrder)>>, bool)| {
+                    !large || loras[0].is_some_and(|(scale, order)| scale == 0.5 && order == factored)
+                };
+                for (loras, together) in ways.filter(small) {
+                    let layer = |i: usize| {
+                        let lora = |(scale, order)| LoraLayer { a: &a[i], b: &b[i], scale, order };
+                        (&weights[i], loras[i].map(lora))
+                    };
+                    let group: Vec<_> = (0..layers).map(layer).collect();
+                    let one = |tape: &Tape, (weight, lora): &(&Tensor, Option<LoraLayer<'_>>)| match lora {
+                        None => ops::linear(tape, x, weight, None).unwrap(),
+                        Some(lora) => ops::lora_linear(tape, x, weight, None, *lora).unwrap(),
+                    };
+                    // Results, and gradients of everything that enters.
+                    let run = |results: &dyn Fn(&Tape) -> Vec<Tensor>| -> Vec<Option<Tensor>> {
+                        let tape = Tape::watching(&all[..all.len() - 1]);
+                        let results = results(&tape);
+                        let (first, others) = results.split_first().unwrap();
+                        let add = |sum: Tensor, y: &Tensor| ops::add(&tape, &sum, y).unwrap();
+                        let sum = others.iter().fold(first.clone(), add);
+                        let gradients = tape.backward_from(&sum, dy.clone()).unwrap();
+                        let gradients: Vec<_> = all.iter().map(|x| gradients.get(x).cloned()).collect();
+                        results.into_iter().map(Some).chain(gradients).collect()
+                    };
+                    launched.take();
+                    let got = run(&|tape| ops::linear_group(tape, x, &group).unwrap());
+                    let grouped = launched.take().into_keys().any(|name| name.starts_with("matmul_group"));
+                    assert_eq!(grouped, together, "{loras:?}");
+                    let expected = run(&|tape| group.iter().map(|layer| one(tape, layer)).collect());
+                    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                        let bytes = |x: &Option<Tensor>| x.as_ref().map(|x| x.to_cpu().unwrap().bytes().to_vec());
+                        assert!(bytes(got) == bytes(expected), "{rows}x{width}, {dtype:?} {loras:?}: {i} differs");
                     }
                 }
             }
@@ -67,57 +127,31 @@ fn orders_agree() {
     }
 }
 
-/// To the last bit, also where several tasks share the rows, and for a layer too large to be computed with its gate.
-#[test]
-fn a_layer_computed_with_its_gate_is_the_same_as_before_it() {
-    for (rows, inner, width) in [(1, 1, 2), (700, 24, 256), (9, 130, 600)] {
-        for dtype in [DType::F32, DType::F64, DType::Bf16] {
-            let x = inputs(&[&[rows, inner], &[width, inner], &[width], &[rows, width / 2]], dtype);
-            let gradient = |op: &dyn Fn(&Tape) -> selma::Result<Tensor>| {
-                let tape = Tape::watching([&x[0]]);
-                let y = op(&tape).unwrap();
-                let gradients = tape.backward_from(&y, x[3].clone()).unwrap();
-                (y.bytes().to_vec(), gradients.get(&x[0]).unwrap().bytes().to_vec())
-            };
-            let apart = gradient(&|tape| ops::geglu(tape, &ops::linear(tape, &x[0], &x[1], Some(&x[2]))?));
-            let together = gradient(&|tape| ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2])));
-            assert!(together == apart, "{rows} rows of {inner} to {width}, {dtype:?}");
-        }
-    }
-}
-
-/// Long enough in every dimension to be cut into several tiles and blocks.
-#[test]
-fn threads_do_not_change_large_products() {
-    threads("linear", &[&[2, 301, 530], &[277, 530], &[277]], &|t, x| ops::linear(t, &x[0], &x[1], Some(&x[2])));
-}
-
-/// A branch with b = 0 adds nothing, and is exactly the layer without it.
-#[test]
-fn a_fresh_branch_changes_nothing() {
-    let x = inputs(&[&[5, 40], &[24, 40], &[24], &[4, 40]], DType::F32);
-    let tape = Tape::off();
-    let plain = ops::linear(&tape, &x[0], &x[1], Some(&x[2])).unwrap();
-    let zero = Tensor::zeros(&[24, 4], DType::F32);
-    let adapted = ops::lora_linear(&tape, &x[0], &x[1], Some(&x[2]), branch(&x[3], &zero, 2.0)).unwrap();
-    assert_eq!(plain.bytes(), adapted.bytes());
-}
-
 #[test]
 fn wrong_shapes_are_errors() {
     let tape = Tape::off();
-    let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
-    let (x, w) = (t(&[2, 3]), t(&[4, 3]));
-    let failures = [
-        ops::linear(&tape, &t(&[2, 4]), &w, None),
-        ops::linear(&tape, &t(&[]), &w, None),
-        ops::linear(&tape, &x, &t(&[4, 3, 1]), None),
-        ops::linear(&tape, &x, &w, Some(&t(&[3]))),
-        ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 4]), &t(&[4, 2]), 1.0)),
-        ops::lora_linear(&tape, &x, &w, None, branch(&t(&[2, 3]), &t(&[4, 1]), 1.0)),
-        ops::linear_geglu(&tape, &t(&[2, 4]), &w, None),
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
+    let (x, w) = (zeros(&[2, 3]), zeros(&[4, 3]));
+    let mut failures = vec![
+        ops::linear(&tape, &zeros(&[2, 4]), &w, None),
+        ops::linear(&tape, &zeros(&[]), &w, None),
+        ops::linear(&tape, &x, &zeros(&[4, 3, 1]), None),
+        ops::linear(&tape, &x, &w, Some(&zeros(&[3]))),
+        ops::linear(&tape, &Tensor::new(vec![0_i64; 6], &[2, 3]), &w, None),
+        ops::linear_residual(&tape, &zeros(&[2, 3]), &x, &w, None, None),
+        ops::linear_residual(&tape, &zeros(&[2, 4]).cast(DType::Bf16), &x, &w, None, None),
+        ops::linear_group(&tape, &zeros(&[2, 4]), &[(&w, None), (&w, None)]).map(|mut all| all.remove(0)),
     ];
+    for device in devices() {
+        let there = |x: &Tensor| x.to(&device).unwrap();
+        failures.push(ops::linear(&tape, &there(&x), &w, None));
+        failures.push(ops::linear(&tape, &there(&x), &there(&w), Some(&zeros(&[4]))));
+        failures.push(ops::linear_residual(&tape, &zeros(&[2, 4]), &there(&x), &there(&w), None, None));
+        let group = [(&there(&w), None), (&there(&w), None)];
+        failures.push(ops::linear_group(&tape, &there(&zeros(&[2, 4])), &group).map(|mut all| all.remove(0)));
+    }
     for failure in failures {
-        assert!(failure.unwrap_err().to_string().contains("linear"));
+        let error = failure.unwrap_err().to_string();
+        assert!(error.contains("linear"), "{error}");
     }
 }

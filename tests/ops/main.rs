@@ -3,7 +3,10 @@
 
 mod conv2d;
 mod elementwise;
+mod geglu;
 mod group_norm;
 mod layer_norm;
 mod linear;
+mod lora;
+mod matmul;
 mod support;

@@ -211,6 +211,31 @@ impl<'a> Case<'a> {
             }
         }
     }
+
+    /// On every device of this build and in each storage type, the output and every gradient are what the CPU gives in f64
+    /// for the same inputs, to the precision of the storage by the norm of the difference: for ops that round what lies
+    /// between.
+    pub fn devices_in_norm(&self) {
+        for device in devices() {
+            for (dtype, bound) in [(DType::F32, 1e-6), (DType::Bf16, 2f64.powi(-7)), (DType::F16, 2f64.powi(-10))] {
+                let here = self.inputs(dtype);
+                let exact: Vec<Tensor> = here.iter().map(|x| x.cast(DType::F64)).collect();
+                let there: Vec<Tensor> = here.iter().map(|x| x.to(&device).unwrap()).collect();
+                let (expected, expected_gradients) = self.run(&exact, &self.all());
+                let (got, gradients) = self.run(&there, &self.all());
+                let got = std::iter::once(&got).chain(&gradients);
+                for (i, (got, expected)) in got.zip(std::iter::once(&expected).chain(&expected_gradients)).enumerate() {
+                    assert_eq!(got.shape(), expected.shape(), "{}: {i}", self.what);
+                    let got = got.to_cpu().unwrap();
+                    let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());
+                    let difference: f64 = got.iter().zip(&*expected).map(|(a, b)| (a - b) * (a - b)).sum();
+                    let error = (difference / expected.iter().map(|b| b * b).sum::<f64>()).sqrt();
+                    // Written so that NaN fails.
+                    assert!(error <= bound, "{} on {} in {dtype:?}: {i}: {error:e}", self.what, device.name());
+                }
+            }
+        }
+    }
 }
 
 /// The devices of this build beside the CPU: the simulator, which checks every access, with the threads in both orders;

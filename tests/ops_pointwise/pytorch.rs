@@ -59,11 +59,6 @@ fn number(settings: &Value, key: &str) -> usize {
 }
 
 #[test]
-fn geglu() {
-    check("geglu", &["x"], 1e-6, |t, x, _| ops::geglu(t, &x[0]));
-}
-
-#[test]
 fn attention() {
     check("attention", &["q", "k", "v"], 2e-5, |t, x, s| {
         ops::attention(t, &x[0], &x[1], &x[2], number(s, "heads"), s["causal"].as_bool().unwrap())

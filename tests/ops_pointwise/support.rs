@@ -29,7 +29,6 @@ fn case(
 /// Every op with a gradient, at sizes that are no multiple of a vector, a block or a chunk.
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
-        case("geglu", &[&[3, 5, 14]], |t, x| ops::geglu(t, &x[0])),
         case("concat_channels", &[&[2, 3, 5], &[2, 3, 1]], |t, x| ops::concat_channels(t, &x[0], &x[1])),
         case("slice_channels", &[&[3, 2, 9]], |t, x| ops::slice_channels(t, &x[0], 2, 5)),
         case("select_rows", &[&[2, 4, 3]], |t, x| ops::select_rows(t, &x[0], &[3, 0])),

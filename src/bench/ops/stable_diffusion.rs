@@ -6,7 +6,7 @@ use super::{Library, Op};
 use crate::bench::beside::{factored, of_weight, plain};
 use crate::device::gpu::conv2d::Conv2d;
 use crate::device::gpu::library::{Added, Pass};
-use crate::ops::{self, Branch, LoraOrder, LoraSizes, Padding};
+use crate::ops::{self, LoraLayer, LoraOrder, LoraSizes, Padding};
 
 /// Text tokens.
 const TOKENS: usize = 77;
@@ -63,8 +63,8 @@ fn lora_linear(rows: usize, c: usize, (name, order): (&'static str, LoraOrder)) 
         tracked: 3,
         vectors: 0,
         run: Arc::new(move |tape, x| {
-            let branch = Branch { a: &x[1], b: &x[2], scale: 1.0, order };
-            ops::lora_linear(tape, &x[0], &x[3], None, branch)
+            let lora = LoraLayer { a: &x[1], b: &x[2], scale: 1.0, order };
+            ops::lora_linear(tape, &x[0], &x[3], None, lora)
         }),
         flops: [(base + branch) as f64, (base + 2 * branch) as f64],
         values: [forward as f64, (forward + rows * c) as f64],

@@ -1,7 +1,6 @@
 //! Launches of `elementwise.cu`.
 
 use super::Buffer;
-use super::buffer::expect;
 use super::table::kernels;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -45,26 +44,6 @@ pub fn cast(x: &Buffer, dtype: DType) -> Result<Buffer> {
     Ok(y)
 }
 
-/// `x` `[rows, 2 width]` -> `[rows, width]`: the first half of each row times gelu of the second.
-pub fn geglu(x: &Buffer, rows: usize, width: usize) -> Result<Buffer> {
-    expect("geglu", &[("x", x, 2 * rows * width)])?;
-    let y = x.gpu().buffer(x.dtype(), rows * width)?;
-    let launch = x.gpu().kernel(&kernels::GEGLU_FORWARD, x.dtype());
-    let launch = launch.grid(packs_of_rows(x, rows, width)).block(THREADS);
-    launch.output(&y).input(x).long(rows).int(width).launch()?;
-    Ok(y)
-}
-
-/// `dx` `[rows, 2 width]` from `dy` `[rows, width]`.
-pub fn geglu_backward(dy: &Buffer, x: &Buffer, rows: usize, width: usize) -> Result<Buffer> {
-    expect("geglu", &[("dy", dy, rows * width), ("x", x, 2 * rows * width)])?;
-    let dx = like(x)?;
-    let launch = x.gpu().kernel(&kernels::GEGLU_BACKWARD, x.dtype());
-    let launch = launch.grid(packs_of_rows(x, rows, width)).block(THREADS);
-    launch.output(&dx).input(dy).input(x).long(rows).int(width).launch()?;
-    Ok(dx)
-}
-
 fn like(x: &Buffer) -> Result<Buffer> {
     x.gpu().buffer(x.dtype(), x.len())
 }
@@ -72,9 +51,4 @@ fn like(x: &Buffer) -> Result<Buffer> {
 /// Blocks whose threads have a pack of `x` each.
 fn packs_of(x: &Buffer) -> [usize; 3] {
     [x.len().div_ceil(x.pack()).div_ceil(THREADS), 1, 1]
-}
-
-/// Blocks whose threads have a pack of one of `rows` rows each.
-fn packs_of_rows(x: &Buffer, rows: usize, width: usize) -> [usize; 3] {
-    [(rows * width.div_ceil(x.pack())).div_ceil(THREADS), 1, 1]
 }

@@ -1,4 +1,4 @@
-//! Launches of `matmul.cu`.
+//! Launches of `matmul.cu` for attention of wide heads; those of layers are in `ops::matmul`.
 
 use super::Buffer;
 use super::buffer::expect;
@@ -90,61 +90,6 @@ pub fn matmul_into(
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
     let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |pair| pair.k));
     launch.float(epilogue.alpha).int(epilogue.silu.into()).launch()
-}
-
-/// Products `a b^T` of one `a` `[m, k]` with up to three `b`, each `[n, k]`.
-#[derive(Clone, Copy)]
-pub struct Group<'a> {
-    pub a: &'a Buffer,
-    pub b: &'a [&'a Buffer],
-    pub k: usize,
-}
-
-/// The products of a group, each times `alpha`, `[groups, m, n]` in the dtype of the operands: one launch, and the bytes of
-/// [`matmul`]. `second` continues their sums, with an `a` of its own for each product, `[groups, m, k]`.
-pub fn matmul_group([m, n]: [usize; 2], first: Group<'_>, second: Option<Group<'_>>, alpha: f32) -> Result<Buffer> {
-    let groups = first.b.len();
-    if groups == 0 || groups > 3 || second.is_some_and(|second| second.b.len() != groups) {
-        return Err(misfit(format!("{groups} products in a group: expected 1 to 3, all with the second pair or none")));
-    }
-    let fits = |group: &Group<'_>, rows: usize| {
-        group.a.len() == rows * group.k && group.b.iter().all(|b| b.len() == n * group.k)
-    };
-    if !fits(&first, m) || second.is_some_and(|second| !fits(&second, groups * m)) {
-        return Err(misfit(format!("operands of a group do not make [{groups}, {m}, {n}]")));
-    }
-    let (gpu, dtype) = (first.a.gpu(), first.a.dtype());
-    let y = gpu.buffer(dtype, groups * m * n)?;
-    let tile = Tile::fit(m, n, groups);
-    let kernel = tile.choose(&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL);
-    let mut launch = tile.over(gpu.kernel(kernel, dtype), m, n, groups).output(&y).input(first.a);
-    for i in 0..3 {
-        launch = launch.input_if(first.b.get(i).copied());
-    }
-    launch = launch.input_if(second.map(|second| second.a));
-    for i in 0..3 {
-        launch = launch.input_if(second.and_then(|second| second.b.get(i).copied()));
-    }
-    let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |second| second.k));
-    launch.float(alpha).launch()?;
-    Ok(y)
-}
-
-/// [`super::elementwise::geglu`] of `x W^T + b` in one pass: `x` `[m, k]`, `weight` `[2n, k]`, `bias` f32 `[2n]` -> `[m, n]`.
-/// What lies between them is neither rounded nor stored.
-pub fn matmul_geglu(x: &Buffer, weight: &Buffer, bias: Option<&Buffer>, [m, n, k]: [usize; 3]) -> Result<Buffer> {
-    expect(OP, &[("x", x, m * k), ("weight", weight, 2 * n * k)])?;
-    if let Some(bias) = bias {
-        expect(OP, &[("bias", bias, 2 * n)])?;
-    }
-    let (gpu, dtype) = (x.gpu(), x.dtype());
-    let y = gpu.buffer(dtype, m * n)?;
-    let tile = Tile::fit(m, 2 * n, 1);
-    let kernel = tile.choose(&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL);
-    let launch = tile.over(gpu.kernel(kernel, dtype), m, 2 * n, 1).output(&y);
-    let launch = launch.input(x).input(weight).input_if(bias);
-    launch.long(m).int(n).int(k).launch()?;
-    Ok(y)
 }
 
 /// `a^T b` for `a` `[k, m]` and `b` `[k, n]` -> f32 `[m, n]`: the gradient of a weight. Slices of k are summed side by

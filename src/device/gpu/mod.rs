@@ -40,6 +40,7 @@ pub use buffer::Buffer;
 pub use cuda::{Card, cards};
 pub(crate) use launch::{Launcher, Operand, Span, pack};
 pub use simulator::{Checks, Order};
+pub(crate) use tile::Tile;
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};

@@ -12,7 +12,7 @@ const LEAST_SLICE: usize = 512;
 
 /// What a block makes.
 #[derive(Clone, Copy)]
-pub(super) struct Tile {
+pub(crate) struct Tile {
     size: usize,
     threads: usize,
 }

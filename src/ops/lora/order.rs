@@ -1,19 +1,20 @@
-//! In which order the products of a LoRA branch are made.
+//! In which order the products of a LoRA are made.
 //!
-//! `y = x W^T + s (x A^T) B^T` and its gradients have two exact orders each way: for y and dx, the branch beside the layer
-//! or merged into its weight, `W + s B A`; for dA and dB, products with the branch's own h and dh, or `dW = dy^T x`
+//! `y = x W^T + s (x A^T) B^T` and its gradients have two exact orders each way: for y and dx, the LoRA beside the layer
+//! or merged into its weight, `W + s B A`; for dA and dB, products with the LoRA's own h and dh, or `dW = dy^T x`
 //! projected, `dA = s B^T dW` and `dB = s dW A^T`. Which is cheapest depends on the sizes.
 
 use crate::device::Device;
 use crate::tensor::DType;
 
-/// What is chosen: [`LoraOrder::Auto`] takes the cheapest, on a GPU by FLOPs, bytes and launches. A merged weight is stored like the layer's: in 16 bits the storage rounds small
-/// updates away, so there only somebody who asks for it gets it.
+/// What is chosen: [`LoraOrder::Auto`] takes the cheapest, on a GPU by FLOPs, bytes and launches. A merged weight is
+/// stored like the layer's: in 16 bits the storage rounds small updates away, so there only somebody who asks for it gets
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoraOrder {
     #[default]
     Auto,
-    /// The branch beside the layer, gradients of its own products.
+    /// The LoRA beside the layer, gradients of its own products.
     Factored,
     /// y and dx of a merged weight.
     Merged,
@@ -46,21 +47,22 @@ impl LoraOrder {
     pub fn taken(self, sizes: &LoraSizes, device: &Device, dtype: DType) -> Self {
         match (self, device) {
             (Self::Auto, Device::Cpu) => sizes.order_on_cpu(dtype),
-            (Self::Auto, Device::Gpu(_)) => self.plan(sizes, dtype).order(),
+            (Self::Auto, Device::Gpu(_)) => self.exact(sizes, dtype).named(),
             _ => self,
         }
     }
 
-    pub(in crate::ops) fn plan(self, sizes: &LoraSizes, dtype: DType) -> Plan {
-        let plan = |merged, projected| Plan { merged, projected };
-        let all = [plan(false, false), plan(false, true), plan(true, false), plan(true, true)];
+    /// The one exact order that this is for a layer of these sizes on a GPU.
+    pub(super) fn exact(self, sizes: &LoraSizes, dtype: DType) -> Order {
+        let order = |merged, projected| Order { merged, projected };
+        let all = [order(false, false), order(false, true), order(true, false), order(true, true)];
         match self {
             Self::Factored => all[0],
             Self::Projected => all[1],
             Self::Merged => all[2],
             Self::MergedProjected => all[3],
             Self::Auto => {
-                let exact = all.into_iter().filter(|plan| !plan.merged || dtype == DType::F32);
+                let exact = all.into_iter().filter(|order| !order.merged || dtype == DType::F32);
                 // The first of equals: the simplest.
                 let cheapest = exact.min_by(|a, b| sizes.cost(*a, dtype).total_cmp(&sizes.cost(*b, dtype)));
                 cheapest.unwrap_or(all[0])
@@ -71,15 +73,15 @@ impl LoraOrder {
 
 /// One exact order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ops) struct Plan {
+pub(in crate::ops) struct Order {
     /// Whether y and dx are made of a merged weight.
     pub merged: bool,
     /// Whether dA and dB are made of the gradient of the whole weight.
     pub projected: bool,
 }
 
-impl Plan {
-    fn order(self) -> LoraOrder {
+impl Order {
+    fn named(self) -> LoraOrder {
         match (self.merged, self.projected) {
             (false, false) => LoraOrder::Factored,
             (false, true) => LoraOrder::Projected,
@@ -115,9 +117,9 @@ impl LoraSizes {
         }
     }
 
-    /// What the branch adds to its layer, forward and backward, in bytes that a GPU moves in the same time: each product
+    /// What the LoRA adds to its layer, forward and backward, in bytes that a GPU moves in the same time: each product
     /// costs its FLOPs or its bytes, whichever take longer, and the time that a launch takes.
-    fn cost(&self, plan: Plan, dtype: DType) -> f64 {
+    fn cost(&self, order: Order, dtype: DType) -> f64 {
         /// FLOPs a byte of an H100: its tensor cores, and FFMA.
         const TENSOR_CORES: f64 = 266.0;
         const FFMA: f64 = 22.0;
@@ -132,18 +134,18 @@ impl LoraSizes {
         // h = x A^T and dh = dy B; h B^T and dh A join products that are made anyway.
         let (h, dh) = (product(rows, rank, width, dtype), product(rows, rank, out, dtype));
         let joined = |n: usize| work(rows, n, rank, (rows + n) * rank, dtype);
-        let mut cost = if plan.merged {
+        let mut cost = if order.merged {
             product(out, width, rank, dtype)
         } else {
             h + joined(out) + if wants_dx { dh + joined(width) } else { 0.0 }
         };
-        if wants_factors && plan.projected {
+        if wants_factors && order.projected {
             cost += product(out, width, rows, dtype);
             // In float, with float copies of the factors, and slices that are added up.
             cost += product(rank, width, out, DType::F32) + product(out, rank, width, DType::F32) + 3.0 * LAUNCH;
         } else if wants_factors {
             cost += product(rank, width, rows, dtype) + product(out, rank, rows, dtype) + 2.0 * LAUNCH;
-            cost += if plan.merged {
+            cost += if order.merged {
                 h + dh
             } else if wants_dx {
                 0.0
@@ -161,9 +163,9 @@ mod tests {
 
     fn chosen(rows: usize, width: usize, out: usize, rank: usize, dtype: DType) -> (bool, bool) {
         let sizes = LoraSizes { rows, width, out, rank, wants_dx: true, wants_factors: true };
-        let plan = LoraOrder::Auto.plan(&sizes, dtype);
-        assert_eq!(plan.order().plan(&sizes, dtype), plan);
-        (plan.merged, plan.projected)
+        let order = LoraOrder::Auto.exact(&sizes, dtype);
+        assert_eq!(order.named().exact(&sizes, dtype), order);
+        (order.merged, order.projected)
     }
 
     /// Stable Diffusion at 512 pixels in batches of 16: with the weight merged, the whole weight's gradient is cheaper where
@@ -186,7 +188,7 @@ mod tests {
             }
         }
         let sizes = LoraSizes { rows: 4096, width: 320, out: 320, rank: 8, wants_dx: true, wants_factors: true };
-        assert!(LoraOrder::Merged.plan(&sizes, DType::Bf16).merged);
+        assert!(LoraOrder::Merged.exact(&sizes, DType::Bf16).merged);
     }
 
     /// A launch costs more than such a product.

@@ -1,0 +1,107 @@
+//! Linear layers.
+
+pub(super) mod cpu;
+pub(super) mod gpu;
+mod group;
+
+use super::lora::{self, LoraLayer};
+use super::matmul::shaped;
+use crate::autograd::Tape;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{Tensor, device_of, float};
+pub use group::linear_group;
+
+const OP: &str = "linear";
+
+/// `x W^T + b`: `x` `[.., in]`, `weight` `[out, in]`, `bias` `[out]` -> `[.., out]`. On a GPU the bias is f32, as are the
+/// gradients of weight and bias everywhere but for an f64 `x`.
+///
+/// # Errors
+/// [`Error::Shape`] where the shapes do not fit or the tensors are on several devices; what a GPU says.
+pub fn linear(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    layer(tape, x, weight, bias, None)
+}
+
+/// `residual + x W^T + b`, and what a LoRA adds to the layer: on a GPU in one pass over the result.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_residual(
+    tape: &Tape,
+    residual: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    lora: Option<LoraLayer<'_>>,
+) -> Result<Tensor> {
+    match lora {
+        None => layer(tape, x, weight, bias, Some(residual)),
+        Some(lora) => lora::Inputs { x, weight, bias, residual: Some(residual), lora }.layer(tape),
+    }
+}
+
+fn layer(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+    check(OP, x, weight, bias, residual)?;
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).chain(residual).collect();
+    let device = device_of(OP, &inputs)?;
+    let y = on!(device, forward(x, weight, None, bias, residual))?;
+    record(tape, device, x, weight, bias, residual, &y);
+    Ok(y)
+}
+
+/// Records a layer whose result is there.
+fn record(
+    tape: &Tape,
+    device: Device,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    y: &Tensor,
+) {
+    // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
+    let (x_saved, w) = (tape.wants(weight).then(|| x.clone()), weight.clone());
+    tape.record(OP, [Some(x), Some(weight), bias, residual], y, move |dy, [wants_x, _, wants_bias, wants_residual]| {
+        let dx = wants_x.then(|| on!(device, input_gradient(dy, &w, None))).transpose()?;
+        let dw = x_saved.map(|x| on!(device, weight_gradient(dy, &x, w.dtype()))).transpose()?;
+        let db = wants_bias.then(|| on!(device, bias_gradient(dy))).transpose()?;
+        Ok([dx, dw, db, wants_residual.then(|| dy.clone())])
+    });
+}
+
+/// That `x`, `bias` and `residual` fit a layer with this weight.
+pub(super) fn check(
+    op: &'static str,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Result<()> {
+    float(op, x)?;
+    let [out, width] = weight.dims(op)?;
+    let (_, x_width) = x.rows(op)?;
+    if x_width != width {
+        return Err(Error::shape(op, format!("x {x:?} does not fit a weight of shape [{out}, {width}]")));
+    }
+    if let Some(bias) = bias.filter(|bias| bias.shape() != [out]) {
+        return Err(Error::shape(op, format!("bias {bias:?} does not fit a weight of shape [{out}, {width}]")));
+    }
+    fitting(op, residual, x, &shaped(x, out)).map(drop)
+}
+
+/// `residual`, where it is as the result of the layer will be.
+pub(super) fn fitting<'a>(
+    op: &'static str,
+    residual: Option<&'a Tensor>,
+    x: &Tensor,
+    shape: &[usize],
+) -> Result<Option<&'a Tensor>> {
+    if let Some(residual) = residual {
+        device_of(op, &[x, residual])?;
+        if residual.shape() != shape || residual.dtype() != x.dtype() {
+            return Err(Error::shape(op, format!("{residual:?} is not like the result {shape:?} of {x:?}")));
+        }
+    }
+    Ok(residual)
+}

@@ -1,0 +1,164 @@
+//! Launches of `matmul.cu`.
+
+use super::{OP, shaped, sizes};
+use crate::device::gpu::Tile;
+use crate::device::gpu::table::kernels;
+use crate::error::{Error, Result};
+use crate::ops::sums::sum_rows;
+use crate::tensor::{DType, Tensor};
+
+/// How the right side of a product is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[n, k]`: `a b^T`, as in a linear layer.
+    Transposed,
+    /// `[k, n]`: `a b`, as in the gradient of its input.
+    Plain,
+}
+
+/// `a` `[.., k]`, and `b` in one of the layouts.
+pub type Pair<'a> = [&'a Tensor; 2];
+
+/// What happens to a product before it is stored: `alpha product + bias + residual`.
+#[derive(Clone, Copy)]
+pub struct Epilogue<'a> {
+    pub alpha: f64,
+    /// f32 `[n]`.
+    pub bias: Option<&'a Tensor>,
+    /// Like the result.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl Default for Epilogue<'_> {
+    fn default() -> Self {
+        Self { alpha: 1.0, bias: None, residual: None }
+    }
+}
+
+pub fn matmul(a: &Tensor, b: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    products(Layout::Plain, [a, b], None, Epilogue { residual, ..Epilogue::default() })
+}
+
+/// The sum of one or two products, `[.., n]` in the dtype of the operands. The second pair continues the sum of the
+/// first, before `alpha`: how a LoRA joins its layer.
+pub fn products(layout: Layout, first: Pair<'_>, second: Option<Pair<'_>>, epilogue: Epilogue<'_>) -> Result<Tensor> {
+    let [a, b] = first;
+    let n = match layout {
+        Layout::Transposed => sizes(b)[0],
+        Layout::Plain => sizes(b)[1],
+    };
+    let y = a.new_empty(&shaped(a, n), a.dtype())?;
+    products_into(&y, layout, first, second, epilogue)?;
+    Ok(y)
+}
+
+/// [`products`] into a tensor that is there already.
+pub fn products_into(
+    y: &Tensor,
+    layout: Layout,
+    first: Pair<'_>,
+    second: Option<Pair<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    let [m, n] = sizes(y);
+    for [a, b] in [Some(first), second].into_iter().flatten() {
+        let k = sizes(a)[1];
+        let right = match layout {
+            Layout::Transposed => [n, k],
+            Layout::Plain => [k, n],
+        };
+        expect(a, [m, k])?;
+        expect(b, right)?;
+    }
+    epilogue.bias.map_or(Ok(()), |bias| expect(bias, [1, n]))?;
+    epilogue.residual.map_or(Ok(()), |residual| expect(residual, [m, n]))?;
+    let tile = Tile::fit(m, n, 1);
+    let kernel = match layout {
+        Layout::Transposed => tile.choose(&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL),
+        Layout::Plain => tile.choose(&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL),
+    };
+    let launch = tile.over(first[0].kernel(kernel)?, m, n, 1).output(y).input(first[0]).input(first[1]);
+    let launch = launch.input_if(second.map(|pair| pair[0])).input_if(second.map(|pair| pair[1]));
+    let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
+    let launch = launch.long(m).int(n).int(sizes(first[0])[1]).int(second.map_or(0, |pair| sizes(pair[0])[1]));
+    // No op has the kernel's SiLU after a product.
+    launch.float(epilogue.alpha as f32).int(0).launch()
+}
+
+/// The most products of one launch of [`products_group`].
+pub const MOST: usize = 3;
+
+/// The products `a b^T` of one `a` `[.., k]` with one to three `b` `[n, k]`, each times `alpha`, `[groups, m, n]`: one
+/// launch, and the bytes of [`products`]. `second` continues their sums, with an `a` of its own for each product,
+/// `[groups, m, k]`.
+pub fn products_group(
+    (a, b): (&Tensor, &[&Tensor]),
+    second: Option<(&Tensor, &[&Tensor])>,
+    alpha: f64,
+) -> Result<Tensor> {
+    let groups = b.len();
+    if !(1..=MOST).contains(&groups) || second.is_some_and(|(_, b)| b.len() != groups) {
+        return Err(Error::shape(OP, format!("{groups} products in a group")));
+    }
+    let ([m, k], n) = (sizes(a), sizes(b[0])[0]);
+    b.iter().try_for_each(|b| expect(b, [n, k]))?;
+    let mut k2 = 0;
+    if let Some((a, b)) = second {
+        k2 = sizes(a)[1];
+        expect(a, [groups * m, k2])?;
+        b.iter().try_for_each(|b| expect(b, [n, k2]))?;
+    }
+    let y = a.new_empty(&[groups, m, n], a.dtype())?;
+    let tile = Tile::fit(m, n, groups);
+    let kernel = tile.choose(&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL);
+    let mut launch = tile.over(a.kernel(kernel)?, m, n, groups).output(&y).input(a);
+    for i in 0..MOST {
+        launch = launch.input_if(b.get(i).copied());
+    }
+    launch = launch.input_if(second.map(|(a, _)| a));
+    for i in 0..MOST {
+        launch = launch.input_if(second.and_then(|(_, b)| b.get(i).copied()));
+    }
+    launch.long(m).int(n).int(k).int(k2).float(alpha as f32).launch()?;
+    Ok(y)
+}
+
+/// `a^T b` of `a` `[.., m]` and `b` `[.., n]` -> f32 `[m, n]`: the gradient of a weight. Slices of the rows are summed
+/// side by side and then added up in their order.
+pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tensor> {
+    let ([k, m], [_, n]) = (sizes(a), sizes(b));
+    if k == 0 {
+        return Err(Error::shape(OP, format!("no rows to add up: {a:?} and {b:?}")));
+    }
+    expect(b, [k, n])?;
+    let (tile, k_slice) = Tile::sliced(m, n, k, a.dtype());
+    let slices = k.div_ceil(k_slice);
+    let parts = a.new_empty(&[slices, m, n], DType::F32)?;
+    let kernel = tile.choose(&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL);
+    let launch = tile.over(a.kernel(kernel)?, m, n, slices).output(&parts);
+    launch.input(a).input(b).int(m).int(n).long(k).int(k_slice).launch()?;
+    let sum = if slices == 1 { parts } else { sum_rows(&parts, [slices, m * n])? };
+    Ok(sum.with_shape(&[m, n]))
+}
+
+/// GEGLU of `x W^T + b` in one pass: `x` `[.., k]`, `weight` `[2n, k]`, `bias` f32 `[2n]` -> `[.., n]`. What lies between
+/// them is neither rounded nor stored.
+pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let ([m, k], [width, _]) = (sizes(x), sizes(weight));
+    expect(weight, [width, k])?;
+    bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
+    let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
+    let tile = Tile::fit(m, width, 1);
+    let kernel = tile.choose(&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL);
+    let launch = tile.over(x.kernel(kernel)?, m, width, 1).output(&y);
+    launch.input(x).input(weight).input_if(bias).long(m).int(width / 2).int(k).launch()?;
+    Ok(y)
+}
+
+/// Many ops come here, each with checks of its own: none may send a kernel beyond its operands.
+fn expect(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<()> {
+    match x.len() == rows * columns {
+        true => Ok(()),
+        false => Err(Error::shape(OP, format!("{x:?} is no matrix [{rows}, {columns}]"))),
+    }
+}
