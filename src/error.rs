@@ -61,9 +61,10 @@ impl Error {
         Error::Io { path: path.as_ref().into(), source }
     }
 
-    /// 2 where the command line or a configuration is at fault, else 1.
+    /// 2 where the command line or a configuration is at fault, 130 after Ctrl-C (128 + SIGINT, as shells have it), else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Error::Interrupted(_) => 130,
             Error::Usage(_) | Error::Unavailable(_) => 2,
             _ => 1,
         }

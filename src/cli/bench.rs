@@ -40,6 +40,10 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// Times ops and steps, and prints a row for each.
+    ///
+    /// # Errors
+    /// For a filter that names nothing; where the device has no room.
     pub fn run(self, common: &Common) -> Result<()> {
         let (device, dtype) = (common.device()?, common.precision()?);
         let filter = self.filter.as_deref().unwrap_or("");

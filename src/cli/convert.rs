@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::cli::Common;
+use crate::cli::existing::Overwrite;
+use crate::cli::{Common, input};
 use crate::error::Result;
 use crate::lora::save::{self, Layout};
 use crate::lora::{base, load, provenance};
 
 /// Write a LoRA in another layout.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Convert {
     /// A LoRA in any layout: a file, or a folder that holds one.
     #[arg(value_name = "FILE")]
@@ -26,10 +28,22 @@ pub struct Convert {
     /// Warn of tensors that fit nothing instead of refusing the file.
     #[arg(long)]
     allow_unused: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  selma convert pytorch_lora_weights.safetensors --to kohya --out style.safetensors";
+
 impl Convert {
+    /// Reads, converts and writes the LoRA.
+    ///
+    /// # Errors
+    /// For a LoRA that cannot be read or written in that layout.
     pub fn run(mut self, common: &Common) -> Result<()> {
+        input::check([("FILE", Some(self.file.as_path()))])?;
+        self.overwrite.check_unused(&self.out)?;
         save::check(self.to, &self.out)?;
         if let Some(model) = &mut self.model {
             *model = common.model(model)?;

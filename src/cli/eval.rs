@@ -5,27 +5,29 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
-use answers::{Endpoint, Source};
+use answers::Source;
 
-use crate::cli::Common;
+use crate::cli::existing::Overwrite;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
-use crate::evaluate::asked;
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::folder::{self, Entry};
 use crate::evaluate::pairing::pair;
+use crate::evaluate::question_scores;
 use crate::evaluate::questions::{Dependencies, Item, dsg, tifa};
 use crate::evaluate::scores::Scores;
 use crate::evaluate::shapes;
-use crate::formats::atomic;
+use crate::prompting::llm::EndpointOptions;
 
-/// Score a folder of pictures, and compare it with another one.
+/// Score a folder of images, and compare it with another one.
 ///
-/// Intervals hold 95 %, by the bootstrap over prompts; a comparison pairs pictures of the same prompt, seed and index.
+/// Intervals are 95 % bootstrap intervals over prompts. A comparison pairs images of the same prompt, seed and index. With an
+/// endpoint, every reply is recorded beside --out in NAME.answers.jsonl, and is not asked for again.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
 pub struct Eval {
-    /// Pictures with metadata.jsonl (`file_name`, `text`; `seed`, `index`, `skill` and `item_id` if there are any), as
-    /// `selma generate` writes them; without it, pictures named after the items of the questions. With --answers it can
-    /// be left out.
+    /// Folder of images with metadata.jsonl, as `selma generate` writes it (`file_name`, `text`, and where known `seed`,
+    /// `index`, `skill`, `item_id`), or of images that are named after the items of the questions. Optional with --answers.
     #[arg(long, value_name = "DIR", required_unless_present = "answers")]
     images: Option<PathBuf>,
     /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption.
@@ -34,36 +36,57 @@ pub struct Eval {
     /// The questions: DSG's CSV (dsg-1k-anns.csv) or TIFA's JSON.
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
-    /// Who answers: an OpenAI-compatible chat endpoint that sees pictures (the key is read from OPENAI_API_KEY), or
-    /// builtin, the one for shapes.
+    /// The judge: an OpenAI-compatible chat endpoint of a model that sees (its key is read from OPENAI_API_KEY), or builtin, the
+    /// judge for shapes.
     #[arg(long, value_name = "URL|builtin", required_unless_present = "answers")]
     judge: Option<String>,
     /// The endpoint's model; with --answers, who gave them.
     #[arg(long, value_name = "NAME")]
     judge_model: Option<String>,
-    /// Answers instead: CSV, JSON or JSON lines with item_id, question_id (or question), answer, and file_name where an
+    /// A file of answers instead of a judge: CSV, JSON or JSON lines with item_id, question_id (or question), answer, and file_name where an
     /// item has several pictures.
     #[arg(long, value_name = "FILE", conflicts_with = "judge")]
     answers: Option<PathBuf>,
-    /// DSG: what a yes depends on, for all numbers but the table of the three readings.
+    /// DSG: which parent questions need a yes for a question to count. The table of readings has all three.
     #[arg(long, value_enum, default_value = "direct")]
     dependencies: Dependencies,
     #[command(flatten)]
-    endpoint: Endpoint,
-    /// Scores of every picture, skill and category.
+    endpoint: EndpointOptions,
+    /// Output file (JSON): scores of every image, skill and category.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Another folder, such as the base model's pictures to the same prompts and seed, or its scores from an earlier run.
+    /// Compare with this folder, such as the base model's images of the same prompts and seed, or with the scores of one.
     #[arg(long, value_name = "DIR|SCORES")]
     against: Option<PathBuf>,
-    /// Leave out pictures that metadata.jsonl names and that are not there, and items without a picture; they are counted.
+    /// Leave out, and count, images that metadata.jsonl lists and that are missing, and items without an image.
     #[arg(long)]
     allow_missing: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
+const USAGE: &str =
+    "selma eval --benchmark <NAME> --images <DIR> (--judge <URL|builtin> | --answers <FILE>) --out <FILE> [OPTIONS]";
+
+const EXAMPLES: &str = "\
+Examples:
+  selma eval --benchmark shapes --judge builtin --images images --out scores.json
+  selma eval --benchmark dsg --questions dsg-1k-anns.csv --judge http://localhost:8000 --judge-model qwen2.5-vl \\
+    --images tuned --against base --out scores.json";
+
 impl Eval {
+    /// Scores the images, and writes and prints the scores.
+    ///
+    /// # Errors
+    /// For questions, images or answers that are missing or damaged; what kept the judge from answering.
     pub fn run(self, common: &Common) -> Result<()> {
-        atomic::check(&self.out)?;
+        input::check([
+            ("--images", self.images.as_deref()),
+            ("--questions", self.questions.as_deref()),
+            ("--answers", self.answers.as_deref()),
+            ("--against", self.against.as_deref()),
+        ])?;
+        self.overwrite.check(&self.out)?;
         let scorer = self.scorer(common)?;
         let mut scores = scorer.score(self.images.as_deref())?;
         if let Some(other) = &self.against {
@@ -74,7 +97,8 @@ impl Eval {
             scores.against = Some(Comparison::of(&scores, &theirs)?);
         }
         scores.write(&self.out)?;
-        report::print(&scores, &self.out, self.against.as_deref(), common)
+        report::print(&scores, &self.out, self.against.as_deref(), common);
+        Ok(())
     }
 
     fn scorer<'a>(&'a self, common: &'a Common) -> Result<Scorer<'a>> {
@@ -151,7 +175,7 @@ impl Scorer<'_> {
         }
         let answers = source.answers(&paired.pictures, self.common)?;
         let names = (self.eval.benchmark.as_str(), source.name.as_str());
-        asked::score(names, &paired, &answers, self.eval.dependencies, seed)
+        question_scores::score(names, &paired, &answers, self.eval.dependencies, seed)
     }
 
     fn entries(&self, dir: &Path, items: &[Item]) -> Result<Vec<Entry>> {

@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::cli::Common;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::merge::parse_lora;
+use crate::cli::progress::Progress;
+use crate::cli::{Common, input};
 use crate::data::prompts::{self, Prompt};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -17,59 +16,83 @@ use crate::generate::{Generator, Observer, Settings, Source, parameters};
 use crate::lora;
 use crate::train::config::Prediction;
 
-/// Generate images from prompts, with a model and any number of LoRAs.
+/// Generate images from prompts, with a model and any number of LoRAs
+///
+/// --out gets NNNNN.png and metadata.jsonl, which has the prompt and the settings of each image, and can be training data, or
+/// --prompts of another command. The PNG files have the settings too, as webui writes them.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
 pub struct Generate {
-    /// shapes (the model inside this binary), a folder in the layout of diffusers, a single-file checkpoint, or an id of
-    /// the Hugging Face hub (org/name).
-    #[arg(long, alias = "pretrained-model-name-or-path")]
+    /// shapes (the built-in model), a folder in the layout of diffusers, a single-file checkpoint, or a hub id (org/name)
+    #[arg(long, visible_alias = "pretrained-model-name-or-path")]
     model: PathBuf,
-    /// A LoRA file, and its strength (1 if left out). Repeatable.
-    #[arg(long, value_name = "FILE[:SCALE]")]
-    lora: Vec<String>,
-    /// Tensors of a LoRA that fit nothing are a warning, not an error.
-    #[arg(long)]
-    allow_unused: bool,
-    /// The prompt.
-    #[arg(long, required_unless_present = "prompts", conflicts_with = "prompts")]
-    prompt: Option<String>,
-    /// A file with one prompt a line, or records with `text` (.jsonl, a list in .json, .csv; of DSG's CSV each item once).
-    #[arg(long)]
-    prompts: Option<PathBuf>,
-    /// Folder for the images and `metadata.jsonl`.
-    #[arg(long, alias = "output-dir")]
+    /// Output folder
+    #[arg(long, visible_alias = "output-dir")]
     out: PathBuf,
-    #[command(flatten)]
-    settings: Settings,
-    /// What the UNet predicts: auto (what the model's scheduler says), epsilon or v_prediction.
-    #[arg(long, alias = "prediction-type", default_value = "auto", value_parser = Prediction::parse)]
-    prediction: Prediction,
-    /// Images for each prompt.
-    #[arg(long, default_value_t = 1)]
-    images_per_prompt: usize,
-    /// Start from this image instead of noise.
-    #[arg(long)]
-    init_image: Option<PathBuf>,
-    /// How much of the schedule runs on the initial image, 0 to 1.
-    #[arg(long, default_value_t = 0.8, requires = "init_image", allow_negative_numbers = true)]
-    strength: f64,
-    /// Another VAE: its folder or file, or a model that has it.
-    #[arg(long, value_name = "PATH")]
-    vae: Option<PathBuf>,
-    /// Keep the images in --out that this command would generate again, and add the missing ones.
+    /// Keep the images in --out that this command would generate again, and add the missing ones
     #[arg(long)]
     resume: bool,
-    /// Replace images that are in --out already; with --resume, only those that this command would not generate.
+    /// Replace images in --out; with --resume, only those that this command would generate otherwise
     #[arg(long)]
     overwrite: bool,
-    /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
-    #[arg(long)]
+    /// The prompt
+    #[arg(long, required_unless_present = "prompts", conflicts_with = "prompts", help_heading = "Prompts")]
+    prompt: Option<String>,
+    /// A file of prompts: one a line (kohya's --n --d --s --l --w --h are read, # begins a comment), or records with `text` as
+    /// .jsonl, .json or .csv. A record's negative, seed, steps, guidance, width, height and scheduler replace the options
+    #[arg(long, help_heading = "Prompts", value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Images for each prompt
+    #[arg(long, default_value_t = 1, help_heading = "Prompts")]
+    images_per_prompt: usize,
+    #[command(flatten)]
+    settings: Settings,
+    /// What the UNet predicts: auto (what the model's scheduler says), epsilon or v_prediction
+    #[arg(long, visible_alias = "prediction-type", default_value = "auto", value_parser = Prediction::parse)]
+    #[arg(help_heading = "Sampling")]
+    prediction: Prediction,
+    /// Start from this image instead of noise
+    #[arg(long, help_heading = "Sampling", value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// Share of the schedule that runs on the initial image, 0 to 1
+    #[arg(long, default_value_t = 0.8, requires = "init_image", allow_negative_numbers = true)]
+    #[arg(help_heading = "Sampling")]
+    strength: f64,
+    /// A LoRA and its strength [default: 1]; repeatable
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model and LoRAs")]
+    lora: Vec<String>,
+    /// Warn of LoRA tensors that fit nothing, instead of refusing the file
+    #[arg(long, help_heading = "Model and LoRAs")]
+    allow_unused: bool,
+    /// Another VAE: its folder or file, or a model that has it
+    #[arg(long, value_name = "PATH", help_heading = "Model and LoRAs")]
+    vae: Option<PathBuf>,
+    /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own
+    #[arg(long, value_name = "DIR", help_heading = "Model and LoRAs")]
     vocab: Option<PathBuf>,
 }
 
+const USAGE: &str = "selma generate --model <MODEL> (--prompt <PROMPT> | --prompts <FILE>) --out <OUT> [OPTIONS]";
+
+const EXAMPLES: &str = "\
+Examples:
+  selma generate --model shapes --prompt 'a red circle' --out images
+  selma generate --model ./sd15 --prompts prompts.txt --lora style.safetensors:0.8 --steps 30 --out images
+  selma generate --model ./sdxl --prompt 'a lighthouse' --negative 'blurry' --images-per-prompt 4 --seed -1 --out images";
+
 impl Generate {
+    /// Generates the images.
+    ///
+    /// # Errors
+    /// For options out of range, and files that are missing, damaged or in the way; [`Error::Interrupted`] after Ctrl-C.
     pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
+        input::check([
+            ("--prompts", self.prompts.as_deref()),
+            ("--init-image", self.init_image.as_deref()),
+            ("--vae", self.vae.as_deref()),
+            ("--vocab", self.vocab.as_deref()),
+        ])?;
         let prompts = self.read_prompts()?;
         self.model = common.model(&self.model)?;
         let image = self.init_image.as_deref().map(image::read).transpose()?;
@@ -163,10 +186,10 @@ fn parse_loras(arguments: &[String]) -> Result<Vec<Strength>> {
     arguments.iter().map(resolve).collect()
 }
 
-/// A bar on stderr, names or rows on stdout, and Ctrl-C.
+/// Progress on stderr, names or rows on stdout, and Ctrl-C.
 struct Terminal<'a> {
     common: &'a Common,
-    bar: ProgressBar,
+    progress: Progress,
     images: usize,
     kept: usize,
     interrupt: Interrupt,
@@ -175,11 +198,11 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     fn new(common: &'a Common) -> Result<Self> {
         let interrupt = Interrupt::listen(common)?;
-        Ok(Self { common, bar: ProgressBar::hidden(), images: 0, kept: 0, interrupt })
+        Ok(Self { common, progress: Progress::hidden(), images: 0, kept: 0, interrupt })
     }
 
     fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.progress.finish();
         if self.kept > 0 {
             self.common.note(format!("{} of {} images were there already", self.kept, self.images));
         }
@@ -188,16 +211,16 @@ impl<'a> Terminal<'a> {
 
 impl Observer for Terminal<'_> {
     fn note(&mut self, text: &str) {
-        self.bar.suspend(|| self.common.note(text));
+        self.progress.suspend(|| self.common.note(text));
     }
 
     fn begin(&mut self, images: usize, steps: usize) {
         self.images = images;
-        self.bar = progress(self.common, steps);
+        self.progress = Progress::new(self.common, "steps", steps);
     }
 
     fn stepped(&mut self, images: usize) -> Result<()> {
-        self.bar.inc(images as u64);
+        self.progress.add(images as u64);
         match self.interrupt.asked() {
             true => Err(interrupted()),
             false => Ok(()),
@@ -207,9 +230,9 @@ impl Observer for Terminal<'_> {
     fn finished(&mut self, image: &Finished) {
         if image.kept {
             self.kept += 1;
-            self.bar.inc(image.steps as u64);
+            self.progress.add(image.steps as u64);
         }
-        self.bar.suspend(|| match self.common.json {
+        self.progress.suspend(|| match self.common.json {
             true => println!("{}", image.row),
             false => println!("{}", image.path.display()),
         });
@@ -220,13 +243,4 @@ fn interrupted() -> Error {
     Error::Interrupted(
         "stopped; the finished images are kept, and the same command with --resume generates the rest".into(),
     )
-}
-
-/// A bar with rate and time left; hidden where stderr is not a terminal.
-fn progress(common: &Common, steps: usize) -> ProgressBar {
-    if common.quiet {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {per_sec} {eta} left {msg}");
-    ProgressBar::new(steps as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -28,6 +28,10 @@ pub struct Inspect {
 }
 
 impl Inspect {
+    /// Prints what is in the file.
+    ///
+    /// # Errors
+    /// For a file that cannot be read.
     pub fn run(self, common: &Common) -> Result<()> {
         let path = match (&self.file, &self.model) {
             (Some(file), _) => file.clone(),

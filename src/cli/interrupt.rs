@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cli::Common;
+use crate::cli::terminal::printable;
 use crate::error::{Error, Result};
 
 const MOMENT: Duration = Duration::from_millis(300);
@@ -35,7 +36,21 @@ impl Interrupt {
         Ok(Self(asked))
     }
 
+    /// Whether Ctrl-C was pressed.
     pub fn asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Has Ctrl-C end the command with `message` and status 130: for work of which every part is on disk when it is done.
+///
+/// # Errors
+/// [`Error::Failed`] where the system does not allow it.
+pub fn stop_at_once(message: &str) -> Result<()> {
+    let message = printable(&format!("selma: {message}"));
+    let handler = move || {
+        eprintln!("\n{message}");
+        std::process::exit(130);
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))
 }

@@ -13,6 +13,10 @@ pub struct Kernels {
 }
 
 impl Kernels {
+    /// Prints the kernels.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for resources of a binary without compiled kernels.
     pub fn run(self, common: &Common) -> Result<()> {
         if self.resources {
             let resources = kernels::RESOURCES.map_err(|why| Error::Usage(why.into()))?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::Common;
+use crate::cli::existing::Overwrite;
 use crate::error::{Error, Result};
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
@@ -14,33 +15,36 @@ use crate::lora::{Expert, bake, base, load, provenance, save};
 /// LoRAs are merged on the CPU, in f64, whatever the --device. Weights of a model (--into) are added up there too, or on a GPU in
 /// f32: the same to the last bit or two of f32, and in a 16-bit model nearly always the same bytes.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Merge {
     /// A LoRA and its weight; repeatable. Weights are used as given, never normalised.
     #[arg(long = "lora", value_name = "FILE[:W]", required = true)]
     loras: Vec<String>,
+    /// How the LoRAs are combined.
     #[arg(long, value_enum, default_value = "average")]
     method: Method,
-    /// Where the merged LoRA goes; with --into, a new folder for the baked model.
+    /// Output file; with --into, a new folder or file for the model.
     #[arg(long)]
     out: PathBuf,
-    /// Bake the merge into this model (a diffusers folder or a single-file checkpoint).
+    /// Add the merged LoRA to the weights of this model (a diffusers folder or a single-file checkpoint).
     #[arg(long, value_name = "MODEL")]
     into: Option<PathBuf>,
-    /// The model that the LoRAs belong to: names and shapes are checked against it.
+    /// Base model of the LoRAs: names and shapes are checked against it.
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Rank of the result (svd, ties, dare-*, magnitude-prune).
     #[arg(long)]
     rank: Option<usize>,
-    /// Smallest rank of each module whose relative error is at most this.
+    /// Take for each module the smallest rank whose relative error is at most this.
     #[arg(long)]
     max_error: Option<f64>,
-    /// Share of entries that ties, dare-* and magnitude-prune keep.
+    /// Share of entries that ties, dare-* and magnitude-prune keep, above 0, at most 1.
     #[arg(long)]
     density: Option<f64>,
+    /// How ties and dare-ties elect the sign of an entry: by the sum of its values, or by how many there are.
     #[arg(long, value_enum, default_value = "total")]
     majority_sign: MajoritySign,
-    /// Define the methods as this tool does, defects included.
+    /// Compute the methods as this tool does, defects included.
     #[arg(long, value_enum)]
     compat: Option<Compat>,
     /// Layout of the result.
@@ -49,9 +53,21 @@ pub struct Merge {
     /// Warn of tensors that fit nothing instead of refusing the file.
     #[arg(long)]
     allow_unused: bool,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  selma merge --lora counting.safetensors --lora spatial.safetensors --out merged.safetensors
+  selma merge --method concat --lora a.safetensors:0.7 --lora b.safetensors:0.5 --out mix.safetensors
+  selma merge --method concat --lora style.safetensors:0.8 --into ./sd15 --out ./sd15-style";
+
 impl Merge {
+    /// Merges the LoRAs, and writes the result.
+    ///
+    /// # Errors
+    /// For LoRAs that cannot be read or merged, and a result that is in the way.
     pub fn run(mut self, common: &Common) -> Result<()> {
         let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
         if self.method == Method::Average && inputs.iter().any(|(_, w)| w.is_some()) {
@@ -59,6 +75,7 @@ impl Merge {
                 "average weighs every LoRA by 1/T; use --method concat with weights of your own".into(),
             ));
         }
+        self.overwrite.check_unused(&self.out)?;
         if self.into.is_none() {
             save::check(self.layout, &self.out)?;
         }

@@ -6,7 +6,9 @@ mod convert;
 mod demo;
 mod doctor;
 mod eval;
+mod existing;
 mod generate;
+mod input;
 mod inspect;
 mod interrupt;
 mod kernels;
@@ -14,6 +16,7 @@ mod llm;
 pub mod merge;
 mod model;
 mod pretrain;
+mod progress;
 mod prompts;
 mod questions;
 mod run;
@@ -26,19 +29,23 @@ mod verify;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser};
 
 use crate::device::Device;
+use crate::device::gpu::table::kernels as kernels_of_gpu;
 use crate::device::memory::human;
 use crate::error::{Error, Result};
+use crate::prompting::llm as llm_client;
 use crate::tensor::DType;
 
-/// Trains, samples, merges and scores Stable Diffusion LoRAs.
+/// Trains, samples, merges and scores Stable Diffusion LoRAs
 #[derive(Parser)]
-#[command(name = "selma", version, arg_required_else_help = true)]
+#[command(name = "selma", version, long_version = VERSION.as_str(), arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -46,37 +53,78 @@ struct Cli {
     command: Command,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  selma demo                      the whole method on the built-in model, in minutes
+  selma generate --model shapes --prompt 'a red circle' --out images
+  selma train --model ./sd15 --data ./photos --out ./expert --rank 16 --steps 1000
+  selma generate --model ./sd15 --lora ./expert --prompts prompts.txt --out images
+  selma help COMMAND              all options of a command";
+
 /// Options of every command.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Common {
-    /// auto, cpu, cuda[:N], or sim: the GPU kernels run on the host. auto is an NVIDIA GPU where one can be used, else the
-    /// CPU. Only some commands have work for a GPU.
+    /// auto, cpu, cuda[:N], or sim (the GPU kernels run on the host); auto is an NVIDIA GPU if one can be used, else the CPU
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     #[arg(skip)]
     opened: OnceCell<Device>,
-    /// auto, f32, bf16 or f16; on the CPU the 16-bit ones round every op's output to that format.
-    #[arg(long, global = true, alias = "mixed-precision", default_value = "auto")]
+    /// auto, f32, bf16 or f16; on the CPU the 16-bit formats round every op's output [auto: bf16 on NVIDIA GPUs, else f32]
+    #[arg(long, global = true, visible_alias = "mixed-precision", default_value = "auto")]
     precision: String,
-    /// Seed of everything that is drawn (default: 42).
-    #[arg(long = "seed", value_name = "SEED", global = true, allow_negative_numbers = true)]
+    /// Seed of all random numbers; -1 takes a new one and prints it [default: 42]
+    #[arg(long = "seed", value_name = "SEED", global = true, allow_negative_numbers = true, value_parser = parse_seed)]
+    seed: Option<Seed>,
+    /// The seed of the command line, drawn where it is to be.
+    #[arg(skip)]
     given_seed: Option<u64>,
-    /// Threads on the CPU (default: all cores). The results do not depend on it.
+    /// CPU threads [default: all cores]; the results do not depend on it
     #[arg(long, global = true)]
     threads: Option<usize>,
-    /// No network access at all; models come from folders and caches.
+    /// No network access; models come from folders and caches
     #[arg(long, global = true)]
     pub offline: bool,
-    /// One JSON document (or one object a line where results stream) on stdout.
+    /// One JSON document (or one object a line where results stream) on stdout
     #[arg(long, global = true)]
     pub json: bool,
-    /// No progress and no notes on stderr.
+    /// No progress and no notes on stderr
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// More on stderr: for `verify`, every quantity that was compared.
+    /// More on stderr: for `verify`, every quantity that was compared
     #[arg(long, short, global = true)]
     pub verbose: bool,
+}
+
+/// What `--seed` says.
+#[derive(Clone, Copy)]
+enum Seed {
+    Given(u64),
+    /// Any will do.
+    New,
+}
+
+fn parse_seed(text: &str) -> Result<Seed, String> {
+    match text {
+        "-1" => Ok(Seed::New),
+        text => {
+            text.parse().map(Seed::Given).map_err(|_| "expected a whole number from 0 on, or -1 for a new one".into())
+        }
+    }
+}
+
+/// What `--version` says: the version, and what this binary can compute on.
+static VERSION: LazyLock<String> = LazyLock::new(version);
+
+fn version() -> String {
+    let built = |missing: Option<&str>| missing.map_or("built in".to_owned(), |why| format!("not built in ({why})"));
+    format!(
+        "{}\nCUDA kernels, machine code: {}\nCUDA kernels, PTX: {}\nsimulator of the CUDA kernels: {}",
+        env!("CARGO_PKG_VERSION"),
+        built(kernels_of_gpu::FATBINS.err()),
+        built(kernels_of_gpu::PTX.err()),
+        built(kernels_of_gpu::SIMULATOR.err())
+    )
 }
 
 impl Common {
@@ -90,23 +138,41 @@ impl Common {
         }
         let device = match self.device.as_str() {
             "auto" => self.automatic(),
-            name => Device::parse(name)?,
+            name => {
+                let device = Device::parse(name)?;
+                match &device {
+                    Device::Gpu(gpu) => self.note(format!("on {}", gpu.name())),
+                    Device::Cpu => self.note("on the CPU"),
+                }
+                device
+            }
         };
         Ok(self.opened.get_or_init(|| device).clone())
     }
 
-    /// [`Device::auto`], and says which it is where a machine has an NVIDIA driver.
+    /// [`Device::auto`], and says which it is.
     fn automatic(&self) -> Device {
         let (device, why) = Device::auto();
         match (&device, why) {
             (Device::Gpu(gpu), _) => self.note(format!("on {}; --device cpu is the CPU", gpu.name())),
             (Device::Cpu, Some(why)) => self.note(format!("on the CPU, since no GPU can be used: {why}")),
-            (Device::Cpu, None) => {}
+            (Device::Cpu, None) => self.note("on the CPU"),
         }
         device
     }
 
-    /// The seed of everything that is drawn.
+    /// Refuses an endpoint on another machine with --offline. `option` is the one that gave `url`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check_offline(&self, option: &str, url: &str) -> Result<()> {
+        match self.offline && !llm_client::is_local(url) {
+            true => Err(Error::Usage(format!("{option} {url}: --offline forbids it"))),
+            false => Ok(()),
+        }
+    }
+
+    /// The seed of all random numbers.
     pub fn seed(&self) -> u64 {
         self.given_seed.unwrap_or(42)
     }
@@ -147,28 +213,29 @@ fn parse_precision(name: &str, device: &Device) -> Result<DType> {
     }
 }
 
+/// In the order of use.
 #[derive(clap::Subcommand)]
 enum Command {
-    Associate(associate::Associate),
-    Bench(bench::Bench),
-    Convert(convert::Convert),
     Demo(demo::Demo),
-    Doctor(doctor::Doctor),
-    Eval(eval::Eval),
-    Train(Box<train::Train>),
-    Generate(Box<generate::Generate>),
-    Inspect(inspect::Inspect),
-    Kernels(kernels::Kernels),
-    Merge(Box<merge::Merge>),
-    Pretrain(pretrain::Pretrain),
-    Prompts(Box<prompts::Prompts>),
-    Questions(Box<questions::Questions>),
     Run(run::Run),
+    Prompts(Box<prompts::Prompts>),
+    Generate(Box<generate::Generate>),
+    Train(Box<train::Train>),
+    Merge(Box<merge::Merge>),
+    Eval(Box<eval::Eval>),
+    Questions(Box<questions::Questions>),
     Select(select::Select),
-    Selfcheck(selfcheck::Selfcheck),
     Spatial(spatial::Spatial),
+    Associate(associate::Associate),
+    Inspect(inspect::Inspect),
+    Convert(convert::Convert),
+    Pretrain(pretrain::Pretrain),
     Verify(verify::Verify),
-    /// Print a completion script for bash, zsh, fish, elvish or powershell.
+    Doctor(doctor::Doctor),
+    Selfcheck(selfcheck::Selfcheck),
+    Kernels(kernels::Kernels),
+    Bench(bench::Bench),
+    /// Print a completion script for bash, zsh, fish, elvish or powershell
     Completions {
         shell: clap_complete::Shell,
     },
@@ -224,7 +291,16 @@ fn end_where_nobody_reads() {
     }));
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(mut cli: Cli) -> Result<()> {
+    cli.common.given_seed = match cli.common.seed {
+        Some(Seed::New) => {
+            let seed = new_seed();
+            cli.common.note(format!("--seed {seed}"));
+            Some(seed)
+        }
+        Some(Seed::Given(seed)) => Some(seed),
+        None => None,
+    };
     if cli.common.threads == Some(0) {
         return Err(Error::Usage("--threads 0: expected at least 1".into()));
     }
@@ -258,6 +334,11 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// A number that nobody can foretell, of 32 bits, as other tools take them.
+fn new_seed() -> u64 {
+    RandomState::new().hash_one(std::process::id()) >> 32
 }
 
 /// Makes this thread one of the pool's (all cores, or `threads` of them): from outside, every parallel loop would put it

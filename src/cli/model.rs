@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::Common;
-use crate::error::Result;
+use super::progress::Progress;
+use crate::error::{Error, Result};
 use crate::formats::hub::{self, Hub};
 use crate::shapes::builtin;
 
@@ -13,33 +12,36 @@ impl Common {
     /// Where the model that the user named lies; downloads it where that is needed and allowed.
     ///
     /// # Errors
-    /// Those of [`Hub::snapshot`] and [`builtin::folder`]. A path is returned as it is: whoever opens it says what is wrong with it.
+    /// [`Error::File`] for what is not there; those of [`Hub::snapshot`] and [`builtin::folder`].
     pub fn model(&self, given: &Path) -> Result<PathBuf> {
         if given == Path::new(builtin::NAME) {
             return builtin::folder();
         }
         let Some(id) = given.to_str().filter(|text| hub::is_id(text)) else {
-            return Ok(given.into());
+            return match given.exists() {
+                true => Ok(given.into()),
+                false => Err(Error::file(
+                    given,
+                    "no such model; expected shapes, a folder in the layout of diffusers, a .safetensors file, or the id of a \
+                     model on the hub (org/name)",
+                )),
+            };
         };
         let hub = Hub::from_environment(self.offline)?;
-        let mut bar: Option<ProgressBar> = None;
+        let mut bar: Option<Progress> = None;
         let folder = hub.snapshot(id, &mut |progress| {
             let bar = bar.get_or_insert_with(|| self.bytes_bar(id, &hub, progress.total));
-            bar.set_message(progress.file.to_string());
-            bar.set_position(progress.done);
+            bar.message(progress.file.to_string());
+            bar.set(progress.done);
         })?;
         if let Some(bar) = bar {
-            bar.finish_and_clear();
+            bar.finish();
         }
         Ok(folder)
     }
 
-    fn bytes_bar(&self, id: &str, hub: &Hub, total: u64) -> ProgressBar {
+    fn bytes_bar(&self, id: &str, hub: &Hub, total: u64) -> Progress {
         self.note(format!("downloading {id} from {} into {}", hub.endpoint, hub.cache.display()));
-        if self.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}");
-        ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        Progress::of_bytes(self, total)
     }
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::Common;
+use crate::cli::existing::Overwrite;
 use crate::cli::llm::{Llm, print_spent, spent_json};
+use crate::cli::progress::Progress;
 use crate::error::{Error, Result};
-use crate::prompting::llm::Spent;
+use crate::prompting::llm::{Role, Spent};
 use crate::prompting::prompts::{self, Collector, Options};
 use crate::prompting::writer::collect;
 use crate::prompting::{Skill, builtin};
@@ -18,6 +19,7 @@ use crate::prompting::{Skill, builtin};
 /// Every reply is recorded beside --out in NAME.replies.jsonl as it arrives: the same command goes on after an
 /// interruption, and --replay gives the same prompts again without the LLM.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
 pub struct Prompts {
     /// A skill (paragraph, counting, real-user, defying, everyday, spatial) or a skill file.
     #[arg(long, value_name = "NAME|FILE")]
@@ -28,25 +30,39 @@ pub struct Prompts {
     /// `builtin` writes captions for the model `shapes`.
     #[arg(long, value_name = "NAME")]
     writer: Option<String>,
-    /// A JSON array of strings; .txt: one prompt a line; .jsonl: one record a line.
+    /// Output file: .txt has a prompt a line, .jsonl a record a line, any other a JSON array of strings.
     #[arg(long)]
     out: PathBuf,
-    /// Captions with a larger ROUGE-L F against a seed or a kept prompt are dropped.
+    /// Drop captions whose ROUGE-L F1 with a seed or a kept prompt is above this.
     #[arg(long, default_value_t = 0.8)]
     max_similarity: f64,
-    /// Drop captions that are not below the skill's word limit, instead of counting them.
+    /// Drop captions that reach the skill's word limit, instead of only counting them.
     #[arg(long)]
     strict_words: bool,
-    /// Stop after so many requests in a row without a prompt that was kept.
+    /// Stop after so many requests in a row that brought no new prompt.
     #[arg(long, default_value_t = 25)]
     max_stalled: usize,
     #[command(flatten)]
     llm: Llm,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
+const USAGE: &str = "selma prompts --skill <NAME|FILE> (--llm <URL> --llm-model <NAME> | --replay <FILE> | --writer builtin) --out <OUT> [OPTIONS]";
+
+const EXAMPLES: &str = "\
+Examples:
+  selma prompts --skill counting --count 100 --writer builtin --out counting.json
+  selma prompts --skill counting --llm http://localhost:8000 --llm-model llama-3.1-8b --out counting.json";
+
 impl Prompts {
+    /// Writes the prompts.
+    ///
+    /// # Errors
+    /// For options out of range; what kept the writer from answering.
     pub fn run(self, common: &Common) -> Result<()> {
         self.check()?;
+        self.overwrite.check(&self.out)?;
         let skill = Skill::resolve(&self.skill)?;
         if self.writer.as_deref() == Some("builtin") {
             return self.write_captions(&skill, common);
@@ -55,17 +71,17 @@ impl Prompts {
             count: self.count,
             seed: common.seed(),
             max_similarity: self.max_similarity,
-            requests_per_round: self.llm.parallel,
+            requests_per_round: self.llm.parallel(),
             max_stalled: self.max_stalled,
             strict_words: self.strict_words,
         };
-        let mut source = self.llm.open(&self.out, 1.0, self.writer.as_deref(), common)?;
+        let mut source = self.llm.open(&self.out, Role::Writer, self.writer.as_deref(), common)?;
         let mut collector = Collector::new(&skill, &options);
-        let bar = self.progress(common);
-        let mut progress = |kept: usize| bar.set_position(kept as u64);
+        let mut bar = Progress::new(common, "prompts", self.count);
+        let mut progress = |kept: usize| bar.set(kept as u64);
         collect(&mut collector, source.writer(), &mut progress)
             .map_err(|error| self.llm.stopped(error, &self.out, collector.counts().kept, self.count))?;
-        bar.finish_and_clear();
+        bar.finish();
         prompts::write(&self.out, collector.prompts())?;
         self.report(common, &skill, &collector, source.spent())
     }
@@ -123,13 +139,5 @@ impl Prompts {
         );
         print_spent(spent);
         Ok(())
-    }
-
-    fn progress(&self, common: &Common) -> ProgressBar {
-        if common.quiet {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} prompts {eta} left");
-        ProgressBar::new(self.count as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 }

@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::cli::Common;
+use crate::cli::existing::Overwrite;
 use crate::cli::llm::{Llm, print_spent, spent_json};
+use crate::cli::progress::Progress;
+use crate::cli::{Common, input};
 use crate::data::prompts;
 use crate::error::{Error, Result};
 use crate::evaluate::questions::dsg;
 use crate::evaluate::questions::writing::{self, Counts};
-use crate::formats::atomic;
-use crate::prompting::llm::Spent;
+use crate::prompting::llm::{Role, Spent};
 
 /// Write yes-or-no questions about the pictures of prompts, and what they depend on, with an LLM: three requests a prompt.
 ///
@@ -20,6 +20,7 @@ use crate::prompting::llm::Spent;
 /// arrives: the same command goes on after an interruption, and --replay gives the same questions again without the LLM.
 /// The key is read from OPENAI_API_KEY.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
 pub struct Questions {
     /// A file with one prompt a line, or records with `text` (.jsonl, a list in .json, .csv), and `id` if they have one.
     #[arg(long)]
@@ -32,28 +33,42 @@ pub struct Questions {
     out: PathBuf,
     #[command(flatten)]
     llm: Llm,
+    #[command(flatten)]
+    overwrite: Overwrite,
 }
 
+const USAGE: &str = "selma questions --prompts <FILE> (--llm <URL> --llm-model <NAME> | --replay <FILE> | --writer builtin) --out <OUT> [OPTIONS]";
+
+const EXAMPLES: &str = "\
+Examples:
+  selma questions --prompts mine.txt --llm http://localhost:8000 --llm-model llama-3.1-8b --out questions.csv
+  selma eval --benchmark dsg --questions questions.csv --judge ... --images images --out scores.json";
+
 impl Questions {
+    /// Writes the questions.
+    ///
+    /// # Errors
+    /// For prompts that cannot be read; what kept the writer from answering.
     pub fn run(self, common: &Common) -> Result<()> {
         self.llm.check()?;
+        input::check([("--prompts", Some(self.prompts.as_path()))])?;
         let stem = self.prompts.file_stem().unwrap_or_default().to_string_lossy();
         let mut items = writing::items(&prompts::read(&self.prompts)?, &stem)
             .map_err(|why| Error::file(&self.prompts, why.to_string()))?;
-        atomic::check(&self.out)?;
+        self.overwrite.check(&self.out)?;
         let (counts, spent) = match self.writer.as_deref() {
             Some("builtin") => (writing::built_in(&mut items)?, None),
             writer => {
-                let mut source = self.llm.open(&self.out, 0.0, writer, common)?;
+                let mut source = self.llm.open(&self.out, Role::Questioner, writer, common)?;
                 let wanted = items.len();
-                let bar = progress(wanted, common);
+                let mut bar = Progress::new(common, "prompts", wanted);
                 let mut done = 0;
                 let mut count = |prompts: usize| {
                     done = prompts;
-                    bar.set_position(prompts as u64);
+                    bar.set(prompts as u64);
                 };
-                let counts = writing::ask(&mut items, self.llm.parallel, source.writer(), &mut count);
-                bar.finish_and_clear();
+                let counts = writing::ask(&mut items, self.llm.parallel(), source.writer(), &mut count);
+                bar.finish();
                 let counts = counts.map_err(|error| self.llm.stopped(error, &self.out, done, wanted))?;
                 (counts, source.spent())
             }
@@ -93,12 +108,4 @@ impl Questions {
         }
         print_spent(spent);
     }
-}
-
-fn progress(prompts: usize, common: &Common) -> ProgressBar {
-    if common.quiet {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} prompts {eta} left");
-    ProgressBar::new(prompts as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

@@ -8,32 +8,42 @@ use crate::cli::Common;
 use crate::cli::terminal::Terminal;
 use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
-use crate::prompting::llm;
 use crate::run::{self, Estimate, RunConfig, Selection, Stage, Summary};
 
-/// Write prompts, draw them, train an expert for each skill, merge, evaluate and report, in one folder.
+/// Run the whole method on your models: prompts, images, an expert for each skill, their merge, an evaluation, a report.
 ///
-/// What is finished is skipped, and what was interrupted goes on, when the same command is given again.
+/// Given again, the same command skips what is finished and goes on with what was interrupted.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Run {
-    /// What to do, as in examples/pipeline.toml.
+    /// The run file; examples/pipeline.toml explains every key.
     #[arg(value_name = "PIPELINE.toml")]
     pipeline: PathBuf,
-    /// Folder of the run (default: the file's name without its ending).
+    /// Output folder [default: the file's name without its ending]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Only this stage. What it is made from must be there.
+    /// Do this stage only; the stages before it must be complete.
     #[arg(long, value_enum, value_name = "STAGE")]
     only: Option<Stage>,
-    /// Only what belongs to this skill, or to all-in-one: with --only, one task of an array job.
+    /// Do only the tasks of this skill, or of all-in-one; with --only, a single task.
     #[arg(long, value_name = "NAME")]
     skill: Option<String>,
-    /// Say what would be done, and about how long it would take, and stop.
+    /// Print the tasks with rough estimates of disk and time, and stop.
     #[arg(long)]
     dry_run: bool,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  selma run pipeline.toml --dry-run                    the tasks, and roughly their disk and time
+  selma run pipeline.toml
+  selma run pipeline.toml --only experts --skill counting    one task of an array job";
+
 impl Run {
+    /// Does the selected tasks of the run.
+    ///
+    /// # Errors
+    /// As [`run::Run::go`], and [`RunConfig::read`].
     pub fn run(self, common: &Common) -> Result<()> {
         let mut config = RunConfig::read(&self.pipeline)?;
         config.seed = common.given_seed.unwrap_or(config.seed);
@@ -41,10 +51,9 @@ impl Run {
         for model in [&mut config.images.model, &mut config.experts.model] {
             *model = common.model(Path::new(model))?.to_string_lossy().into_owned();
         }
-        for url in [&config.prompts.llm, &config.judge.url].into_iter().flatten() {
-            if common.offline && !llm::is_local(url) {
-                return Err(Error::Usage(format!("{url}: --offline forbids it")));
-            }
+        for (key, url) in [("[prompts] llm", &config.prompts.llm), ("[judge] url", &config.judge.url)] {
+            let Some(url) = url else { continue };
+            common.check_offline(key, url)?;
         }
         let out = self.out.unwrap_or_else(|| self.pipeline.with_extension(""));
         let selection = Selection { stage: self.only, skill: self.skill };

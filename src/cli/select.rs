@@ -11,10 +11,11 @@ use crate::evaluate::folder;
 use crate::evaluate::scores::Scores;
 use crate::prompting::select::{self, Candidate, Rule};
 
-/// Choose pictures to train on by their scores, at most one a prompt.
+/// Select the best images to train on by their scores, at most one for each prompt.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Select {
-    /// Pictures with metadata.jsonl. More than once: candidates in this order.
+    /// Folders of images with metadata.jsonl; of equal scores the first folder's counts as better.
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     images: Vec<PathBuf>,
     /// What `selma eval` wrote: a file for each folder of --images, in the same order.
@@ -24,12 +25,24 @@ pub struct Select {
     /// score; above:X: if it has more; top:Q: the best one, for this share of the prompts. Several with commas.
     #[arg(long)]
     rule: String,
-    /// The training folder to make.
+    /// Output folder, which `selma train --data` reads.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Replace a selection that is in --out already.
+    #[arg(long)]
+    overwrite: bool,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  selma select --images images --by scores.json --rule top:0.5 --out best
+  selma select --images seed-1 seed-2 --by 1.json 2.json --rule best-of:2 --out best";
+
 impl Select {
+    /// Selects the images, and writes the training folder.
+    ///
+    /// # Errors
+    /// For images without scores, and an output folder that is in use.
     pub fn run(self, common: &Common) -> Result<()> {
         let rule = Rule::parse(&self.rule)?;
         if self.images.len() != self.by.len() {
@@ -39,11 +52,19 @@ impl Select {
                 self.by.len()
             )));
         }
+        let existing = self.out.join("metadata.jsonl").exists();
+        if existing && !self.overwrite {
+            let message = "holds a selection already; --overwrite replaces it, or choose another --out";
+            return Err(Error::file(&self.out, message));
+        }
         let mut candidates = Vec::new();
         for (dir, by) in self.images.iter().zip(&self.by) {
             candidates.extend(list(dir, by)?);
         }
         let chosen = select::select(&candidates, rule);
+        if existing && !chosen.is_empty() {
+            remove(&self.out)?;
+        }
         select::write(&self.out, &chosen, Path::new(""))?;
         let mean = |of: &mut dyn Iterator<Item = f64>| {
             let (sum, count) = of.fold((0.0, 0), |(sum, count), score| (sum + score, count + 1));
@@ -62,6 +83,17 @@ impl Select {
         }
         Ok(())
     }
+}
+
+/// Removes the images that an earlier selection lists, and the list.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] for a list that is damaged, or names files outside of the folder.
+fn remove(dir: &Path) -> Result<()> {
+    let (entries, _) = folder::list(dir)?;
+    let images = entries.into_iter().map(|entry| entry.path);
+    let all = images.chain(std::iter::once(dir.join("metadata.jsonl")));
+    all.into_iter().try_for_each(|path| std::fs::remove_file(&path).map_err(|e| Error::io(&path, e)))
 }
 
 /// The pictures of a folder with their scores.

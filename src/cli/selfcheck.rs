@@ -18,6 +18,10 @@ pub struct Selfcheck {
 }
 
 impl Selfcheck {
+    /// Checks every kernel, and prints a row for each.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where one is wrong.
     pub fn run(self, common: &Common) -> Result<()> {
         let device = match common.device.as_str() {
             "auto" => Device::Gpu(Gpu::cuda(0)?),

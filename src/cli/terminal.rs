@@ -1,10 +1,10 @@
 //! What a training run shows, and how Ctrl-C stops it.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::cli::Common;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::progress::Progress;
 use crate::error::Result;
 use crate::prompting::reply::is_hidden;
 use crate::train::watcher::{StepReport, Watcher};
@@ -20,55 +20,51 @@ pub(super) fn printable(text: &str) -> String {
 /// Progress and notes on stderr, steps as JSON on stdout where asked for, and Ctrl-C.
 pub(super) struct Terminal<'a> {
     common: &'a Common,
-    bar: ProgressBar,
-    /// What the bar counts.
-    what: &'static str,
+    progress: Progress,
     interrupt: Interrupt,
 }
 
 impl<'a> Terminal<'a> {
+    /// Listens for Ctrl-C from now on.
+    ///
+    /// # Errors
+    /// As [`Interrupt::listen`].
     pub fn new(common: &'a Common) -> Result<Self> {
-        Ok(Self { common, bar: ProgressBar::hidden(), what: "", interrupt: Interrupt::listen(common)? })
+        Ok(Self { common, progress: Progress::hidden(), interrupt: Interrupt::listen(common)? })
     }
 
     /// Starts the bar of the steps.
     pub fn begin(&mut self, done: u64, steps: u64) {
         self.count("steps", steps);
-        self.bar.set_position(done);
-        self.bar.reset_eta();
+        self.progress.start_at(done);
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
-        self.bar.finish_and_clear();
+        self.progress.finish();
     }
 
     fn count(&mut self, what: &'static str, total: u64) {
-        self.bar.finish_and_clear();
-        self.what = what;
-        if !self.common.quiet {
-            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {prefix} {per_sec} {eta} left {msg}");
-            self.bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.bar.set_prefix(what);
-        }
+        self.progress.finish();
+        self.progress = Progress::new(self.common, what, total as usize);
     }
 }
 
 impl Watcher for Terminal<'_> {
     fn note(&mut self, text: &str) {
-        self.bar.suspend(|| self.common.note(text));
+        self.progress.suspend(|| self.common.note(text));
     }
 
     fn prepared(&mut self, what: &'static str, done: usize, total: usize) {
-        if self.what != what {
+        if self.progress.what() != what {
             self.count(what, total as u64);
         }
-        self.bar.set_position(done as u64);
+        self.progress.set(done as u64);
     }
 
     fn step(&mut self, report: &StepReport) {
-        self.bar.set_message(format!("loss {:.4}", report.loss));
-        self.bar.set_position(report.step);
+        self.progress.message(format!("loss {:.4}", report.loss));
+        self.progress.set(report.step);
         if self.common.json {
             let (step, loss, lr, grad_norm) = (report.step, report.loss, report.lr, report.grad_norm);
             let mut line = json!({ "step": step, "loss": loss, "lr": lr, "grad_norm": grad_norm });

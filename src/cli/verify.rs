@@ -22,6 +22,10 @@ pub struct Verify {
 }
 
 impl Verify {
+    /// Verifies the cases, and prints a row for each.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where one is out of its bound.
     pub fn run(self, common: &Common) -> Result<()> {
         let (device, precision) = (common.device()?, common.precision()?);
         let mut failed = 0;

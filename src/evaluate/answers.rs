@@ -66,13 +66,13 @@ impl Answers {
         Self { path: path.into(), by_question: HashMap::new(), items: HashSet::new() }
     }
 
-    /// The answers to all questions about one picture.
+    /// The answers to all questions about one image; an empty one is none.
     ///
     /// # Errors
-    /// [`Error::File`] naming the first question without an answer.
-    pub fn of(&self, item: &Item, file_name: &str) -> Result<Vec<String>> {
+    /// [`Error::File`] naming the first question that the file does not have.
+    pub fn of(&self, item: &Item, file_name: &str) -> Result<Vec<Option<String>>> {
         let one = |question: usize| {
-            self.get(item, file_name, question).map(str::to_owned).ok_or_else(|| {
+            self.get(item, file_name, question).map(|answer| Some(answer.to_owned())).ok_or_else(|| {
                 let message = format!("no answer to question {question} of item {} about {file_name}", item.id);
                 Error::file(&self.path, message)
             })

@@ -1,11 +1,11 @@
 //! How well pictures show what their prompts say.
 
 pub mod answers;
-pub mod asked;
 pub mod comparison;
 pub mod folder;
 mod groups;
 pub mod pairing;
+pub mod question_scores;
 pub mod questions;
 pub mod scores;
 pub mod shapes;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::asked::Asked;
 use super::comparison::Comparison;
 use super::groups::{Groups, Samples, estimates, numbered};
+use super::question_scores::Asked;
 use super::statistics::Estimate;
 use crate::error::{Error, Result};
 use crate::formats::atomic;

@@ -13,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::folder::Entry;
-use super::questions::{Item, Question, stripped};
+use super::questions::{Item, Question};
 use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
 use crate::formats::jsonl;
@@ -40,6 +40,9 @@ struct Record {
 /// Picture, request and model -> reply.
 type Replies = HashMap<(String, String, String), String>;
 
+/// How many times the usual length a reply may have, one try after the other.
+const MORE_TOKENS: [u64; 3] = [1, 16, 128];
+
 /// The endpoint and what it has said so far.
 pub struct VisionJudge {
     client: Client,
@@ -56,7 +59,9 @@ impl VisionJudge {
             true => Vec::new(),
             false => jsonl::read::<Record>(record)?,
         };
-        let earlier = earlier.into_iter().map(|(_, r)| ((r.image, r.request, r.judge_model), r.reply));
+        // A reply without an answer, as earlier versions recorded them, is asked for again.
+        let earlier = earlier.into_iter().filter(|(_, r)| !r.answer.trim().is_empty());
+        let earlier = earlier.map(|(_, r)| ((r.image, r.request, r.judge_model), r.reply));
         Ok(Self { client, journal, replies: Mutex::new(earlier.collect()) })
     }
 
@@ -74,9 +79,10 @@ impl VisionJudge {
         pictures: &[(&Entry, &Item)],
         parallel: usize,
         progress: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Vec<String>>> {
+    ) -> Result<Vec<Vec<Option<String>>>> {
         let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let results: Mutex<Vec<Option<Result<Vec<String>>>>> = Mutex::new(pictures.iter().map(|_| None).collect());
+        let results: Mutex<Vec<Option<Result<Vec<Option<String>>>>>> =
+            Mutex::new(pictures.iter().map(|_| None).collect());
         let work = || {
             while !failed.load(Ordering::Relaxed) {
                 let place = next.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +103,7 @@ impl VisionJudge {
         results.into_iter().flatten().collect()
     }
 
-    fn about(&self, entry: &Entry, item: &Item) -> Result<Vec<String>> {
+    fn about(&self, entry: &Entry, item: &Item) -> Result<Vec<Option<String>>> {
         let bytes = std::fs::read(&entry.path).map_err(|e| Error::io(&entry.path, e))?;
         let kind = media_type(&bytes)
             .ok_or_else(|| Error::file(&entry.path, "is not PNG, JPEG or WebP, which endpoints take"))?;
@@ -111,12 +117,15 @@ impl VisionJudge {
             let key = (image.clone(), request.clone(), model.clone());
             let earlier = self.replies.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
             if let Some(reply) = earlier {
-                answers.push(answer(question, &reply));
+                answers.push(question.read_reply(&reply));
                 continue;
             }
             let url = picture.get_or_insert_with(|| format!("data:{kind};base64,{}", STANDARD.encode(&bytes)));
-            let reply = self.client.complete_about(&request, url)?.text;
-            let answer = answer(question, &reply);
+            let Some((reply, answer)) = self.ask(question, &request, url)? else {
+                // Not recorded: another command asks again.
+                answers.push(None);
+                continue;
+            };
             let record = Record {
                 item_id: item.id.clone(),
                 file_name: entry.file_name.clone(),
@@ -130,9 +139,25 @@ impl VisionJudge {
             };
             self.journal.append(&json!(record))?;
             self.replies.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reply);
-            answers.push(answer);
+            answers.push(Some(answer));
         }
         Ok(answers)
+    }
+
+    /// The reply and the answer in it; none where no reply has one. A model that thinks, or begins with a preamble, gets more
+    /// tokens.
+    fn ask(&self, question: &Question, request: &str, image: &str) -> Result<Option<(String, String)>> {
+        for factor in MORE_TOKENS {
+            let reply = self.client.complete_about(request, image, factor)?;
+            let cut = reply.finish_reason.as_deref() == Some("length");
+            let answer = question.read_reply(&reply.text);
+            // What a cut reply says before it comes to an answer is none.
+            let answer = answer.filter(|said| !cut || matches!(said.as_str(), "yes" | "no"));
+            if let Some(answer) = answer {
+                return Ok(Some((reply.text, answer)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -147,19 +172,6 @@ fn request(question: &Question) -> String {
             question.text,
             question.choices.join(", ")
         ),
-    }
-}
-
-/// What a reply says: of yes and no the leading word; else all of it.
-fn answer(question: &Question, reply: &str) -> String {
-    if !question.choices.is_empty() {
-        return reply.trim().into();
-    }
-    let reply = stripped(reply);
-    let first = reply.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    match first {
-        "yes" | "no" => first.into(),
-        _ => reply,
     }
 }
 

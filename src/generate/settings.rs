@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 /// Settings that all images of a folder share. A prompt's own record can replace some of them: see [`super::request`].
 #[derive(Clone, Debug, PartialEq, clap::Args, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
+#[command(next_help_heading = "Sampling")]
 pub struct Settings {
     /// Sampler steps
-    #[arg(long, alias = "num-inference-steps", default_value_t = Settings::default().steps)]
+    #[arg(long, visible_alias = "num-inference-steps", default_value_t = Settings::default().steps)]
     pub steps: usize,
     /// Scale of classifier-free guidance [default: 7.5; SDXL: 5.0]
-    #[arg(long, visible_alias = "cfg-scale", alias = "guidance-scale", allow_negative_numbers = true)]
+    #[arg(long, visible_aliases = ["cfg-scale", "guidance-scale"], allow_negative_numbers = true)]
     pub guidance: Option<f64>,
     /// Rescale guided predictions towards the standard deviation of the conditional one; 0 is off
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -25,7 +26,7 @@ pub struct Settings {
     #[arg(long)]
     pub height: Option<usize>,
     /// Negative prompt: what the images should not show
-    #[arg(long, alias = "negative-prompt")]
+    #[arg(long, visible_alias = "negative-prompt")]
     pub negative: Option<String>,
     /// Last text-encoder layers to skip, as diffusers counts (webui's number minus 1)
     #[arg(long, default_value_t = 0)]

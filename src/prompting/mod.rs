@@ -6,6 +6,7 @@ pub mod llm;
 pub mod prompts;
 pub mod recording;
 pub mod reply;
+mod reply_json;
 pub mod rouge;
 pub mod select;
 pub mod skill;

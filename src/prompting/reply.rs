@@ -1,6 +1,8 @@
 //! Captions from a writer's reply. Writers are asked for a numbered list and give what they like: this reads the usual
 //! forms, and counts what it did not understand.
 
+use super::reply_json;
+
 /// What a reply held.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Captions {
@@ -24,29 +26,72 @@ enum Marker {
 /// Reads a reply. `asked` is the number of captions asked for; `cut` says that the reply ended at the token limit, and
 /// drops its last item.
 ///
-/// The items of the commonest marker are the captions: numbers from any start (with `.`, `)` or `:`), bullets, a JSON
-/// array of strings. Without any marker the lines themselves are taken, if there are at least half as many as asked: so
-/// a refusal is not a caption. Quotes, `**` and the thoughts of reasoning models (`<think>`) are removed.
+/// JSON is taken wherever it is: an array of strings or of objects with a caption, in a code fence or after a preamble. Else
+/// the items of the commonest marker are the captions: numbers from any start (with `.`, `)` or `:`), or bullets; a line that
+/// goes on in lower case, or is indented, belongs to the item above it. Without any marker the lines themselves are taken
+/// (paragraphs, where they have several lines), if there are at least half as many as asked: so a refusal is not a caption.
+/// Quotes, `**` and the thoughts of reasoning models (`<think>`) are removed.
 pub fn captions(reply: &str, asked: usize, cut: bool) -> Captions {
-    let reply = without_thoughts(reply);
-    if let Some(read) = json_array(reply, cut) {
-        return read;
-    }
-    let lines: Vec<&str> = reply.lines().map(str::trim).filter(|line| !is_blank(line)).collect();
-    let marked: Vec<Option<(Marker, &str)>> = lines.iter().map(|line| marker(line)).collect();
+    let reply = without_thoughts(reply).trim_start_matches('\u{feff}');
+    let lines: Vec<&str> = reply.lines().collect();
+    let marked: Vec<Option<(Marker, &str)>> = lines.iter().map(|line| marker(line.trim())).collect();
     let count = |wanted: Marker| marked.iter().flatten().filter(|(marker, _)| *marker == wanted).count();
     let (numbers, bullets) = (count(Marker::Number), count(Marker::Bullet));
-    let items: Vec<Option<&str>> = if numbers + bullets > 0 {
+    if let Some(read) = reply_json::find(reply, numbers + bullets == 0).filter(|_| !cut) {
+        let items: Vec<Option<&str>> = read.iter().map(Option::as_deref).collect();
+        return collect(items, false);
+    }
+    if numbers + bullets > 0 {
         let wanted = if numbers >= bullets { Marker::Number } else { Marker::Bullet };
-        let text = |item: Option<(Marker, _)>| item.filter(|(marker, _)| *marker == wanted).map(|(_, text)| text);
-        marked.into_iter().map(text).collect()
-    } else {
-        let is_item = |line: &&str| !line.ends_with(':');
-        let plain: Vec<Option<&str>> = lines.iter().map(|line| Some(*line).filter(is_item)).collect();
-        let enough = plain.iter().flatten().count() * 2 >= asked;
-        plain.into_iter().map(|line| line.filter(|_| enough)).collect()
+        let items = with_continuations(&lines, &marked, wanted);
+        return collect(items.iter().map(Option::as_deref).collect(), cut);
+    }
+    let lines: Vec<&str> = lines.into_iter().map(str::trim).collect();
+    let paragraphs: Vec<Vec<&str>> = (lines.split(|line| line.is_empty()))
+        .map(|some| some.iter().copied().filter(|line| !is_blank(line)).collect::<Vec<_>>())
+        .filter(|some| !some.is_empty())
+        .collect();
+    let wrapped = paragraphs.len() > 1 && paragraphs.iter().any(|some| some.len() > 1);
+    let texts: Vec<String> = match wrapped && paragraphs.len() * 2 >= asked {
+        true => paragraphs.iter().map(|some| some.join(" ")).collect(),
+        false => paragraphs.concat().into_iter().map(String::from).collect(),
     };
-    collect(items, cut)
+    let is_item = |text: &&str| !text.ends_with(':');
+    let enough = texts.iter().map(String::as_str).filter(is_item).count() * 2 >= asked;
+    let items = texts.iter().map(|text| Some(text.as_str()).filter(|text| enough && is_item(text)));
+    collect(items.collect(), cut)
+}
+
+/// The items of one marker, each with the lines that it goes on in; none for what is no item.
+fn with_continuations(lines: &[&str], marked: &[Option<(Marker, &str)>], wanted: Marker) -> Vec<Option<String>> {
+    let mut items: Vec<Option<String>> = Vec::new();
+    // Whether the line before belongs to an item.
+    let mut open = false;
+    for (line, marked) in lines.iter().zip(marked) {
+        let text = line.trim();
+        match marked {
+            Some((marker, item)) if *marker == wanted => {
+                items.push(Some((*item).to_owned()));
+                open = true;
+            }
+            _ if is_blank(text) => open = false,
+            None if open && goes_on(line) => {
+                if let Some(Some(item)) = items.last_mut() {
+                    *item = format!("{} {text}", item.trim_end());
+                }
+            }
+            _ => {
+                items.push(None);
+                open = false;
+            }
+        }
+    }
+    items
+}
+
+/// Whether a line without a marker is the second half of the one above: it is indented, or begins in lower case.
+fn goes_on(line: &str) -> bool {
+    line.starts_with([' ', '\t']) || line.starts_with(char::is_lowercase)
 }
 
 fn collect(items: Vec<Option<&str>>, cut: bool) -> Captions {
@@ -61,26 +106,6 @@ fn collect(items: Vec<Option<&str>>, cut: bool) -> Captions {
         }
     }
     read
-}
-
-/// A reply that is a JSON array of strings, or an object with one such array, perhaps in a code fence. `None` if it is
-/// not, or was cut.
-fn json_array(reply: &str, cut: bool) -> Option<Captions> {
-    let body = reply.trim();
-    let body = body.strip_prefix("```json").or(body.strip_prefix("```")).unwrap_or(body);
-    let body = body.strip_suffix("```").unwrap_or(body).trim();
-    if cut || !body.starts_with(['[', '{']) {
-        return None;
-    }
-    let array = match serde_json::from_str(body).ok()? {
-        serde_json::Value::Array(array) => array,
-        serde_json::Value::Object(object) => object.into_iter().find_map(|(_, value)| match value {
-            serde_json::Value::Array(array) => Some(array),
-            _ => None,
-        })?,
-        _ => return None,
-    };
-    Some(collect(array.iter().map(serde_json::Value::as_str).collect(), false))
 }
 
 /// What follows the last `</think>`; nothing of a reply that was cut while thinking.
@@ -111,10 +136,28 @@ fn marker(line: &str) -> Option<(Marker, &str)> {
     text.starts_with(char::is_whitespace).then_some((Marker::Bullet, text))
 }
 
+/// What captions stand between, outermost first.
+const QUOTES: [(&str, &str); 14] = [
+    ("**", "**"),
+    ("\"", "\""),
+    ("“", "”"),
+    ("„", "“"),
+    ("„", "”"),
+    ("”", "”"),
+    ("«", "»"),
+    ("»", "«"),
+    ("‹", "›"),
+    ("「", "」"),
+    ("『", "』"),
+    ("'", "'"),
+    ("‘", "’"),
+    ("`", "`"),
+];
+
 /// A caption without quotes, emphasis and anything that is not plain text.
 fn caption(text: &str) -> String {
     let mut text = text.trim();
-    for (open, close) in [("**", "**"), ("\"", "\""), ("“", "”"), ("'", "'"), ("‘", "’"), ("`", "`")] {
+    for (open, close) in QUOTES {
         if let Some(inner) = text.strip_prefix(open).and_then(|t| t.strip_suffix(close))
             && !inner.contains(open)
         {

@@ -88,6 +88,9 @@ fn candidate(run: &Run, part: &str, step: u64) -> PathBuf {
 }
 
 /// Whether the choice was made, and the expert is as it was chosen.
+///
+/// # Errors
+/// [`Error::Io`] where the expert cannot be read.
 pub(super) fn is_made(run: &Run, part: &str) -> Result<bool> {
     let folder = run.folder.path(format!("experts/{part}"));
     let Ok(choice) = Choice::read(run, part) else {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use super::Run;
 use crate::prompting::Record;
-use crate::prompting::llm::{Budget, Limits};
+use crate::prompting::llm::Budget;
 
 impl Run<'_> {
     /// The writer's. What earlier commands spent counts, as far as it is recorded in `prompts/`.
     pub(super) fn budget_of_writer(&self) -> Arc<Budget> {
-        let s = &self.config.prompts;
-        let limits = limits(s.max_requests, s.max_cost, s.input_price, s.output_price);
+        let limits = self.config.prompts.endpoint.limits();
         let open = || {
             let budget = Budget::new(limits);
             self.recorded().iter().for_each(|record| budget.add_recorded(record.usage()));
@@ -21,8 +20,7 @@ impl Run<'_> {
 
     /// The judge's, of this command.
     pub(super) fn budget_of_judge(&self) -> Arc<Budget> {
-        let s = &self.config.judge;
-        let limits = limits(s.max_requests, s.max_cost, s.input_price, s.output_price);
+        let limits = self.config.judge.endpoint.limits();
         self.budgets[1].get_or_init(|| Arc::new(Budget::new(limits))).clone()
     }
 
@@ -35,9 +33,4 @@ impl Run<'_> {
         let lines = texts.iter().flat_map(|text| text.lines());
         lines.filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
-}
-
-/// A price that is not given is none: [`Limits::cost`] without one is refused with the settings.
-fn limits(requests: Option<u64>, cost: Option<f64>, input_price: Option<f64>, output_price: Option<f64>) -> Limits {
-    Limits { requests, cost, input_price: input_price.unwrap_or(0.0), output_price: output_price.unwrap_or(0.0) }
 }

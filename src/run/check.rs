@@ -34,7 +34,6 @@ impl RunConfig {
         }
         let counts = [
             ("[prompts]: count", p.count),
-            ("[prompts]: parallel", p.parallel),
             ("[prompts]: max-stalled", p.max_stalled),
             ("[images]: batch-size", self.images.draw.batch_size),
             ("[evaluate]: batch-size", self.evaluate.draw.batch_size),
@@ -49,12 +48,8 @@ impl RunConfig {
         if !(p.max_similarity > 0.0 && p.max_similarity <= 1.0) {
             return wrong("[prompts]: max-similarity: expected a number above 0, at most 1");
         }
-        if !(p.timeout > 0.0 && p.timeout <= 86400.0 && (0.0..=2.0).contains(&p.temperature)) {
-            return wrong("[prompts]: expected a timeout above 0 and a temperature from 0 to 2");
-        }
-        let j = &self.judge;
-        check_cost("[prompts]", p.max_cost, [p.input_price, p.output_price])?;
-        check_cost("[judge]", j.max_cost, [j.input_price, j.output_price])?;
+        p.endpoint.check("[prompts]: ")?;
+        self.judge.endpoint.check("[judge]: ")?;
         self.check_judge()
     }
 
@@ -106,20 +101,6 @@ impl RunConfig {
         if j.url.is_some() && j.model.is_none() {
             return wrong("[judge]: model is missing".into());
         }
-        if !(1..=64).contains(&j.parallel) || j.max_tokens == 0 || !(j.timeout > 0.0 && j.timeout <= 86400.0) {
-            return wrong("[judge]: expected parallel from 1 to 64, max-tokens and a timeout above 0".into());
-        }
         Ok(())
-    }
-}
-
-fn check_cost(table: &str, most: Option<f64>, prices: [Option<f64>; 2]) -> Result<()> {
-    let all = prices.into_iter().chain([most]).flatten();
-    if all.clone().any(|number| !(number >= 0.0 && number.is_finite())) {
-        return Err(Error::Usage(format!("{table}: max-cost and the prices: expected numbers from 0 on")));
-    }
-    match most.is_some() && prices.contains(&None) {
-        true => Err(Error::Usage(format!("{table}: max-cost needs input-price and output-price"))),
-        false => Ok(()),
     }
 }

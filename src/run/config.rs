@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::keys;
 use super::settings::{ChooseSettings, EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
@@ -122,7 +122,7 @@ impl RunConfig {
 }
 
 /// `[merge]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub(super) struct MergeSettings {
     method: Option<String>,

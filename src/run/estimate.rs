@@ -109,6 +109,9 @@ impl Run<'_> {
     }
 
     /// The size of a PNG: that of a photograph takes about two thirds of its pixels' bytes.
+    ///
+    /// # Errors
+    /// Those of the model's configurations.
     pub(super) fn image_bytes(&self, model: &str, settings: &Settings) -> Result<u64> {
         let files = ModelDir::open(Path::new(model))?;
         let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
@@ -118,6 +121,9 @@ impl Run<'_> {
     }
 
     /// The size of one expert's LoRA.
+    ///
+    /// # Errors
+    /// For a model that cannot be read, and targets that it lacks.
     pub(super) fn lora_bytes(&self) -> Result<u64> {
         let config = &self.config.experts;
         let modules = base::modules(Path::new(&config.model))?;

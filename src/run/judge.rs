@@ -2,22 +2,21 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Run, held_out};
 use crate::error::{Error, Result};
 use crate::evaluate::answers::Answers;
-use crate::evaluate::asked;
 use crate::evaluate::folder::Entry;
 use crate::evaluate::pairing::pair;
+use crate::evaluate::question_scores;
 use crate::evaluate::questions::Item;
 use crate::evaluate::scores::Scores;
 use crate::evaluate::shapes;
 use crate::evaluate::vision::VisionJudge;
 use crate::formats::jsonl;
-use crate::prompting::llm::{Api, Client, Limits, Settings};
+use crate::prompting::llm::{Api, Client, Role};
 use crate::train::watcher::Watcher;
 
 pub(super) struct Judge<'a> {
@@ -100,10 +99,15 @@ impl<'a> Judge<'a> {
         let Some(answers) = self.answers(&asked, watcher)? else {
             return Ok(None);
         };
-        asked::score((self.benchmark, &self.name()), &paired, &answers, p.evaluate.dependencies, p.seed).map(Some)
+        question_scores::score((self.benchmark, &self.name()), &paired, &answers, p.evaluate.dependencies, p.seed)
+            .map(Some)
     }
 
-    fn answers(&self, asked: &[(&Entry, &Item)], watcher: &mut dyn Watcher) -> Result<Option<Vec<Vec<String>>>> {
+    fn answers(
+        &self,
+        asked: &[(&Entry, &Item)],
+        watcher: &mut dyn Watcher,
+    ) -> Result<Option<Vec<Vec<Option<String>>>>> {
         match &self.kind {
             Kind::BuiltIn => Ok(None),
             Kind::File(answers) => {
@@ -117,7 +121,7 @@ impl<'a> Judge<'a> {
                 asked.iter().map(one).collect::<Result<_>>().map(Some)
             }
             Kind::Endpoint(judge) => {
-                let parallel = self.run.config.judge.parallel;
+                let parallel = self.run.config.judge.endpoint.parallel(Role::Judge);
                 let mut all = Vec::new();
                 // Some at a time, so that a stop need not wait for all.
                 for some in asked.chunks(4 * parallel) {
@@ -169,17 +173,7 @@ impl<'a> Judge<'a> {
 
 fn client(run: &Run, url: &str) -> Result<Client> {
     let s = &run.config.judge;
-    let settings = Settings {
-        option: "judge",
-        url: url.into(),
-        model: s.model.clone().unwrap_or_default(),
-        api: Some(Api::Chat),
-        temperature: 0.0,
-        max_tokens: s.max_tokens,
-        timeout: Duration::from_secs_f64(s.timeout),
-        retries: s.retries,
-        ..Settings::default()
-    };
-    let client = Client::from_environment(settings, Limits::default())?;
+    let model = s.model.as_deref().unwrap_or_default();
+    let client = s.endpoint.client(Role::Judge, "judge", url, model, Some(Api::Chat))?;
     Ok(client.with_budget(run.budget_of_judge()))
 }

@@ -1,7 +1,5 @@
 //! Stage `prompts`: as many captions as asked for each skill, none too similar to another.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::estimate::{Costs, Effort};
@@ -11,7 +9,7 @@ use super::stage::{Stage, Task, Work};
 use super::{ActiveTask, Run};
 use crate::error::{Error, Result};
 use crate::formats::digest;
-use crate::prompting::llm::{Client, Limits, Settings};
+use crate::prompting::llm::{EndpointOptions, Role};
 use crate::prompting::prompts::{self, Ask, Collector, Options};
 use crate::prompting::writer::{Endpoint, Replay, Writer, collect};
 use crate::prompting::{Record, Skill, builtin};
@@ -72,7 +70,7 @@ pub(super) fn captions(run: &Run, id: &str, count: usize, watcher: &mut dyn Watc
     let settings = &run.config.prompts;
     let skill = run.config.skills.iter().find(|skill| skill.id == id);
     let skill = skill.expect("a task belongs to a skill of the run");
-    match source(run, &format!("{id}.replies.jsonl"), settings.temperature, watcher)? {
+    match source(run, &format!("{id}.replies.jsonl"), Role::Writer, watcher)? {
         Some(mut writer) => ask(run, skill, count, writer.as_mut(), watcher),
         None => builtin::captions(id, count, settings.max_similarity, run.config.seed),
     }
@@ -86,7 +84,7 @@ pub(super) fn captions(run: &Run, id: &str, count: usize, watcher: &mut dyn Watc
 pub(super) fn source(
     run: &Run,
     recording: &str,
-    temperature: f64,
+    role: Role,
     watcher: &mut dyn Watcher,
 ) -> Result<Option<Box<dyn Writer>>> {
     let settings = &run.config.prompts;
@@ -95,7 +93,11 @@ pub(super) fn source(
     Ok(match (&settings.replay, &settings.llm) {
         (Some(folder), _) => Some(Box::new(Replay::open(&folder.join(recording))?)),
         (None, Some(url)) => {
-            let client = Client::from_environment(endpoint(run, url, temperature), Limits::default())?;
+            let model = settings.llm_model.as_deref().unwrap_or_default();
+            // Questions are asked at temperature 0, whatever that of captions is.
+            let temperature = settings.endpoint.temperature.filter(|_| role == Role::Writer);
+            let endpoint = EndpointOptions { temperature, ..settings.endpoint.clone() };
+            let client = endpoint.client(role, "--llm", url, model, None)?;
             let client = client.with_budget(run.budget_of_writer());
             if client.exposes_key() {
                 watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
@@ -104,19 +106,6 @@ pub(super) fn source(
         }
         (None, None) => None,
     })
-}
-
-fn endpoint(run: &Run, url: &str, temperature: f64) -> Settings {
-    let s = &run.config.prompts;
-    Settings {
-        url: url.into(),
-        model: s.llm_model.clone().unwrap_or_default(),
-        temperature,
-        max_tokens: s.max_tokens,
-        timeout: Duration::from_secs_f64(s.timeout),
-        retries: s.retries,
-        ..Settings::default()
-    }
 }
 
 fn ask(
@@ -131,7 +120,7 @@ fn ask(
         count,
         seed: run.config.seed,
         max_similarity: s.max_similarity,
-        requests_per_round: s.parallel,
+        requests_per_round: s.endpoint.parallel(Role::Writer),
         max_stalled: s.max_stalled,
         strict_words: s.strict_words,
     };

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::questions::dsg::{self, Annotated};
 use crate::evaluate::questions::writing::{self, Counts};
 use crate::formats::digest;
+use crate::prompting::llm::Role;
 use crate::train::watcher::Watcher;
 
 pub(super) struct Questions;
@@ -130,11 +131,11 @@ fn ask(
     recording: &str,
     watcher: &mut dyn Watcher,
 ) -> Result<(Vec<Annotated>, Counts)> {
-    let counts = match source(run, recording, 0.0, watcher)? {
+    let counts = match source(run, recording, Role::Questioner, watcher)? {
         None => writing::built_in(&mut items)?,
         Some(mut writer) => {
             let mut writer = Stoppable { writer: writer.as_mut(), watcher };
-            writing::ask(&mut items, run.config.prompts.parallel, &mut writer, &mut |_| ())?
+            writing::ask(&mut items, run.config.prompts.endpoint.parallel(Role::Questioner), &mut writer, &mut |_| ())?
         }
     };
     Ok((items, counts))

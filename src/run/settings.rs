@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::evaluate::questions::Dependencies;
 use crate::generate::Settings;
+use crate::prompting::llm::EndpointOptions;
 use crate::prompting::select::Rule;
 
 /// `[prompts]`: who writes how many. One of `llm`, `replay` and `writer` is given.
@@ -24,21 +25,9 @@ pub struct PromptSettings {
     pub replay: Option<PathBuf>,
     pub max_similarity: f64,
     pub strict_words: bool,
-    /// Requests at the same time.
-    pub parallel: usize,
     pub max_stalled: usize,
-    pub temperature: f64,
-    pub max_tokens: u64,
-    /// Seconds for one request.
-    pub timeout: f64,
-    pub retries: u32,
-    /// Requests of the whole run, repeated ones included.
-    pub max_requests: Option<u64>,
-    /// In the currency of the prices, which it needs.
-    pub max_cost: Option<f64>,
-    /// Of a million tokens of requests, and of replies.
-    pub input_price: Option<f64>,
-    pub output_price: Option<f64>,
+    #[serde(flatten)]
+    pub endpoint: EndpointOptions,
 }
 
 impl Default for PromptSettings {
@@ -51,16 +40,8 @@ impl Default for PromptSettings {
             replay: None,
             max_similarity: 0.8,
             strict_words: false,
-            parallel: 5,
             max_stalled: 25,
-            temperature: 1.0,
-            max_tokens: 3072,
-            timeout: 120.0,
-            retries: 5,
-            max_requests: None,
-            max_cost: None,
-            input_price: None,
-            output_price: None,
+            endpoint: EndpointOptions::default(),
         }
     }
 }
@@ -155,7 +136,7 @@ impl EvaluateSettings {
 }
 
 /// `[judge]`: who answers the questions of dsg and tifa. One of `url` and `answers` is given.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct JudgeSettings {
     /// An OpenAI-compatible chat endpoint of a model that sees; the key comes from OPENAI_API_KEY.
@@ -163,38 +144,8 @@ pub struct JudgeSettings {
     pub model: Option<String>,
     /// Answers that were given elsewhere, as for `selma eval --answers`.
     pub answers: Option<PathBuf>,
-    /// Pictures that are asked about at the same time.
-    pub parallel: usize,
-    /// Seconds for one request.
-    pub timeout: f64,
-    pub retries: u32,
-    /// Longest reply.
-    pub max_tokens: u64,
-    /// Requests of one command, repeated ones included.
-    pub max_requests: Option<u64>,
-    /// In the currency of the prices, which it needs.
-    pub max_cost: Option<f64>,
-    /// Of a million tokens of requests, and of replies.
-    pub input_price: Option<f64>,
-    pub output_price: Option<f64>,
-}
-
-impl Default for JudgeSettings {
-    fn default() -> Self {
-        Self {
-            url: None,
-            model: None,
-            answers: None,
-            parallel: 4,
-            timeout: 120.0,
-            retries: 5,
-            max_tokens: 20,
-            max_requests: None,
-            max_cost: None,
-            input_price: None,
-            output_price: None,
-        }
-    }
+    #[serde(flatten)]
+    pub endpoint: EndpointOptions,
 }
 
 /// `[choose]`: of each expert the checkpoint that scores best on held-out prompts, by the benchmark of `[evaluate]`.

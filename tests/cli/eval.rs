@@ -29,7 +29,7 @@ fn drawn(dir: &Path, wrong: impl Fn(u64) -> bool) {
 
 fn eval(images: &Path, out: &Path) -> assert_cmd::Command {
     let mut command = selma();
-    command.args(["eval", "--benchmark", "shapes", "--judge", "builtin", "--images"]);
+    command.args(["eval", "--overwrite", "--benchmark", "shapes", "--judge", "builtin", "--images"]);
     command.arg(images).arg("--out").arg(out);
     command
 }

@@ -89,7 +89,7 @@ fn an_interrupted_run_saves_and_says_how_to_go_on() {
     assert!(interrupt.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("--resume goes on"), "{text}");
     assert_eq!(states(&broken).len(), 1, "an interrupted run saves one state");
     long(&broken).arg("--resume").assert().success();

@@ -64,7 +64,7 @@ fn writer(_: usize, request: &Request) -> Answer {
 
 fn questions(dir: &Path, out: &Path) -> Command {
     let mut command = Command::cargo_bin("selma").unwrap();
-    command.args(["questions", "--quiet", "--prompts"]).arg(prompts(dir));
+    command.args(["questions", "--quiet", "--overwrite", "--prompts"]).arg(prompts(dir));
     command.arg("--out").arg(out).env_remove("OPENAI_API_KEY");
     command
 }
@@ -168,7 +168,7 @@ fn captions_of_the_built_in_world_need_no_llm() {
     std::fs::write(&file, "two red circles left of a blue star\n").unwrap();
     let command = |file: &Path| {
         let mut command = Command::cargo_bin("selma").unwrap();
-        command.args(["questions", "--writer", "builtin", "--prompts"]).arg(file).arg("--out").arg(&out);
+        command.args(["questions", "--overwrite", "--writer", "builtin", "--prompts"]).arg(file).arg("--out").arg(&out);
         command
     };
     command(&file).assert().success();

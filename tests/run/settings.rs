@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use selma::evaluate::questions::Dependencies;
+use selma::prompting::llm::EndpointOptions;
 use selma::run::RunConfig;
 use selma::run::settings::{ChooseSettings, JudgeSettings};
 use selma::train::config::TrainConfig;
@@ -47,8 +48,15 @@ fn the_annotated_example_is_the_papers_setting() {
     let judge = JudgeSettings {
         url: Some("http://localhost:8001".into()),
         model: Some("qwen2.5-vl-7b-instruct".into()),
-        max_requests: Some(100_000),
-        ..JudgeSettings::default()
+        answers: None,
+        endpoint: EndpointOptions {
+            parallel: Some(4),
+            timeout: Some(120.0),
+            retries: Some(5),
+            max_tokens: Some(20),
+            max_requests: Some(100_000),
+            ..EndpointOptions::default()
+        },
     };
     assert_eq!(asked.select.unwrap().rule, "best-of:4");
     assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));

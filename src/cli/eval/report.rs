@@ -7,20 +7,20 @@ use serde_json::json;
 
 use crate::cli::Common;
 use crate::cli::terminal::printable;
-use crate::error::Result;
-use crate::evaluate::asked::Asked;
 use crate::evaluate::comparison::Comparison;
+use crate::evaluate::question_scores::Asked;
 use crate::evaluate::scores::Scores;
 use crate::evaluate::statistics::{Difference, Estimate};
 
-pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Common) -> Result<()> {
+/// Prints the scores, and where there is one the comparison with `against`.
+pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Common) {
     if common.json {
         let mut summary = json!(scores);
         if let Some(fields) = summary.as_object_mut() {
             fields.shift_remove("pictures");
         }
         println!("{summary}");
-        return Ok(());
+        return;
     }
     println!("{}: {} judged by {}", out.display(), scores.benchmark, scores.judge);
     one(&format!("all {} pictures", scores.overall.values), &scores.overall);
@@ -39,7 +39,6 @@ pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Commo
     if let (Some(comparison), Some(other)) = (&scores.against, against) {
         print_comparison(comparison, other, common);
     }
-    Ok(())
 }
 
 fn print_asked(asked: &Asked) {
@@ -58,6 +57,7 @@ fn print_asked(asked: &Asked) {
     }
     for (count, what) in [
         (asked.not_understood, "answers are neither yes nor no, and count as no"),
+        (asked.unanswered, "questions have no answer (replies are empty or cut), and do not count"),
         (asked.missing_items, "items have no picture or answer, and do not count"),
         (asked.other_pictures, "pictures are of no item and do not count"),
     ] {

@@ -2,6 +2,7 @@
 
 pub mod dsg;
 pub mod matching;
+pub mod reply;
 pub mod tifa;
 pub mod writing;
 
@@ -34,6 +35,16 @@ pub struct Question {
     pub choices: Vec<String>,
     /// The right one of the choices.
     pub answer: String,
+}
+
+impl Question {
+    /// What a reply to it says: see [`reply`]. None where it says nothing.
+    pub fn read_reply(&self, text: &str) -> Option<String> {
+        match self.choices.is_empty() {
+            true => reply::yes_or_no(text),
+            false => reply::choice(text),
+        }
+    }
 }
 
 /// What a "yes" depends on.

@@ -1,7 +1,7 @@
 //! Asking until there is a reply.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::budget::{Budget, Limits, Usage};
 use super::failure::Failure;
@@ -24,14 +24,16 @@ pub struct Client {
 struct Request<'a> {
     text: &'a str,
     /// A `data:` URL.
-    picture: Option<&'a str>,
+    image: Option<&'a str>,
+    /// How many times the usual length the reply may have.
+    longer: u64,
 }
 
 impl Request<'_> {
-    /// What it may cost at most. No endpoint that is known counts more for a picture of SDXL's size.
+    /// What it may cost at most. No endpoint that is known counts more for an image of SDXL's size.
     fn tokens(&self) -> u64 {
-        const PICTURE: u64 = 2048;
-        Usage::estimate(self.text.len()) + self.picture.map_or(0, |_| PICTURE)
+        const IMAGE: u64 = 2048;
+        Usage::estimate(self.text.len()) + self.image.map_or(0, |_| IMAGE)
     }
 }
 
@@ -96,15 +98,16 @@ impl Client {
     /// # Errors
     /// [`Error::Failed`] if the endpoint refuses, a cap is reached, or the last try failed too; it says what happened.
     pub fn complete(&self, text: &str) -> Result<Reply> {
-        self.ask(&Request { text, picture: None })
+        self.ask(&Request { text, image: None, longer: 1 })
     }
 
-    /// As [`Client::complete`], about a picture: a `data:` URL. For chat endpoints.
+    /// As [`Client::complete`], about an image: a `data:` URL. For chat endpoints. The reply may have `longer` times the usual
+    /// number of tokens.
     ///
     /// # Errors
     /// Those of [`Client::complete`].
-    pub fn complete_about(&self, text: &str, picture: &str) -> Result<Reply> {
-        self.ask(&Request { text, picture: Some(picture) })
+    pub fn complete_about(&self, text: &str, image: &str, longer: u64) -> Result<Reply> {
+        self.ask(&Request { text, image: Some(image), longer })
     }
 
     fn ask(&self, request: &Request<'_>) -> Result<Reply> {
@@ -118,9 +121,6 @@ impl Client {
                 Err(Failure::MayPass(why, asked)) => (why, asked),
             };
             tries += 1;
-            if tries > self.settings.retries {
-                return Err(self.error(format!("{why}; gave up after {tries} tries")));
-            }
             let longest = self.settings.longest_pause;
             let wait = match asked {
                 Some(asked) if asked > longest => {
@@ -129,6 +129,10 @@ impl Client {
                         asked.as_secs(),
                         longest.as_secs()
                     )));
+                }
+                asked if tries > self.settings.retries => {
+                    let asks = asked.map_or(String::new(), |p| format!("; it asks for a pause of {} s", p.as_secs()));
+                    return Err(self.error(format!("{why}{asks}; gave up after {tries} tries")));
                 }
                 Some(asked) => asked,
                 None => pause.mul_f64(0.75 + 0.5 * spread()),
@@ -141,7 +145,8 @@ impl Client {
     /// One HTTP request.
     fn attempt(&self, request: &Request<'_>) -> Result<Reply, Failure> {
         let dialect = self.lock().clone();
-        let worst = Usage { input: request.tokens(), output: dialect.max_tokens, estimated: true };
+        let output = dialect.max_tokens.saturating_mul(request.longer);
+        let worst = Usage { input: request.tokens(), output, estimated: true };
         self.budget.reserve(worst).map_err(Failure::Final)?;
         let (result, used) = self.exchange(request, &dialect, worst);
         self.budget.settle(worst, used);
@@ -155,18 +160,17 @@ impl Client {
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
-        let body = wire::body(self.api, &self.settings.model, asked.text, asked.picture, dialect).to_string();
+        let said = Dialect { max_tokens: worst.output, ..dialect.clone() };
+        let body = wire::body(self.api, &self.settings.model, asked.text, asked.image, &said).to_string();
         let mut response = match request.send(body) {
             Ok(response) => response,
             Err(error) => return (Err(self.broken(error)), worst),
         };
         let status = response.status().as_u16();
-        let pause = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let pause = pause.and_then(|value| value.trim().parse::<f64>().ok());
-        let pause = pause.filter(|s| (0.0..1e9).contains(s)).map(Duration::from_secs_f64);
-        let limited = response.body_mut().with_config().limit(LARGEST_REPLY).lossy_utf8(true);
-        let body = match limited.read_to_string() {
-            Ok(body) => self.without_key(&body),
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let pause = header("retry-after").and_then(|value| wire::pause(value, SystemTime::now()));
+        let body = match response.body_mut().with_config().limit(LARGEST_REPLY).read_to_vec() {
+            Ok(bytes) => self.without_key(&wire::text(bytes)),
             Err(error) => return (Err(self.broken(error)), worst),
         };
         if status != 200 {

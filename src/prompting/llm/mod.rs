@@ -6,6 +6,7 @@
 
 mod budget;
 mod client;
+mod endpoint;
 mod failure;
 mod wire;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use budget::{Budget, Limits, Spent, Usage};
 pub use client::Client;
+pub use endpoint::{EndpointOptions, Role};
 
 /// The protocol of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,5 +1,7 @@
 //! What goes over the wire: addresses, request bodies, replies and errors of OpenAI-compatible endpoints.
 
+use std::time::{Duration, SystemTime};
+
 use serde_json::{Value, json};
 
 use super::{Api, Usage};
@@ -50,11 +52,11 @@ pub(super) struct Dialect {
     pub temperature: Option<f64>,
 }
 
-/// A request: a text, and in the chat protocol a picture with it, as a `data:` URL.
-pub(super) fn body(api: Api, model: &str, text: &str, picture: Option<&str>, dialect: &Dialect) -> Value {
+/// A request: a text, and in the chat protocol an image with it, as a `data:` URL.
+pub(super) fn body(api: Api, model: &str, text: &str, image: Option<&str>, dialect: &Dialect) -> Value {
     let mut body = match api {
         Api::Chat => {
-            let content = match picture {
+            let content = match image {
                 None => json!(text),
                 Some(url) => json!([
                     {"type": "text", "text": text},
@@ -83,7 +85,7 @@ pub(super) struct Parsed {
 
 /// Reads the body of a 200. `None` if it is not a reply of the protocol.
 pub(super) fn parse(api: Api, body: &str) -> Option<Parsed> {
-    let value: Value = serde_json::from_str(body).ok()?;
+    let value: Value = serde_json::from_str(body.trim_start_matches('\u{feff}')).ok()?;
     let choice = value.get("choices")?.get(0)?;
     // A refusal or a tool call has no content: an empty reply.
     let text = match api {
@@ -149,4 +151,60 @@ pub(super) fn adapt(dialect: &mut Dialect, message: &str) -> bool {
         return false;
     }
     true
+}
+
+/// The body of a reply. JSON is UTF-8; what is not is taken for Latin-1, in which every byte is a character.
+pub(super) fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| error.as_bytes().iter().map(|&byte| char::from(byte)).collect())
+}
+
+/// The pause that a `Retry-After` header asks for: seconds, or a date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Source: RFC 9110, sections 5.6.7 and 10.2.3.
+pub(super) fn pause(header: &str, now: SystemTime) -> Option<Duration> {
+    let header = header.trim();
+    if let Ok(seconds) = header.parse::<f64>() {
+        return (0.0..1e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
+    }
+    let [_, day, month, year, time, "GMT"] = header.split_whitespace().collect::<Vec<_>>()[..] else {
+        return None;
+    };
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let [hour, minute, second] = time.split(':').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>()?[..]
+    else {
+        return None;
+    };
+    if !(1970..10_000).contains(&year) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+    let lengths = [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let days = (1970..year).map(|year| 365 + u64::from(leap(year))).sum::<u64>()
+        + lengths[..month as usize].iter().sum::<u64>()
+        + day
+        - 1;
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second);
+    Some(then.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::pause;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        // The date and its seconds are those of RFC 9110, section 5.6.7, and of `date -u -d ... +%s`.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 90);
+        assert_eq!(pause("Sun, 06 Nov 1994 08:49:37 GMT", now), Some(Duration::from_secs(90)));
+        let leap = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_251_199);
+        assert_eq!(pause("Thu, 29 Feb 2024 23:59:59 GMT", leap), Some(Duration::ZERO));
+        assert_eq!(pause("Fri, 01 Mar 2024 00:00:09 GMT", leap), Some(Duration::from_secs(10)));
+        assert_eq!(pause(" 7.5 ", now), Some(Duration::from_millis(7500)));
+        for wrong in ["soon", "-1", "Sun, 06 Noc 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49 GMT", "1e300"] {
+            assert_eq!(pause(wrong, now), None, "{wrong}");
+        }
+    }
 }

@@ -19,6 +19,10 @@ const EXTREMES: usize = 4;
 /// Prompts of each skill that are listed.
 const LISTED: usize = 3;
 
+/// The whole page.
+///
+/// # Errors
+/// For an image that cannot be read.
 pub(super) fn page(c: &Contents) -> Result<Markup> {
     Ok(html! {
         (DOCTYPE)

@@ -30,8 +30,8 @@ fn answers_that_fit_no_question_are_refused() {
 {"item_id": "a_1", "question": "Two?", "answer": "no"}"#,
     )
     .unwrap();
-    assert_eq!(answers.of(&items[0], "x.png").unwrap(), ["yes", "no"]);
-    assert_eq!(answers.of(&items[0], "y.png").unwrap(), ["no", "no"]);
+    assert_eq!(answers.of(&items[0], "x.png").unwrap(), ["yes", "no"].map(|said| Some(said.into())));
+    assert_eq!(answers.of(&items[0], "y.png").unwrap(), ["no", "no"].map(|said| Some(said.into())));
     let some = read(r#"{"item_id": "a_1", "question_id": 1, "answer": "yes"}"#).unwrap();
     let message = some.of(&items[0], "y.png").unwrap_err().to_string();
     assert!(message.contains("question 2 of item a_1"), "{message}");

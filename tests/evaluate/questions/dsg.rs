@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use selma::evaluate::asked;
 use selma::evaluate::folder::of_items;
 use selma::evaluate::pairing::pair;
+use selma::evaluate::question_scores;
 use selma::evaluate::questions::{Dependencies, Item, dsg, stripped};
 use selma::evaluate::scores::Scores;
 
@@ -14,9 +14,9 @@ use super::{HEADER, WHOLE, file, row};
 fn scored(items: &[Item], letters: &[&str], dependencies: Dependencies) -> Scores {
     let entries = of_items(items);
     let paired = pair(Path::new("pictures"), &entries, items).unwrap();
-    let spell = |letters: &&str| letters.chars().map(|c| if c == 'y' { "yes" } else { "no" }.into()).collect();
-    let answers: Vec<Vec<String>> = letters.iter().map(spell).collect();
-    asked::score(("dsg", "test"), &paired, &answers, dependencies, 5).unwrap()
+    let spell = |letters: &&str| letters.chars().map(|c| Some(if c == 'y' { "yes" } else { "no" }.into())).collect();
+    let answers: Vec<Vec<Option<String>>> = letters.iter().map(spell).collect();
+    question_scores::score(("dsg", "test"), &paired, &answers, dependencies, 5).unwrap()
 }
 
 #[test]
@@ -126,19 +126,28 @@ fn three_readings_and_two_averages() {
 }
 
 #[test]
-fn only_a_plain_yes_is_one() {
+fn an_answer_is_understood_before_it_is_scored() {
     for (answer, expected) in [(" Yes. ", "yes"), ("YES!", "yes"), ("no bus", "no bus"), ("", ""), ("?yes,", "yes")] {
         assert_eq!(stripped(answer), expected);
     }
     let dir = tempfile::tempdir().unwrap();
-    let numbers = ["1", "2", "3", "4"];
+    let numbers = ["1", "2", "3", "4", "5", "6"];
     let rows = numbers.map(|number| row("a_1", number, "0", WHOLE, &format!("Question {number}?")));
     let items =
         dsg::read(&file(dir.path(), "q.csv", [&[HEADER.to_owned()][..], &rows[..]].concat().join("\n"))).unwrap();
     let entries = of_items(&items);
     let paired = pair(dir.path(), &entries, &items).unwrap();
-    let answers = vec![["Yes.", "no bus", "", "unanswerable"].map(String::from).to_vec()];
-    let scores = asked::score(("dsg", "x"), &paired, &answers, Dependencies::Direct, 1).unwrap();
-    assert_eq!(scores.overall.mean, 0.25);
-    assert_eq!(scores.asked.unwrap().not_understood, 3);
+    let answers = vec![
+        ["**Yes**", "no bus", "", "unanswerable", "<think>yes", "The answer is yes."]
+            .map(|said| Some(said.into()))
+            .to_vec(),
+    ];
+    let scores = question_scores::score(("dsg", "x"), &paired, &answers, Dependencies::Direct, 1).unwrap();
+    // An empty reply and a thought without an end are no answers: of the other four, two are a yes.
+    assert_eq!((scores.overall.mean, scores.pictures[0].questions.len()), (0.5, 4));
+    let asked = scores.asked.unwrap();
+    assert_eq!((asked.not_understood, asked.unanswered), (1, 2));
+    // An image without any answer has no score.
+    let message = question_scores::score(("dsg", "x"), &paired, &[vec![None; 6]], Dependencies::Direct, 1).unwrap_err();
+    assert!(message.to_string().contains("6 questions"), "{message}");
 }

@@ -1,9 +1,9 @@
 //! TIFA's file, its own sample, and how an answer is taken for a choice.
 
 use selma::evaluate::answers::Answers;
-use selma::evaluate::asked;
 use selma::evaluate::folder::of_items;
 use selma::evaluate::pairing::pair;
+use selma::evaluate::question_scores;
 use selma::evaluate::questions::matching::{Rule, choose};
 use selma::evaluate::questions::{Dependencies, tifa};
 use serde_json::json;
@@ -82,7 +82,7 @@ fn tifas_sample_scores_as_tifa_scores_it() {
         let entries = of_items(&items);
         let paired = pair(dir.path(), &entries, &items).unwrap();
         let given: Vec<_> = items.iter().map(|item| answers.of(item, "x.png").unwrap()).collect();
-        let scores = asked::score(("tifa", "x"), &paired, &given, Dependencies::Direct, 1).unwrap();
+        let scores = question_scores::score(("tifa", "x"), &paired, &given, Dependencies::Direct, 1).unwrap();
         // The numbers of TIFA's own result file.
         assert_eq!(scores.overall.mean, 0.8125);
         let asked = scores.asked.unwrap();

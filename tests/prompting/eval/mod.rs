@@ -63,7 +63,7 @@ fn eval(dir: &Path, out: &Path) -> Command {
 
 fn of_benchmark(name: &str, dir: &Path, out: &Path) -> Command {
     let mut command = Command::cargo_bin("selma").unwrap();
-    command.args(["eval", "--benchmark", name, "--quiet", "--json", "--retries", "0"]);
+    command.args(["eval", "--benchmark", name, "--quiet", "--json", "--retries", "0", "--overwrite"]);
     command.arg("--questions").arg(dir.join("questions.csv"));
     command.arg("--out").arg(out).env("OPENAI_API_KEY", KEY);
     command
@@ -202,7 +202,35 @@ fn tifas_choices_are_in_the_request() {
     let mut command = of_benchmark("tifa", dir.path(), &scores);
     command.args(["--judge", &server.url, "--judge-model", "seer", "--images"]).arg(&images);
     let found = summary(&mut command);
+    // The third has no answer, after two tries with longer replies: it is left out, and not scored as wrong.
+    assert_eq!((&found["overall"]["mean"], &found["overall"]["values"]), (&json!(1.0), &json!(2)));
+    assert_eq!(found["asked"]["matching"], json!({"literal": 0.5, "contained": 0.5}));
+    assert_eq!(found["asked"]["unanswered"], 1);
+    let lengths: Vec<u64> = server.seen().iter().filter_map(|request| request.body["max_tokens"].as_u64()).collect();
+    assert_eq!((lengths.len(), lengths.iter().max()), (5, Some(&2560)));
+}
+
+/// The inputs of report F2: a model that thinks is cut, then answers in a sentence; another says nothing at all.
+#[test]
+fn a_cut_or_empty_reply_is_asked_again_and_is_never_a_no() {
+    let dir = tempfile::tempdir().unwrap();
+    let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));
+    questions(dir.path());
+    pictures(&images, 9);
+    let server = Server::start(|_, request| match (asked(request).as_str(), request.body["max_tokens"].as_u64()) {
+        ("Is there something?", Some(20)) => chat("<think>There is a", "length"),
+        ("Is there something?", _) => chat("<think>There is a cat.</think> The answer is **yes**.", "stop"),
+        ("Is it a cat in red?", _) => chat("", "stop"),
+        ("Is it a dog in red?", Some(20)) => chat("No", "length"),
+        _ => chat("\\boxed{no}", "stop"),
+    });
+    let found = summary(&mut live(dir.path(), &images, &scores, &server.url));
+    // A yes and nothing; a yes and a no; a yes and a no.
     assert_eq!(found["overall"]["mean"], 2.0 / 3.0);
-    let third = 1.0 / 3.0;
-    assert_eq!(found["asked"]["matching"], json!({"literal": third, "contained": third, "first": third}));
+    assert_eq!((&found["asked"]["unanswered"], &found["asked"]["not_understood"]), (&json!(1), &json!(0)));
+    // Two requests for each thought, three for what stays empty, one for each of the others.
+    assert_eq!(server.seen().len(), 3 * 2 + 3 + 1 + 1);
+    // What has no answer is asked for again by the next command, and nothing else.
+    summary(&mut live(dir.path(), &images, &scores, &server.url));
+    assert_eq!(server.seen().len(), 11 + 3);
 }

@@ -63,7 +63,7 @@ fn a_file_cannot_command_the_terminal() {
     let answers = dir.path().join("answers.csv");
     let eval = || {
         let mut command = Command::cargo_bin("selma").unwrap();
-        command.args(["eval", "--benchmark", "dsg", "--questions"]).arg(&path);
+        command.args(["eval", "--overwrite", "--benchmark", "dsg", "--questions"]).arg(&path);
         command.arg("--images").arg(dir.path().join("pictures")).arg("--answers").arg(&answers);
         command.arg("--out").arg(dir.path().join("scores.json"));
         let output = command.output().unwrap();

@@ -46,6 +46,39 @@ fn a_pause_that_the_server_asks_for_is_kept() {
 }
 
 #[test]
+fn a_long_pause_is_named_however_the_server_says_it() {
+    let date = Server::start(|_, _| {
+        Answer::With(429, "Retry-After: Fri, 31 Dec 2100 23:59:59 GMT".into(), json!({"error": "come back"}))
+    });
+    let message = refusal(&date);
+    assert!(message.contains("it asks for a pause of") && message.contains("waits at most 3 s"), "{message}");
+    assert_eq!(date.seen().len(), 1);
+    // With no tries left, too.
+    let short = Server::start(|_, _| Answer::With(429, "Retry-After: 0".into(), json!({"error": "slow down"})));
+    let message = refusal(&short);
+    assert!(message.contains("pause of 0 s; gave up after 3 tries"), "{message}");
+}
+
+#[test]
+fn replies_in_latin_1_or_with_a_byte_order_mark_are_read() {
+    let body = |text: &[u8]| {
+        let json =
+            [&b"{\"choices\": [{\"message\": {\"content\": \""[..], text, b"\"}, \"finish_reason\": \"stop\"}]}"]
+                .concat();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=iso-8859-1\r\nContent-Length: {}\r\n\r\n",
+            json.len()
+        );
+        [head.as_bytes(), &json].concat()
+    };
+    let latin = body(b"un caf\xe9");
+    assert_eq!(ask(&Server::start(move |_, _| Answer::Raw(latin.clone())).url).unwrap().text, "un café");
+    let json = "\u{feff}{\"choices\": [{\"message\": {\"content\": \"fine\"}}]}";
+    let marked = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
+    assert_eq!(ask(&Server::start(move |_, _| Answer::Raw(marked.clone().into())).url).unwrap().text, "fine");
+}
+
+#[test]
 fn no_wait_is_unbounded() {
     let stalling = Server::start(|_, _| Answer::Stall);
     let message = refusal(&stalling);

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::groups::{Samples, numbered};
 use super::pairing::Paired;
 use super::questions::matching::{Rule, choose};
-use super::questions::{Dependencies, Item, Question, item_score, stripped};
+use super::questions::{Dependencies, Item, Question, item_score};
 use super::scores::{Answered, Picture, Scores};
 use super::statistics::Estimate;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What is to be known about the scores of a benchmark with questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct Asked {
     pub matching: BTreeMap<String, f64>,
     /// Answers to yes-or-no questions that are neither; they count as no.
     pub not_understood: usize,
+    /// Questions that were left out because the reply was empty or cut: no answer is not a no.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unanswered: usize,
     /// Items that were left out because they have no picture.
     pub missing_items: usize,
     /// Pictures that were left out because no item has their prompt.
@@ -42,38 +45,50 @@ pub struct Reading {
     pub question_mean: Estimate,
 }
 
-/// Scores pictures by the answers to the questions about each. `seed` is that of the intervals.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Scores images by the answers to the questions about each; none stands for no answer, and leaves the question out, and an
+/// image without any answer too. `seed` is that of the intervals.
 ///
 /// # Errors
 /// As [`Scores::of`].
 pub fn score(
     (benchmark, judge): (&str, &str),
     paired: &Paired<'_>,
-    answers: &[Vec<String>],
+    answers: &[Vec<Option<String>>],
     dependencies: Dependencies,
     seed: u64,
 ) -> Result<Scores> {
     let mut rules: BTreeMap<String, f64> = BTreeMap::new();
-    let mut not_understood = 0;
+    let (mut not_understood, mut unanswered) = (0, 0);
     let mut pictures = Vec::new();
     for ((entry, item), answers) in paired.pictures.iter().zip(answers) {
-        let answered = item.questions.iter().zip(answers).map(|(question, answer)| {
-            let (yes, rule) = judged(question, answer);
+        let answered = item.questions.iter().zip(answers).filter_map(|(question, answer)| {
+            let Some(said) = answer.as_deref().and_then(|answer| question.read_reply(answer)) else {
+                unanswered += 1;
+                return None;
+            };
+            let (yes, rule) = judged(question, &said);
             match rule {
                 Some(rule) => *rules.entry(rule.name().into()).or_default() += 1.0,
-                None => not_understood += usize::from(!matches!(stripped(answer).as_str(), "yes" | "no")),
+                None => not_understood += usize::from(!matches!(said.as_str(), "yes" | "no")),
             }
-            Answered {
+            Some(Answered {
                 id: question.id,
                 parents: question.parents.clone(),
                 category: question.category.clone(),
                 question: question.text.clone(),
-                answer: Some(answer.clone()),
+                answer: answer.clone(),
                 yes,
                 counts: yes,
-            }
+            })
         });
         let mut questions: Vec<Answered> = answered.collect();
+        if questions.is_empty() && !item.questions.is_empty() {
+            continue;
+        }
         let counted = dependencies.counted(&questions);
         questions.iter_mut().zip(counted).for_each(|(question, counts)| question.counts = counts);
         pictures.push(Picture {
@@ -90,6 +105,12 @@ pub fn score(
     }
     let asked: f64 = rules.values().sum();
     rules.values_mut().for_each(|count| *count /= asked);
+    if pictures.is_empty() && unanswered > 0 {
+        let message = format!(
+            "no reply of {judge} to {unanswered} questions has an answer; look at its replies, or take another"
+        );
+        return Err(Error::Failed(message));
+    }
     let mut scores = Scores::of(benchmark, judge, pictures, seed)?;
     scores.asked = Some(Asked {
         dependencies: dependencies.name().into(),
@@ -100,6 +121,7 @@ pub fn score(
         deviation: deviation(&scores.pictures),
         matching: rules,
         not_understood,
+        unanswered,
         missing_items: paired.missing.len(),
         other_pictures: paired.others,
     });
@@ -109,7 +131,7 @@ pub fn score(
 /// Whether an answer is a yes, or means the right choice; then also by which rule it was taken for a choice.
 fn judged(question: &Question, answer: &str) -> (bool, Option<Rule>) {
     if question.choices.is_empty() {
-        return (stripped(answer) == "yes", None);
+        return (answer == "yes", None);
     }
     let (choice, rule) = choose(answer, &question.choices);
     (question.choices[choice] == question.answer, Some(rule))
