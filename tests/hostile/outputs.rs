@@ -33,7 +33,7 @@ fn a_refused_merge_leaves_an_older_result_alone() {
     let out = dir.path().join("out.safetensors");
     std::fs::write(&out, "older").unwrap();
     let mut merge = selma();
-    merge.arg("merge").arg("--lora").arg(dir.path().join("gone.safetensors"));
+    merge.args(["merge", "--overwrite"]).arg("--lora").arg(dir.path().join("gone.safetensors"));
     refuses(merge.arg("--out").arg(&out), 1, &["gone.safetensors"]);
     assert_eq!(std::fs::read(&out).unwrap(), b"older");
     assert_eq!(names(dir.path()), ["out.safetensors"]);

@@ -15,7 +15,7 @@ const TOLERANCE: f64 = 1e-6;
 
 fn convert(from: &Path, to: &str, out: &Path) -> Command {
     let mut command = Command::cargo_bin("selma").unwrap();
-    command.arg("convert").arg(from).args(["--to", to, "--out"]).arg(out);
+    command.arg("convert").arg(from).args(["--overwrite", "--to", to, "--out"]).arg(out);
     command
 }
 

@@ -72,7 +72,7 @@ fn pictures_are_those_of_the_cpu() {
     let draw = |device: &str, precision: &str| {
         let out = dir.path().join(format!("{device}-{precision}"));
         let mut command = selma();
-        command.args(["generate", "--steps", "2", "--width", "32", "--height", "32", "--quiet"]);
+        command.args(["generate", "--steps", "2", "--width", "32", "--height", "32", "--quiet", "--overwrite"]);
         command.args(["--prompt", "a cat", "--device", device, "--precision", precision]);
         command.arg("--model").arg(parity("models/tiny-sd1"));
         command.arg("--vocab").arg(parity("clip_vocab")).arg("--out").arg(&out).assert().success();
