@@ -9,13 +9,14 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, Source};
 use crate::formats::safetensors::Safetensors;
+use crate::formats::tensor_file::TensorFile;
 use crate::tensor::Tensor;
 
 /// Named tensors, in one file or several.
 #[derive(Default)]
 pub struct Component {
     place: PathBuf,
-    files: Vec<Safetensors>,
+    files: Vec<TensorFile>,
     /// Where each tensor is: which of `files`, and what of it.
     index: BTreeMap<String, (usize, Source)>,
 }
@@ -29,7 +30,7 @@ impl Component {
         if let Some((file, name)) = in_checkpoint(place) {
             let (file, index) = Checkpoint::open_for(file, name)?.into_component(name)?;
             let index = index.into_iter().map(|(name, source)| (name, (0, source))).collect();
-            return Ok(Self { place: place.into(), files: vec![file], index });
+            return Ok(Self { place: place.into(), files: vec![TensorFile::Safetensors(file)], index });
         }
         let mut index = BTreeMap::new();
         let mut files = Vec::new();
@@ -40,7 +41,28 @@ impl Component {
                     return Err(Error::file(&path, format!("tensor {name} is in another shard too")));
                 }
             }
-            files.push(file);
+            files.push(TensorFile::Safetensors(file));
+        }
+        Ok(Self { place: place.into(), files, index })
+    }
+
+    /// The tensors of one file or of all shards, each under the names that `names` gives it; where those are none, it is
+    /// left out.
+    ///
+    /// # Errors
+    /// [`Error::File`] where two tensors have one name.
+    pub fn renamed(
+        place: &Path,
+        files: Vec<TensorFile>,
+        names: impl Fn(&str) -> Vec<(String, Source)>,
+    ) -> Result<Self> {
+        let mut index = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for (name, source) in file.names().flat_map(&names) {
+                if index.insert(name.clone(), (i, source)).is_some() {
+                    return Err(Error::file(file.path(), format!("two tensors of it are {name}")));
+                }
+            }
         }
         Ok(Self { place: place.into(), files, index })
     }

@@ -11,6 +11,8 @@ pub mod jsonl;
 pub mod model_dir;
 pub mod model_summary;
 pub mod npz;
+pub mod pickle;
 pub mod png;
 pub mod safetensors;
 pub mod table;
+pub mod tensor_file;

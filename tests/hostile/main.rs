@@ -6,6 +6,7 @@ mod datasets;
 mod loras;
 mod models;
 mod outputs;
+mod pickles;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
