@@ -47,6 +47,14 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
         let stored = x[0].dtype();
         ops::cast(&ops::cast(&x[0], stored.accumulator())?, stored)
     }));
+    // Inception's.
+    let inception = [2, 35, 35, 192];
+    checks.push(check("max_pool2d 2x35x35x192, 3x3/2".into(), vec![tracked(&inception)], |tape, x, _| {
+        ops::max_pool2d(tape, &x[0], ops::Window::square(3, 2, 0))
+    }));
+    checks.push(check("avg_pool2d 2x35x35x192, 3x3".into(), vec![tracked(&inception)], |tape, x, _| {
+        ops::avg_pool2d(tape, &x[0], ops::Window::square(3, 1, 1))
+    }));
     let latents = [2, SIDE, SIDE, 4];
     checks.push(check(
         "weighted_mse 2x64x64x4".into(),

@@ -9,4 +9,5 @@ mod layer_norm;
 mod linear;
 mod lora;
 mod matmul;
+mod pool;
 mod support;
