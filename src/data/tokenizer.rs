@@ -64,6 +64,14 @@ impl Tokenizer {
         Self::load_with_vocab(dir, dir)
     }
 
+    /// CLIP's own, whose vocabulary is part of this program.
+    ///
+    /// # Errors
+    /// None that the vocabulary is known to cause.
+    pub fn clip() -> Result<Self> {
+        Self::new(clip_vocabulary::ids(), clip_vocabulary::MERGES, &Value::Null, Path::new("CLIP"))
+    }
+
     /// Loads the configuration from `dir`, and `vocab.json` and `merges.txt` from `vocab_dir`, or where those are missing
     /// `tokenizer.json`: transformers from 5.0 on saves nothing else.
     ///

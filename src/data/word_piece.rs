@@ -47,6 +47,18 @@ impl WordPiece {
     /// [`Error::Io`]; [`Error::File`] where a special token is missing from it.
     pub fn load(vocab: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(vocab).map_err(|e| Error::io(vocab, e))?;
+        Self::from_text(&text, vocab)
+    }
+
+    /// That of bert-base-uncased, which is part of this program.
+    ///
+    /// # Errors
+    /// None that the vocabulary is known to cause.
+    pub fn bert() -> Result<Self> {
+        Self::from_text(include_str!("../../assets/bert/vocab.txt"), Path::new("bert-base-uncased"))
+    }
+
+    fn from_text(text: &str, vocab: &Path) -> Result<Self> {
         let pieces: Vec<&str> = text.lines().map(|line| line.trim_end_matches('\r')).collect();
         if let Some(token) = SPECIAL.iter().find(|token| !pieces.contains(token)) {
             return Err(Error::file(vocab, format!("no piece {token}; expected BERT's vocabulary, a piece a line")));

@@ -1,3 +1,17 @@
 //! Networks that judge pictures, and what they are given.
 
+pub mod aesthetic;
+pub mod blip;
+pub mod cache;
+pub mod clip;
+pub mod files;
+pub mod image_reward;
+pub mod inception;
+pub mod kind;
+mod layout;
+pub mod lpips;
 pub mod preprocess;
+pub mod scorer;
+pub mod visual_qa;
+
+pub use aesthetic::Aesthetic;

@@ -7,15 +7,10 @@ use serde_json::json;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::nn::encoder_layer::{Activation, EncoderLayer, LayerConfig};
 use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights, place};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
-    QuickGelu,
-    Gelu,
-}
 
 /// `text_encoder/config.json`.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +24,7 @@ pub struct ClipConfig {
     pub max_position_embeddings: usize,
     pub layer_norm_eps: f64,
     pub eos_token_id: usize,
-    activation: Activation,
+    pub activation: Activation,
 }
 
 impl ClipConfig {
@@ -85,51 +80,16 @@ impl ClipConfig {
         c.finish()?;
         Ok(config)
     }
-}
 
-#[derive(Clone)]
-struct EncoderLayer {
-    layer_norm1: LayerNorm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    layer_norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl EncoderLayer {
-    fn load(w: &Weights, config: &ClipConfig) -> Result<Self> {
-        let (c, inner, attention) = (config.hidden_size, config.intermediate_size, w.scope("self_attn"));
-        let project = |name| Linear::load(&attention.scope(name), c, c, true);
-        let norm = |name| LayerNorm::load(&w.scope(name), c, config.layer_norm_eps);
-        Ok(Self {
-            layer_norm1: norm("layer_norm1")?,
-            q_proj: project("q_proj")?,
-            k_proj: project("k_proj")?,
-            v_proj: project("v_proj")?,
-            out_proj: project("out_proj")?,
-            layer_norm2: norm("layer_norm2")?,
-            fc1: Linear::load(&w.scope("mlp.fc1"), c, inner, true)?,
-            fc2: Linear::load(&w.scope("mlp.fc2"), inner, c, true)?,
-        })
-    }
-
-    fn forward(&self, tape: &Tape, x: &Tensor, config: &ClipConfig) -> Result<Tensor> {
-        let h = self.layer_norm1.forward(tape, x)?;
-        let q = self.q_proj.forward(tape, &h)?;
-        let k = self.k_proj.forward(tape, &h)?;
-        let v = self.v_proj.forward(tape, &h)?;
-        let h = ops::attention(tape, &q, &k, &v, config.num_attention_heads, true)?;
-        let x = self.out_proj.forward_residual(tape, x, &h)?;
-        let h = self.layer_norm2.forward(tape, &x)?;
-        let h = self.fc1.forward(tape, &h)?;
-        let h = match config.activation {
-            Activation::QuickGelu => ops::quick_gelu(tape, &h)?,
-            Activation::Gelu => ops::gelu(tape, &h)?,
-        };
-        self.fc2.forward_residual(tape, &x, &h)
+    fn layer(&self) -> LayerConfig {
+        LayerConfig {
+            width: self.hidden_size,
+            inner: self.intermediate_size,
+            heads: self.num_attention_heads,
+            eps: self.layer_norm_eps,
+            activation: self.activation,
+            causal: true,
+        }
     }
 }
 
@@ -167,7 +127,7 @@ impl ClipText {
         let root = Weights::open(dir, dtype)?;
         let prefixed = root.contains("text_model.embeddings.token_embedding.weight");
         let projected = root.contains("text_projection.weight");
-        Self::build(config, root, if prefixed { "text_model" } else { "" }, projected)
+        Self::whole(config, root, if prefixed { "text_model" } else { "" }, projected)
     }
 
     /// An encoder with fresh weights, for the keys of a `config.json`; `projected` makes it a
@@ -177,11 +137,17 @@ impl ClipText {
     /// As [`ClipText::load`] for the configuration.
     pub fn initial(config: serde_json::Value, projected: bool, seed: u64, dtype: DType) -> Result<Self> {
         let config = ClipConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
-        Self::build(config, Weights::initial(seed, dtype), "text_model", projected)
+        Self::whole(config, Weights::initial(seed, dtype), "text_model", projected)
     }
 
-    /// `prefix`: what the file has for `text_model`.
-    fn build(config: ClipConfig, root: Weights, prefix: &str, projected: bool) -> Result<Self> {
+    fn whole(config: ClipConfig, root: Weights, prefix: &str, projected: bool) -> Result<Self> {
+        let text = Self::build(config, &root, prefix, projected)?;
+        Ok(Self { parameters: root.finish()?, ..text })
+    }
+
+    /// The encoder as a part of a model, whose parameters it leaves to the model. `prefix`: what the file has for
+    /// `text_model`.
+    pub(super) fn build(config: ClipConfig, root: &Weights, prefix: &str, projected: bool) -> Result<Self> {
         let w = root.scope_as("text_model", prefix);
         let c = config.hidden_size;
         let text_projection = projected
@@ -192,11 +158,11 @@ impl ClipText {
             token_embedding: embeddings.matrix("token_embedding.weight", config.vocab_size, c)?,
             position_embedding: embeddings.matrix("position_embedding.weight", config.max_position_embeddings, c)?,
             layers: (0..config.num_hidden_layers)
-                .map(|i| EncoderLayer::load(&w.scope(&format!("encoder.layers.{i}")), &config))
+                .map(|i| EncoderLayer::load(&w.scope(&format!("encoder.layers.{i}")), &config.layer()))
                 .collect::<Result<_>>()?,
             final_layer_norm: LayerNorm::load(&w.scope("final_layer_norm"), c, config.layer_norm_eps)?,
             text_projection,
-            parameters: root.finish()?,
+            parameters: Vec::new(),
             config,
         })
     }
@@ -231,7 +197,7 @@ impl ClipText {
         let mut h = ops::add(tape, &tokens, &positions)?;
         let mut hidden_states = vec![h.clone()];
         for layer in &self.layers {
-            h = layer.forward(tape, &h, &self.config)?;
+            h = layer.forward(tape, &h, &self.config.layer())?;
             hidden_states.push(h.clone());
         }
         let last_hidden_state = self.final_layer_norm(tape, &h)?;
@@ -259,16 +225,7 @@ impl ClipText {
     /// Hands every linear layer to `f`, in the order of the modules.
     pub fn visit(&mut self, f: &mut Visitor) {
         for layer in &mut self.layers {
-            for linear in [
-                &mut layer.q_proj,
-                &mut layer.k_proj,
-                &mut layer.v_proj,
-                &mut layer.out_proj,
-                &mut layer.fc1,
-                &mut layer.fc2,
-            ] {
-                linear.visit(f);
-            }
+            layer.visit(f);
         }
         if let Some(projection) = &mut self.text_projection {
             projection.visit(f);

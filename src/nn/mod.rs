@@ -1,14 +1,21 @@
 //! The networks: thin layers over [`crate::ops`], named as in checkpoints, built from a model's own configuration.
 
+pub mod bert;
+mod blip;
 mod clip;
+mod clip_model;
 pub mod config;
 mod conv;
+mod encoder_layer;
+mod inception;
 pub mod layout;
 mod linear;
+mod lpips;
 mod norm;
 mod param;
 mod resnet;
 mod save;
+mod score_head;
 mod timestep;
 mod transformer;
 mod unet;
@@ -16,18 +23,26 @@ mod unet_blocks;
 mod unet_config;
 mod vae;
 mod vae_blocks;
+mod vision_tower;
 mod weights;
 
+pub use blip::{BlipSettings, BlipVision, BlipVqa, ImageReward};
 pub use clip::{ClipConfig, ClipOutput, ClipText};
+pub use clip_model::{ClipModel, ClipSettings, ImageOutput};
 pub use config::Config;
 pub use conv::Conv2d;
+pub use encoder_layer::{Activation, LayerConfig};
+pub use inception::{Inception, InceptionOutput};
 pub use linear::Linear;
+pub use lpips::Lpips;
 pub use norm::{GroupNorm, LayerNorm};
 pub use param::{LoraBranch, Param};
 pub use save::save;
+pub use score_head::ScoreHead;
 pub use unet::{AddedConditions, UNet};
 pub use unet_config::{AddedEmbedding, UNetConfig};
 pub use vae::{AutoencoderKl, VaeConfig};
+pub use vision_tower::{VisionConfig, VisionTower};
 pub use weights::Weights;
 
 use crate::autograd::Tape;

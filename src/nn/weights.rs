@@ -48,6 +48,11 @@ impl Weights {
         Self::over(Component::default(), Some(seed), dtype)
     }
 
+    /// Tensors that are opened already, under names of the caller's choice.
+    pub fn of(files: Component, dtype: DType) -> Self {
+        Self::over(files, None, dtype)
+    }
+
     fn over(files: Component, seed: Option<u64>, dtype: DType) -> Self {
         Self {
             store: Rc::new(Store { files, seed, dtype, read: RefCell::default(), params: RefCell::default() }),
@@ -80,6 +85,40 @@ impl Weights {
     /// Whether the file has this tensor.
     pub fn contains(&self, key: &str) -> bool {
         self.store.files.contains(&format!("{}{key}", self.prefix))
+    }
+
+    /// The shape of a tensor of the file.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the tensor that is missing.
+    pub fn shape(&self, key: &str) -> Result<Vec<usize>> {
+        let name = format!("{}{key}", self.prefix);
+        self.store.files.shape(&name).ok_or_else(|| self.missing(&name))
+    }
+
+    /// How many scopes `key.0`, `key.1`, .. there are.
+    pub fn count(&self, key: &str) -> usize {
+        let is_there = |i: &usize| {
+            let scope = format!("{}{key}.{i}.", self.prefix);
+            self.store.files.names().any(|name| name.starts_with(&scope))
+        };
+        (0..).take_while(is_there).count()
+    }
+
+    /// A table `[rows, columns]` whose dimensions the file may store otherwise, such as `[1, rows, columns]`.
+    pub fn table(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
+        let value = self.read(key)?;
+        match value.len() == rows * columns && value.shape().last() == Some(&columns) {
+            true => Ok(self.param(key, value.with_shape(&[rows, columns]).cast(self.store.dtype))),
+            false => self.check(key, &value, &[rows, columns]).map(|()| unreachable!("its shape differs")),
+        }
+    }
+
+    /// A tensor of this shape as the file has it, from which the caller makes a parameter.
+    pub(super) fn value(&self, key: &str, shape: &[usize]) -> Result<Tensor> {
+        let value = self.read(key)?;
+        self.check(key, &value, shape)?;
+        Ok(value)
     }
 
     /// A bias or norm weight `[len]`, in the accumulator type.
@@ -146,6 +185,13 @@ impl Weights {
         ))
     }
 
+    /// As [`Weights::finish`], of a file that may hold more than the model has: also the names that nothing read.
+    pub fn finish_with_unread(self) -> (Vec<Param>, Vec<String>) {
+        let read = self.store.read.borrow();
+        let unread = self.store.files.names().filter(|name| !read.contains(*name)).map(str::to_owned).collect();
+        (self.store.params.borrow().clone(), unread)
+    }
+
     fn read(&self, key: &str) -> Result<Tensor> {
         let name = format!("{}{key}", self.prefix);
         if !self.store.files.contains(&name) {
@@ -184,7 +230,7 @@ impl Weights {
         ))
     }
 
-    fn param(&self, key: &str, value: Tensor) -> Param {
+    pub(super) fn param(&self, key: &str, value: Tensor) -> Param {
         let param = Param::new(join(&self.name, key), value);
         self.store.params.borrow_mut().push(param.clone());
         param

@@ -1,10 +1,12 @@
 //! Recorded numbers of other engines, and how far ours are from them.
 
+mod blip;
 mod case;
 mod judging;
 mod loras;
 mod models;
 mod neighbours;
+mod networks;
 mod sampling;
 mod training;
 
@@ -70,6 +72,10 @@ fn share(other: &str, quantity: &str) -> f64 {
         "grad_norm" => other == "grad, all",
         _ => loss(quantity) && (loss(other) || other == "model_pred"),
     };
+    let of_scores = score_share(other, quantity);
+    if of_scores > 0.0 {
+        return of_scores;
+    }
     if quantity == other || made_of {
         return 1.0;
     }
@@ -77,6 +83,24 @@ fn share(other: &str, quantity: &str) -> f64 {
     match (quantity.split_once(' '), other.split_once(' ')) {
         (Some(("update", _)), Some(("update,", _))) => 10.0,
         (Some((kind, _)), Some((of, _))) if kind == of && !kind.ends_with(',') => 1.0,
+        _ => 0.0,
+    }
+}
+
+/// A judge's scores are few numbers, and how few are rounded is luck. A cosine may be off by what the embeddings are, and
+/// what follows from it by as much in its own scale; of a softmax over logits that is half of their error. Rewards, which
+/// are a few values of one linear head, share their errors.
+fn score_share(other: &str, quantity: &str) -> f64 {
+    const REWARDS: [&str; 3] = ["head", "reward", "rewards_first_prompt"];
+    if REWARDS.contains(&other) && REWARDS.contains(&quantity) {
+        return 2.0;
+    }
+    match quantity {
+        _ if !matches!(other, "image_embeds" | "text_embeds") => 0.0,
+        "cosine" => 1.0,
+        "clip_score_hessel" => 2.5,
+        "hps" | "clip_score_100" | "logits_per_image" | "pick_score" => 100.0,
+        "pick_probability" => 50.0,
         _ => 0.0,
     }
 }
@@ -90,6 +114,13 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
         "lora_train" => training::lora_train(case, device, precision)?,
         "scheduler" => sampling::scheduler(case, device)?,
         "sample" => sampling::sample(case, device, precision)?,
+        "clip_image_text" => networks::clip_image_text(case, device, precision)?,
+        "clip_score" => networks::clip_score(case, device, precision)?,
+        "aesthetic" => networks::aesthetic(case, device, precision)?,
+        "blip_vqa" => blip::blip_vqa(case, device, precision)?,
+        "image_reward" => blip::image_reward(case, device, precision)?,
+        "inception" => networks::inception(case, device, precision)?,
+        "lpips" => networks::lpips(case, device, precision)?,
         "lora_formats" => loras::lora_formats(case)?,
         "merge" => loras::merge(case)?,
         "bake" => loras::bake(case, device)?,

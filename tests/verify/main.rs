@@ -1,5 +1,6 @@
 //! Every recorded case of the kinds that `selma verify` knows, at its tolerance.
 
+mod judges;
 #[cfg(feature = "simulator")]
 mod simulator;
 

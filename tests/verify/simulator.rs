@@ -36,6 +36,16 @@ fn networks_agree_with_diffusers_and_transformers() {
 }
 
 #[test]
+fn judges_agree_with_their_originals() {
+    let device = simulator(Checks::Off, Order::Forwards);
+    for name in crate::judges::CASES {
+        for precision in [DType::F32, DType::Bf16, DType::F16] {
+            crate::judges::verified(name, &device, precision);
+        }
+    }
+}
+
+#[test]
 fn samplers_agree_with_diffusers() {
     let device = simulator(Checks::On, Order::Forwards);
     let cases = std::fs::read_dir(cases()).unwrap();

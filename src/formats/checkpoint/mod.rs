@@ -18,6 +18,11 @@ use serde_json::Value;
 pub use detect::Kind;
 pub use source::{Part, Source};
 
+/// What transformers calls a tensor of an OpenCLIP text encoder, and the parts of it; empty for another name.
+pub(crate) fn open_clip_text(key: &str) -> Vec<(String, Part)> {
+    names::open_clip(key, usize::MAX, true)
+}
+
 use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
 

@@ -156,7 +156,7 @@ fn hf_encoder(key: &str) -> Option<String> {
 }
 
 /// Names of an OpenCLIP encoder's tensor: its fused projections hold three of them. Layers from `layers` on are left out.
-fn open_clip(key: &str, layers: usize, projected: bool) -> Vec<(String, Part)> {
+pub fn open_clip(key: &str, layers: usize, projected: bool) -> Vec<(String, Part)> {
     const WHOLE: [(&str, &str); 4] = [
         ("token_embedding.weight", "text_model.embeddings.token_embedding.weight"),
         ("positional_embedding", "text_model.embeddings.position_embedding.weight"),

@@ -1,0 +1,248 @@
+//! Judges that give a picture one number: loading one, and its scores.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use super::aesthetic::Aesthetic;
+use super::cache::{Key, ValueCache};
+use super::clip::{self, Clip, cosine, stacked};
+use super::image_reward::Reward;
+use super::kind::Kind;
+use super::preprocess::Picture;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::formats::digest;
+use crate::tensor::{DType, Tensor};
+
+/// Pictures and texts that a network is given at a time.
+const BATCH: usize = 8;
+
+enum Network {
+    Clip(Clip),
+    Aesthetic(Aesthetic),
+    Reward(Reward),
+}
+
+/// Where a scorer's weights are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub weights: PathBuf,
+    /// Of the CLIP that a file with the aesthetic head alone needs.
+    pub clip: Option<PathBuf>,
+}
+
+pub struct Scorer {
+    pub kind: Kind,
+    network: Network,
+    size: usize,
+    /// Of all weights.
+    hash: String,
+    dtype: DType,
+    alpha: AtomicBool,
+}
+
+/// A picture and what it was drawn from.
+#[derive(Clone, Debug)]
+pub struct Subject<'a> {
+    pub path: &'a Path,
+    pub prompt: &'a str,
+}
+
+impl Scorer {
+    /// On `device`, with matrices in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming what is missing or does not fit; what the device says.
+    pub fn load(kind: Kind, place: &Place, device: &Device, dtype: DType) -> Result<Self> {
+        let path = &place.weights;
+        let (network, size, hash) = match kind {
+            Kind::ImageReward => {
+                let reward = Reward::load(path, device, dtype)?;
+                let (size, hash) = (reward.model.vision.image_size(), reward.hash.clone());
+                (Network::Reward(reward), size, hash)
+            }
+            Kind::Aesthetic => {
+                let judge = Aesthetic::load(path, place.clip.as_deref(), device, dtype)?;
+                let (size, hash) = (judge.image_size(), judge.hashes.join("+"));
+                (Network::Aesthetic(judge), size, hash)
+            }
+            _ => {
+                let clip = Clip::load(path, device, dtype)?;
+                if clip.model.text().is_none() {
+                    let message = format!("has no text encoder, which {} needs", kind.name());
+                    return Err(Error::file(path, message));
+                }
+                let (size, hash) = (clip.model.image_size(), clip.hash.clone());
+                (Network::Clip(clip), size, hash)
+            }
+        };
+        Ok(Self { kind, network, size, hash, dtype, alpha: AtomicBool::new(false) })
+    }
+
+    /// What scores depend on besides pictures and prompts: they compare only where it is the same.
+    pub fn describe(&self) -> String {
+        let short: Vec<&str> = self.hash.split('+').map(|hash| &hash[..hash.len().min(16)]).collect();
+        let (recipe, size) = (self.kind.recipe().name(), self.size);
+        let (formula, dtype) = (self.kind.formula(), self.dtype.name());
+        format!("{formula}; weights {}, recipe {recipe} {size}, {dtype}", short.join(" and "))
+    }
+
+    /// The score of each; what was computed is kept in `cache` a batch at a time. `progress` is told how many pictures are
+    /// done.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::File`] for a picture that cannot be read; what the device says; what `progress` returns.
+    pub fn scores(
+        &self,
+        subjects: &[Subject<'_>],
+        cache: &ValueCache,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let pictures = subjects.par_iter().map(|subject| digest::file(subject.path)).collect::<Result<Vec<_>>>()?;
+        match &self.network {
+            Network::Clip(clip) => {
+                let images = self.image_embeds(subjects, &pictures, cache, progress, &|x| clip.image_embeds(x))?;
+                let texts = self.text_embeds(clip, subjects, cache)?;
+                let score = |cos: f64| match self.kind {
+                    Kind::ClipScore => clip::clip_score(cos),
+                    Kind::PickScore => clip.model.logit_scale * cos,
+                    _ => clip::hps(cos),
+                };
+                Ok(images.iter().zip(&texts).map(|(image, text)| score(cosine(image, text))).collect())
+            }
+            Network::Aesthetic(judge) => {
+                let images = self.image_embeds(subjects, &pictures, cache, progress, &|x| judge.image_embeds(x))?;
+                judge.scores(&images)
+            }
+            Network::Reward(reward) => self.rewards(reward, subjects, &pictures, cache, progress),
+        }
+    }
+
+    /// How many of the prompts are longer than the network reads, each counted once.
+    ///
+    /// # Errors
+    /// As the tokenizer's.
+    pub fn cut_prompts<'a>(&self, prompts: impl Iterator<Item = &'a str>) -> Result<usize> {
+        let prompts: BTreeSet<&str> = prompts.collect();
+        match &self.network {
+            Network::Aesthetic(_) => Ok(0),
+            Network::Clip(clip) => {
+                let texts: Vec<String> = prompts.iter().map(|prompt| format!("{}{prompt}", self.prefix())).collect();
+                clip.ids(&texts).map(|(_, cut)| cut)
+            }
+            Network::Reward(reward) => {
+                let dropped = prompts.iter().map(|prompt| reward.ids(prompt).map(|(_, dropped)| dropped));
+                Ok(dropped.collect::<Result<Vec<_>>>()?.into_iter().filter(|&dropped| dropped > 0).count())
+            }
+        }
+    }
+
+    /// Tensors of the files that the judge does not use.
+    pub fn unread(&self) -> Vec<&str> {
+        let unread = match &self.network {
+            Network::Clip(clip) => &clip.model.unread,
+            Network::Aesthetic(judge) => judge.unread(),
+            Network::Reward(reward) => &reward.model.unread,
+        };
+        unread.iter().map(String::as_str).filter(|name| !name.ends_with("position_ids")).collect()
+    }
+
+    /// Whether a picture that was looked at had an alpha channel.
+    pub fn saw_alpha(&self) -> bool {
+        self.alpha.load(Ordering::Relaxed)
+    }
+
+    fn prefix(&self) -> &'static str {
+        if self.kind == Kind::ClipScore { clip::PREFIX } else { "" }
+    }
+
+    fn key(&self, what: &str, content: &str) -> Key {
+        let recipe = format!("{} {}", self.kind.recipe().name(), self.size);
+        Key::of(&[what, content, &self.hash, &recipe, self.dtype.name()])
+    }
+
+    fn image_embeds(
+        &self,
+        subjects: &[Subject<'_>],
+        hashes: &[String],
+        cache: &ValueCache,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+        network: &dyn Fn(&Tensor) -> Result<Vec<Vec<f64>>>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let keys: Vec<Key> = hashes.iter().map(|hash| self.key("image", hash)).collect();
+        let mut missing: Vec<usize> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (i, key) in keys.iter().enumerate() {
+            if cache.get(key).is_none() && seen.insert(&hashes[i]) {
+                missing.push(i);
+            }
+        }
+        let known = subjects.len() - missing.len();
+        progress(known)?;
+        for (done, batch) in missing.chunks(BATCH).enumerate() {
+            let pixels = batch.par_iter().map(|&i| self.pixels(subjects[i].path)).collect::<Result<Vec<_>>>()?;
+            let embeds = network(&stacked(&pixels)?)?;
+            let batch: Vec<_> = batch.iter().map(|&i| keys[i].clone()).zip(embeds).collect();
+            cache.put(&batch)?;
+            progress(known + done * BATCH + batch.len())?;
+        }
+        Ok(keys.iter().filter_map(|key| cache.get(key)).collect())
+    }
+
+    /// Of each subject's prompt.
+    fn text_embeds(&self, clip: &Clip, subjects: &[Subject<'_>], cache: &ValueCache) -> Result<Vec<Vec<f64>>> {
+        let texts: Vec<String> =
+            subjects.iter().map(|subject| format!("{}{}", self.prefix(), subject.prompt)).collect();
+        let mut missing: Vec<&String> =
+            texts.iter().filter(|text| cache.get(&self.key("text", text)).is_none()).collect();
+        missing.sort();
+        missing.dedup();
+        for batch in missing.chunks(BATCH) {
+            let embeds = clip.text_embeds(batch)?;
+            let batch: Vec<_> = batch.iter().map(|text| self.key("text", text)).zip(embeds).collect();
+            cache.put(&batch)?;
+        }
+        Ok(texts.iter().filter_map(|text| cache.get(&self.key("text", text))).collect())
+    }
+
+    /// A picture's states are as large as the picture, so that what is kept is the reward; each picture is looked at once
+    /// for all its prompts.
+    fn rewards(
+        &self,
+        reward: &Reward,
+        subjects: &[Subject<'_>],
+        hashes: &[String],
+        cache: &ValueCache,
+        progress: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<f64>> {
+        let key = |i: usize| self.key(&format!("reward {}", hashes[i]), subjects[i].prompt);
+        let mut by_picture: HashMap<&str, Vec<usize>> = HashMap::new();
+        for i in (0..subjects.len()).filter(|&i| cache.get(&key(i)).is_none()) {
+            by_picture.entry(&hashes[i]).or_default().push(i);
+        }
+        let mut groups: Vec<Vec<usize>> = by_picture.into_values().collect();
+        groups.sort();
+        let mut done = subjects.len() - groups.iter().map(Vec::len).sum::<usize>();
+        progress(done)?;
+        for group in groups {
+            let pixels = stacked(&[self.pixels(subjects[group[0]].path)?])?;
+            let prompts: Vec<&str> = group.iter().map(|&i| subjects[i].prompt).collect();
+            let rewards = reward.rewards(&pixels, &prompts)?;
+            let batch: Vec<_> = group.iter().map(|&i| key(i)).zip(rewards.into_iter().map(|r| vec![r])).collect();
+            cache.put(&batch)?;
+            done += group.len();
+            progress(done)?;
+        }
+        Ok((0..subjects.len()).filter_map(|i| cache.get(&key(i))).map(|values| values[0]).collect())
+    }
+
+    fn pixels(&self, path: &Path) -> Result<Tensor> {
+        let picture = Picture::read(path)?;
+        self.alpha.fetch_or(picture.has_alpha(), Ordering::Relaxed);
+        let pixels = self.kind.recipe().apply(&picture, self.size);
+        Ok(pixels.map_err(|why| Error::file(path, why.to_string()))?.values)
+    }
+}
