@@ -29,11 +29,9 @@ macro_rules! on {
 }
 
 mod attention;
-mod combination;
 mod combine;
 mod conv2d;
 mod elementwise;
-mod embedding;
 mod geglu;
 mod group_norm;
 mod layer_norm;
@@ -43,19 +41,16 @@ mod loss;
 mod matmul;
 mod on_gpu;
 pub mod optimizer;
-mod permute;
 mod pool;
 mod posterior;
-mod resample;
+mod rows;
 mod sums;
 
 pub use attention::attention;
-pub use combination::Combination;
-pub(crate) use combination::evaluate;
-pub use combine::{clamp, combine};
+pub(crate) use combine::evaluate;
+pub use combine::{Combination, clamp, combine};
 pub use conv2d::{Padding, Plus, conv2d, conv2d_plus, upsample_conv2d};
 pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
-pub use embedding::{embedding, timestep_embedding};
 pub use geglu::{geglu, linear_geglu};
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
@@ -63,7 +58,8 @@ pub use linear::{linear, linear_group, linear_residual};
 pub use lora::{LoraLayer, LoraOrder, LoraSizes, lora_linear};
 pub use loss::weighted_mse;
 pub use matmul::matmul;
-pub use permute::{concat_channels, reshape, select_rows, slice_channels};
 pub use pool::{Window, avg_pool2d, max_pool2d};
 pub use posterior::{LOG_VARIANCE, kl_divergence, posterior_sample};
-pub use resample::upsample_nearest;
+pub use rows::{
+    concat_channels, embedding, reshape, select_rows, slice_channels, timestep_embedding, upsample_nearest,
+};

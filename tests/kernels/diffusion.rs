@@ -1,14 +1,10 @@
-//! `noise.cu`, `loss.cu` and `posterior.cu`.
+//! `noise.cu`.
 
-use selma::autograd::Tape;
-use selma::device::gpu::loss::weighted_mse;
 use selma::device::gpu::noise::{self, Draw, Target};
-use selma::device::gpu::posterior;
-use selma::ops;
+use selma::tensor::Tensor;
 use selma::tensor::random::{Stream, normals};
-use selma::tensor::{DType, Tensor};
 
-use crate::support::{close, download, everywhere, floats, gradients, tensor, upload};
+use crate::support::{close, download, everywhere, floats, tensor, upload};
 
 const SEED: u64 = 0xfedc_ba98_7654_3210;
 const STEP: i64 = 5_000_000_000;
@@ -58,56 +54,6 @@ fn noise_is_added_and_the_target_made() {
                 close("noisy", &got, &stored(&noisy), 1);
                 close(&format!("{target:?}"), &got_target, &stored(wanted), 1);
             }
-        }
-    });
-}
-
-#[test]
-fn weighted_mse_and_its_gradient() {
-    const SCALE: f32 = 8.0;
-    everywhere(|gpu, dtype| {
-        for (n, size) in [(1, 1), (3, 5), (2, 4096), (2, 9001)] {
-            let (p, t) = (tensor(1, &[n, size], dtype), tensor(2, &[n, size], dtype));
-            let weights: Vec<f32> = (1..=n).map(|i| i as f32 * 0.7).collect();
-            let tape = Tape::watching([&p]);
-            let loss = ops::weighted_mse(&tape, &p, &t, &floats(&weights)).unwrap();
-            let scale = Tensor::full(&[], SCALE.into(), DType::F32);
-            let gradient = tape.backward_from(&loss, scale).unwrap().remove(&p).unwrap();
-            let inputs = [&p, &t, &floats(&weights), &floats(&[SCALE])].map(|t| upload(gpu, t));
-            let [got, got_gradient] = weighted_mse(&inputs[0], &inputs[1], &inputs[2], &inputs[3]).unwrap();
-            close("loss", &got, &loss.with_shape(&[1]), n * size);
-            close("gradient", &got_gradient, &gradient, 1);
-        }
-    });
-}
-
-#[test]
-fn the_posterior_and_its_gradients() {
-    const SCALE: f32 = 8.0;
-    everywhere(|gpu, dtype| {
-        for (rows, c) in [(1, 1), (7, 4), (5, 9), (300, 16)] {
-            let mut values = tensor(1, &[rows, 2 * c], DType::F32).data::<f32>().to_vec();
-            // Log variances outside of their range; the large one hides what the others do, so not always.
-            values[2 * c - 1] = -31.0;
-            if c == 9 {
-                values[2 * c * rows - c] = 21.0;
-            }
-            let moments = Tensor::new(values, &[rows, 2 * c]).cast(dtype);
-            let [noise, dz] = [2, 3].map(|seed| tensor(seed, &[rows, c], dtype));
-            let [m, e, d] = [&moments, &noise, &dz].map(|t| upload(gpu, t));
-            let op = |tape: &Tape| ops::posterior_sample(tape, &moments, &noise);
-            let z = posterior::draw(&m, &e, [rows, c]).unwrap();
-            close("draw", &z, &op(&Tape::off()).unwrap(), 1);
-            let got = posterior::draw_backward(&d, &m, &e, [rows, c]).unwrap();
-            close("draw, gradient", &got, &gradients(&[&moments], &dz, op)[0], 1);
-
-            let op = |tape: &Tape| ops::kl_divergence(tape, &moments);
-            let kl = posterior::divergence(&m, [rows, c]).unwrap();
-            close("divergence", &kl, &op(&Tape::off()).unwrap().with_shape(&[1]), rows * c);
-            let scale = upload(gpu, &floats(&[SCALE]));
-            let got = posterior::divergence_backward(&scale, &m, [rows, c]).unwrap();
-            let scale = Tensor::full(&[], SCALE.into(), DType::F32);
-            close("divergence, gradient", &got, &gradients(&[&moments], &scale, op)[0], 1);
         }
     });
 }

@@ -2,11 +2,8 @@
 //! storage type, with the threads in both orders.
 
 mod attention;
-mod combine;
 mod conv2d;
 mod diffusion;
 mod epilogues;
 mod optimizer;
-mod pointwise;
-mod rows;
 mod support;

@@ -81,35 +81,10 @@ fn gradients_have_the_documented_dtypes() {
 }
 
 #[test]
-fn combinations_and_limits() {
-    let x = Tensor::new(vec![1.0_f32, -4.0, f32::NAN, 9.0], &[4]);
-    let y = Tensor::new(vec![0.5_f32, 1.0, 2.0, 3.0], &[4]);
-    let sum = ops::combine(&[(2.0, &x), (-1.0, &y)]).unwrap();
-    assert_eq!(sum.data::<f32>()[..2], [1.5, -9.0]);
-    let limited = ops::clamp(&x, -1.0, 1.0).unwrap();
-    assert_eq!(limited.data::<f32>()[..2], [1.0, -1.0]);
-    assert!(limited.data::<f32>()[2].is_nan());
-    assert!(ops::combine(&[]).is_err());
-    assert!(ops::combine(&[(1.0, &x), (1.0, &y.cast(DType::F64))]).is_err());
-}
-
-#[test]
 fn wrong_shapes_are_errors() {
     let tape = Tape::off();
-    let x = Tensor::zeros(&[2, 3, 3, 6], DType::F32);
-    let w = Tensor::zeros(&[6], DType::F32);
-    let ids = Tensor::new(vec![6_i64], &[1]);
     let rows = Tensor::zeros(&[2, 9, 6], DType::F32);
-    let failures = [
-        ops::concat_channels(&tape, &x, &w),
-        ops::slice_channels(&tape, &x, 4, 3),
-        ops::select_rows(&tape, &rows, &[9, 0]),
-        ops::reshape(&tape, &x, &[5]),
-        ops::embedding(&tape, &Tensor::zeros(&[6, 2], DType::F32), &ids),
-        ops::attention(&tape, &rows, &rows, &rows, 4, false),
-        ops::upsample_nearest(&tape, &x, 0, 3),
-        ops::weighted_mse(&tape, &x, &x, &Tensor::zeros(&[1], DType::F32)),
-    ];
+    let failures = [ops::attention(&tape, &rows, &rows, &rows, 4, false)];
     for failure in failures {
         assert!(!failure.unwrap_err().to_string().is_empty());
     }

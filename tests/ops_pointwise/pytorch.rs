@@ -64,28 +64,3 @@ fn attention() {
         ops::attention(t, &x[0], &x[1], &x[2], number(s, "heads"), s["causal"].as_bool().unwrap())
     });
 }
-
-#[test]
-fn data_movement() {
-    check("concat_channels", &["x", "skip"], 0.0, |t, x, _| ops::concat_channels(t, &x[0], &x[1]));
-    check("embedding", &["w", "ids"], 1e-6, |t, x, _| ops::embedding(t, &x[0], &x[1]));
-    check("upsample_nearest", &["x"], 1e-6, |t, x, s| {
-        ops::upsample_nearest(t, &x[0], number(s, "height"), number(s, "width"))
-    });
-}
-
-#[test]
-fn timestep_embedding() {
-    check("timestep_embedding", &["t"], 1e-6, |_, x, s| {
-        let flip = s["flip_sin_to_cos"].as_bool().unwrap();
-        let shift = s["freq_shift"].as_f64().unwrap();
-        ops::timestep_embedding(&x[0], number(s, "dim"), flip, shift)
-    });
-}
-
-#[test]
-fn weighted_mse() {
-    check("weighted_mse", &["prediction", "target", "weight"], 1e-6, |t, x, _| {
-        ops::weighted_mse(t, &x[0], &x[1], &x[2])
-    });
-}

@@ -16,15 +16,6 @@ pub fn scale(x: &Buffer, factor: f32) -> Result<Buffer> {
     Ok(y)
 }
 
-/// Every value limited to `[low, high]`; NaN stays.
-pub fn clamp(x: &Buffer, low: f32, high: f32) -> Result<Buffer> {
-    let y = like(x)?;
-    let launch = x.gpu().kernel(&kernels::CLAMP_FORWARD, x.dtype());
-    let launch = launch.grid(packs_of(x)).block(THREADS);
-    launch.output(&y).input(x).long(x.len()).float(low).float(high).launch()?;
-    Ok(y)
-}
-
 /// `x` in another type, rounded to nearest even: from f32 to a storage type, or from one to f32.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ mod gpu;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
+pub(super) use crate::tensor::float;
 use crate::tensor::{DType, Tensor, device_of};
-pub(super) use crate::tensor::{float, map, same};
 pub(super) use gpu::sum_pixels as sum_pixels_on_gpu;
 
 /// `x + y`, same shape and dtype.

@@ -2,20 +2,10 @@
 //! comes here where [`holds`] says so; nothing falls back to the CPU.
 
 mod attention;
-mod combine;
 mod conv2d;
-mod elementwise;
-mod loss;
-mod posterior;
-mod rows;
 
 pub(super) use attention::attention;
-pub(super) use combine::{combine, combine_lines};
 pub(super) use conv2d::conv2d;
-pub(super) use elementwise::clamp;
-pub(super) use loss::weighted_mse;
-pub(super) use posterior::{kl_divergence, posterior_sample};
-pub(super) use rows::{concat_channels, embedding, select_rows, slice_channels, timestep_embedding, upsample_nearest};
 
 use crate::device::Device;
 use crate::device::gpu::Buffer;

@@ -1,27 +1,15 @@
-//! Linear combinations and clamping, without gradients: what sampler steps are made of.
+//! The CPU bodies.
 
 use rayon::prelude::*;
 
-use super::elementwise::{float, map, same};
-use super::on_gpu;
 use crate::dispatch;
-use crate::error::{Error, Result};
-use crate::tensor::{Real, Tensor, buffer};
+use crate::error::Result;
+use crate::tensor::{Real, Tensor, buffer, map};
 
 const CHUNK: usize = 1 << 13;
 
-/// `sum_i coefficient_i * x_i` over tensors of one shape and dtype, added in their order.
 pub fn combine(terms: &[(f64, &Tensor)]) -> Result<Tensor> {
-    let Some(&(_, first)) = terms.first() else {
-        return Err(Error::shape("combine", "nothing to add up"));
-    };
-    for &(_, x) in terms {
-        same("combine", first, x)?;
-    }
-    let inputs: Vec<&Tensor> = terms.iter().map(|(_, x)| *x).collect();
-    if on_gpu::holds("combine", &inputs)? {
-        return on_gpu::combine(terms);
-    }
+    let (_, first) = terms[0];
     Ok(dispatch!(first.dtype(), T => weighted_sum::<T>(terms, first)))
 }
 
@@ -40,12 +28,7 @@ fn weighted_sum<T: Real>(terms: &[(f64, &Tensor)], first: &Tensor) -> Tensor {
     Tensor::from_reals(out, first.shape(), first.dtype())
 }
 
-/// Every value limited to `[low, high]`; NaN stays.
 pub fn clamp(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
-    float("clamp", x)?;
-    if on_gpu::holds("clamp", &[x])? {
-        return on_gpu::clamp(x, low, high);
-    }
     Ok(dispatch!(x.dtype(), T => {
         let (low, high) = (T::from_f64(low), T::from_f64(high));
         map::<T>(x, #[inline(always)] |x| {

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::combine::{clamp, combine};
-use super::elementwise::same;
-use super::on_gpu;
+use super::{clamp, combine, gpu};
+use crate::device::Device;
 use crate::error::Result;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, device_of, same};
 
 /// A tensor, or a linear combination of such that is computed when it is asked for. On the CPU that takes one pass for
 /// each combination, on a GPU a launch for all of them.
@@ -104,11 +103,12 @@ impl Lines {
     /// The values of the lines.
     fn compute(&self) -> Result<Vec<Tensor>> {
         let inputs: Vec<&Tensor> = self.inputs.iter().collect();
-        if on_gpu::holds("combine", &inputs)? {
+        // One launch computes all lines, where they are not more than it takes.
+        if device_of("combine", &inputs)? != Device::Cpu {
             for x in &inputs[1..] {
                 same("combine", inputs[0], x)?;
             }
-            if let Some(values) = on_gpu::combine_lines(self)? {
+            if let Some(values) = gpu::lines(self)? {
                 return Ok(values);
             }
         }

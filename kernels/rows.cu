@@ -3,7 +3,7 @@
 // the sums of gradients.
 #include "kernel.h"
 
-CONSTANT(EMBEDDING_THREADS, 256);
+CONSTANT(ROWS_THREADS, 256);
 
 DEV void copy_pack(scalar_t* y, const scalar_t* x, int left) {
     float v[PACK];
@@ -12,7 +12,7 @@ DEV void copy_pack(scalar_t* y, const scalar_t* x, int left) {
 }
 
 // y [rows, width] = table [.., width] at ids [rows]; the host has checked the ids.
-KERNEL_BOUNDS(embedding_forward, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(embedding_forward, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* table, const long long* ids, long long rows, int width) {
     long long row;
     int column;
@@ -23,7 +23,7 @@ KERNEL_BOUNDS(embedding_forward, EMBEDDING_THREADS, 4)
 // The gradient of a lookup, in two launches. y [rows, width] float: row r is the sum of rows first[r] to first[r + 1] of x,
 // or of the rows that `order` has there, in their order. The first launch adds up pieces of the rows that took one row of
 // the table, so that one frequent id does not keep one thread busy alone; the second adds up the pieces.
-KERNEL_BOUNDS(embedding_backward, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(embedding_backward, ROWS_THREADS, 4)
 (float* y, const scalar_t* x, const long long* order, const long long* first, long long rows, int width) {
     long long row;
     int column;
@@ -40,7 +40,7 @@ KERNEL_BOUNDS(embedding_backward, EMBEDDING_THREADS, 4)
 }
 
 // The gradient of a lookup of one row in each t: y [rows, width] is x [rows / t, width] in the rows `ids`, and 0 elsewhere.
-KERNEL_BOUNDS(spread_rows, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(spread_rows, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* x, const long long* ids, long long rows, int t, int width) {
     long long row;
     int column;
@@ -51,7 +51,7 @@ KERNEL_BOUNDS(spread_rows, EMBEDDING_THREADS, 4)
 }
 
 // y [rows, width] = the values from `offset` on of rows of x, which have `stride`: half of the gradient of concat_channels.
-KERNEL_BOUNDS(slice_channels, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(slice_channels, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* x, long long rows, int width, int stride, int offset) {
     long long row;
     int column;
@@ -59,7 +59,7 @@ KERNEL_BOUNDS(slice_channels, EMBEDDING_THREADS, 4)
         copy_pack(y + row * width + column, x + row * stride + offset + column, width - column);
 }
 // Its own gradient: y [rows, stride] is x [rows, width] from `offset` on, and 0 around it.
-KERNEL_BOUNDS(spread_channels, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(spread_channels, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* x, long long rows, int width, int stride, int offset) {
     long long row;
     int column;
@@ -73,7 +73,7 @@ KERNEL_BOUNDS(spread_channels, EMBEDDING_THREADS, 4)
     store_pack(y + row * stride + column, v, stride - column);
 }
 // y [rows, a + b] = x [rows, a] beside z [rows, b]: a skip connection.
-KERNEL_BOUNDS(concat_channels, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(concat_channels, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* x, const scalar_t* z, long long rows, int a, int b) {
     const int width = max(a, b);
     long long row;
@@ -85,7 +85,7 @@ KERNEL_BOUNDS(concat_channels, EMBEDDING_THREADS, 4)
 
 // diffusers' get_timestep_embedding: y [n, dim] = [sin(t f_i), cos(t f_i)], f_i = 10000^(-i / (dim/2 - shift)), or the
 // cosines first. An odd dim ends in zeros. Frequencies and products are double, as on the CPU: t reaches 1000.
-KERNEL_BOUNDS(timestep_embedding, EMBEDDING_THREADS, 2)
+KERNEL_BOUNDS(timestep_embedding, ROWS_THREADS, 2)
 (float* y, const float* t, long long n, int dim, int flip, float shift) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n * dim) return;
@@ -99,7 +99,7 @@ KERNEL_BOUNDS(timestep_embedding, EMBEDDING_THREADS, 2)
 DEV int nearest(int i, int from, int to) { return min((int)(i * ((float)from / (float)to)), from - 1); }
 
 // y [n, height, width, c] from x [n, h, w, c]
-KERNEL_BOUNDS(upsample_nearest_forward, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(upsample_nearest_forward, ROWS_THREADS, 4)
 (scalar_t* y, const scalar_t* x, int n, int h, int w, int c, int height, int width) {
     long long row;
     int column;
@@ -109,7 +109,7 @@ KERNEL_BOUNDS(upsample_nearest_forward, EMBEDDING_THREADS, 4)
     copy_pack(y + row * c + column, x + source * c + column, c - column);
 }
 // dx gathers the gradients of its copies, row by row. Copies of a position are neighbours, and about to / from of them.
-KERNEL_BOUNDS(upsample_nearest_backward, EMBEDDING_THREADS, 4)
+KERNEL_BOUNDS(upsample_nearest_backward, ROWS_THREADS, 4)
 (scalar_t* dx, const scalar_t* dy, int n, int h, int w, int c, int height, int width) {
     long long row;
     int column;

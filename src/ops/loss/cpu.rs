@@ -1,43 +1,24 @@
-//! Weighted mean squared error.
+//! The CPU bodies.
 
 use rayon::prelude::*;
 
-use super::elementwise::same;
-use super::on_gpu;
-use crate::autograd::Tape;
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::device::cpu::sums::sum_of_pairs;
 use crate::dispatch;
-use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, buffer};
+use crate::error::Result;
+use crate::tensor::{Tensor, buffer};
 
 /// Elements that one partial sum covers.
 const CHUNK: usize = 1 << 13;
 
-/// `mean_n( weights[n] * mean over the rest of (prediction - target)^2 )`, computed in f32 (f64 for f64) -> scalar `[]`
-/// of the accumulator dtype. `weights` is f32 `[n]`; it and `target` get no gradient.
-pub fn weighted_mse(tape: &Tape, prediction: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
-    const OP: &str = "weighted_mse";
-    same(OP, prediction, target)?;
-    tape.refuse(OP, target)?;
-    let n = prediction.shape().first().copied().unwrap_or(0);
-    if prediction.is_empty() || weights.shape() != [n] || weights.dtype() != DType::F32 {
-        return Err(Error::shape(
-            OP,
-            format!("weights {weights:?} for predictions {prediction:?}: expected one a sample, in f32"),
-        ));
-    }
-    if on_gpu::holds(OP, &[prediction, target, weights])? {
-        return on_gpu::weighted_mse(tape, prediction, target, weights);
-    }
-    let dtype = prediction.dtype();
-    let loss = dispatch!(dtype, T => mean::<T>(prediction, target, weights.data()));
-    let loss = Tensor::full(&[], loss, dtype.accumulator());
-    let (p, t, weights) = (prediction.clone(), target.clone(), weights.clone());
-    tape.record(OP, [prediction], &loss, move |dy, _| {
-        Ok([Some(dispatch!(dtype, T => slope::<T>(&p, &t, weights.data(), dy.item())))])
-    });
-    Ok(loss)
+pub fn weighted_mse(prediction: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let loss = dispatch!(prediction.dtype(), T => mean::<T>(prediction, target, weights.data()));
+    Ok(Tensor::full(&[], loss, prediction.dtype().accumulator()))
+}
+
+/// The gradient of the prediction.
+pub fn gradient(prediction: &Tensor, target: &Tensor, weights: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    Ok(dispatch!(prediction.dtype(), T => slope::<T>(prediction, target, weights.data(), dy.item())))
 }
 
 fn mean<T: Elementary>(prediction: &Tensor, target: &Tensor, weights: &[f32]) -> f64 {

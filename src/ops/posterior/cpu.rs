@@ -1,77 +1,36 @@
-//! The posterior of a variational autoencoder: a draw from it, and its divergence from the standard normal.
-//!
-//! Source: Kingma & Welling 2014, arXiv:1312.6114, section 2.4 and appendix B.
+//! The CPU bodies.
 
 use rayon::prelude::*;
 
-use super::elementwise::float;
-use super::on_gpu;
-use crate::autograd::Tape;
+use super::LOG_VARIANCE;
 use crate::device::cpu::math::Elementary;
-pub use crate::device::gpu::posterior::LOG_VARIANCE;
 use crate::dispatch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{Tensor, buffer};
 
 /// Positions that one task works on, and one partial sum covers.
 const ROWS: usize = 256;
 
-/// `mean + exp(log_variance / 2) * noise`. `moments` `[.., 2c]` has the mean in its first half and the log variance in
-/// its second; `noise` `[.., c]` has its dtype and gets no gradient; the result has the shape of `noise`.
-///
-/// # Errors
-/// [`Error::Shape`] where the two do not fit.
-pub fn posterior_sample(tape: &Tape, moments: &Tensor, noise: &Tensor) -> Result<Tensor> {
-    const OP: &str = "posterior_sample";
-    let c = latent_channels(OP, moments)?;
-    tape.refuse(OP, noise)?;
-    let rows = moments.len() / (2 * c);
-    if noise.rows(OP)? != (rows, c) || moments.dtype() != noise.dtype() {
-        let message = format!("{noise:?} is not noise for the moments {moments:?}");
-        return Err(Error::shape(OP, message));
-    }
-    if on_gpu::holds(OP, &[moments, noise])? {
-        return on_gpu::posterior_sample(tape, moments, noise, [rows, c]);
-    }
-    let out = dispatch!(moments.dtype(), T => sample::<T>(moments, noise, c));
-    let (saved, saved_noise) = (moments.clone(), noise.clone());
-    tape.record(OP, [moments], &out, move |dz, _| {
-        Ok([Some(dispatch!(dz.dtype(), T => sample_backward::<T>(&saved, &saved_noise, dz, c)))])
-    });
-    Ok(out)
+pub fn sample(moments: &Tensor, noise: &Tensor, c: usize) -> Result<Tensor> {
+    Ok(dispatch!(moments.dtype(), T => draw::<T>(moments, noise, c)))
 }
 
-/// The mean over all latents of `(mean^2 + variance - 1 - log_variance) / 2`: the Kullback-Leibler divergence of one
-/// latent in nats -> scalar `[]` of the accumulator dtype. `moments` as for [`posterior_sample`].
-///
-/// # Errors
-/// [`Error::Shape`] where `moments` has an odd last dimension or nothing in it.
-pub fn kl_divergence(tape: &Tape, moments: &Tensor) -> Result<Tensor> {
-    const OP: &str = "kl_divergence";
-    let c = latent_channels(OP, moments)?;
-    if on_gpu::holds(OP, &[moments])? {
-        return on_gpu::kl_divergence(tape, moments, [moments.len() / (2 * c), c]);
-    }
-    let mean = dispatch!(moments.dtype(), T => divergence::<T>(moments, c));
-    let out = Tensor::full(&[], mean, moments.dtype().accumulator());
-    let saved = moments.clone();
-    tape.record(OP, [moments], &out, move |dy, _| {
-        Ok([Some(dispatch!(saved.dtype(), T => divergence_backward::<T>(&saved, c, dy.item())))])
-    });
-    Ok(out)
+/// dmean = dz, dlog_variance = dz noise exp(log_variance / 2) / 2
+pub fn sample_backward(moments: &Tensor, noise: &Tensor, dz: &Tensor, c: usize) -> Result<Tensor> {
+    Ok(dispatch!(dz.dtype(), T => draw_backward::<T>(moments, noise, dz, c)))
 }
 
-fn latent_channels(op: &'static str, moments: &Tensor) -> Result<usize> {
-    float(op, moments)?;
-    let (_, width) = moments.rows(op)?;
-    if width % 2 != 0 || moments.is_empty() {
-        let message = format!("{moments:?} is not a mean and a log variance");
-        return Err(Error::shape(op, message));
-    }
-    Ok(width / 2)
+pub fn divergence(moments: &Tensor, c: usize) -> Result<Tensor> {
+    let mean = dispatch!(moments.dtype(), T => mean_divergence::<T>(moments, c));
+    Ok(Tensor::full(&[], mean, moments.dtype().accumulator()))
 }
 
-fn sample<T: Elementary>(moments: &Tensor, noise: &Tensor, c: usize) -> Tensor {
+/// dmean = mean / count, dlog_variance = (exp(log_variance) - 1) / (2 count)
+pub fn divergence_backward(moments: &Tensor, c: usize, dy: &Tensor) -> Result<Tensor> {
+    Ok(dispatch!(moments.dtype(), T => mean_divergence_backward::<T>(moments, c, dy.item())))
+}
+
+fn draw<T: Elementary>(moments: &Tensor, noise: &Tensor, c: usize) -> Tensor {
     let (ms, ns) = (moments.reals::<T>(), noise.reals::<T>());
     let mut out = buffer::<T>(ns.len());
     let inputs = ms.par_chunks(ROWS * 2 * c).zip(ns.par_chunks(ROWS * c));
@@ -87,8 +46,7 @@ fn sample<T: Elementary>(moments: &Tensor, noise: &Tensor, c: usize) -> Tensor {
     Tensor::from_reals(out, noise.shape(), noise.dtype())
 }
 
-/// dmean = dz, dlog_variance = dz noise exp(log_variance / 2) / 2
-fn sample_backward<T: Elementary>(moments: &Tensor, noise: &Tensor, dz: &Tensor, c: usize) -> Tensor {
+fn draw_backward<T: Elementary>(moments: &Tensor, noise: &Tensor, dz: &Tensor, c: usize) -> Tensor {
     let (ms, ns, dzs) = (moments.reals::<T>(), noise.reals::<T>(), dz.reals::<T>());
     let mut dm = buffer::<T>(ms.len());
     let inputs = ms.par_chunks(ROWS * 2 * c).zip(ns.par_chunks(ROWS * c)).zip(dzs.par_chunks(ROWS * c));
@@ -108,7 +66,7 @@ fn sample_backward<T: Elementary>(moments: &Tensor, noise: &Tensor, dz: &Tensor,
     Tensor::from_reals(dm, moments.shape(), moments.dtype())
 }
 
-fn divergence<T: Elementary>(moments: &Tensor, c: usize) -> f64 {
+fn mean_divergence<T: Elementary>(moments: &Tensor, c: usize) -> f64 {
     let ms = moments.reals::<T>();
     let of = |m: &[T]| -> f64 {
         let one = |i: usize| {
@@ -121,8 +79,7 @@ fn divergence<T: Elementary>(moments: &Tensor, c: usize) -> f64 {
     partial.iter().sum::<f64>() / ms.len() as f64
 }
 
-/// dmean = mean / count, dlog_variance = (exp(log_variance) - 1) / (2 count)
-fn divergence_backward<T: Elementary>(moments: &Tensor, c: usize, dy: f64) -> Tensor {
+fn mean_divergence_backward<T: Elementary>(moments: &Tensor, c: usize, dy: f64) -> Tensor {
     let ms = moments.reals::<T>();
     let (one, half) = (T::from_f64(1.0), T::from_f64(0.5));
     let factor = T::from_f64(2.0 * dy / ms.len() as f64);
