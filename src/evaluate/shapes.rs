@@ -8,15 +8,19 @@ use super::scores::{Answered, Picture, Scores};
 use crate::error::{Error, Result};
 use crate::formats::image;
 use crate::shapes::caption::parse;
-use crate::shapes::judge::{View, judge, questions};
+use crate::shapes::judge::{Naming, View, judge, questions};
 
 /// How well a picture shows what its caption claims: the score in [0, 1], and what was asked.
 ///
 /// # Errors
 /// [`Error::Failed`] if the caption names no shape.
 pub fn score(picture: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> {
+    score_as(picture, caption, Naming::Lenient)
+}
+
+fn score_as(picture: &RgbImage, caption: &str, naming: Naming) -> Result<(f64, Vec<Answered>)> {
     let questions = questions(&parse(caption)?);
-    let verdict = judge(&View::of(picture), &questions);
+    let verdict = judge(&View::named(picture, naming), &questions);
     let score = verdict.score();
     let answers = verdict.answers.into_iter().zip(verdict.gated);
     let answered = questions.iter().zip(answers).map(|(question, (yes, counts))| Answered {
@@ -39,8 +43,16 @@ pub fn score(picture: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> 
 /// # Errors
 /// As [`score`], naming the picture; as [`Scores::of`]; [`Error::Io`] and [`Error::File`] for a picture that cannot be read.
 pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
+    evaluate_as(entries, Naming::Lenient, seed)
+}
+
+/// The same by a judge that names things so.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_as(entries: &[Entry], naming: Naming, seed: u64) -> Result<Scores> {
     let one = |entry: &Entry| -> Result<Picture> {
-        let (score, questions) = score(&image::read(&entry.path)?, &entry.prompt)
+        let (score, questions) = score_as(&image::read(&entry.path)?, &entry.prompt, naming)
             .map_err(|why| Error::Failed(format!("{}: {why}", entry.path.display())))?;
         Ok(Picture {
             file_name: entry.file_name.clone(),
@@ -55,5 +67,9 @@ pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
         })
     };
     let pictures = entries.par_iter().map(one).collect::<Result<_>>()?;
-    Scores::of("shapes", "builtin", pictures, seed)
+    let judge = match naming {
+        Naming::Lenient => "builtin",
+        Naming::Strict => "builtin, strict",
+    };
+    Scores::of("shapes", judge, pictures, seed)
 }

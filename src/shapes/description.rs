@@ -95,6 +95,8 @@ pub struct Description {
     pub things: Vec<Thing>,
     pub claims: Vec<Claim>,
     pub backdrop: Option<Backdrop>,
+    /// "and nothing else"
+    pub alone: bool,
 }
 
 impl Shape {
@@ -225,7 +227,7 @@ impl Description {
     }
 
     /// A text that is equal for two descriptions of the same content: the order of the things and the side from which
-    /// a relation is told do not matter.
+    /// a relation is told do not matter, nor whether it is said that there is nothing else.
     pub fn content(&self) -> String {
         let mut order: Vec<usize> = (0..self.things.len()).collect();
         order.sort_by_key(|&i| self.things[i]);

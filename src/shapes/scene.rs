@@ -48,11 +48,12 @@ pub struct Scene {
 const GAP: f32 = 4.0;
 /// Free pixels between an object and the edge of the picture.
 const MARGIN: f32 = 1.5;
-/// The range of each named size: half widths in pixels.
-const SMALL_SIZES: [f32; 2] = [6.4, 7.3];
+/// The range of each named size: half widths in pixels. A latent of the model stands for 4x4 pixels: of what is smaller
+/// than 8, its VAE keeps too little to tell a star from a cross.
+const SMALL_SIZES: [f32; 2] = [8.0, 9.0];
 const LARGE_SIZES: [f32; 2] = [15.0, 17.5];
 /// A shape that has another one inside.
-const HOLDER_SIZES: [f32; 2] = [17.0, 21.0];
+const HOLDER_SIZES: [f32; 2] = [18.0, 23.5];
 const TRIALS: usize = 40_000;
 /// Trials with things near their usual places; then they may be anywhere.
 const USUAL_TRIALS: usize = 1000;
@@ -183,11 +184,11 @@ fn sizes(description: &Description, thing: usize) -> [f32; 2] {
         (Some(Size::Small), _) => SMALL_SIZES,
         (Some(Size::Large), _) => LARGE_SIZES,
         (None, _) if is_inside(description, thing) => SMALL_SIZES,
-        (None, 2..) if description.things.iter().any(|thing| thing.size == Some(Size::Large)) => [7.0, 9.0],
+        (None, 2..) if description.things.iter().any(|thing| thing.size == Some(Size::Large)) => [8.2, 10.0],
         (None, 1) => [11.0, 16.5],
         (None, 2) => [9.0, 12.0],
-        (None, 3) => [8.0, 10.0],
-        (None, _) => [7.2, 8.8],
+        (None, 3) => [8.5, 10.0],
+        (None, _) => [8.0, 9.2],
     }
 }
 

@@ -84,9 +84,10 @@ impl Skill {
     pub fn prompt(self, split: Split, seed: u64, index: u64) -> Prompt {
         let mut draw = Draw::new(seed, Purpose::Prompt, self.kind(split), index);
         loop {
-            let description = self.describe(&mut draw);
+            let mut description = self.describe(&mut draw);
             if Split::of(&description) == split {
                 let caption = caption::write(self, &description, &mut draw);
+                description.alone = caption::says_alone(&caption);
                 return Prompt { caption, description };
             }
         }
@@ -148,7 +149,7 @@ fn everyday(draw: &mut Draw) -> Description {
     if count == 1 {
         things[0].size = draw.choose(&[None, Some(Size::Small), Some(Size::Large)]);
     }
-    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.5, draw) }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.5, draw), alone: false }
 }
 
 fn counting(draw: &mut Draw) -> Description {
@@ -162,7 +163,7 @@ fn counting(draw: &mut Draw) -> Description {
             }
         }
     }
-    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.4, draw) }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.4, draw), alone: false }
 }
 
 const DIRECTIONS: [Relation; 4] = [Relation::LeftOf, Relation::RightOf, Relation::Above, Relation::Below];
@@ -191,7 +192,7 @@ fn spatial(draw: &mut Draw) -> Description {
             things[usize::from(!swap)].place = Some(second);
         }
     }
-    Description { things, claims, backdrop: neutral_backdrop(0.35, draw) }
+    Description { things, claims, backdrop: neutral_backdrop(0.35, draw), alone: false }
 }
 
 fn paragraph(draw: &mut Draw) -> Description {
@@ -207,7 +208,7 @@ fn paragraph(draw: &mut Draw) -> Description {
         thing.size = draw.chance(0.75).then_some(size);
     }
     let claims = if draw.chance(0.6) { vec![claim(0, draw.choose(&DIRECTIONS), 1)] } else { Vec::new() };
-    Description { things, claims, backdrop: neutral_backdrop(0.85, draw) }
+    Description { things, claims, backdrop: neutral_backdrop(0.85, draw), alone: false }
 }
 
 /// A colour that the shape never has in the other skills.
@@ -244,5 +245,5 @@ fn defying(draw: &mut Draw) -> Description {
     } else {
         neutral_backdrop(0.3, draw)
     };
-    Description { things, claims, backdrop }
+    Description { things, claims, backdrop, alone: false }
 }

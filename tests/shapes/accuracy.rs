@@ -141,9 +141,7 @@ fn the_judge_is_right_as_often_as_its_documentation_says() {
             tallies.reduce(Tally::default, Tally::plus)
         })
         .collect();
-    let documented = include_str!("../../src/shapes/judge/accuracy.md");
-    let measured = report(&tallies);
-    assert!(measured == documented, "src/shapes/judge/accuracy.md should be:\n{measured}");
+    super::documented("src/shapes/judge/accuracy.md", &report(&tallies));
     for ((name, ..), t) in CONDITIONS.iter().zip(&tallies) {
         for (right, of) in [(t.right, t.things), (t.own_right, t.own), (t.other_right, t.other)] {
             assert!(right as f64 > 0.98 * of as f64, "{name}: {right} of {of}");

@@ -70,7 +70,7 @@ fn the_caption_and_the_description_lead_to_the_same_questions() {
 #[test]
 fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
     type Denied = [(&'static str, &'static [usize])];
-    let cases: [(&str, &[&str], &Denied); 5] = [
+    let cases: [(&str, &[&str], &Denied); 7] = [
         (
             "a red circle left of a blue square on a plain white background",
             &["a blue square right of a red circle", "a circle", "one square", "a red circle and a blue square"],
@@ -107,6 +107,16 @@ fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
                 ("a diamond in the middle", &[2]),
                 ("a diamond on a plain gray background", &[3]),
             ],
+        ),
+        (
+            "a green triangle and nothing else",
+            &["A green triangle stands alone.", "a triangle", "There is a green triangle. Nothing else can be seen."],
+            &[("a red star and nothing else", &[1, 2, 3])],
+        ),
+        (
+            "a yellow circle and a red heart",
+            &["a red heart and a yellow circle and nothing else", "a red heart"],
+            &[("a red heart and nothing else", &[3]), ("A yellow circle stands alone.", &[3])],
         ),
         (
             "a small orange square at the right",

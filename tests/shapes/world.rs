@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// Of the first 20 pictures of every skill and split with seed 1. Written down so that no change of the world goes
 /// unnoticed: the shipped model and every recorded score belong to these pixels.
-const PIXELS: &str = "46fa1c0e412fbe753b6b4fc3e559fb301ef31b43a80a417570996640b2c97860";
+const PIXELS: &str = "112201f9cade70ae4239892593b3a88873a179553e9559e8f4351c463502d99b";
 
 #[test]
 fn pictures_are_the_recorded_ones() {

@@ -12,7 +12,7 @@ pub use parse::parse;
 use phrase::{backdrop, list, noun, relation, sentence, verb};
 
 /// A caption in the style of a skill.
-pub(super) fn write(skill: Skill, description: &Description, draw: &mut Draw) -> String {
+pub(crate) fn write(skill: Skill, description: &Description, draw: &mut Draw) -> String {
     match skill {
         Skill::Everyday => everyday(description, draw),
         Skill::Counting => counting(description, draw),
@@ -20,6 +20,11 @@ pub(super) fn write(skill: Skill, description: &Description, draw: &mut Draw) ->
         Skill::Paragraph => paragraph::write(description, draw),
         Skill::Defying => defying(description, draw),
     }
+}
+
+/// Whether a caption says that there is nothing beside what it names: some wordings do.
+pub(crate) fn says_alone(caption: &str) -> bool {
+    parse(caption).is_ok_and(|read| read.alone)
 }
 
 /// What a caption opens with; each goes before any noun phrase.

@@ -7,8 +7,8 @@ use crate::shapes::render::SIDE;
 
 /// Half widths, in pixels: what is at most so large is small, and what is at least so large is large. The sizes of this
 /// world that have a name lie two pixels or more to either side of the gap between.
-const SMALL: f32 = 9.5;
-const LARGE: f32 = 12.0;
+const SMALL: f32 = 11.0;
+const LARGE: f32 = 12.5;
 /// Things that differ by less in a direction do not lie in that direction of each other.
 const APART: f32 = 3.0;
 
@@ -62,6 +62,7 @@ pub fn answer(view: &View, ask: Ask) -> bool {
         Ask::Related(subject, relation, object) => {
             holds(view, subject, |a| holds(view, object, |b| is_related(a, relation, b)))
         }
+        Ask::Alone(count) => view.found.len() <= usize::from(count),
         Ask::Background(colour) => view.background == colour,
         Ask::Shaded(shading) => view.shaded == (shading == Shading::Shaded),
     }

@@ -24,6 +24,8 @@ pub enum Ask {
     Related(Noun, Relation, Noun),
     Background(Colour),
     Shaded(Shading),
+    /// Nothing beside so many things.
+    Alone(u8),
 }
 
 /// One question.
@@ -47,6 +49,10 @@ pub fn questions(description: &Description) -> Vec<Question> {
     for claim in &description.claims {
         let [(subject, of_subject), (object, of_object)] = [known[claim.subject], known[claim.object]];
         list.ask(Ask::Related(subject, claim.relation, object), &[of_subject, of_object]);
+    }
+    if description.alone {
+        let all: Vec<usize> = known.iter().map(|(_, identity)| *identity).collect();
+        list.ask(Ask::Alone(description.total().try_into().unwrap_or(u8::MAX)), &all);
     }
     if let Some(Backdrop { colour, shading }) = description.backdrop {
         list.ask(Ask::Background(colour), &[]);
@@ -130,6 +136,7 @@ impl Question {
                 format!("{} the {subject_name} {} the {object_name}?", subject.verb(), relation.phrase())
             }
             Ask::Background(colour) => format!("Is the background {}?", colour.name()),
+            Ask::Alone(_) => "Is there nothing else in the picture?".into(),
             Ask::Shaded(Shading::Shaded) => "Is the background shaded?".into(),
             Ask::Shaded(Shading::Plain) => "Is the background plain?".into(),
         }
@@ -140,7 +147,7 @@ impl Question {
         match self.ask {
             Ask::Exists(Noun { colour: None, .. }) => ("entity", "whole"),
             Ask::Exists(_) => ("attribute", "color"),
-            Ask::Counts(_) => ("other", "count"),
+            Ask::Counts(_) | Ask::Alone(_) => ("other", "count"),
             Ask::Sized(..) => ("attribute", "size"),
             Ask::Placed(..) | Ask::Related(..) => ("relation", "spatial"),
             Ask::Background(_) | Ask::Shaded(_) => ("global", "-"),
@@ -157,6 +164,7 @@ impl Question {
             Ask::Placed(noun, place) => format!("{}, {}", noun.name(false), place.phrase()),
             Ask::Related(a, relation, b) => format!("{}, {}, {}", a.name(false), b.name(false), relation.phrase()),
             Ask::Background(colour) => format!("{} background", colour.name()),
+            Ask::Alone(count) => format!("things, =={count}"),
             Ask::Shaded(Shading::Shaded) => "shaded background".into(),
             Ask::Shaded(Shading::Plain) => "plain background".into(),
         };

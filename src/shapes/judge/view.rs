@@ -3,7 +3,7 @@
 use image::RgbImage;
 
 use super::canvas::{self, Plane};
-use super::classify::classify;
+use super::classify::{Naming, classify};
 use super::questions::Noun;
 use super::{colour, features, segment};
 use crate::shapes::description::{Colour, Shape};
@@ -33,14 +33,19 @@ pub struct Found {
 const SHADED: f32 = 24.0;
 
 impl View {
-    /// Looks at a picture; one that is not 64x64 is scaled first.
+    /// Looks at a picture; one that is not 64x64 is scaled first. Things are named as people name them.
     pub fn of(picture: &RgbImage) -> View {
+        View::named(picture, Naming::Lenient)
+    }
+
+    /// The same with names as strict as `naming`.
+    pub fn named(picture: &RgbImage, naming: Naming) -> View {
         let pixels = canvas::pixels(picture);
         let background = Plane::fit(&pixels);
         let found = segment::regions(&pixels, &background).into_iter().map(|region| {
             let (extents, features) = features::measure(&region.mask);
             Found {
-                shape: classify(&features),
+                shape: classify(&features, naming),
                 colour: colour::nearest(region.colour),
                 x: extents.middle[0],
                 y: extents.middle[1],

@@ -51,6 +51,7 @@ impl Reader {
         let joined = std::mem::replace(&mut self.joined, phrase == Phrase::And);
         match phrase {
             Phrase::And => {}
+            Phrase::Alone => self.description.alone = true,
             Phrase::Stop => self.end_sentence(),
             Phrase::It => {
                 if let Some(thing) = self.subject {

@@ -27,13 +27,15 @@ pub(super) enum Phrase {
     /// Adjectives without a noun: "is large".
     Adjectives(Adjectives),
     It,
+    /// "and nothing else"
+    Alone,
     And,
     /// The end of a sentence.
     Stop,
 }
 
 /// Phrases of several words, longest first where one begins another.
-const FIXED: [(&[&str], Phrase); 32] = [
+const FIXED: [(&[&str], Phrase); 34] = [
     (&["to", "the", "left", "of"], Phrase::Relation(Relation::LeftOf)),
     (&["on", "the", "left", "of"], Phrase::Relation(Relation::LeftOf)),
     (&["on", "the", "left", "side", "of"], Phrase::Relation(Relation::LeftOf)),
@@ -64,6 +66,8 @@ const FIXED: [(&[&str], Phrase); 32] = [
     (&["the", "middle"], Phrase::Place(Place::Middle)),
     (&["the", "center"], Phrase::Place(Place::Middle)),
     (&["the", "centre"], Phrase::Place(Place::Middle)),
+    (&["nothing", "else"], Phrase::Alone),
+    (&["alone"], Phrase::Alone),
     (&["it"], Phrase::It),
     (&["and"], Phrase::And),
 ];
