@@ -24,21 +24,9 @@ const BATCH: usize = 64;
 /// Values of one picture's latents.
 pub(super) const LATENT_LEN: usize = LATENT_SIDE * LATENT_SIDE * LATENT_CHANNELS;
 
-/// Of 25 pairs, how many are of each skill: mostly simple captions, so that the hard skills leave something to be learnt.
-const MIX: [(Skill, usize); 5] =
-    [(Skill::Everyday, 17), (Skill::Counting, 2), (Skill::Spatial, 3), (Skill::Paragraph, 2), (Skill::Defying, 1)];
-
-/// The skill of pair `i`, and its index there.
+/// The skill of pair `i`, and its index there: equal shares of all skills.
 pub(super) fn example(i: usize) -> (Skill, u64) {
-    let all = MIX.iter().map(|&(_, n)| n).sum::<usize>();
-    let mut place = i % all;
-    for (skill, n) in MIX {
-        if place < n {
-            return (skill, i as u64);
-        }
-        place -= n;
-    }
-    unreachable!("a remainder is below the sum")
+    (Skill::ALL[i % Skill::ALL.len()], i as u64)
 }
 
 /// Captions as ids `[n, 77]` and pictures as latents `[n, 16, 16, 4]`, scaled to a mean square of 1.
@@ -56,11 +44,17 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    /// Renders and encodes the pairs, or takes the latents that an earlier run of the same settings left.
+    /// Renders and encodes the pairs, or takes the latents that an earlier run of the same settings left. They are multiplied
+    /// by `scaling_factor`; `None`: by what gives them a mean square of 1.
     ///
     /// # Errors
     /// [`Error::Interrupted`] where the watcher says stop; [`Error::Io`] where the latents cannot be kept.
-    pub fn encode(run: &Pretraining, vae: &AutoencoderKl, watcher: &mut dyn Watcher) -> Result<Self> {
+    pub fn encode(
+        run: &Pretraining,
+        vae: &AutoencoderKl,
+        scaling_factor: Option<f64>,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
         let examples: Vec<(Skill, u64)> = (0..run.pairs).map(example).collect();
         let identity = identity_of(run, vae)?;
         let mut latents = match kept(run, &identity) {
@@ -73,7 +67,7 @@ impl Pairs {
         };
         let square = latents.iter().map(|&z| f64::from(z) * f64::from(z)).sum::<f64>() / latents.len() as f64;
         // Four digits, as configurations of published models have.
-        let scaling_factor = (1e4 / square.sqrt()).round() / 1e4;
+        let scaling_factor = scaling_factor.unwrap_or_else(|| (1e4 / square.sqrt()).round() / 1e4);
         latents.iter_mut().for_each(|z| *z *= scaling_factor as f32);
 
         let tokenizer = tokenizer()?;
@@ -146,7 +140,7 @@ fn identity_of(run: &Pretraining, vae: &AutoencoderKl) -> Result<String> {
     let values: Vec<Tensor> = values.collect::<Result<_>>()?;
     let weights: Vec<u8> = values.iter().flat_map(|t| t.bytes()).copied().collect();
     let weights = identity::of_bytes(&weights);
-    let all = format!("{} {} {MIX:?} {weights}", run.seed, run.pairs);
+    let all = format!("{} {} equal shares {weights}", run.seed, run.pairs);
     Ok(identity::of_bytes(all.as_bytes()))
 }
 

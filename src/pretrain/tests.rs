@@ -77,6 +77,7 @@ fn stages(device: Device) -> [Trained; 3] {
     let folder = tempfile::tempdir().expect("a folder");
     let run = Pretraining {
         out: folder.path().into(),
+        from: None,
         device,
         seed: SEED,
         vae_steps: STEPS,
@@ -85,6 +86,9 @@ fn stages(device: Device) -> [Trained; 3] {
         steps: STEPS,
         refinements: 1,
         refining_steps: 1,
+        careless: Careless::parse("counts=0.5,colours=0.5,relations=0.5").expect("shares"),
+        careless_steps: 0,
+        careless_lr: 1e-3,
         save_every: 1,
     };
     let vae = AutoencoderKl::initial(vae_config(1.0), SEED, DType::F32).expect("a network");
@@ -93,7 +97,7 @@ fn stages(device: Device) -> [Trained; 3] {
     let first = train(&run, "vae", vae.parameters().to_vec(), compute);
 
     let mut watcher = Trained::default();
-    let pairs = Pairs::encode(&run, &vae, &mut watcher).expect("latents");
+    let pairs = Pairs::encode(&run, &vae, None, &mut watcher).expect("latents");
     let denoiser = Denoiser::new(SEED, BATCH, &pairs, &run.device).expect("networks");
     let (reader, weights) = Reader::new(SEED, &denoiser.text).expect("a layer");
     let params = [denoiser.text.parameters(), &weights].concat();

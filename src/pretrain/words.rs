@@ -9,7 +9,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::nn::{ClipText, Linear, Param, Weights, place};
 use crate::ops;
-use crate::shapes::description::{Colour, Description, Shape, Size};
+use crate::shapes::description::{Colour, Description, Place, Relation, Shape, Size};
 use crate::shapes::model::{text_config, vocabulary_size};
 use crate::shapes::vocabulary::tokenizer;
 use crate::shapes::{Prompt, Split};
@@ -21,11 +21,14 @@ use crate::train::watcher::Watcher;
 const STAGE: &str = "words";
 const BATCH: usize = 64;
 
-/// What is read off: which shapes of which colours there are, small and large shapes, the background's colour. How many
-/// there are and how they lie to each other is left to the UNet, and to experts.
+/// What is read off: which shapes of which colours there are, small and large shapes, the background's colour, and on which
+/// side of the picture or of another thing a shape is. How many there are is left to the UNet, and to experts.
 const PAIRS: usize = Shape::ALL.len() * Colour::HUES.len();
 const SIZES: usize = Shape::ALL.len() * 2;
-const FACTS: usize = PAIRS + SIZES + Colour::ALL.len();
+const GROUNDS: usize = Colour::ALL.len();
+/// Left, right, above, below.
+const SIDES: usize = Shape::ALL.len() * 4;
+const FACTS: usize = PAIRS + SIZES + GROUNDS + SIDES;
 
 /// Trains `text` in place, on its device, with a linear layer that reads the facts off and is dropped afterwards.
 pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watcher) -> Result<()> {
@@ -114,6 +117,29 @@ fn facts_of(description: &Description) -> Vec<f32> {
     }
     if let Some(backdrop) = description.backdrop {
         facts[PAIRS + SIZES + backdrop.colour as usize] = 1.0;
+    }
+    let mut lies = |thing: usize, side: usize| {
+        facts[PAIRS + SIZES + GROUNDS + 4 * description.things[thing].shape as usize + side] = 1.0;
+    };
+    for (i, thing) in description.things.iter().enumerate() {
+        match thing.place {
+            Some(Place::Left) => lies(i, 0),
+            Some(Place::Right) => lies(i, 1),
+            Some(Place::Top) => lies(i, 2),
+            Some(Place::Bottom) => lies(i, 3),
+            Some(Place::Middle) | None => {}
+        }
+    }
+    for claim in &description.claims {
+        let side = match claim.relation {
+            Relation::LeftOf => 0,
+            Relation::RightOf => 1,
+            Relation::Above => 2,
+            Relation::Below => 3,
+            Relation::Inside => continue,
+        };
+        lies(claim.subject, side);
+        lies(claim.object, side ^ 1);
     }
     facts
 }

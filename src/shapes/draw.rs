@@ -9,6 +9,8 @@ pub(super) enum Purpose {
     Prompt = 0,
     /// Where things are drawn, and their exact colours and sizes.
     Layout = 1,
+    /// What a careless caption gets wrong, and its wording.
+    Careless = 2,
 }
 
 /// A source of choices.
@@ -26,6 +28,11 @@ impl Draw {
     /// The choices for picture `index` to a caption that is not of a skill.
     pub fn of_caption(seed: u64, index: u64) -> Self {
         Self::new(seed, Purpose::Layout, u32::MAX, index)
+    }
+
+    /// The choices for careless caption `index`.
+    pub(crate) fn of_careless(seed: u64, index: u64) -> Self {
+        Self::new(seed, Purpose::Careless, u32::MAX, index)
     }
 
     /// In 0..n, for `n` from 1 on. The bias is below `n / 2^32`.

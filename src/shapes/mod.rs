@@ -6,6 +6,7 @@
 
 pub mod builtin;
 pub mod caption;
+pub mod careless;
 pub mod description;
 pub mod draw;
 pub mod judge;
