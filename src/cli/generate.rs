@@ -105,6 +105,7 @@ impl Generate {
             seed: common.seed(),
             inputs: String::new(),
             existing: self.existing(),
+            latents: None,
         };
         folder.check_unused()?;
         let inputs = parameters::inputs_hash(self.input_files(&loras)?);

@@ -4,6 +4,7 @@
 pub mod clip_vocabulary;
 pub mod dataset;
 mod draw;
+pub mod image_latents;
 pub mod latent_cache;
 pub mod loader;
 pub mod preprocess;

@@ -10,6 +10,7 @@ use super::generation::Networks;
 use super::parameters::Parameters;
 use super::request::{Request, is_setting};
 use super::{Observer, Settings};
+use crate::data::image_latents::ImageLatents;
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::{image, jsonl, png};
@@ -27,6 +28,8 @@ pub struct Folder<'a> {
     /// The hash of all files that the images are made from, such as [`super::parameters::inputs_hash`] finds.
     pub inputs: String,
     pub existing: Existing,
+    /// Each image's latents are kept beside it; what tells the VAE from others.
+    pub latents: Option<String>,
 }
 
 /// What happens to images that are there already.
@@ -106,7 +109,8 @@ impl Folder<'_> {
     /// Whether the image on disk stays.
     pub(super) fn keeps(&self, request: &Request, parameters: &Parameters) -> bool {
         let resumes = matches!(self.existing, Existing::Resume | Existing::Repair);
-        resumes && self.state(request, parameters) == State::Same
+        let whole = || self.latents.is_none() || ImageLatents::is_current(&self.path(request));
+        resumes && self.state(request, parameters) == State::Same && whole()
     }
 
     fn state(&self, request: &Request, parameters: &Parameters) -> State {

@@ -181,11 +181,11 @@ impl Generation {
 }
 
 impl Batch<'_> {
-    /// As [`Batch::pixels`], as images.
+    /// As [`Batch::pixels`]: latents, and images.
     ///
     /// # Errors
     /// As [`Batch::pixels`]; [`Error::Failed`] where the model's numbers are not finite.
-    pub fn run(self, seen: impl FnMut() -> Result<()>) -> Result<Vec<RgbImage>> {
+    pub fn run(self, seen: impl FnMut() -> Result<()>) -> Result<(Tensor, Vec<RgbImage>)> {
         let first = self.noise.first().map_or(0, |(_, index)| *index);
         let (latents, pixels) = self.pixels(seen)?;
         if !pixels.is_finite() {
@@ -195,7 +195,7 @@ impl Batch<'_> {
                  guidance, or for the VAE another one by --vae"
             )));
         }
-        formats::image::from_tensor(&pixels)
+        Ok((latents, formats::image::from_tensor(&pixels)?))
     }
 
     /// Runs the sampler and decodes, one image for each entry of `noise`: latents `[n, h, w, c]`, and pixels

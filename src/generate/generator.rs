@@ -13,6 +13,7 @@ use super::loras::{self, Strength};
 use super::parameters::{Parameters, Sources};
 use super::plan::Workload;
 use super::request::Request;
+use crate::data::image_latents::ImageLatents;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, png};
 use crate::nn::AutoencoderKl;
 use crate::tensor::DType;
+use crate::train::identity;
 
 /// Where a generator's networks come from.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +108,18 @@ impl Generator {
     pub fn starting_from(&mut self, image: RgbImage, strength: f64) -> &mut Self {
         self.start = Some((image, strength));
         self
+    }
+
+    /// What tells the VAE from others, as [`ImageLatents`] keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn vae_identity(&self) -> Result<String> {
+        let folder = match &self.source.vae {
+            Some(vae) => model_dir::vae_folder(vae)?,
+            None => ModelDir::open(&self.source.model)?.vae,
+        };
+        identity::of_folders(&[folder])
     }
 
     /// The files of the LoRAs that are on.
@@ -201,9 +215,15 @@ impl Generator {
             let kept = batch.iter().all(|request| folder.keeps(request, &parameters));
             if !kept {
                 let start = self.start(&mut start, batch[0].generation.size)?;
-                let images = self.model.images(batch, start, || observer.stepped(batch.len()))?;
-                for (request, image) in batch.iter().zip(&images) {
-                    png::save(&folder.path(request), image, Some(&parameters.text(request)))?;
+                let (latents, images) = self.model.images(batch, start, || observer.stepped(batch.len()))?;
+                let latents = latents.to_cpu()?.cast(DType::F32);
+                for (i, (request, image)) in batch.iter().zip(&images).enumerate() {
+                    let path = folder.path(request);
+                    png::save(&path, image, Some(&parameters.text(request)))?;
+                    if let Some(vae) = &folder.latents {
+                        let own = latents.view(i * latents.len() / images.len(), &latents.shape()[1..]);
+                        ImageLatents::write(own, self.model.vae.config.scaling_factor, vae, &path)?;
+                    }
                 }
             }
             for request in batch {

@@ -7,6 +7,7 @@ use super::generation::{Batch, Generation, Networks, Start};
 use super::{Conditions, StableDiffusion};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// One image to generate.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +104,7 @@ impl StableDiffusion {
         Networks { unet: &self.unet, vae: &self.vae, scheduler: &self.scheduler, is_xl: self.is_xl() }
     }
 
-    /// One image a request; all of them must fit in one batch. `seen` is called after each step and may stop the work by an
+    /// One image a request, and the latents of all, `[n, h, w, c]`; all of them must fit in one batch. `seen` is called after each step and may stop the work by an
     /// error.
     ///
     /// # Errors
@@ -113,9 +114,9 @@ impl StableDiffusion {
         requests: &[Request],
         start: Option<&Start>,
         seen: impl FnMut() -> Result<()>,
-    ) -> Result<Vec<RgbImage>> {
+    ) -> Result<(Tensor, Vec<RgbImage>)> {
         let Some(first) = requests.first() else {
-            return Ok(Vec::new());
+            return Ok((Tensor::new(Vec::<f32>::new(), &[0]), Vec::new()));
         };
         let (positive, negative) = self.conditions(requests)?;
         Batch {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::data::image_latents;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
@@ -103,7 +104,8 @@ pub fn best(scores: &[Vec<f64>], rule: Rule) -> Vec<(usize, usize)> {
     chosen
 }
 
-/// Makes a training folder of copies, `NNNNN` with the ending of the source, and `metadata.jsonl`, which is written last
+/// Makes a training folder of copies, `NNNNN` with the ending of the source, of latents that lie beside a source, and of
+/// `metadata.jsonl`, which is written last
 /// and keeps the scores and the sources, named from `root` where they are in it. A folder that holds the same selection is
 /// completed.
 ///
@@ -123,7 +125,13 @@ pub fn write(out: &Path, chosen: &[&Candidate], root: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     for (i, candidate) in chosen.iter().enumerate() {
         let bytes = std::fs::read(&candidate.image).map_err(|e| Error::io(&candidate.image, e))?;
-        atomic::write(&out.join(name(i, candidate)), |w| w.write_all(&bytes))?;
+        let copy = out.join(name(i, candidate));
+        atomic::write(&copy, |w| w.write_all(&bytes))?;
+        let latents = image_latents::path(&candidate.image);
+        if latents.exists() {
+            let bytes = std::fs::read(&latents).map_err(|e| Error::io(&latents, e))?;
+            atomic::write(&image_latents::path(&copy), |w| w.write_all(&bytes))?;
+        }
     }
     atomic::write(&metadata, |w| w.write_all(text.as_bytes()))
 }

@@ -85,6 +85,8 @@ pub(super) struct Generator<'a> {
     vae: Option<&'a Path>,
     settings: &'a Settings,
     inner: generate::Generator,
+    /// Of images that are learnt from.
+    keeps_latents: bool,
 }
 
 impl<'a> Generator<'a> {
@@ -94,7 +96,7 @@ impl<'a> Generator<'a> {
     /// As [`generate::Generator::load`].
     pub fn of_images(run: &'a Run) -> Result<Self> {
         let images = &run.config.images;
-        Self::load(run, &images.model, images.vae.as_deref(), &images.draw)
+        Ok(Self { keeps_latents: true, ..Self::load(run, &images.model, images.vae.as_deref(), &images.draw)? })
     }
 
     /// # Errors
@@ -109,7 +111,12 @@ impl<'a> Generator<'a> {
         // Training says what is unusual about the model.
         let inner = generate::Generator::load(source, run.dtype, &mut |_| ())?;
         inner.place(&run.device)?;
-        Ok(Self { run, path, vae, settings, inner })
+        Ok(Self { run, path, vae, settings, inner, keeps_latents: false })
+    }
+
+    /// Generates with these settings from now on.
+    pub fn set(&mut self, settings: &'a Settings) {
+        self.settings = settings;
     }
 
     /// Generates with this LoRA from now on, or with none.
@@ -138,6 +145,7 @@ impl<'a> Generator<'a> {
             seed,
             inputs: identity::of_bytes(inputs.as_bytes())[..16].into(),
             existing: Existing::Repair,
+            latents: self.keeps_latents.then(|| self.inner.vae_identity()).transpose()?,
         };
         self.inner.generate(&folder, &mut Progress { watcher, done: 0, total: 0 })
     }

@@ -10,7 +10,7 @@ use crate::ops::LoraOrder;
 use crate::settings::{Keys, check, settings};
 
 mod choices;
-pub use choices::{Optimizer, Prediction};
+pub use choices::{Optimizer, Prediction, TrainOn};
 
 settings! {
     /// Every setting of `selma train`, under its option's name.
@@ -74,6 +74,10 @@ settings! {
         /// Largest norm of the gradient. 0: gradients are not clipped.
         #[arg(long)]
         max_grad_norm: f64 = 1.0 => check::not_negative,
+        /// Learn from the images, or from the latents that the run kept beside images of the same VAE: less work, and nothing
+        /// is lost on the way through the VAE. Not with --flip or another resolution.
+        #[arg(long)]
+        train_on: TrainOn = TrainOn::Auto,
         /// Pixels of a side (default: the model's).
         #[arg(long)]
         resolution: u32 => resolution,
@@ -95,6 +99,17 @@ settings! {
         /// Share of captions that are replaced by the empty one.
         #[arg(long, alias = "caption-dropout-rate")]
         caption_dropout: f64 = 0.0 => check::share,
+        /// Lowest timestep that is trained at. At low ones a model learns how smooth images are: what it would learn there
+        /// from its own images is their flaws.
+        #[arg(long)]
+        min_timestep: u32 = 0,
+        /// Timesteps from here on are not trained at (default: all of the model's schedule, mostly 1000).
+        #[arg(long)]
+        max_timestep: u32,
+        /// Decay of an exponential moving average of the LoRA, which is then the result, such as 0.99; early steps forget
+        /// faster. 0: the result is the last step's.
+        #[arg(long, alias = "ema-decay")]
+        ema: f64 = 0.0 => check::below_1,
         /// Recompute whole blocks in the backward pass: a third more work for less memory.
         #[arg(long, alias = "gradient-checkpointing")]
         checkpointing: bool = false,
@@ -250,6 +265,9 @@ impl TrainConfig {
         self.check_ranges()?;
         let expected = format!("at most steps ({})", self.steps);
         check::require(self.warmup <= self.steps, "warmup", &self.warmup, &expected)?;
+        let last = self.max_timestep.unwrap_or(u32::MAX);
+        let expected = format!("below max-timestep ({last})");
+        check::require(self.min_timestep < last, "min-timestep", &self.min_timestep, &expected)?;
         let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty();
         check::require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")
     }
@@ -268,6 +286,19 @@ impl TrainConfig {
     /// alpha / rank: what B·A is multiplied by.
     pub fn scale(&self) -> f64 {
         self.alpha() / self.rank as f64
+    }
+
+    /// The timesteps of a schedule of so many that are trained at.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for bounds that the schedule does not have.
+    pub fn timesteps(&self, schedule: u32) -> Result<std::ops::Range<u32>> {
+        let end = self.max_timestep.unwrap_or(schedule);
+        let expected = format!("at most {schedule}, the timesteps of the model's schedule");
+        check::require(end <= schedule, "max-timestep", &end, &expected)?;
+        let expected = format!("below {end}");
+        check::require(self.min_timestep < end, "min-timestep", &self.min_timestep, &expected)?;
+        Ok(self.min_timestep..end)
     }
 
     /// The learning rate of every step.

@@ -27,6 +27,8 @@ pub struct Encoders {
     cache: LatentCache,
     /// What tells these encoders from others, for cache keys.
     pub vae_identity: String,
+    /// The VAE's files alone, as latents beside images name it.
+    pub vae_files: String,
     pub text_identity: String,
     vae: Option<AutoencoderKl>,
     text: Option<TextEncoders>,
@@ -46,6 +48,7 @@ impl Encoders {
         cache_dir: &Path,
     ) -> Result<Self> {
         let named = |hash: String| format!("{hash} {}", dtype.name());
+        let vae_files = identity::of_folders(&[vae_folder.into()])?;
         let mut text = vec![files.text_encoder.clone(), files.tokenizer.clone()];
         text.extend(files.text_encoder_2.iter().chain(&files.tokenizer_2).cloned());
         text.extend(vocab.map(PathBuf::from));
@@ -56,7 +59,8 @@ impl Encoders {
             device: device.clone(),
             dtype,
             cache: LatentCache::open(cache_dir)?,
-            vae_identity: named(identity::of_folders(&[vae_folder.into()])?),
+            vae_identity: named(vae_files.clone()),
+            vae_files,
             text_identity: named(identity::of_folders(&text)?),
             vae: None,
             text: None,

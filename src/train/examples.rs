@@ -14,6 +14,8 @@ use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
 use crate::train::encoders::Encoders;
+use crate::train::identity;
+use crate::train::latents;
 use crate::train::manifest::Manifest;
 use crate::train::pictures::{self, Picture};
 use crate::train::step::{MicroBatch, Noise};
@@ -39,6 +41,8 @@ pub struct Examples {
     /// Bytes of latents that are encoded ahead even if random crops make them many.
     pub ahead_bytes: usize,
     ahead: bool,
+    /// The latents beside the images are learnt from: the hash of all of them.
+    latents: Option<String>,
 }
 
 impl Examples {
@@ -56,8 +60,10 @@ impl Examples {
         scaling_factor: f64,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
+        let pictures = pictures::survey(&dataset, watcher)?;
         Ok(Self {
-            pictures: pictures::survey(&dataset, watcher)?,
+            latents: latents::usable(config, &dataset, &pictures, &encoders.vae_files, side, latent, watcher)?,
+            pictures,
             loader: Loader::new(dataset.len(), config.batch_size, config.seed)?,
             dataset,
             preprocess: Preprocess { width: side, height: side, crop: config.crop, flip: config.flip },
@@ -81,7 +87,11 @@ impl Examples {
 
     /// The hash of everything that is learnt from.
     pub fn identity(&self) -> String {
-        pictures::identity(&self.dataset, &self.pictures)
+        let images = pictures::identity(&self.dataset, &self.pictures);
+        match &self.latents {
+            None => images,
+            Some(latents) => identity::of_bytes(format!("{images} {latents}").as_bytes()),
+        }
     }
 
     /// The list of everything that is learnt from.
@@ -111,6 +121,9 @@ impl Examples {
             watcher.prepared("captions encoded", i + 1, captions.len());
         }
         self.encoders.forget();
+        if self.latents.is_some() {
+            return Ok(());
+        }
 
         let crops = self.crops(numbers)?;
         let few = self.config.crop == Crop::Center || crops.len() <= 2 * self.len();
@@ -159,7 +172,7 @@ impl Examples {
 
     /// Micro-batch `number` of the run with everything drawn, or said how: posterior sample, noise and timestep depend on the seed and
     /// the position in the run alone.
-    pub fn batch(&mut self, number: u64, train_timesteps: u32) -> Result<MicroBatch> {
+    pub fn batch(&mut self, number: u64, train_timesteps: Range<u32>) -> Result<MicroBatch> {
         let items = self.loader.batch(number);
         let (mut latents, mut offset_noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
         let (mut texts, mut time_ids, mut map) = (Vec::new(), Vec::new(), Vec::new());
@@ -167,7 +180,10 @@ impl Examples {
             let position = number * items.len() as u64 + offset as u64;
             let placement = self.placement(item)?;
             let (sample, picture) = (&self.dataset.samples()[item.index], &self.pictures[item.index]);
-            let posterior = self.encoders.posterior(sample, picture, &placement, self.ahead)?;
+            let posterior = match &self.latents {
+                Some(_) => latents::posterior(sample)?,
+                None => self.encoders.posterior(sample, picture, &placement, self.ahead)?,
+            };
             let len = posterior.mean.len();
             let draw = |stream| random::normals(self.config.seed, stream, position, 0, len);
             let (mean, std) = (posterior.mean.reals::<f32>(), posterior.std.reals::<f32>());
@@ -178,7 +194,8 @@ impl Examples {
             if self.config.noise_offset != 0.0 {
                 offset_noise.extend(self.offset_noise(draw(Stream::Noise), posterior.mean.shape(), position));
             }
-            timesteps.push(random::below(self.config.seed, Stream::Timestep, position, 0, train_timesteps) as usize);
+            let within = random::below(self.config.seed, Stream::Timestep, position, 0, train_timesteps.len() as u32);
+            timesteps.push((train_timesteps.start + within) as usize);
             let dropped = self.loader.drops_caption(position, self.config.caption_dropout);
             texts.push(self.encoders.text(if dropped { "" } else { &sample.caption })?);
             time_ids.extend(placement.time_ids());

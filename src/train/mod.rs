@@ -8,6 +8,7 @@ pub mod encoders;
 pub mod examples;
 pub mod folder;
 pub mod identity;
+mod latents;
 pub mod lr_schedule;
 pub mod manifest;
 pub mod metrics;

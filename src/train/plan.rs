@@ -71,8 +71,9 @@ impl Plans {
         }
         let (unet_weights, vae_weights) = (weights(&files.unet, dtype)?, weights(vae_folder, dtype)?);
         let map = |pixels: usize| (pixels * pixels * vae.block_out_channels[0] * DType::F32.size()) as u64;
-        // Master copy, gradient, moments, the network's copy, and the gradient as it comes from the tape.
-        let a_value = 3 * DType::F32.size() + config.optimizer.moment_bytes() + dtype.size();
+        // Master copy, gradient, moments, the average, the network's copy, and the gradient as it comes from the tape.
+        let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
+        let a_value = 3 * DType::F32.size() + average + config.optimizer.moment_bytes() + dtype.size();
         let state = (trained * a_value) as u64;
         let a_sample = (kept + passing) / config.batch_size as u64;
         let mut phases = vec![

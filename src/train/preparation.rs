@@ -90,6 +90,7 @@ impl Preparation {
             scheduler["prediction_type"] = name.into();
         }
         let objective = objective(&config, &scheduler)?;
+        config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
         let vae = VaeConfig::standing_in(&vae_folder, &files.vae)?;
         fits(&files, &unet, &vae)?;

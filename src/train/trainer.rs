@@ -1,6 +1,7 @@
 //! A prepared run to its expert: the loop around the step, records, states, the result.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use super::branches::Branches;
@@ -34,6 +35,8 @@ pub struct Trainer {
     unet: UNet,
     examples: Examples,
     objective: Objective,
+    /// Those that are trained at.
+    timesteps: Range<u32>,
     flat: FlatParameters,
     branches: Branches,
     run: RunIdentity,
@@ -74,9 +77,13 @@ impl Trainer {
         if config.optimizer == Optimizer::Adamw8bit {
             flat.keep_moments_in_8_bits()?;
         }
+        if config.ema > 0.0 {
+            flat.keep_average(config.ema)?;
+        }
         if let Some(state) = state {
             state.restore(&mut flat)?;
         }
+        let timesteps = config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let replay = match unet.device() {
             Device::Cpu => None,
@@ -92,6 +99,7 @@ impl Trainer {
             unet,
             examples,
             objective,
+            timesteps,
             flat,
             branches,
             run,
@@ -203,7 +211,6 @@ impl Trainer {
     /// One step; what it measured, unless that is still in a GPU's memory.
     fn one_step(&mut self) -> Result<Option<StepReport>> {
         let accumulated = self.config.grad_accum as u64;
-        let train_timesteps = self.objective.schedule.alphas_cumprod.len() as u32;
         let c = &self.config;
         let mut settings =
             AdamW { lr: c.lr, betas: (c.betas[0], c.betas[1]), eps: c.eps, weight_decay: c.weight_decay };
@@ -211,7 +218,7 @@ impl Trainer {
         let (factor, first) = (1.0 / accumulated as f64, self.flat.step * accumulated);
         if let Some(replay) = &mut self.replay {
             for number in first..first + accumulated {
-                let batch = self.examples.batch(number, train_timesteps)?;
+                let batch = self.examples.batch(number, self.timesteps.clone())?;
                 replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
             }
             replay.update(&mut self.flat, settings, max_norm)?;
@@ -220,7 +227,7 @@ impl Trainer {
         let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
         let mut loss = 0.0;
         for number in first..first + accumulated {
-            let batch = self.examples.batch(number, train_timesteps)?;
+            let batch = self.examples.batch(number, self.timesteps.clone())?;
             let computed = self.objective.compute(&self.unet, &batch, &leaves, factor, scale.clone())?;
             loss += computed.loss.item() / accumulated as f64;
             self.flat.accumulate(&computed.gradients)?;
@@ -266,13 +273,14 @@ impl Trainer {
         self.save_lora(&self.folder.join("lora.safetensors"))
     }
 
-    /// Writes the LoRA of the present step, in f32 from the master copy.
+    /// Writes the LoRA of the present step, in f32 from the master copy, or from its average where the run keeps one.
     ///
     /// # Errors
     /// As [`save::diffusers`].
     pub fn save_lora(&self, path: &Path) -> Result<()> {
         let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
-        let expert = self.branches.expert(&self.flat.buffers()?.master)?;
+        let buffers = self.flat.buffers()?;
+        let expert = self.branches.expert(buffers.average.as_ref().unwrap_or(&buffers.master))?;
         save::diffusers(path, &expert, &metadata)
     }
 }

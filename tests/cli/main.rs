@@ -10,6 +10,7 @@ mod existing;
 mod generate;
 mod help;
 mod kernels;
+mod latents;
 mod memory;
 mod model;
 mod refusals;

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use selma::formats::safetensors::Safetensors;
 
-use crate::{bytes, parity, pictures, selma};
+use crate::{bytes, parity, pictures, says, selma};
 
 pub fn train(model: &str, data: &Path, out: &Path) -> Command {
     let mut command = selma();
@@ -212,4 +213,58 @@ fn the_help_tells_the_defaults() {
     told("save-every", d.save_every.to_string());
     told("keep", d.keep.to_string());
     told("targets", d.targets.join(","));
+}
+
+/// The result is the moving average of the weights after each step, which forgets faster at the start.
+#[test]
+fn the_average_of_the_lora_is_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let out = dir.path().join("averaged");
+    let settings = ["--steps", "4", "--save-every", "1", "--lr", "0.01", "--ema", "0.3"];
+    train("tiny-sd1", &data, &out).args(settings).assert().success();
+    let values = |file: &Safetensors, name: &str| file.tensor(name).unwrap().data::<f32>().to_vec();
+    let state = |step: u64| {
+        let file = Safetensors::open(&out.join(format!("state/step-{step:08}.safetensors"))).unwrap();
+        (values(&file, "master"), values(&file, "average"))
+    };
+    for step in 2..=4 {
+        let ((_, before), (master, after)) = (state(step - 1), state(step));
+        let decay = (0.3f64).min((1.0 + step as f64) / (10.0 + step as f64)) as f32;
+        for ((a, b), m) in after.iter().zip(&before).zip(&master) {
+            let expected = decay * b + (1.0 - decay) * m;
+            assert!((a - expected).abs() <= 1e-6 * expected.abs().max(1e-3), "step {step}: {a}, not {expected}");
+        }
+    }
+    let (master, average) = state(4);
+    assert!(master != average);
+    let file = Safetensors::open(&out.join("lora.safetensors")).unwrap();
+    let mut result: Vec<f32> = file.names().flat_map(|name| values(&file, name)).collect();
+    let mut average = average;
+    result.sort_by(f32::total_cmp);
+    average.sort_by(f32::total_cmp);
+    assert!(result == average);
+}
+
+#[test]
+fn timesteps_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = pictures(dir.path());
+    let run = |name: &str, arguments: &[&str]| {
+        let mut command = train("tiny-sd1", &data, &dir.path().join(name));
+        command.args(["--steps", "1"]).args(arguments);
+        command
+    };
+    let loss = |name: &str, arguments: &[&str]| {
+        run(name, arguments).assert().success();
+        bytes(dir.path().join(name).join("metrics.jsonl"))
+    };
+    assert!(loss("late", &["--min-timestep", "900"]) != loss("all", &[]));
+    assert!(
+        loss("whole", &["--min-timestep", "0", "--max-timestep", "1000"])
+            == bytes(dir.path().join("all/metrics.jsonl"))
+    );
+    says(run("beyond", &["--max-timestep", "1001"]), 2, &["max-timestep is 1001", "at most 1000"]);
+    says(run("none", &["--min-timestep", "500", "--max-timestep", "500"]), 2, &["min-timestep is 500", "below"]);
+    says(run("over", &["--min-timestep", "1000"]), 2, &["min-timestep is 1000", "below"]);
 }

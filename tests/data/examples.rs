@@ -41,8 +41,11 @@ fn latents(dir: &Path, name: &str, crop: Crop, ahead_bytes: Option<usize>) -> (V
     examples.ahead_bytes = ahead_bytes.unwrap_or(examples.ahead_bytes);
     examples.prepare(0..3, &[], &mut notes).unwrap();
     let kept = std::fs::read_dir(&cache).unwrap().count();
-    let batches = (0..3).flat_map(|i| examples.batch(i, 1000).unwrap().latents.bytes().to_vec());
+    let batches = (0..3).flat_map(|i| examples.batch(i, 0..1000).unwrap().latents.bytes().to_vec());
     let batches = batches.collect();
+    // Timesteps stay within their bounds, and are not all the same.
+    let timesteps: Vec<usize> = (0..3).flat_map(|i| examples.batch(i, 300..310).unwrap().timesteps).collect();
+    assert!(timesteps.iter().all(|t| (300..310).contains(t)) && timesteps.iter().any(|t| *t != timesteps[0]));
     assert_eq!(kept, std::fs::read_dir(&cache).unwrap().count(), "{name}: something was encoded late and kept");
     (batches, notes.0, kept)
 }

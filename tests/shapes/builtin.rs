@@ -35,7 +35,7 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
         generation: generation.clone(),
     };
     let requests: Vec<Request> = captions.iter().enumerate().map(request).collect();
-    let batches = requests.chunks(16).map(|batch| model.images(batch, None, || Ok(())).unwrap());
+    let batches = requests.chunks(16).map(|batch| model.images(batch, None, || Ok(())).unwrap().1);
     batches.flatten().map(|picture| View::of(&picture)).collect()
 }
 

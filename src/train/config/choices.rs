@@ -22,6 +22,19 @@ impl Prediction {
     }
 }
 
+/// What images are learnt from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TrainOn {
+    /// The latents beside all images, where they are of this VAE and fit; else the images.
+    Auto,
+    /// The latents beside the images; an error where they do not fit
+    Latents,
+    /// The images
+    Pixels,
+}
+
+named!(TrainOn, "train-on");
+
 /// How parameters are updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Optimizer {
