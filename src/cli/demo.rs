@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::cli::Common;
-use crate::cli::run::conduct;
+use crate::cli::run::{conduct, show_pooled};
 use crate::error::Result;
-use crate::run::{Selection, demo};
+use crate::run::sweep::pooled;
+use crate::run::{RunFolder, Selection, demo};
 use crate::shapes::builtin;
 
 /// Run the whole method on the built-in model `shapes`: an expert for each of five skills, their merge, and its scores.
@@ -18,12 +21,12 @@ pub struct Demo {
     /// Output folder; open report.html in it
     #[arg(long, default_value = "selma-demo")]
     out: PathBuf,
-    /// Use as many prompts, steps and images as the statistics need
+    /// Use as many prompts, steps and images as the statistics need, at three seeds, none of them --seed itself
     #[arg(long)]
     thorough: bool,
-    /// Also train experts on selected images, such as best-of:4
-    #[arg(long, value_name = "RULE")]
-    select: Option<String>,
+    /// Images that experts learn from, beside experts that learn from all: threshold:X, top:Q, best-of:K, or none
+    #[arg(long, value_name = "RULE", default_value = demo::RULE)]
+    select: String,
 }
 
 const EXAMPLES: &str = "\
@@ -38,7 +41,29 @@ impl Demo {
     /// As [`crate::run::Run::go`].
     pub fn run(self, common: &Common) -> Result<()> {
         let model = builtin::folder()?;
-        let config = demo::config(&model, self.thorough, self.select.as_deref(), common.seed())?;
-        conduct(&config, &self.out, &Selection::default(), false, common)
+        let rule = Some(self.select.as_str()).filter(|rule| *rule != "none");
+        if !self.thorough {
+            let config = demo::config(&model, false, rule, common.seed())?;
+            return conduct(&config, &self.out, &Selection::default(), false, common);
+        }
+        let mut runs = Vec::new();
+        for seed in demo::fresh_seeds(common.seed()) {
+            let out = self.out.join(format!("seed-{seed}"));
+            let config = demo::config(&model, true, rule, seed)?;
+            conduct(&config, &out, &Selection::default(), false, common)?;
+            runs.push(RunFolder::new(&out));
+        }
+        let arms: &[&str] = if rule.is_some() { &["merged-selected", "merged"] } else { &["merged"] };
+        for ours in arms {
+            let comparison = pooled(&runs, ours, "base")?;
+            match common.json {
+                true => println!(
+                    "{}",
+                    json!({"seeds": runs.len(), "ours": ours, "theirs": "base", "comparison": comparison})
+                ),
+                false => show_pooled(runs.len(), ours, "base", &comparison),
+            }
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,8 @@ use crate::cli::Common;
 use crate::cli::terminal::Terminal;
 use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
+use crate::evaluate::comparison::Comparison;
+use crate::evaluate::statistics;
 use crate::run::{self, Estimate, RunConfig, Selection, Stage, Summary};
 
 /// Run the whole method on your models: prompts, images, an expert for each skill, their merge, an evaluation, a report.
@@ -145,8 +147,35 @@ fn show(summary: &Summary) {
         let overall = &pair.comparison.overall;
         let p = overall.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
         let name = format!("{} less {}", pair.ours, pair.theirs);
-        println!("{name:32} {:+6.1}{p}", 100.0 * overall.estimate.mean);
+        println!("{name:42} {}{p}", difference(&overall.estimate));
     }
+    if let Some(sweep) = &summary.sweep {
+        for arm in &sweep.arms {
+            let at = sweep.guidances.iter().zip(&arm.overall);
+            let means: Vec<String> = at.map(|(guidance, all)| format!("{guidance}: {}", points(all.mean))).collect();
+            println!("{:24} at guidance {}", arm.name, means.join(", "));
+            if let Some(comparison) = &arm.against_best {
+                let name = format!("{} less base, each at its best", arm.name);
+                println!("{name:42} {}", difference(&comparison.overall.estimate));
+            }
+        }
+    }
+    for pair in summary.strict.iter().flat_map(|strict| &strict.comparisons) {
+        let name = format!("strict judge: {} less {}", pair.ours, pair.theirs);
+        println!("{name:54} {}", difference(&pair.comparison.overall.estimate));
+    }
+}
+
+/// Points of 100, and the interval.
+pub(crate) fn difference(estimate: &statistics::Estimate) -> String {
+    let interval = estimate.interval.map(|[low, high]| format!("  ({:+.1} to {:+.1})", 100.0 * low, 100.0 * high));
+    format!("{:+6.1}{}", 100.0 * estimate.mean, interval.unwrap_or_default())
+}
+
+/// The difference of two arms over several runs together.
+pub(crate) fn show_pooled(runs: usize, ours: &str, theirs: &str, comparison: &Comparison) {
+    let name = format!("{ours} less {theirs}, {runs} seeds together");
+    println!("{name:54} {}", difference(&comparison.overall.estimate));
 }
 
 /// The command as it could be typed again.

@@ -29,6 +29,13 @@ impl RunConfig {
         if p.writer.as_ref().is_some_and(|writer| writer != "builtin") {
             return wrong("[prompts]: writer: expected \"builtin\"");
         }
+        let e = &self.evaluate;
+        if !e.guidance_sweep.is_empty() && e.draw.guidance.is_none() {
+            return wrong("[evaluate]: guidance-sweep needs guidance too: the one that the other scores are of");
+        }
+        if let Some(guidance) = e.guidance_sweep.iter().find(|guidance| !(guidance.is_finite() && **guidance >= 0.0)) {
+            return Err(Error::Usage(format!("[evaluate]: guidance-sweep has {guidance}: expected numbers from 0")));
+        }
         if p.llm.is_some() && p.llm_model.is_none() {
             return wrong("[prompts]: llm-model is missing");
         }

@@ -22,7 +22,7 @@ pub struct RunConfig {
     /// Model, rank, steps and so on of every expert; data and output folder are the run's.
     pub experts: TrainConfig,
     /// Train one LoRA on the data of all skills too, with as many steps as all experts have together: what the paper
-    /// compares with.
+    /// compares with. Where images are selected, it learns from the selected ones.
     pub all_in_one: bool,
     /// None: the last checkpoint of each expert.
     pub choose: Option<ChooseSettings>,
@@ -36,6 +36,14 @@ pub struct RunConfig {
 
 /// What stands beside the skills among the experts.
 pub const ALL_IN_ONE: &str = "all-in-one";
+
+/// The experts that learn from selected images, and their merge, carry this ending.
+pub const SELECTED: &str = "-selected";
+
+/// Whether an expert learns all skills.
+pub(super) fn is_all_in_one(part: &str) -> bool {
+    part.strip_suffix(SELECTED).unwrap_or(part) == ALL_IN_ONE
+}
 
 impl RunConfig {
     /// Reads a run file; `examples/pipeline.toml` explains every key. Paths in it are relative to its folder.
@@ -103,8 +111,15 @@ impl RunConfig {
 
     /// The parts of the stage `experts`.
     pub fn trained(&self) -> Vec<String> {
-        let skills = self.skills.iter().map(|skill| skill.id.clone());
-        skills.chain(self.all_in_one.then(|| ALL_IN_ONE.into())).collect()
+        let skills = || self.skills.iter().map(|skill| skill.id.clone());
+        let selected = skills().filter(|_| self.select.is_some()).map(|skill| format!("{skill}{SELECTED}"));
+        skills().chain(selected).chain(self.all_in_one.then(|| self.all_in_one_part())).collect()
+    }
+
+    /// What the LoRA of all skills is called.
+    pub fn all_in_one_part(&self) -> String {
+        let ending = if self.select.is_some() { SELECTED } else { "" };
+        format!("{ALL_IN_ONE}{ending}")
     }
 
     /// Whether there is an evaluation.
@@ -114,7 +129,7 @@ impl RunConfig {
 
     /// Optimizer steps of an expert.
     pub fn steps(&self, part: &str) -> u64 {
-        match part == ALL_IN_ONE {
+        match is_all_in_one(part) {
             true => self.experts.steps * self.skills.len() as u64,
             false => self.experts.steps,
         }

@@ -16,14 +16,18 @@ use super::judge::Judge;
 use super::plan::{SELECTED, put};
 use super::question_set::QuestionSet;
 use super::stage::{Stage, Task, Work};
+use super::sweep::{Strict, Sweep};
 use super::{ActiveTask, Run, merge};
 use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::folder::{self, Entry};
 use crate::evaluate::questions::Item;
 use crate::evaluate::scores::Scores;
+use crate::evaluate::shapes;
 use crate::evaluate::statistics::Estimate;
 use crate::formats::{atomic, digest};
+use crate::generate::Settings;
+use crate::shapes::judge::Naming;
 use crate::train::watcher::Watcher;
 
 pub(super) struct Evaluate;
@@ -53,7 +57,10 @@ impl Work for Evaluate {
 
     fn estimate(&self, run: &Run, _: &Task, costs: &Costs) -> Result<Effort> {
         let c = run.config;
-        let folders: usize = arms(run).iter().map(|arm| arm.sets.len()).sum();
+        let ways = 1 + c.evaluate.guidance_sweep.len();
+        let sets = held_out::names(run, Purpose::Evaluation).len();
+        let drawn = |arm: &Arm| arm.sets.len() * if arm.sets.len() == sets { ways } else { 1 };
+        let folders: usize = arms(run).iter().map(drawn).sum();
         let prompts = held_out::count(run, Purpose::Evaluation)?;
         let count = (folders * prompts) as u64 * c.evaluate.seeds;
         Ok(Effort {
@@ -76,6 +83,7 @@ pub const BASE: &str = "base";
 pub const MERGED: &str = "merged";
 
 /// One model that is evaluated.
+#[derive(Clone)]
 struct Arm {
     pub name: String,
     /// Relative to the folder of the run; none for the model as it is.
@@ -117,6 +125,12 @@ pub struct Summary {
     pub seeds: u64,
     pub arms: Vec<ArmScores>,
     pub comparisons: Vec<Compared>,
+    /// The same and other guidances, where the pipeline asks for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
+    /// What a judge with a stricter naming limit makes of the same pictures, of the benchmark `shapes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict: Option<Strict>,
 }
 
 fn is_none(count: &usize) -> bool {
@@ -149,8 +163,9 @@ fn settings_input(run: &Run) -> Result<String> {
     let chosen_by = chosen_by.map(|choose| choose.prompts);
     let questions = e.questions.as_deref().map(digest::file).transpose()?;
     let asked = e.asks().then(|| json!([questions, e.dependencies, e.with_experts, run.config.judge.model]));
+    let sweep = if e.guidance_sweep.is_empty() { String::new() } else { format!(" {:?}", e.guidance_sweep) };
     Ok(format!(
-        "{} {}",
+        "{} {}{sweep}",
         json!([skills, e.benchmark, e.prompts, e.seeds, chosen_by, asked]),
         run.generation_inputs(&e.draw)
     ))
@@ -168,7 +183,8 @@ fn arms(run: &Run) -> Vec<Arm> {
     };
     let mut arms = vec![arm(BASE, None, &sets)];
     if p.all_in_one {
-        arms.push(arm(ALL_IN_ONE, Some(format!("experts/{ALL_IN_ONE}")), &sets));
+        let part = p.all_in_one_part();
+        arms.push(arm(&part, Some(format!("experts/{part}")), &sets));
     }
     arms.push(arm(MERGED, Some(merge::folder("")), &sets));
     if p.select.is_some() {
@@ -206,11 +222,19 @@ fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
     let judge = Judge::open(run, "evaluate", &run.config.evaluate.benchmark, watcher)?;
     let drawn = draw(run, &sets, watcher)?;
     let mut all: Vec<(String, Scores)> = Vec::new();
-    for (arm, entries) in drawn {
-        let own = sets.iter().filter(|set| arm.sets.contains(&set.name));
+    let mut swept = Vec::new();
+    let mut strict: Vec<(String, Scores)> = Vec::new();
+    for drawing in &drawn {
+        let own = sets.iter().filter(|set| drawing.arm.sets.contains(&set.name));
         let items: Vec<Item> = own.flat_map(|set| set.items.iter().cloned()).collect();
-        if let Some(scores) = judge.score(&arm.name, &entries, &items, watcher)? {
-            all.push((arm.name, scores));
+        let name = &drawing.arm.name;
+        let Some(scores) = judge.score(&drawing.place(), &drawing.entries, &items, watcher)? else { continue };
+        if drawing.swept.is_none() && run.config.evaluate.benchmark == "shapes" {
+            strict.push((name.clone(), shapes::evaluate_as(&drawing.entries, Naming::Strict, run.config.seed)?));
+        }
+        swept.push((name.clone(), drawing.guidance, scores.clone()));
+        if drawing.swept.is_none() {
+            all.push((name.clone(), scores));
         }
     }
     judge.complete()?;
@@ -221,64 +245,118 @@ fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
         }
         scores.write(&run.folder.path(format!("evaluate/{name}/scores.json")))?;
     }
-    let summary = summary(run, &sets, &all)?;
+    let mut summary = summary(run, &sets, &all)?;
+    if !run.config.evaluate.guidance_sweep.is_empty() {
+        summary.sweep = Some(Sweep::of(&swept)?);
+    }
+    if !strict.is_empty() {
+        summary.strict = Some(Strict { arms: means(&strict), comparisons: comparisons(&strict)? });
+    }
     atomic::write(&run.folder.path("evaluate/summary.json"), |w| {
         serde_json::to_writer_pretty(&mut *w, &summary)?;
         writeln!(w)
     })
 }
 
-/// The pictures of every arm, named from the arm's folder.
-fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<(Arm, Vec<Entry>)>> {
+/// What an arm drew at one guidance.
+struct Drawn {
+    arm: Arm,
+    /// NaN where it is left to the model's family, which no sweep allows.
+    guidance: f64,
+    /// The guidance, where it is one of the sweep.
+    swept: Option<f64>,
+    /// Named from the folder of [`Drawn::place`].
+    entries: Vec<Entry>,
+}
+
+impl Drawn {
+    /// Within `evaluate`.
+    fn place(&self) -> String {
+        place(&self.arm.name, self.swept)
+    }
+}
+
+/// Where an arm's pictures are, within `evaluate`.
+fn place(arm: &str, swept: Option<f64>) -> String {
+    match swept {
+        None => arm.into(),
+        Some(guidance) => format!("sweep/{arm}/guidance-{guidance}"),
+    }
+}
+
+/// The pictures of every arm, at every guidance that it is evaluated at.
+fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<Drawn>> {
     let settings = &run.config.evaluate;
     let seeds = || run.config.seed..run.config.seed + settings.seeds;
+    let at = |guidance: &f64| (Some(*guidance), Settings { guidance: Some(*guidance), ..settings.draw.clone() });
+    let ways: Vec<(Option<f64>, Settings)> =
+        std::iter::once((None, settings.draw.clone())).chain(settings.guidance_sweep.iter().map(at)).collect();
     let mut generator = Generator::load(run, &run.config.experts.model, None, &settings.draw)?;
     let mut drawn = Vec::new();
     for arm in arms(run) {
         watcher.note(&format!("evaluate: {}", arm.name));
         let lora = arm.lora.as_ref().map(|lora| run.folder.path(lora));
         generator.with_lora(lora.as_deref())?;
-        let mut entries = Vec::new();
-        for set in sets.iter().filter(|set| arm.sets.contains(&set.name)) {
-            for seed in seeds() {
-                let dir = run.folder.path(pictures(&arm.name, &set.name, seed));
-                generator.generate(&set.prompts, seed, &dir, watcher)?;
-                let (mut here, _) = folder::list(&dir)?;
-                for entry in &mut here {
-                    entry.file_name = format!("{}/seed-{seed}/{}", set.name, entry.file_name);
+        // A skill's expert is evaluated on its own prompts, and nothing is compared with it.
+        let ways = if arm.sets.len() == sets.len() { &ways[..] } else { &ways[..1] };
+        for (swept, settings) in ways {
+            generator.set(settings);
+            let mut entries = Vec::new();
+            for set in sets.iter().filter(|set| arm.sets.contains(&set.name)) {
+                for seed in seeds() {
+                    let inner = format!("{}/seed-{seed}", set.name);
+                    let dir = run.folder.path(format!("evaluate/{}/{inner}", place(&arm.name, *swept)));
+                    generator.generate(&set.prompts, seed, &dir, watcher)?;
+                    let (mut here, _) = folder::list(&dir)?;
+                    for entry in &mut here {
+                        entry.file_name = format!("{inner}/{}", entry.file_name);
+                    }
+                    entries.extend(here);
                 }
-                entries.extend(here);
             }
+            let guidance = settings.guidance.unwrap_or(f64::NAN);
+            drawn.push(Drawn { arm: arm.clone(), guidance, swept: *swept, entries });
         }
-        drawn.push((arm, entries));
     }
     Ok(drawn)
 }
 
-fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary> {
+/// Every arm less the base, and what else the paper and the selection are about.
+fn comparisons(all: &[(String, Scores)]) -> Result<Vec<Compared>> {
     let scores = |name: &str| all.iter().find(|(other, _)| other == name).map(|(_, scores)| scores);
     let selected = format!("{MERGED}{SELECTED}");
+    let all_selected = format!("{ALL_IN_ONE}{SELECTED}");
     let mut pairs: Vec<(&str, &str)> = all[1..].iter().map(|(name, _)| (name.as_str(), BASE)).collect();
-    pairs.extend([(MERGED, ALL_IN_ONE), (selected.as_str(), MERGED)]);
+    pairs.extend([(MERGED, ALL_IN_ONE), (selected.as_str(), MERGED), (selected.as_str(), all_selected.as_str())]);
     let mut comparisons = Vec::new();
     for (ours, theirs) in pairs {
         if let (Some(a), Some(b)) = (scores(ours), scores(theirs)) {
             comparisons.push(Compared { ours: ours.into(), theirs: theirs.into(), comparison: Comparison::of(a, b)? });
         }
     }
-    let means = |(name, scores): &(String, Scores)| ArmScores {
+    Ok(comparisons)
+}
+
+fn means(all: &[(String, Scores)]) -> Vec<ArmScores> {
+    let one = |(name, scores): &(String, Scores)| ArmScores {
         name: name.clone(),
         overall: scores.overall,
         skills: scores.skills.clone(),
         families: scores.families.clone(),
     };
+    all.iter().map(one).collect()
+}
+
+fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary> {
     Ok(Summary {
         benchmark: all[0].1.benchmark.clone(),
         judge: all[0].1.judge.clone(),
         prompts: sets.iter().map(|set| set.prompts.len()).max().unwrap_or(0),
         prompts_left_out: held_out::left_out(run)?,
         seeds: run.config.evaluate.seeds,
-        arms: all.iter().map(means).collect(),
-        comparisons,
+        arms: means(all),
+        comparisons: comparisons(all)?,
+        sweep: None,
+        strict: None,
     })
 }

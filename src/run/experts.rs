@@ -1,12 +1,12 @@
 //! Stage `experts`: a LoRA for each skill, and one for all skills together. The base model is loaded once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::best_checkpoint::{self, Trained};
-use super::config::ALL_IN_ONE;
+use super::config::{ALL_IN_ONE, is_all_in_one};
 use super::estimate::{Costs, Effort};
 use super::folder::{Inputs, Paths};
 use super::held_out::{self, Purpose};
@@ -14,6 +14,7 @@ use super::plan::{SELECTED, put};
 use super::question_set::QuestionSet;
 use super::stage::{Stage, Task, Work};
 use super::{ActiveTask, Run};
+use crate::data::image_latents;
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
 use crate::nn::UNet;
@@ -26,10 +27,7 @@ pub(super) struct Experts;
 
 impl Work for Experts {
     fn tasks(&self, run: &Run) -> Vec<Task> {
-        let mut parts = run.config.trained();
-        if run.config.select.is_some() {
-            parts.extend(run.config.skills.iter().map(|skill| format!("{}{SELECTED}", skill.id)));
-        }
+        let parts = run.config.trained();
         parts.iter().map(|part| Task::new(Stage::Experts, part)).collect()
     }
 
@@ -37,6 +35,7 @@ impl Work for Experts {
         let part = task.part();
         let mut needed = match part.strip_suffix(SELECTED) {
             _ if part == ALL_IN_ONE => run.task_a_skill(Stage::Images),
+            Some(ALL_IN_ONE) => run.task_a_skill(Stage::Select),
             Some(skill) => vec![Task::new(Stage::Select, skill)],
             None => vec![Task::new(Stage::Images, part)],
         };
@@ -108,16 +107,13 @@ fn config(run: &Run, part: &str) -> TrainConfig {
 /// What it learns from.
 fn data(part: &str) -> PathBuf {
     match part.strip_suffix(SELECTED) {
-        _ if part == ALL_IN_ONE => "experts/all-in-one/data".into(),
+        _ if is_all_in_one(part) => format!("experts/{part}/data").into(),
         Some(skill) => format!("select/{skill}/chosen").into(),
         None => format!("images/{part}").into(),
     }
 }
 
 /// The settings that decide the numbers, as an input.
-///
-/// # Errors
-/// As [`TrainConfig::to_toml`].
 fn training_inputs(config: &TrainConfig) -> Result<String> {
     config.deciding().to_toml()
 }
@@ -139,8 +135,8 @@ fn train(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result
             }
             best_checkpoint::check_candidates(run, task.part())?;
         }
-        if task.part() == ALL_IN_ONE {
-            join_data(run)?;
+        if is_all_in_one(task.part()) {
+            join_data(run, task.part())?;
         }
         let (config, vocab) = (config(run, task.part()), run.config.vocab.as_deref());
         // They differ in steps and data alone: one says what memory all will take.
@@ -189,19 +185,29 @@ fn train(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Result
     }
 }
 
+/// A second name for a file, or a copy where the file system has no hard links.
+fn link(source: &Path, target: &Path) -> Result<()> {
+    if target.exists() || std::fs::hard_link(source, target).is_ok() {
+        return Ok(());
+    }
+    atomic::write_bytes(target, &std::fs::read(source).map_err(|e| Error::io(source, e))?)
+}
+
 /// The data of all skills as one training folder, of hard links where the file system has them.
-fn join_data(run: &Run) -> Result<()> {
-    let dir = run.folder.path(data(ALL_IN_ONE));
+fn join_data(run: &Run, part: &str) -> Result<()> {
+    let dir = run.folder.path(data(part));
+    let ending = if part.ends_with(SELECTED) { SELECTED } else { "" };
     std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
     let mut rows = Vec::new();
     for skill in &run.config.skills {
-        let from = run.folder.path(format!("images/{}", skill.id));
+        let from = run.folder.path(data(&format!("{}{ending}", skill.id)));
         for (_, mut row) in jsonl::read::<Value>(&from.join("metadata.jsonl"))? {
             let file = row["file_name"].as_str().unwrap_or_default().to_owned();
             let name = format!("{}-{file}", skill.id);
             let (source, target) = (from.join(&file), dir.join(&name));
-            if !target.exists() && std::fs::hard_link(&source, &target).is_err() {
-                atomic::write_bytes(&target, &std::fs::read(&source).map_err(|e| Error::io(&source, e))?)?;
+            link(&source, &target)?;
+            if image_latents::path(&source).exists() {
+                link(&image_latents::path(&source), &image_latents::path(&target))?;
             }
             row["file_name"] = name.into();
             rows.push(row);

@@ -31,6 +31,7 @@ pub mod report;
 mod select;
 pub mod settings;
 pub mod stage;
+pub mod sweep;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! What each task is made from: the part that all stages have in common.
 
-use super::config::ALL_IN_ONE;
+pub(super) use super::config::SELECTED;
+use super::config::is_all_in_one;
 use super::folder::{Inputs, Paths};
 use super::{Run, Stage, Task};
 use crate::error::Result;
@@ -12,9 +13,6 @@ pub(super) struct StageInputs {
     pub inputs: Inputs,
     pub paths: Paths,
 }
-
-/// The experts that learn from selected images, and their merge, carry this ending.
-pub(super) const SELECTED: &str = "-selected";
 
 impl Run<'_> {
     /// One task of `stage` for each skill.
@@ -56,7 +54,7 @@ impl Run<'_> {
 
     /// Whether the expert `part` learns `skill`.
     pub(super) fn learns(&self, part: &str, skill: &str) -> bool {
-        part == ALL_IN_ONE || part.strip_suffix(SELECTED).unwrap_or(part) == skill
+        is_all_in_one(part) || part.strip_suffix(SELECTED).unwrap_or(part) == skill
     }
 
     /// How images are generated, as an input.

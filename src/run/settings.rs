@@ -99,6 +99,9 @@ pub struct EvaluateSettings {
     pub prompts: Option<usize>,
     /// Pictures of each prompt, each from a seed of its own.
     pub seeds: u64,
+    /// Other guidances that every model which draws all prompts is evaluated at too: at which one a model draws best
+    /// differs from model to model.
+    pub guidance_sweep: Vec<f64>,
     #[serde(flatten)]
     pub draw: Settings,
 }
@@ -112,6 +115,7 @@ impl Default for EvaluateSettings {
             with_experts: false,
             prompts: None,
             seeds: 1,
+            guidance_sweep: Vec::new(),
             draw: Settings::default(),
         }
     }

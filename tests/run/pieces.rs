@@ -108,6 +108,7 @@ fn selected_pictures_teach_experts_beside_the_plain_ones() {
             "select of spatial",
             "experts of counting-selected",
             "experts of spatial-selected",
+            "experts of all-in-one-selected",
             "merge of selected",
             "evaluate",
             "report"
@@ -119,7 +120,8 @@ fn selected_pictures_teach_experts_beside_the_plain_ones() {
     }
     let summary = &outcome["summary"];
     assert!(summary["arms"].as_array().unwrap().iter().any(|arm| arm["name"] == "merged-selected"));
-    assert_eq!(std::fs::read_dir(plain.join("select/counting/draw-2")).unwrap().count(), 4);
+    // Three images, each with its latents, and their list.
+    assert_eq!(std::fs::read_dir(plain.join("select/counting/draw-2")).unwrap().count(), 7);
 }
 
 #[test]

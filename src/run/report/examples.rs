@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::Contents;
 use crate::evaluate::scores::{Picture, Scores};
-use crate::run::evaluate::{BASE, MERGED};
+use crate::run::evaluate::BASE;
 
-/// A picture of the base model and the merged model's from the same prompt and noise.
+/// A picture of the base model and another model's from the same prompt and noise.
 pub struct Pair<'a> {
     pub before: &'a Picture,
     pub after: &'a Picture,
@@ -26,8 +26,8 @@ impl Pair<'_> {
 }
 
 /// The pairs that gained most, and those that lost most, at most `count` of each and one a prompt.
-pub fn extremes<'a>(contents: &'a Contents, count: usize) -> [Vec<Pair<'a>>; 2] {
-    let (Some(base), Some(merged)) = (contents.scores.get(BASE), contents.scores.get(MERGED)) else {
+pub fn extremes<'a>(contents: &'a Contents, arm: &str, count: usize) -> [Vec<Pair<'a>>; 2] {
+    let (Some(base), Some(merged)) = (contents.scores.get(BASE), contents.scores.get(arm)) else {
         return [Vec::new(), Vec::new()];
     };
     let mut pairs = pairs(base, merged);

@@ -1,5 +1,6 @@
 //! Stage `report`: one page that needs nothing but itself, `report.html`.
 
+mod beside;
 mod chart;
 mod examples;
 mod page;

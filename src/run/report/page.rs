@@ -7,7 +7,6 @@ use super::picture::data_uri;
 use super::scores::{points, title};
 use super::{Contents, chart, scores};
 use crate::error::Result;
-use crate::run::config::ALL_IN_ONE;
 use crate::run::evaluate::{BASE, MERGED, expert, pictures};
 use crate::run::held_out::{self, Purpose};
 
@@ -35,7 +34,7 @@ pub(super) fn page(c: &Contents) -> Result<Markup> {
             }
             body {
                 h1 { "One LoRA of many experts: what it changed" }
-                @if let Some(summary) = &c.summary { (scores::in_short(summary)) }
+                @if let Some(summary) = &c.summary { (scores::in_short(c, summary)) }
                 (asked(c))
                 @if let Some(summary) = &c.summary {
                     (scores::tables(c, summary))
@@ -74,8 +73,9 @@ fn grids(c: &Contents) -> Result<Markup> {
     for set in held_out::names(c.run, Purpose::Evaluation) {
         let mut arms = vec![BASE.to_string()];
         arms.extend(Some(expert(&set)).filter(|arm| c.scores.contains_key(arm)));
-        arms.extend(p.all_in_one.then(|| ALL_IN_ONE.into()));
+        arms.extend(p.all_in_one.then(|| p.all_in_one_part()));
         arms.push(MERGED.into());
+        arms.extend(c.summary.as_ref().map(scores::headline).filter(|arm| arm != MERGED));
         let mut rows = Vec::new();
         let first = format!("{set}/seed-{}/", p.seed);
         let base = &c.scores[BASE].pictures;
@@ -114,23 +114,24 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
 }
 
 fn changed(c: &Contents) -> Result<Markup> {
-    let [better, worse] = extremes(c, EXTREMES);
+    let arm = c.summary.as_ref().map_or(MERGED.into(), scores::headline);
+    let [better, worse] = extremes(c, &arm, EXTREMES);
     Ok(html! {
         h2 { "What got better, and what got worse" }
-        p.soft { "Merged experts against the base model, from the same noise; the largest changes." }
+        p.soft { (title(&arm)) " against the base model, from the same noise; the largest changes." }
         h3 { "Better" }
-        (pairs(c, &better)?)
+        (pairs(c, &arm, &better)?)
         h3 { "Worse" }
-        (pairs(c, &worse)?)
+        (pairs(c, &arm, &worse)?)
     })
 }
 
-fn pairs(c: &Contents, pairs: &[Pair]) -> Result<Markup> {
+fn pairs(c: &Contents, arm: &str, pairs: &[Pair]) -> Result<Markup> {
     let uri = |arm: &str, file: &str| data_uri(&c.run.folder.path(format!("evaluate/{arm}/{file}")));
     let mut shown = Vec::new();
     for pair in pairs {
         let file = &pair.after.file_name;
-        shown.push((pair, uri(BASE, file)?, uri(MERGED, file)?));
+        shown.push((pair, uri(BASE, file)?, uri(arm, file)?));
     }
     Ok(html! {
         @if shown.is_empty() { p { "None." } }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
-use super::Contents;
+use super::{Contents, beside};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::statistics::{Difference, Estimate};
 use crate::run::config::ALL_IN_ONE;
@@ -34,13 +34,21 @@ pub fn title(arm: &str) -> String {
         BASE => "base model".into(),
         ALL_IN_ONE => "one LoRA on all data".into(),
         MERGED => "merged experts".into(),
-        _ if arm == format!("{MERGED}{SELECTED}") => "merged, from selected pictures".into(),
+        _ if arm == format!("{MERGED}{SELECTED}") => "merged experts, from selected pictures".into(),
+        _ if arm == format!("{ALL_IN_ONE}{SELECTED}") => "one LoRA on all selected pictures".into(),
         other => other.replacen("expert-", "expert: ", 1),
     }
 }
 
-/// What came out, in sentences.
-pub fn in_short(summary: &Summary) -> Markup {
+/// The arm that the page is about: the merge of experts, from selected pictures where the run selects.
+pub fn headline(summary: &Summary) -> String {
+    let selected = format!("{MERGED}{SELECTED}");
+    let there = summary.arms.iter().any(|arm| arm.name == selected);
+    if there { selected } else { MERGED.into() }
+}
+
+/// What came out, in sentences: the gain first, and at once what made it.
+pub fn in_short(c: &Contents, summary: &Summary) -> Markup {
     let mean = |arm: &str| summary.arms.iter().find(|a| a.name == arm).map(|a| points(a.overall.mean));
     let sentence = |ours: &str, theirs: &str| {
         let comparison = summary.compared(ours, theirs)?;
@@ -52,10 +60,18 @@ pub fn in_short(summary: &Summary) -> Markup {
             }
         })
     };
-    let selected = format!("{MERGED}{SELECTED}");
-    let pairs = [(MERGED, BASE), (MERGED, ALL_IN_ONE), (selected.as_str(), MERGED)];
+    let all = c.run.config.all_in_one_part();
+    let (ours, guidance) = (headline(summary), c.run.config.evaluate.draw.guidance);
+    let others = match ours == MERGED {
+        true => vec![(MERGED, ALL_IN_ONE)],
+        false => vec![(MERGED, BASE), (ours.as_str(), all.as_str())],
+    };
     html! {
-        @for (ours, theirs) in pairs { @if let Some(text) = sentence(ours, theirs) { (text) } }
+        @if let Some(text) = sentence(&ours, BASE) { (text) }
+        @if let Some(guidance) = guidance { p { "All pictures at guidance " (guidance) "." } }
+        (beside::what_made_it(c))
+        @for (ours, theirs) in others { @if let Some(text) = sentence(ours, theirs) { (text) } }
+        (beside::in_short(summary, &ours))
         p.soft {
             "A picture's score is the share of the questions about its prompt that the judge answers "
             @if summary.benchmark == "tifa" { "rightly" } @else { "with yes" }
@@ -69,7 +85,7 @@ fn capital(text: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-fn interval(difference: &Difference) -> String {
+pub(super) fn interval(difference: &Difference) -> String {
     let mut text = format!("difference {}", signed(difference.estimate.mean));
     if let Some([low, high]) = difference.estimate.interval {
         text += &format!(", 95 % interval {} to {}", signed(low), signed(high));
@@ -142,6 +158,7 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
                 " Dependencies of questions: " (asked.dependencies) "."
             }
         }
+        (beside::tables(summary))
         h3 { "Differences" }
         table {
             thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
@@ -152,7 +169,7 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
     }
 }
 
-fn difference(ours: &str, theirs: &str, comparison: &Comparison) -> Markup {
+pub(super) fn difference(ours: &str, theirs: &str, comparison: &Comparison) -> Markup {
     let overall = &comparison.overall;
     html! { tr {
         td { (ours) " less " (theirs) }
