@@ -2,6 +2,7 @@
 
 mod answers;
 mod report;
+mod scorers;
 
 use std::path::{Path, PathBuf};
 
@@ -30,16 +31,22 @@ pub struct Eval {
     /// `index`, `skill`, `item_id`), or of images that are named after the items of the questions. Optional with --answers.
     #[arg(long, value_name = "DIR", required_unless_present = "answers")]
     images: Option<PathBuf>,
-    /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption.
+    /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption. One number a picture, and
+    /// several with commas between: clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic.
     #[arg(long, value_name = "NAME")]
     benchmark: String,
     /// The questions: DSG's CSV (dsg-1k-anns.csv) or TIFA's JSON.
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
-    /// The judge: an OpenAI-compatible chat endpoint of a model that sees (its key is read from OPENAI_API_KEY), or builtin, the
-    /// judge for shapes.
-    #[arg(long, value_name = "URL|builtin", required_unless_present = "answers")]
+    /// The judge: an OpenAI-compatible chat endpoint of a model that sees (its key is read from OPENAI_API_KEY); blip-vqa, in
+    /// this process, by its greedy answers (blip-vqa:yes-no compares yes with no, blip-vqa:rank ranks the choices); or builtin,
+    /// the judge for shapes.
+    #[arg(long, value_name = "URL|blip-vqa|builtin")]
     judge: Option<String>,
+    /// The weights of a scorer or of blip-vqa: a folder, a file, or an id on the Hugging Face hub, also ORG/NAME@REVISION and
+    /// ORG/NAME:FILE (default: the published ones). aesthetic-clip is the CLIP of an aesthetic head that comes alone. Repeat it.
+    #[arg(long, value_name = "NAME=MODEL")]
+    weights: Vec<String>,
     /// The endpoint's model; with --answers, who gave them.
     #[arg(long, value_name = "NAME")]
     judge_model: Option<String>,
@@ -65,12 +72,12 @@ pub struct Eval {
     overwrite: Overwrite,
 }
 
-const USAGE: &str =
-    "selma eval --benchmark <NAME> --images <DIR> (--judge <URL|builtin> | --answers <FILE>) --out <FILE> [OPTIONS]";
+const USAGE: &str = "selma eval --benchmark <NAME> --images <DIR> [--judge <URL|blip-vqa|builtin> | --answers <FILE>] --out <FILE> [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
   selma eval --benchmark shapes --judge builtin --images images --out scores.json
+  selma eval --benchmark clipscore,imagereward --images images --out scores.json
   selma eval --benchmark dsg --questions dsg-1k-anns.csv --judge http://localhost:8000 --judge-model qwen2.5-vl \\
     --images tuned --against base --out scores.json";
 
@@ -86,6 +93,9 @@ impl Eval {
             ("--answers", self.answers.as_deref()),
             ("--against", self.against.as_deref()),
         ])?;
+        if let Some(kinds) = scorers::kinds(&self.benchmark)? {
+            return scorers::run(&self, &kinds, common);
+        }
         self.overwrite.check(&self.out)?;
         let scorer = self.scorer(common)?;
         let mut scores = scorer.score(self.images.as_deref())?;
@@ -98,6 +108,27 @@ impl Eval {
         }
         scores.write(&self.out)?;
         report::print(&scores, &self.out, self.against.as_deref(), common);
+        Ok(())
+    }
+
+    fn entries(&self, dir: &Path, items: &[Item], common: &Common) -> Result<Vec<Entry>> {
+        if !items.is_empty() && dir.is_dir() && !dir.join("metadata.jsonl").exists() {
+            return folder::by_name(dir, items);
+        }
+        let (entries, missing) = folder::list(dir)?;
+        if let Some(first) = missing.first() {
+            let count = missing.len() + entries.len();
+            let message = format!("{} of {count} pictures are not there, {first} first", missing.len());
+            self.left_out(dir, &message, common)?;
+        }
+        Ok(entries)
+    }
+
+    fn left_out(&self, dir: &Path, message: &str, common: &Common) -> Result<()> {
+        if !self.allow_missing {
+            return Err(Error::file(dir, format!("{message}; --allow-missing leaves them out")));
+        }
+        common.note(format!("warning: {}: {message}; they are left out", dir.display()));
         Ok(())
     }
 
@@ -116,11 +147,11 @@ impl Eval {
             }
             "dsg" => dsg::read,
             "tifa" => tifa::read,
-            "clipscore" | "pickscore" | "hpsv2" | "imagereward" => {
-                return Err(Error::Unavailable(format!("--benchmark {benchmark}")));
-            }
             other => {
-                let message = format!("--benchmark {other}: expected dsg, tifa or shapes");
+                let message = format!(
+                    "--benchmark {other}: expected dsg, tifa, shapes, or some of clipscore, pickscore, hpsv2, hpsv2.1, \
+                     imagereward, aesthetic"
+                );
                 return Err(Error::Usage(message));
             }
         };
@@ -149,10 +180,10 @@ impl Scorer<'_> {
         let seed = self.common.seed();
         let Some((items, source)) = &self.asked else {
             let dir = dir.ok_or_else(|| Error::Usage("--images: expected a folder".into()))?;
-            return shapes::evaluate(&self.entries(dir, &[])?, seed);
+            return shapes::evaluate(&self.eval.entries(dir, &[], self.common)?, seed);
         };
         let (dir, entries) = match dir {
-            Some(dir) => (dir, self.entries(dir, items)?),
+            Some(dir) => (dir, self.eval.entries(dir, items, self.common)?),
             None => {
                 let mut entries = folder::of_items(items);
                 entries.retain(|entry| source.knows(entry));
@@ -167,7 +198,7 @@ impl Scorer<'_> {
                 items.len(),
                 if self.eval.images.is_some() { "picture" } else { "answer" }
             );
-            self.left_out(dir, &message)?;
+            self.eval.left_out(dir, &message, self.common)?;
         }
         if paired.others > 0 {
             let message = format!("{} pictures are of no item and are not asked about", paired.others);
@@ -176,26 +207,5 @@ impl Scorer<'_> {
         let answers = source.answers(&paired.pictures, self.common)?;
         let names = (self.eval.benchmark.as_str(), source.name.as_str());
         question_scores::score(names, &paired, &answers, self.eval.dependencies, seed)
-    }
-
-    fn entries(&self, dir: &Path, items: &[Item]) -> Result<Vec<Entry>> {
-        if !items.is_empty() && dir.is_dir() && !dir.join("metadata.jsonl").exists() {
-            return folder::by_name(dir, items);
-        }
-        let (entries, missing) = folder::list(dir)?;
-        if let Some(first) = missing.first() {
-            let count = missing.len() + entries.len();
-            let message = format!("{} of {count} pictures are not there, {first} first", missing.len());
-            self.left_out(dir, &message)?;
-        }
-        Ok(entries)
-    }
-
-    fn left_out(&self, dir: &Path, message: &str) -> Result<()> {
-        if !self.eval.allow_missing {
-            return Err(Error::file(dir, format!("{message}; --allow-missing leaves them out")));
-        }
-        self.common.note(format!("warning: {}: {message}; they are left out", dir.display()));
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Common;
 use super::progress::Progress;
 use crate::error::{Error, Result};
-use crate::formats::hub::{self, Hub};
+use crate::formats::hub::{self, Hub, JudgeId};
 use crate::shapes::builtin;
 
 impl Common {
@@ -38,6 +38,27 @@ impl Common {
             bar.finish();
         }
         Ok(folder)
+    }
+
+    /// Where the judge that the user named lies; downloads it where that is needed and allowed.
+    ///
+    /// # Errors
+    /// Those of [`Hub::judge`]. A path is returned as it is: whoever opens it says what is wrong with it.
+    pub fn judge(&self, given: &str) -> Result<PathBuf> {
+        let Some(id) = JudgeId::parse(given) else {
+            return Ok(given.into());
+        };
+        let hub = Hub::from_environment(self.offline)?;
+        let mut bar: Option<Progress> = None;
+        let place = hub.judge(id, &mut |progress| {
+            let bar = bar.get_or_insert_with(|| self.bytes_bar(given, &hub, progress.total));
+            bar.message(progress.file.to_string());
+            bar.set(progress.done);
+        })?;
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        Ok(place)
     }
 
     fn bytes_bar(&self, id: &str, hub: &Hub, total: u64) -> Progress {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use selma::formats::hub::{Hub, is_id};
+use selma::formats::hub::{Hub, JudgeId, is_id};
 use selma::formats::model_dir::ModelDir;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -45,8 +45,8 @@ fn hash(bytes: &[u8]) -> String {
 fn serve(files: BTreeMap<String, Vec<u8>>, first: usize) -> Server {
     let files = Arc::new(files);
     Server::start(move |_, request| {
-        let listing = "/api/models/org/tiny/revision/main?blobs=true";
-        if request.path == listing {
+        let revision = request.path.strip_prefix("/api/models/org/tiny/revision/");
+        if matches!(revision, Some("main?blobs=true" | "refs%2Fpr%2F7?blobs=true")) {
             let sibling = |(name, bytes): (&String, &Vec<u8>)| match name.ends_with(".safetensors") {
                 true => json!({"rfilename": name, "blobId": "ab", "size": bytes.len(),
                                "lfs": {"sha256": hash(bytes), "size": bytes.len()}}),
@@ -165,5 +165,34 @@ fn ids_are_told_from_paths() {
     }
     for path in ["model", "./a/b", "../b", "a/b/c", "/a", "a/..", "src/formats", "a b/c", "a/"] {
         assert!(!is_id(path), "{path}");
+    }
+}
+
+#[test]
+fn of_a_judge_its_configuration_and_one_file_of_weights_are_downloaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["README.md", "config.json", "vocab.txt", "pytorch_model.bin", "model.safetensors", "HPS_v2.pt"];
+    let server = serve(names.map(|name| (name.to_string(), name.as_bytes().to_vec())).into(), usize::MAX);
+    let mut hub = hub(&server, dir.path());
+    let judge = |hub: &Hub, id: &str| hub.judge(JudgeId::parse(id).unwrap(), &mut |_| {}).map_err(|e| e.to_string());
+    let folder = judge(&hub, "org/tiny@refs/pr/7").unwrap();
+    let mut there: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    there.sort();
+    assert_eq!(there, ["config.json", "model.safetensors", "vocab.txt"]);
+    assert!(dir.path().join("models--org--tiny/refs/refs/pr/7").is_file(), "as huggingface_hub names it");
+    let file = judge(&hub, "org/tiny:HPS_v2.pt").unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), b"HPS_v2.pt");
+    let error = judge(&hub, "org/tiny:HPS_v3.pt").unwrap_err();
+    assert!(error.contains("no file HPS_v3.pt") && error.contains("HPS_v2.pt"), "{error}");
+
+    let asked = server.seen().len();
+    hub.offline = true;
+    assert_eq!(judge(&hub, "org/tiny@refs/pr/7").unwrap(), folder);
+    assert_eq!(server.seen().len(), asked);
+    let error = judge(&hub, "org/absent").unwrap_err();
+    assert!(error.contains("--offline"), "{error}");
+
+    for path in ["model", "./a/b", "a/b@../c", "a/b:../c", "a/b:", "a/b@"] {
+        assert_eq!(JudgeId::parse(path), None, "{path}");
     }
 }

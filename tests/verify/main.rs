@@ -1,6 +1,7 @@
 //! Every recorded case of the kinds that `selma verify` knows, at its tolerance.
 
 mod judges;
+mod scorers;
 #[cfg(feature = "simulator")]
 mod simulator;
 

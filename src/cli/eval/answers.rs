@@ -1,8 +1,9 @@
 //! Where the answers to a benchmark's questions come from.
 
+use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use super::Eval;
+use super::{Eval, scorers};
 use crate::cli::progress::Progress;
 use crate::cli::{Common, interrupt};
 use crate::error::{Error, Result};
@@ -10,6 +11,7 @@ use crate::evaluate::answers::Answers;
 use crate::evaluate::folder::Entry;
 use crate::evaluate::questions::Item;
 use crate::evaluate::vision::VisionJudge;
+use crate::evaluate::visual_qa::{BlipJudge, Form};
 use crate::prompting::llm::{Api, Role};
 
 /// An endpoint or a file.
@@ -22,6 +24,7 @@ pub struct Source {
 
 enum Kind {
     Judge(Box<VisionJudge>),
+    Blip(RefCell<Box<BlipJudge>>),
     File(Answers),
 }
 
@@ -38,7 +41,15 @@ impl Source {
             return Ok(Self { name, kind, parallel });
         }
         let url = match eval.judge.as_deref() {
-            Some("builtin") | None => {
+            None => {
+                let message =
+                    format!("--benchmark {}: expected --judge URL or blip-vqa, or --answers FILE", eval.benchmark);
+                return Err(Error::Usage(message));
+            }
+            Some(name) if name == scorers::BLIP_VQA || name.starts_with("blip-vqa:") => {
+                return Self::blip(eval, name, common);
+            }
+            Some("builtin") => {
                 let message = format!(
                     "--judge builtin: answers for shapes alone; for {}, give the URL of an endpoint, or --answers",
                     eval.benchmark
@@ -65,6 +76,23 @@ impl Source {
         Ok(Self { name: model.clone(), kind: Kind::Judge(Box::new(judge)), parallel })
     }
 
+    fn blip(eval: &Eval, judge: &str, common: &Common) -> Result<Self> {
+        let form = judge.strip_prefix("blip-vqa:").map_or(Some(Form::Greedy), Form::parse);
+        let Some(form) = form else {
+            let message = format!("--judge {judge}: expected blip-vqa, blip-vqa:yes-no or blip-vqa:rank");
+            return Err(Error::Usage(message));
+        };
+        if let Some(odd) = eval.weights.iter().find(|text| !text.starts_with("blip-vqa=")) {
+            return Err(Error::Usage(format!("--weights {odd}: expected blip-vqa=MODEL")));
+        }
+        let weights = scorers::given(eval, scorers::BLIP_VQA).unwrap_or("Salesforce/blip-vqa-base");
+        let weights = common.judge(weights)?;
+        let record = eval.out.with_extension("answers.jsonl");
+        let judge = BlipJudge::open(&weights, form, &record, &common.device()?, scorers::precision(common)?)?;
+        let name = judge.name().to_owned();
+        Ok(Self { name, kind: Kind::Blip(RefCell::new(Box::new(judge))), parallel: 1 })
+    }
+
     /// Whether there is an answer to any question about the item that an entry shows.
     pub fn knows(&self, entry: &Entry) -> bool {
         match (&self.kind, &entry.item_id) {
@@ -80,6 +108,15 @@ impl Source {
     pub fn answers(&self, pictures: &[(&Entry, &Item)], common: &Common) -> Result<Vec<Vec<Option<String>>>> {
         match &self.kind {
             Kind::File(answers) => pictures.iter().map(|(entry, item)| answers.of(item, &entry.file_name)).collect(),
+            Kind::Blip(judge) => {
+                let mut progress = Progress::new(common, "images", pictures.len());
+                let answers = judge.borrow_mut().answers(pictures, &mut |done| {
+                    progress.set(done as u64);
+                    Ok(())
+                });
+                progress.finish();
+                Ok(answers?.into_iter().map(|answers| answers.into_iter().map(Some).collect()).collect())
+            }
             Kind::Judge(judge) => {
                 let progress = Mutex::new(Progress::new(common, "images", pictures.len()));
                 let shown = || progress.lock().unwrap_or_else(PoisonError::into_inner);

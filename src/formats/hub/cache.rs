@@ -15,9 +15,9 @@ impl Cache {
         Self { root: cache.join(format!("models--{}", id.replace('/', "--"))) }
     }
 
-    /// Where the commit that `main` meant at the last download lies.
-    pub fn snapshot(&self) -> Option<PathBuf> {
-        let commit = std::fs::read_to_string(self.root.join("refs/main")).ok()?;
+    /// Where the commit that a revision meant at the last download lies.
+    pub fn snapshot_of(&self, revision: &str) -> Option<PathBuf> {
+        let commit = std::fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
         Some(self.root.join("snapshots").join(commit.trim())).filter(|folder| folder.is_dir())
     }
 
@@ -51,14 +51,15 @@ impl Cache {
         }
     }
 
-    /// Says that `main` is this commit, all of whose files that are wanted are there.
+    /// Says that a revision is this commit, all of whose files that are wanted are there.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn publish(&self, commit: &str) -> Result<PathBuf> {
-        let refs = self.root.join("refs");
-        std::fs::create_dir_all(&refs).map_err(|e| Error::io(&refs, e))?;
-        atomic::write_bytes(&refs.join("main"), commit.as_bytes())?;
+    pub fn publish(&self, revision: &str, commit: &str) -> Result<PathBuf> {
+        let path = self.root.join("refs").join(revision);
+        let folder = atomic::folder(&path);
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        atomic::write_bytes(&path, commit.as_bytes())?;
         Ok(self.root.join("snapshots").join(commit))
     }
 }

@@ -67,12 +67,13 @@ impl<'a> Remote<'a> {
         Self { endpoint: endpoint.trim_end_matches('/'), token, id, agent: config.new_agent() }
     }
 
-    /// What `main` holds.
+    /// What a revision holds, such as `main` or `refs/pr/7`.
     ///
     /// # Errors
     /// [`Error::Failed`] with the endpoint's reason.
-    pub fn listing(&self) -> Result<Listing> {
-        let address = format!("{}/api/models/{}/revision/main?blobs=true", self.endpoint, self.id);
+    pub fn listing(&self, revision: &str) -> Result<Listing> {
+        let revision = revision.replace('/', "%2F");
+        let address = format!("{}/api/models/{}/revision/{revision}?blobs=true", self.endpoint, self.id);
         let mut response = self.get(&address, 0).map_err(|why| self.failed(&why))?;
         if response.status() != 200 {
             return Err(self.refused(response.status().as_u16()));

@@ -6,12 +6,14 @@
 mod cache;
 mod download;
 mod files;
+mod judge;
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use cache::Cache;
 use download::Remote;
+pub use judge::JudgeId;
 
 /// How far a download is: the file, and bytes of all files together.
 pub struct Progress<'a> {
@@ -68,7 +70,7 @@ impl Hub {
     /// [`Error::Failed`] for a model that is neither here nor to be had, with the endpoint's reason; [`Error::Io`].
     pub fn snapshot(&self, id: &str, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         let cache = Cache::new(&self.cache, id);
-        if let Some(folder) = cache.snapshot()
+        if let Some(folder) = cache.snapshot_of("main")
             && files::is_whole(&folder)
         {
             return Ok(folder);
@@ -81,7 +83,7 @@ impl Hub {
             )));
         }
         let remote = Remote::new(&self.endpoint, self.token.as_deref(), id);
-        let listing = remote.listing()?;
+        let listing = remote.listing("main")?;
         let index = listing.find("model_index.json").ok_or_else(|| {
             Error::Failed(format!("{id}: no model_index.json there: not a model of diffusers' layout"))
         })?;
@@ -95,7 +97,7 @@ impl Hub {
             remote.fetch(&listing, file, &cache, &mut { done })?;
             before += file.size;
         }
-        cache.publish(&listing.commit)
+        cache.publish("main", &listing.commit)
     }
 }
 
