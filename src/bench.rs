@@ -2,6 +2,7 @@
 //! scripts in `benches/peers` that time PyTorch beside it.
 
 pub mod beside;
+pub mod launches;
 pub mod ops;
 
 use std::time::Instant;
@@ -73,15 +74,10 @@ impl TrainStep {
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);
         let map = [batch, latent, latent, 4];
-        let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
         Ok(Self {
             flat: FlatParameters::new(params, dtype)?,
             unet,
-            objective: Objective {
-                schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule)?)?,
-                prediction: Prediction::Epsilon,
-                snr_gamma: None,
-            },
+            objective: Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None },
             batch: MicroBatch {
                 latents: normals(Stream::Latents, &map).cast(dtype),
                 noise: noise(batch, 0),
@@ -154,6 +150,12 @@ impl TrainStep {
             (None, None) => Ok(f64::NAN),
         }
     }
+}
+
+/// That of Stable Diffusion.
+fn schedule() -> Result<NoiseSchedule> {
+    let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+    NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule)?)
 }
 
 /// That of a step.

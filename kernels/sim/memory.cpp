@@ -82,11 +82,12 @@ static bool check_global(const char* p, size_t bytes, bool writes) {
             const size_t at = p - range->start;
             if (writes) {
                 if (range->role == INPUT) fail("write to the input `%s` at byte %zu", range->name, at);
-                memset(range->written + at, 1, bytes);
+                if (!launch.traced) memset(range->written + at, 1, bytes);
             } else if (const void* gap = memchr(range->written + at, 0, bytes)) {
                 const size_t byte = static_cast<const uint8_t*>(gap) - range->written;
                 fail("read of byte %zu of `%s`, which nothing has written", byte, range->name);
             }
+            for (size_t i = at; launch.traced && i < at + bytes; i++) range->written[i] |= writes ? STORED : LOADED;
             return true;
         }
         if (p + bytes + 65536 > range->start && p < range->start + range->bytes + 65536) {

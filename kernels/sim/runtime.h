@@ -17,7 +17,9 @@ constexpr size_t ARENA_BYTES = 100 << 10, BEYOND_BYTES = 64 << 10;
 
 // What Rust hands over (src/device/gpu/simulator.rs has the same structs).
 enum Role : uint32_t { INPUT, OUTPUT, UPDATE };
-// Device memory that a pointer argument stands for. `written` has a byte for each byte: 0 until something is stored.
+// Device memory that a pointer argument stands for. `written` has a byte for each byte: 0 until something is stored; in a
+// traced launch, that byte's bits LOADED and STORED say what was done with it.
+constexpr uint8_t LOADED = 2, STORED = 4;
 struct Range {
     const char* name;
     char* start;
@@ -33,7 +35,7 @@ struct Launch {
     size_t range_count;
     unsigned grid[3], block[3];
     size_t dynamic_bytes;
-    bool checked, backwards;
+    bool checked, backwards, traced;
 };
 
 struct Copy {

@@ -5,6 +5,7 @@ mod row;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use crate::bench::launches::launches;
 use crate::bench::ops::{Work, ops};
 use crate::bench::{CASES, GPU_CASE, GPU_CASE_FLOPS, SMALL_GPU_CASES, TrainStep, beside};
 use crate::cli::Common;
@@ -37,6 +38,13 @@ pub struct Bench {
     /// What the device's memory can do, in GB/s (default on a GPU: what copies reach).
     #[arg(long)]
     bandwidth: Option<f64>,
+    /// List what a micro-batch of the training step launches on a GPU, and its update behind it, instead of timing it: a JSON
+    /// object a line. Needs neither a GPU nor memory for weights. The steps are sd15_512 and sdxl_1024.
+    #[arg(long, conflicts_with_all = ["runs", "peak", "bandwidth"])]
+    launches: bool,
+    /// Samples of the micro-batch that is listed.
+    #[arg(long, default_value_t = 16, requires = "launches", value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch_size: u16,
 }
 
 impl Bench {
@@ -45,6 +53,9 @@ impl Bench {
     /// # Errors
     /// For a filter that names nothing; where the device has no room.
     pub fn run(self, common: &Common) -> Result<()> {
+        if self.launches {
+            return self.list(common);
+        }
         let (device, dtype) = (common.device()?, common.precision()?);
         let filter = self.filter.as_deref().unwrap_or("");
         let small = SMALL_GPU_CASES.into_iter().find(|&case| case == filter);
@@ -104,6 +115,18 @@ impl Bench {
             let times = self.times(|| step.seconds().map_err(|e| Error::Failed(format!("{case}: {e}"))))?;
             let work = (case == GPU_CASE).then_some(Work { flops: GPU_CASE_FLOPS, bytes: 0.0 });
             table.print(Row { case, times_ms: &times, work, limits: table.limits, library: None, order: None });
+        }
+        Ok(())
+    }
+
+    /// The commands of a step that is not done.
+    fn list(&self, common: &Common) -> Result<()> {
+        let case = self.filter.as_deref().unwrap_or(GPU_CASE);
+        let dtype = common.precision_of_gpu()?;
+        for (part, commands) in ["micro_batch", "update"].iter().zip(launches(case, self.batch_size.into(), dtype)?) {
+            for command in commands {
+                println!("{}", serde_json::json!({ "part": part, "command": command }));
+            }
         }
         Ok(())
     }

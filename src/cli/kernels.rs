@@ -1,7 +1,9 @@
 //! `selma kernels`: the kernels in the binary.
 
 use crate::cli::Common;
+use crate::device::gpu::dry_run::ListedLaunch;
 use crate::device::gpu::table::{Kernel, Resources, kernels};
+use crate::device::gpu::trace;
 use crate::error::{Error, Result};
 
 /// List the GPU kernels in this binary.
@@ -10,6 +12,10 @@ pub struct Kernels {
     /// What nvcc's assembler said of each on each target: registers, spills, shared memory.
     #[arg(long)]
     resources: bool,
+    /// Run single blocks on the simulator, and say which bytes they load and store: a line of standard input is
+    /// `[launch, [x, y, z]]`, a launch as `selma bench --launches` lists it. For the analysis of machine code.
+    #[arg(long, hide = true)]
+    trace: bool,
 }
 
 impl Kernels {
@@ -18,6 +24,9 @@ impl Kernels {
     /// # Errors
     /// [`Error::Usage`] for resources of a binary without compiled kernels.
     pub fn run(self, common: &Common) -> Result<()> {
+        if self.trace {
+            return trace_lines();
+        }
         if self.resources {
             let resources = kernels::RESOURCES.map_err(|why| Error::Usage(why.into()))?;
             return if common.json { json(resources) } else { table(resources) };
@@ -37,6 +46,16 @@ impl Kernels {
         built("simulator", kernels::SIMULATOR.err());
         Ok(())
     }
+}
+
+fn trace_lines() -> Result<()> {
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|e| Error::Failed(format!("standard input: {e}")))?;
+        let asked: (ListedLaunch, [u32; 3]) = serde_json::from_str(&line)
+            .map_err(|e| Error::Usage(format!("standard input: expected `[launch, [x, y, z]]` a line: {e}")))?;
+        json(&trace(&asked.0, asked.1)?)?;
+    }
+    Ok(())
 }
 
 #[derive(serde::Serialize)]

@@ -185,6 +185,11 @@ impl Common {
         parse_precision(&self.precision, &self.device()?)
     }
 
+    /// [`Common::precision`] of a GPU, whichever device this machine has.
+    fn precision_of_gpu(&self) -> Result<DType> {
+        parse_precision(if self.precision == "auto" { "bf16" } else { &self.precision }, &Device::Cpu)
+    }
+
     /// A note for the person at the terminal.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::autograd::Tape;
 use crate::device::Device;
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::nn::resnet::ResnetShape;
 use crate::nn::timestep::TimestepEmbedding;
@@ -54,6 +55,15 @@ impl UNet {
     pub fn initial(config: serde_json::Value, seed: u64, dtype: DType) -> Result<Self> {
         let config = UNetConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
         Self::build(config, Weights::initial(seed, dtype))
+    }
+
+    /// A network whose weights are memory of `gpu` with unspecified values: for a list of what it launches.
+    ///
+    /// # Errors
+    /// As [`UNet::load`] for the configuration; what the GPU says.
+    pub fn unset(config: serde_json::Value, gpu: &Gpu, dtype: DType) -> Result<Self> {
+        let config = UNetConfig::parse(&Config::from_value(Path::new("config.json"), config)?)?;
+        Self::build(config, Weights::unset(gpu, dtype))
     }
 
     fn build(config: UNetConfig, w: Weights) -> Result<Self> {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::formats::component::Component;
 use crate::nn::layout::channels_last;
@@ -27,6 +28,8 @@ struct Store {
     files: Component,
     /// Weights are drawn from this seed instead of read.
     seed: Option<u64>,
+    /// Weights are memory of this GPU that nobody has written.
+    unset: Option<Gpu>,
     dtype: DType,
     read: RefCell<BTreeSet<String>>,
     params: RefCell<Vec<Param>>,
@@ -39,23 +42,28 @@ impl Weights {
     /// # Errors
     /// As [`Component::open`].
     pub fn open(place: &Path, dtype: DType) -> Result<Self> {
-        Ok(Self::over(Component::open(place)?, None, dtype))
+        Ok(Self::over(Component::open(place)?, None, None, dtype))
     }
 
     /// Fresh weights for whatever is asked for: matrices and kernels uniform within 1 / sqrt(fan in), as PyTorch's layers
     /// begin, norm weights 1, biases 0. The n-th parameter asked for depends on `seed` and n alone.
     pub fn initial(seed: u64, dtype: DType) -> Self {
-        Self::over(Component::default(), Some(seed), dtype)
+        Self::over(Component::default(), Some(seed), None, dtype)
     }
 
     /// Tensors that are opened already, under names of the caller's choice.
     pub fn of(files: Component, dtype: DType) -> Self {
-        Self::over(files, None, dtype)
+        Self::over(files, None, None, dtype)
     }
 
-    fn over(files: Component, seed: Option<u64>, dtype: DType) -> Self {
+    /// Memory on `gpu` for whatever is asked for, with unspecified values: for a list of what a network launches.
+    pub fn unset(gpu: &Gpu, dtype: DType) -> Self {
+        Self::over(Component::default(), None, Some(gpu.clone()), dtype)
+    }
+
+    fn over(files: Component, seed: Option<u64>, unset: Option<Gpu>, dtype: DType) -> Self {
         Self {
-            store: Rc::new(Store { files, seed, dtype, read: RefCell::default(), params: RefCell::default() }),
+            store: Rc::new(Store { files, seed, unset, dtype, read: RefCell::default(), params: RefCell::default() }),
             prefix: String::new(),
             name: String::new(),
         }
@@ -123,6 +131,9 @@ impl Weights {
 
     /// A bias or norm weight `[len]`, in the accumulator type.
     pub fn vector(&self, key: &str, len: usize) -> Result<Param> {
+        if let Some(gpu) = &self.store.unset {
+            return Ok(self.param(key, unset(gpu, &[len], self.store.dtype.accumulator())?));
+        }
         let value = match self.store.seed {
             Some(_) => Tensor::full(&[len], f64::from(u8::from(key == "weight")), DType::F32),
             None => self.read(key)?,
@@ -134,6 +145,9 @@ impl Weights {
     /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]` or
     /// `[rows, columns, 1]`.
     pub fn matrix(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
+        if let Some(gpu) = &self.store.unset {
+            return Ok(self.param(key, unset(gpu, &[rows, columns], self.store.dtype)?));
+        }
         let mut value = match self.store.seed {
             Some(seed) => self.draw(seed, &[rows, columns]),
             None => self.read(key)?,
@@ -148,6 +162,9 @@ impl Weights {
     /// A convolution's weight `[c_out, c_in, k, k]`, handed out as `[c_out, k, k, c_in]`. Where `k` is 1 the file may
     /// store a matrix.
     pub fn kernel(&self, key: &str, c_out: usize, c_in: usize, k: usize) -> Result<Param> {
+        if let Some(gpu) = &self.store.unset {
+            return Ok(self.param(key, unset(gpu, &[c_out, k, k, c_in], self.store.dtype)?));
+        }
         if let Some(seed) = self.store.seed {
             return Ok(self.param(key, self.draw(seed, &[c_out, k, k, c_in]).cast(self.store.dtype)));
         }
@@ -235,6 +252,11 @@ impl Weights {
         self.store.params.borrow_mut().push(param.clone());
         param
     }
+}
+
+/// Memory of a GPU as it comes.
+fn unset(gpu: &Gpu, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    Ok(Tensor::on_gpu(gpu.buffer(dtype, shape.iter().product())?, shape))
 }
 
 fn join(scope: &str, name: &str) -> String {

@@ -11,6 +11,7 @@ mod buffer;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;
+pub mod dry_run;
 pub mod elementwise;
 pub mod graph;
 mod kind;
@@ -35,7 +36,7 @@ pub use buffer::Buffer;
 #[cfg(feature = "cuda")]
 pub use cuda::{Card, cards};
 pub(crate) use launch::{Launcher, Operand, Span, pack};
-pub use simulator::{Checks, Order};
+pub use simulator::{Checks, Order, Touched, trace};
 pub(crate) use tile::Tile;
 
 use crate::dtype::{DType, Element};

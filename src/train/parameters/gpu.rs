@@ -91,6 +91,21 @@ impl Buffers {
         })
     }
 
+    /// Of `len` parameters, with unspecified values.
+    pub fn unset(gpu: &Gpu, len: usize, dtype: DType) -> Result<Self> {
+        let floats = |len| gpu.buffer(DType::F32, len);
+        Ok(Self {
+            master: floats(len)?,
+            gradient: floats(len)?,
+            moments: Moments::Floats([floats(len)?, floats(len)?]),
+            average: None,
+            mirror: gpu.buffer(dtype, len)?,
+            progress: floats(3)?,
+            begun: Progress::new(dtype),
+            rates: floats(2)?,
+        })
+    }
+
     /// Copies of all of them.
     pub fn download(&self) -> Result<host::Buffers> {
         Ok(host::Buffers {

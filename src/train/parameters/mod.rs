@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use crate::autograd::Gradients;
 use crate::device::Device;
+use crate::device::gpu::Gpu;
 use crate::error::Result;
 use crate::nn::Param;
 use crate::ops::optimizer::AdamW;
@@ -57,6 +58,18 @@ impl FlatParameters {
             Device::Cpu => Buffers::Host(host::Buffers::new(master, dtype)),
             Device::Gpu(gpu) => Buffers::Gpu(gpu::Buffers::new(&gpu, master, dtype)?),
         };
+        let flat = Self { params, dtype, buffers, average_decay: 0.0, step: 0 };
+        flat.publish();
+        Ok(flat)
+    }
+
+    /// As [`FlatParameters::new`] for `params` on a GPU, with unspecified values: for a list of what training launches.
+    ///
+    /// # Errors
+    /// What the GPU says.
+    pub fn unset(params: Vec<Param>, gpu: &Gpu, dtype: DType) -> Result<Self> {
+        let len = params.iter().map(|param| param.get().len()).sum();
+        let buffers = Buffers::Gpu(gpu::Buffers::unset(gpu, len, dtype)?);
         let flat = Self { params, dtype, buffers, average_decay: 0.0, step: 0 };
         flat.publish();
         Ok(flat)

@@ -37,4 +37,5 @@ pub struct Launch {
     pub dynamic_bytes: usize,
     pub checked: bool,
     pub backwards: bool,
+    pub traced: bool,
 }

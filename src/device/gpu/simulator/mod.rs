@@ -2,6 +2,7 @@
 
 mod ffi;
 mod memory;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -17,6 +18,7 @@ use super::table::scalar_index;
 use crate::error::{Error, Result};
 use ffi::Shared;
 use memory::{Memory, Pages, around};
+pub use trace::{Touched, trace};
 
 /// Whether each access to memory is checked: several times slower, and what tests want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +158,7 @@ impl Simulator {
                 unsafe { std::ptr::write_bytes(range.written, 0, range.bytes) };
             }
         }
-        self.run(launch, &ranges)?;
+        self.run(launch, &ranges, None)?;
         let unwritten = ranges.iter().filter(|range| checked && range.role == Role::Output).find_map(|range| {
             // SAFETY: as above; the kernel has ended.
             let written = unsafe { std::slice::from_raw_parts(range.written, range.bytes) };
@@ -193,8 +195,9 @@ impl Simulator {
             .collect()
     }
 
-    /// Runs all blocks, spread over the threads of rayon's pool; the first failing run of blocks is what is told.
-    fn run(&self, launch: &Launch, ranges: &[Range]) -> Result<()> {
+    /// Runs all blocks, or traces one, spread over the threads of rayon's pool; the first failing run of blocks is what is
+    /// told.
+    fn run(&self, launch: &Launch, ranges: &[Range], traced: Option<usize>) -> Result<()> {
         let run = SIMULATOR.expect("no simulator could be opened without it");
         let simulated = launch.kernel.simulated.as_ref().expect("compiled together with the runtime");
         let functions = match self.checks {
@@ -220,12 +223,15 @@ impl Simulator {
             dynamic_bytes: launch.dynamic_bytes,
             checked: self.checks == Checks::On,
             backwards: self.order == Order::Backwards,
+            traced: traced.is_some(),
         };
-        let blocks: usize = launch.grid.iter().map(|&n| n as usize).product();
-        let portion = blocks.div_ceil(4 * rayon::current_num_threads());
-        let portions = (0..blocks.div_ceil(portion)).into_par_iter().map(|i| {
+        let all: usize = launch.grid.iter().map(|&n| n as usize).product();
+        let blocks = traced.map_or(0..all, |block| block..block + 1);
+        let portion = blocks.len().div_ceil(4 * rayon::current_num_threads());
+        let portions = (0..blocks.len().div_ceil(portion)).into_par_iter().map(|i| {
             let mut message = [0; 512];
-            let (first, end) = (i * portion, ((i + 1) * portion).min(blocks));
+            let first = blocks.start + i * portion;
+            let end = (first + portion).min(blocks.end);
             // SAFETY: `call` is laid out as runtime.h's Launch and all it points to outlives the run. The builder has
             // checked number and kinds of the arguments against the kernel's source. Blocks write to disjoint bytes, or
             // the kernel would race on a GPU as well.

@@ -1,0 +1,43 @@
+"""How many products of tensor cores (m16n8k16, 2048 multiplications) a block of a kernel must make, from the launch alone."""
+
+import math
+
+import launches
+
+MULTIPLICATIONS = 16 * 8 * 16
+# Values of k in a step of tile.h, in 16 bits.
+STEP = 32
+SIZES = {"large": 128, "small": 64}
+# Keys or queries that attention takes at a time, and rows of a block.
+ATTENTION_TILE, ATTENTION_ROWS = 32, 64
+# Products of [rows, tile] with the head's values that each kernel makes.
+ATTENTION = {"attention_forward": 2, "attention_backward_q": 3, "attention_backward_kv": 4}
+
+
+def steps(values):
+    return math.ceil(values / STEP) * STEP
+
+
+def mmas(launch, block):
+    """Of one block; none where the kernel has nothing to do with tensor cores."""
+    if launch.dtype == "f32":
+        return 0
+    names = launches.names_of(launch.kernel)
+    value = lambda name: launch.arguments[names.index(name)].value
+    kind, _, size = launch.kernel.rpartition("_")
+    if kind in ATTENTION:
+        along = value("tq") if kind.endswith("kv") else value("tk")
+        tiles = math.ceil(along / ATTENTION_TILE)
+        return ATTENTION[kind] * ATTENTION_ROWS * tiles * ATTENTION_TILE * int(size) // MULTIPLICATIONS
+    if size not in SIZES:
+        return 0
+    if kind == "matmul_tn":
+        k = steps(min(value("k") - block[2] * value("k_slice"), value("k_slice")))
+    elif kind.startswith("matmul"):
+        k = steps(value("k")) + (steps(value("k2")) if "k2" in names else 0)
+    elif kind == "conv2d_wgrad":
+        pixels = value("n") * value("ho") * value("wo")
+        k = steps(min(pixels - block[2] * value("slice"), value("slice")))
+    else:
+        k = steps(value("kh") * value("kw") * value("c_in" if kind == "conv2d_forward" else "c_out"))
+    return SIZES[size] ** 2 * k // MULTIPLICATIONS

@@ -1,0 +1,120 @@
+//! What a LoRA training step launches on a GPU, without a GPU and without memory for weights.
+
+use serde_json::{Value, json};
+
+use super::{LR, noise, schedule, sd15};
+use crate::device::gpu::Gpu;
+use crate::device::gpu::dry_run::Listed;
+use crate::diffusion::Prediction;
+use crate::error::{Error, Result};
+use crate::lora::{Targets, attach};
+use crate::nn::{AddedConditions, Param, UNet};
+use crate::ops::optimizer::AdamW;
+use crate::tensor::{DType, Tensor};
+use crate::train::parameters::FlatParameters;
+use crate::train::replay::Replay;
+use crate::train::step::{MicroBatch, Objective};
+
+/// The training steps that can be listed.
+pub const LISTED: [&str; 2] = [super::GPU_CASE, "sdxl_1024"];
+/// Of the LoRA.
+const RANK: usize = 128;
+const TOKENS: usize = 77;
+/// What SDXL's second text encoder gives for a whole prompt.
+const POOLED: usize = 1280;
+
+/// The commands of one micro-batch of `batch` samples, and those of the update behind it.
+///
+/// # Errors
+/// [`Error::Usage`] for another case than those of [`LISTED`].
+pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 2]> {
+    let (config, latent) = match case {
+        super::GPU_CASE => (sd15(), 64),
+        "sdxl_1024" => (sdxl(), 128),
+        _ => return Err(Error::Usage(format!("launches of {case}: expected one of {}", LISTED.join(", ")))),
+    };
+    let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
+    let has_sizes = !config["addition_embed_type"].is_null();
+    let (gpu, commands) = Gpu::dry_run();
+    let mut unet = UNet::unset(config, &gpu, dtype)?;
+    let params = branches(&mut unet, &gpu, dtype)?;
+    let mut flat = FlatParameters::unset(params, &gpu, dtype)?;
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype);
+    let batch = MicroBatch {
+        latents: zeros(&[batch, latent, latent, 4]),
+        noise: noise(batch, 0),
+        timesteps: vec![500; batch],
+        context: zeros(&[batch, TOKENS, context]),
+        added: has_sizes.then(|| AddedConditions {
+            text_embeds: zeros(&[batch, POOLED]),
+            time_ids: Tensor::zeros(&[batch, 6], DType::F32),
+        }),
+    };
+    let objective = Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None };
+    let mut replay = Replay::new(&gpu, 1, vec![LR])?;
+    commands.take();
+    replay.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
+    let micro_batch = commands.take();
+    let settings = AdamW { lr: LR, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
+    replay.update(&mut flat, settings, 1.0)?;
+    Ok([micro_batch, commands.take()])
+}
+
+/// Branches of attention, with unspecified values.
+fn branches(unet: &mut UNet, gpu: &Gpu, dtype: DType) -> Result<Vec<Param>> {
+    let targets = Targets::default();
+    let (mut params, mut failure) = (Vec::new(), None);
+    unet.visit(&mut |mut layer| {
+        let shape = attach::weight_shape(&layer);
+        if !targets.matches(layer.name(), &shape) {
+            return;
+        }
+        let unset = |rows: usize, columns: usize| -> Result<Tensor> {
+            Ok(Tensor::on_gpu(gpu.buffer(dtype, rows * columns)?, &[rows, columns]))
+        };
+        let attached =
+            unset(RANK, shape[1]).and_then(|a| attach::branch(&mut layer, &a, &unset(shape[0], RANK)?, 1.0, dtype));
+        match attached {
+            Ok(pair) => params.extend(pair),
+            Err(e) => failure = Some(e),
+        }
+    });
+    failure.map_or(Ok(params), Err)
+}
+
+/// `unet/config.json` of Stable Diffusion XL.
+fn sdxl() -> Value {
+    json!({
+        "sample_size": 128, "in_channels": 4, "out_channels": 4, "flip_sin_to_cos": true, "freq_shift": 0,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [320, 640, 1280], "layers_per_block": 2, "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": true,
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816, "norm_num_groups": 32, "norm_eps": 1e-5, "act_fn": "silu",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(listed: &[Listed], kernel: &str) -> usize {
+        let named = |command: &&Listed| matches!(command, Listed::Launch(launch) if launch.kernel.starts_with(kernel));
+        listed.iter().filter(named).count()
+    }
+
+    /// SD 1.5 has 16 transformers, each with attention to itself and to the text; SDXL has 70 layers of them.
+    #[test]
+    fn a_step_launches_what_the_network_has() {
+        for (case, layers) in [("sd15_512", 16), ("sdxl_1024", 70)] {
+            let [micro_batch, update] = launches(case, 4, DType::Bf16).unwrap();
+            for kernel in ["attention_forward", "attention_backward_q", "attention_backward_kv"] {
+                assert_eq!(count(&micro_batch, kernel), 2 * layers, "{case}: {kernel}");
+            }
+            assert_eq!(count(&micro_batch, "layer_norm_forward"), 3 * layers);
+            assert_eq!((count(&update, "adamw"), count(&update, "attention")), (2, 0), "{case}");
+        }
+        assert!(launches("tiny", 1, DType::Bf16).unwrap_err().to_string().contains("sd15_512, sdxl_1024"));
+    }
+}
