@@ -134,7 +134,7 @@ impl Score {
         let all = summary(decided);
         let undecided: Vec<&str> = rows.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r.name()).collect();
         let relations: serde_json::Map<_, _> = rows.iter().map(|(r, row)| (r.name().to_owned(), json!(row))).collect();
-        let unpictured = prompts.len() - groups.len();
+        let unpictured = prompts.prompts.len() - groups.len();
         let report = json!({"threshold": self.threshold, "all": all, "relations": relations,
                             "not_told_by_boxes": undecided, "prompts_without_pictures": unpictured});
         if let Some(out) = &self.out {

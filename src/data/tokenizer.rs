@@ -16,7 +16,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use super::clip_vocabulary;
+use super::{clip_vocabulary, windows};
 use crate::error::{Error, Result};
 use crate::formats::component::{self, in_checkpoint};
 use crate::tensor::Tensor;
@@ -158,25 +158,40 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::tokens`].
     pub fn encode(&self, text: &str) -> Result<Encoded> {
-        self.encode_part(text, 0)
+        let tokens = self.tokens(text)?;
+        Ok(self.framed(&tokens))
     }
 
-    /// As [`Tokenizer::encode`], of the tokens that follow the first `part` times as many as fit. Past the end of the text
-    /// the part is an empty text.
+    /// As [`Tokenizer::encode`], of window number `window` of a text of any length (see [`windows::lengths`]). Past the end of
+    /// the text the window is an empty text.
     ///
     /// # Errors
     /// As [`Tokenizer::tokens`].
-    pub fn encode_part(&self, text: &str, part: usize) -> Result<Encoded> {
+    pub fn encode_window(&self, text: &str, window: usize) -> Result<Encoded> {
         let tokens = self.tokens(text)?;
-        let rest = tokens.get(part * self.capacity()..).unwrap_or_default();
-        let kept = rest.len().min(self.capacity());
+        let lengths = windows::lengths(&tokens, self.capacity());
+        let at: usize = lengths.iter().take(window).sum();
+        let n = lengths.get(window).copied().unwrap_or(0);
+        Ok(self.framed(&tokens[at..at + n]))
+    }
+
+    /// How many windows a text has: 1 where it fits.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn windows(&self, text: &str) -> Result<usize> {
+        Ok(windows::lengths(&self.tokens(text)?, self.capacity()).len())
+    }
+
+    /// What fits of `tokens` between start and end, padded.
+    fn framed(&self, tokens: &[i64]) -> Encoded {
+        let kept = tokens.len().min(self.capacity());
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(self.start);
-        ids.extend(&rest[..kept]);
+        ids.extend(&tokens[..kept]);
         ids.push(self.end);
         ids.resize(self.max_length, self.pad);
-        let dropped = rest.len() - kept;
-        Ok(Encoded { ids, dropped })
+        Encoded { ids, dropped: tokens.len() - kept }
     }
 
     /// Ids of a text that fit between start and end: 75.

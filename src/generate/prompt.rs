@@ -79,18 +79,22 @@ impl TextEncoders {
     /// # Errors
     /// [`Error::Usage`] where the encoder has no layer left.
     pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {
-        self.encode_part(prompts, second, clip_skip, 0)
+        self.encode_window(prompts, second, clip_skip, None)
     }
 
-    /// Encodes prompts of any length: as `parts` texts of at most 75 tokens each, whose states `[n, 77, d]` follow one
-    /// another. The pooled text is the first part's. This is what webui and ComfyUI do with long prompts.
+    /// Encodes prompts of any length: in `parts` windows of at most 75 tokens each (see `data::windows`), whose states
+    /// `[n, 77, d]` follow one another; shorter prompts end in windows of the empty text. The pooled text is the first
+    /// window's. With one part a prompt that is too long is cut.
     ///
     /// # Errors
     /// As [`TextEncoders::encode`].
     pub fn encode_long(&self, prompts: &[String], clip_skip: usize, parts: usize) -> Result<Conditions> {
-        let mut all = self.encode_part(prompts, None, clip_skip, 0)?;
+        if parts == 1 {
+            return self.encode(prompts, None, clip_skip);
+        }
+        let mut all = self.encode_window(prompts, None, clip_skip, Some(0))?;
         for part in 1..parts {
-            let next = self.encode_part(prompts, None, clip_skip, part)?.context;
+            let next = self.encode_window(prompts, None, clip_skip, Some(part))?.context;
             let ([n, length, width], [_, more, _]) = (all.context.dims("encode")?, next.dims("encode")?);
             let flat = |t: &Tensor| t.with_shape(&[n, t.len() / n]);
             let joined = ops::concat_channels(&Tape::off(), &flat(&all.context), &flat(&next))?;
@@ -106,21 +110,20 @@ impl TextEncoders {
     pub fn parts(&self, prompt: &str) -> Result<usize> {
         let mut parts = 1;
         for encoder in &self.encoders {
-            let tokens = encoder.tokenizer.tokens(prompt)?.len();
-            parts = parts.max(tokens.div_ceil(encoder.tokenizer.capacity()));
+            parts = parts.max(encoder.tokenizer.windows(prompt)?);
         }
         Ok(parts)
     }
 
-    fn encode_part(
+    fn encode_window(
         &self,
         prompts: &[String],
         second: Option<&[String]>,
         clip_skip: usize,
-        part: usize,
+        window: Option<usize>,
     ) -> Result<Conditions> {
         let tape = Tape::off();
-        let first = self.encoders[0].run(prompts, part)?;
+        let first = self.encoders[0].run(prompts, window)?;
         let layers = first.hidden_states.len() - 1;
         if clip_skip >= layers {
             let message = format!("--clip-skip {clip_skip}: the text encoder has {layers} layers");
@@ -133,7 +136,7 @@ impl TextEncoders {
             };
             return Ok(Conditions { context, pooled: None });
         }
-        let other = self.encoders[1].run(second.unwrap_or(prompts), part)?;
+        let other = self.encoders[1].run(second.unwrap_or(prompts), window)?;
         let depth = clip_skip + 2;
         let context = ops::concat_channels(&tape, from_end(&first, depth), from_end(&other, depth))?;
         Ok(Conditions { context, pooled: other.text_embeds })
@@ -158,10 +161,15 @@ impl TextEncoders {
 }
 
 impl TextEncoder {
-    fn run(&self, prompts: &[String], part: usize) -> Result<ClipOutput> {
+    /// `window`: of texts of any length; none: what fits of them.
+    fn run(&self, prompts: &[String], window: Option<usize>) -> Result<ClipOutput> {
         let mut ids = Vec::new();
         for prompt in prompts {
-            ids.extend(self.tokenizer.encode_part(prompt, part)?.ids);
+            let encoded = match window {
+                Some(window) => self.tokenizer.encode_window(prompt, window)?,
+                None => self.tokenizer.encode(prompt)?,
+            };
+            ids.extend(encoded.ids);
         }
         let length = ids.len() / prompts.len().max(1);
         self.model.forward(&Tape::off(), &Tensor::new(ids, &[prompts.len(), length]))

@@ -78,22 +78,25 @@ pub fn select(candidates: &[Candidate], rule: Rule) -> Vec<&Candidate> {
         }
         prompts[place].push(i);
     }
-    let scores: Vec<Vec<f64>> = prompts.iter().map(|of| of.iter().map(|&i| candidates[i].score).collect()).collect();
+    let score = |&i: &usize| Some(candidates[i].score);
+    let scores: Vec<Vec<Option<f64>>> = prompts.iter().map(|of| of.iter().map(score).collect()).collect();
     let mut chosen: Vec<usize> = best(&scores, rule).into_iter().map(|(p, k)| prompts[p][k]).collect();
     chosen.sort_unstable();
     chosen.into_iter().map(|i| &candidates[i]).collect()
 }
 
 /// (prompt, candidate) of what `rule` keeps of `scores[prompt][candidate]`, in the order of the prompts. Of equal scores the
-/// lowest candidate, and of equal best ones the first prompt. Prompts without candidates count among all prompts.
-pub fn best(scores: &[Vec<f64>], rule: Rule) -> Vec<(usize, usize)> {
-    let best_of = |scores: &[f64]| -> Option<usize> {
+/// lowest candidate, and of equal best ones the first prompt. A candidate without a score is passed over; prompts without
+/// any count among all prompts.
+pub fn best(scores: &[Vec<Option<f64>>], rule: Rule) -> Vec<(usize, usize)> {
+    let best_of = |scores: &[Option<f64>]| -> Option<usize> {
         let looked_at = &scores[..rule.best_of.unwrap_or(usize::MAX).min(scores.len())];
-        (0..looked_at.len()).reduce(|best, k| if looked_at[k] > looked_at[best] { k } else { best })
+        let scored = (0..looked_at.len()).filter(|&k| looked_at[k].is_some());
+        scored.reduce(|best, k| if looked_at[k] > looked_at[best] { k } else { best })
     };
     let each = scores.iter().enumerate().filter_map(|(p, of)| Some((p, best_of(of)?)));
     let mut chosen: Vec<(usize, usize)> = each.collect();
-    let score = |(p, k): (usize, usize)| scores[p][k];
+    let score = |(p, k): (usize, usize)| scores[p][k].unwrap_or(f64::NEG_INFINITY);
     chosen.retain(|&at| rule.least.is_none_or(|least| score(at) >= least));
     chosen.retain(|&at| rule.above.is_none_or(|above| score(at) > above));
     if let Some(share) = rule.top {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::suite::Asks;
 use super::visor::{Asked, Seen};
 use super::{Box, Relation};
 use crate::error::{Error, Result};
@@ -100,23 +101,27 @@ pub fn seen_recorded(asked: &Asked, recorded: &Recorded) -> Seen {
     Seen { a, b, holds: Some(a && b && recorded.sra == 1), opposite: None }
 }
 
-/// Pictures of prompts in the order of the prompts; a prompt without any is left out.
+/// Pictures of prompts in the order of the prompts; a prompt without any is left out, and so are the pictures of prompts that
+/// ask for no relation.
 ///
 /// # Errors
 /// [`Error::Failed`] naming a picture whose prompt is not among them.
 pub fn by_prompt<'a, T>(
-    prompts: &'a [Asked],
+    asks: &'a Asks,
     pictures: &'a BTreeMap<String, T>,
     seen: impl Fn(&Asked, &T) -> Seen,
 ) -> Result<Vec<(&'a Asked, Vec<Seen>)>> {
-    let places: BTreeMap<&str, usize> = prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    let places: BTreeMap<&str, usize> = asks.prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let mut groups: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
     for (picture, found) in pictures {
         let id = prompt_of(picture);
+        if asks.left_out.contains(id) {
+            continue;
+        }
         let place = places.get(id).ok_or_else(|| {
             Error::Failed(format!("picture {picture}: no prompt has the id `{id}`; a picture's name is PROMPT_NUMBER"))
         })?;
-        groups.entry(*place).or_default().push(seen(&prompts[*place], found));
+        groups.entry(*place).or_default().push(seen(&asks.prompts[*place], found));
     }
-    Ok(groups.into_iter().map(|(place, seen)| (&prompts[place], seen)).collect())
+    Ok(groups.into_iter().map(|(place, seen)| (&asks.prompts[place], seen)).collect())
 }

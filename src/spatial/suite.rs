@@ -1,5 +1,6 @@
 //! Suites of prompts about relations, and their files.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -153,13 +154,21 @@ pub fn write(path: &Path, suite: &[Prompt]) -> Result<()> {
     atomic::write(path, |w| writeln!(w, "{text}"))
 }
 
+/// What a file of prompts asks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asks {
+    pub prompts: Vec<Asked>,
+    /// Ids of prompts that ask for no relation: their pictures count nowhere.
+    pub left_out: BTreeSet<String>,
+}
+
 /// Reads what prompts ask: a suite of [`make`], or an object of VISOR's `{id: {a, b, rel}}`. VISOR's prompts of type `and`
 /// and those with a single object are left out.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::File`] naming the prompt that is none, has another number of relations than one, or whose
 /// relation is unknown.
-pub fn read(path: &Path) -> Result<Vec<Asked>> {
+pub fn read(path: &Path) -> Result<Asks> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?;
     asked(&value).map_err(|why| Error::file(path, why))
@@ -169,31 +178,36 @@ pub fn read(path: &Path) -> Result<Vec<Asked>> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn asked(value: &Value) -> Result<Vec<Asked>, String> {
+pub fn asked(value: &Value) -> Result<Asks, String> {
+    let mut asks = Asks { prompts: Vec::new(), left_out: BTreeSet::new() };
     if let Value::Object(prompts) = value {
-        let entries = prompts.iter().filter_map(|(id, prompt)| visor_prompt(id, prompt).transpose());
-        return entries.collect();
+        for (id, prompt) in prompts {
+            match visor_prompt(id, prompt)? {
+                Some(asked) => asks.prompts.push(asked),
+                None => drop(asks.left_out.insert(id.clone())),
+            }
+        }
+        return Ok(asks);
     }
     let prompts: Vec<Prompt> = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?;
-    let one = |prompt: Prompt| {
+    for prompt in prompts {
         let [stated] = &prompt.relations[..] else {
             let count = prompt.relations.len();
             return Err(format!("prompt {} has {count} relations; boxes are scored for exactly one", prompt.id));
         };
         let relation = Relation::parse(&stated.prep).map_err(|e| format!("prompt {}: {e}", prompt.id))?;
         let Stated { a, b, c, .. } = stated.clone();
-        Ok(Asked { id: prompt.id, relation, a, b, c })
-    };
-    prompts.into_iter().map(one).collect()
+        asks.prompts.push(Asked { id: prompt.id, relation, a, b, c });
+    }
+    Ok(asks)
 }
 
 fn visor_prompt(id: &str, prompt: &Value) -> Result<Option<Asked>, String> {
     let text = |key: &str| prompt[key].as_str().map(str::to_owned);
-    let relation = text("rel").ok_or(format!("prompt {id}: no `rel`"))?;
-    let (Some(a), Some(b)) = (text("a"), text("b")) else {
+    let (Some(a), Some(b), Some(relation)) = (text("a"), text("b"), text("rel")) else {
         return Ok(None);
     };
-    if relation == "and" || b.is_empty() {
+    if relation == "and" || relation.is_empty() || b.is_empty() {
         return Ok(None);
     }
     let relation = Relation::parse(&relation).map_err(|e| format!("prompt {id}: {e}"))?;

@@ -7,7 +7,6 @@ use super::case::{Case, Checks};
 use crate::associate::{self, Rule, replies};
 use crate::chat::{simple_tags, tags};
 use crate::data::tokenizer::Tokenizer;
-use crate::data::windows;
 use crate::diffusion::sampler;
 use crate::error::{Error, Result};
 use crate::lora::gate::{self, Gate};
@@ -168,7 +167,8 @@ pub fn tags(case: &Case) -> Result<Checks> {
 }
 
 pub fn selection(case: &Case) -> Result<Checks> {
-    let scores: Vec<Vec<f64>> = case.list("scores")?.iter().map(|row| numbers(case, row)).collect::<Result<_>>()?;
+    let scores: Vec<Vec<Option<f64>>> = serde_json::from_value(case.json["scores"].clone())
+        .map_err(|e| case.error(format!("`scores`: expected lists of numbers, or null: {e}")))?;
     let mut checks = Checks::default();
     for (i, rule) in case.list("rules")?.iter().enumerate() {
         let (above, top) = (rule["threshold"].as_f64(), rule["top_share"].as_f64());
@@ -186,7 +186,8 @@ pub fn loop_rules(case: &Case) -> Result<Checks> {
         for scores in run["scores"].as_array().into_iter().flatten() {
             let goes_on = progress.add(&numbers(case, scores)?)?;
             bests.extend(progress.best().map(|best| best.score));
-            if !goes_on {
+            let limit = run["rounds"].as_u64();
+            if !goes_on || limit.is_some_and(|limit| progress.rounds() as u64 >= limit) {
                 break;
             }
         }
@@ -237,10 +238,19 @@ pub fn long_prompts(case: &Case) -> Result<Checks> {
         let path = vocab.join(name);
         std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
     };
+    let pad = case.json["pad_id"].as_i64().unwrap_or(49_407);
     let tokenizer = Tokenizer::from_texts(&text("vocab.json")?, &text("merges.txt")?, &json!({}), &vocab)?;
     let mut checks = Checks::default();
     for (i, text) in case.strings("texts")?.unwrap_or_default().iter().enumerate() {
-        let rows = windows::rows(&tokenizer.tokens(text)?, 49_406, 49_407, 49_407);
+        let windows = tokenizer.windows(text)?;
+        // The pad id is the encoder's own: that of SD 2 is 0.
+        let row = |window| -> Result<Vec<i64>> {
+            let mut ids = tokenizer.encode_window(text, window)?.ids;
+            let end = ids.iter().position(|&id| id == 49_407).map_or(ids.len(), |end| end + 1);
+            ids[end..].fill(pad);
+            Ok(ids)
+        };
+        let rows: Vec<Vec<i64>> = (0..windows).map(row).collect::<Result<_>>()?;
         checks.equal(format!("windows {i}"), &[json!(rows)], &[case.json["windows"][i].clone()]);
         checks.equal(format!("count {i}"), &[json!(rows.len())], &[case.json["counts"][i].clone()]);
     }
