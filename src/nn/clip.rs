@@ -176,6 +176,15 @@ impl ClipText {
         place(&self.parameters, device)
     }
 
+    /// The embedding of one token of the vocabulary, `[c]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another id.
+    pub fn token(&self, id: i64) -> Result<Tensor> {
+        let row = ops::embedding(&Tape::off(), &self.token_embedding.get(), &Tensor::new(vec![id], &[1]))?;
+        Ok(row.with_shape(&[self.config.hidden_size]))
+    }
+
     pub fn device(&self) -> Device {
         self.token_embedding.get().device()
     }
@@ -185,6 +194,14 @@ impl ClipText {
     /// # Errors
     /// [`Error::Shape`] for too many tokens, or an id outside the vocabulary.
     pub fn forward(&self, tape: &Tape, ids: &Tensor) -> Result<ClipOutput> {
+        self.forward_with(tape, ids, None)
+    }
+
+    /// As [`ClipText::forward`], with the rows of `new` `[k, c]` as the tokens that follow the vocabulary.
+    ///
+    /// # Errors
+    /// As [`ClipText::forward`]; [`Error::Shape`] for rows of another width.
+    pub fn forward_with(&self, tape: &Tape, ids: &Tensor, new: Option<&Tensor>) -> Result<ClipOutput> {
         let [n, t] = ids.dims("CLIPTextModel")?;
         let limit = self.config.max_position_embeddings;
         if t == 0 || t > limit || ids.dtype() != DType::I64 {
@@ -192,7 +209,10 @@ impl ClipText {
             return Err(Error::shape("CLIPTextModel", message));
         }
         let positions = Tensor::new((0..n).flat_map(|_| 0..t as i64).collect(), &[n, t]);
-        let tokens = ops::embedding(tape, &self.token_embedding.get(), ids)?;
+        let tokens = match new {
+            None => ops::embedding(tape, &self.token_embedding.get(), ids)?,
+            Some(rows) => self.embedding_with(tape, ids, rows)?,
+        };
         let positions = ops::embedding(tape, &self.position_embedding.get(), &positions)?;
         let mut h = ops::add(tape, &tokens, &positions)?;
         let mut hidden_states = vec![h.clone()];
@@ -213,10 +233,34 @@ impl ClipText {
         self.final_layer_norm.forward(tape, x)
     }
 
-    /// Where the text ends. Old configurations say 2, which never was the token: there the largest id is meant.
+    /// Looks up tokens of which some are rows of `new`. Only the rows of the vocabulary that occur are joined with them: the
+    /// whole table would be copied, and have a gradient.
+    fn embedding_with(&self, tape: &Tape, ids: &Tensor, new: &Tensor) -> Result<Tensor> {
+        let ([k, c], known) = (new.dims("CLIPTextModel")?, self.config.vocab_size as i64);
+        if c != self.config.hidden_size {
+            let message = format!("new tokens of width {c}; expected {}", self.config.hidden_size);
+            return Err(Error::shape("CLIPTextModel", message));
+        }
+        let mut used: Vec<i64> = ids.data::<i64>().iter().copied().filter(|&id| id < known).collect();
+        used.sort_unstable();
+        used.dedup();
+        let place = |&id: &i64| match used.binary_search(&id) {
+            Ok(place) => place as i64,
+            Err(_) => used.len() as i64 + id - known,
+        };
+        let places = Tensor::new(ids.data::<i64>().iter().map(place).collect(), ids.shape());
+        let n = used.len();
+        let old = ops::embedding(&Tape::off(), &self.token_embedding.get(), &Tensor::new(used, &[n]))?;
+        let flat = ops::reshape(tape, new, &[1, k * c])?;
+        let joined = ops::concat_channels(tape, &old.with_shape(&[1, n * c]), &flat)?;
+        ops::embedding(tape, &ops::reshape(tape, &joined, &[n + k, c])?, &places)
+    }
+
+    /// Where the text ends. Old configurations say 2, which never was the token: there the largest id of the vocabulary is
+    /// meant; tokens that were added later have larger ones.
     fn end(&self, ids: &[i64]) -> usize {
         let wanted = match self.config.eos_token_id {
-            2 => ids.iter().max().copied(),
+            2 => ids.iter().filter(|&&id| id < self.config.vocab_size as i64).max().copied(),
             id => i64::try_from(id).ok(),
         };
         ids.iter().position(|&id| Some(id) == wanted).unwrap_or(0)

@@ -159,9 +159,21 @@ impl Objective {
         factor: f64,
         scale: Tensor,
     ) -> Result<Computed> {
+        self.differentiate_on(Tape::watching(leaves), unet, batch, &batch.context, factor, scale)
+    }
+
+    /// The same on a tape that may know how `context` came about.
+    pub fn differentiate_on(
+        &self,
+        tape: Tape,
+        unet: &UNet,
+        batch: &Prepared,
+        context: &Tensor,
+        factor: f64,
+        scale: Tensor,
+    ) -> Result<Computed> {
         let [noisy, target] = self.input(&batch.input)?;
-        let tape = Tape::watching(leaves);
-        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, &batch.context, batch.added.as_ref())?;
+        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, context, batch.added.as_ref())?;
         let loss = ops::weighted_mse(&tape, &predicted, &target, &batch.weights)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;

@@ -112,6 +112,7 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
         "vae" => models::vae(case, device, precision)?,
         "tokenizer" => models::tokenizer(case)?,
         "lora_train" => training::lora_train(case, device, precision)?,
+        "class_tokens" => training::class_tokens(case, device, precision)?,
         "scheduler" => sampling::scheduler(case, device)?,
         "sample" => sampling::sample(case, device, precision)?,
         "clip_image_text" => networks::clip_image_text(case, device, precision)?,

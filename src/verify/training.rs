@@ -1,15 +1,20 @@
-//! Cases of the kind lora_train: whole optimisation steps of a UNet LoRA.
+//! Cases of the kinds lora_train and class_tokens: whole optimisation steps of a UNet LoRA.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
 
 use super::case::{Case, Checks, channels_first, relative_error};
 use super::models::added_conditions;
 use super::sampling::noise_schedule;
+use crate::autograd::Tape;
 use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::Result;
+use crate::formats::component;
 use crate::lora::attach::{self, transposed};
-use crate::nn::UNet;
+use crate::nn::{ClipText, Param, UNet};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
@@ -18,51 +23,14 @@ use crate::train::step::{MicroBatch, Noise, Objective};
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
     unet.place(device)?;
-    let scale = case.f64("alpha")? / case.f64("rank")?;
-    let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
-    for name in case.tensors.names().filter_map(|name| name.strip_prefix("lora.init.unet.")) {
-        let tensor = case.tensor(&format!("lora.init.unet.{name}"))?;
-        if let Some(module) = name.strip_suffix(".lora_A.weight") {
-            factors.entry(module.into()).or_default().0 = Some(tensor);
-        } else if let Some(module) = name.strip_suffix(".lora_B.weight") {
-            factors.entry(module.into()).or_default().1 = Some(tensor);
-        }
-    }
-    let mut params = Vec::new();
-    let mut keys = Vec::new();
-    let mut failure = None;
-    unet.visit(&mut |mut layer| {
-        if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
-            let up = up.with_shape(&[up.shape()[0], up.shape()[1]]);
-            keys.push(layer.name().to_owned());
-            match attach::branch(&mut layer, down, &up, scale, dtype) {
-                Ok(pair) => params.extend(pair),
-                Err(e) => failure = Some(e),
-            }
-        }
-    });
-    if let Some(error) = failure {
-        return Err(error);
-    }
-    if keys.len() != factors.len() {
-        return Err(case.error(format!("{} of {} LoRA modules fit the model", keys.len(), factors.len())));
-    }
-    let names: Vec<String> =
-        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight"))).collect();
+    let (params, names) = recorded_loras(case, &mut unet, dtype)?;
 
     let objective = Objective {
         schedule: noise_schedule(&case.json["noise_schedule"])?,
         prediction: Prediction::parse(case.str("prediction_type")?)?,
         snr_gamma: case.json["snr_gamma"].as_f64(),
     };
-    let optimizer = &case.json["optimizer"];
-    let number = |v: &serde_json::Value| v.as_f64().ok_or_else(|| case.error("`optimizer`: expected numbers"));
-    let adamw = AdamW {
-        lr: number(&optimizer["lr"])?,
-        betas: (number(&optimizer["betas"][0])?, number(&optimizer["betas"][1])?),
-        eps: number(&optimizer["eps"])?,
-        weight_decay: number(&optimizer["weight_decay"])?,
-    };
+    let adamw = recorded_adamw(case, "lr")?;
     let mut flat = FlatParameters::new(params, dtype)?;
     let start = flat.buffers()?.master.clone();
     let (accumulation, max_norm) = (case.usize("grad_accum")?, case.f64("max_grad_norm")?);
@@ -116,6 +84,137 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
     compare(case, &flat, &names, "out.lora.", trained, None, [1e-4, f64::INFINITY], &mut checks)?;
     compare(case, &flat, &names, "out.lora.", trained, Some(&start), [3e-3, 3e-2], &mut checks)?;
     Ok(checks)
+}
+
+/// LoRA and new token rows trained together; only the LoRA's gradient is clipped.
+pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
+    let model = case.path("model")?;
+    let (mut unet, encoder) =
+        (UNet::load(&model.join("unet"), dtype)?, ClipText::load(&model.join("text_encoder"), dtype)?);
+    unet.place(device)?;
+    encoder.place(device)?;
+    if case.usize("first_new_id")? != encoder.config.vocab_size {
+        return Err(case.error("`first_new_id`: new tokens follow the vocabulary"));
+    }
+    let (params, names) = recorded_loras(case, &mut unet, dtype)?;
+    let row = encoder.token(case.usize("initializer_id")? as i64)?.to_cpu()?;
+    let (classes, width) = (case.usize("classes")?, row.len());
+    let rows = Tensor::from_reals(row.reals::<f32>().repeat(classes), &[classes, width], dtype).to(device)?;
+    let own_schedule = scheduler_of(&model)?;
+    let objective = Objective {
+        schedule: noise_schedule(match &case.json["noise_schedule"] {
+            Value::Null => &own_schedule,
+            given => given,
+        })?,
+        prediction: Prediction::parse(case.json["prediction_type"].as_str().unwrap_or("epsilon"))?,
+        snr_gamma: case.json["snr_gamma"].as_f64(),
+    };
+    let (lora_adamw, rows_adamw) = (recorded_adamw(case, "lr")?, recorded_adamw(case, "embedding_lr")?);
+    let mut lora = FlatParameters::new(params, dtype)?;
+    let mut embeddings = FlatParameters::new(vec![Param::new("embeddings", rows)], dtype)?;
+    let (lora_start, rows_start) = (lora.buffers()?.master.clone(), embeddings.buffers()?.master.clone());
+    let (mut checks, mut norms) = (Checks::default(), Vec::new());
+    for step in 0..case.usize("steps")? {
+        let batch = MicroBatch {
+            latents: case.feature_map(&format!("in.{step}.latents"), dtype)?,
+            noise: Noise::Given(case.feature_map(&format!("in.{step}.noise"), dtype)?),
+            timesteps: case.whole_timesteps(&format!("in.{step}.timesteps"))?,
+            // That of the tape takes its place.
+            context: Tensor::zeros(&[1], dtype),
+            added: None,
+        };
+        let mut prepared = objective.prepare(&batch, device)?;
+        for tensor in prepared.tensors() {
+            *tensor = tensor.to(device)?;
+        }
+        let new = embeddings.leaves();
+        let tape = Tape::watching(&[lora.leaves(), new.clone()].concat());
+        let states = encoder.forward_with(&tape, &case.tensor(&format!("in.{step}.input_ids"))?, Some(&new[0]))?;
+        let context = states.last_hidden_state;
+        let computed = objective.differentiate_on(tape, &unet, &prepared, &context, 1.0, lora.loss_scale())?;
+        lora.accumulate(&computed.gradients)?;
+        embeddings.accumulate(&computed.gradients)?;
+        let reference = case.tensor(&format!("out.{step}.loss"))?.reals::<f64>()[0];
+        let loss = computed.loss.to_cpu()?.item();
+        checks.push(format!("{step}.loss"), (loss - reference).abs() / reference.abs(), 3e-5);
+        if step == 0 {
+            let states = context.to_cpu()?;
+            checks.relative("states", &states.reals::<f32>(), &case.tensor("out.0.encoder_hidden_states")?, 1e-5);
+            let scale = lora.buffers()?.progress.scale;
+            let unscaled = |flat: &FlatParameters| -> Result<Vec<f32>> {
+                Ok(flat.buffers()?.gradient.iter().map(|g| g / scale).collect())
+            };
+            compare(case, &lora, &names, "out.grad.", &unscaled(&lora)?, None, [5e-5, 2e-3], &mut checks)?;
+            checks.relative("grad.embeddings", &unscaled(&embeddings)?, &case.tensor("out.grad.embeddings")?, 5e-5);
+        }
+        norms.push(lora.update(lora_adamw, case.f64("max_grad_norm")?)? as f32);
+        embeddings.update(rows_adamw, 0.0)?;
+    }
+    checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
+    let trained = lora.buffers()?.master.clone();
+    compare(case, &lora, &names, "out.lora.", &trained, None, [1e-4, f64::INFINITY], &mut checks)?;
+    compare(case, &lora, &names, "out.lora.", &trained, Some(&lora_start), [3e-3, 3e-2], &mut checks)?;
+    let (ours, reference) = (embeddings.buffers()?.master.clone(), case.tensor("out.embeddings")?);
+    checks.relative("embeddings", &ours, &reference, 1e-4);
+    let minus = |x: &[f32]| x.iter().zip(&rows_start).map(|(a, b)| a - b).collect::<Vec<f32>>();
+    let moved = Tensor::new(minus(&reference.reals::<f32>()), reference.shape());
+    checks.relative("update of the embeddings", &minus(&ours), &moved, 3e-3);
+    Ok(checks)
+}
+
+/// The noise schedule of a model, in the keys that training takes.
+fn scheduler_of(model: &Path) -> Result<Value> {
+    let config = component::json(&model.join("scheduler/scheduler_config.json"))?;
+    let keys = ["beta_start", "beta_end", "beta_schedule", "num_train_timesteps"];
+    Ok(keys.into_iter().filter_map(|key| Some((key.to_owned(), config.get(key)?.clone()))).collect())
+}
+
+/// Attaches the recorded factors of `lora.init`: their parameters, and their names.
+fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Param>, Vec<String>)> {
+    let scale = case.f64("alpha")? / case.f64("rank")?;
+    let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
+    for name in case.tensors.names().filter_map(|name| name.strip_prefix("lora.init.unet.")) {
+        let tensor = case.tensor(&format!("lora.init.unet.{name}"))?;
+        if let Some(module) = name.strip_suffix(".lora_A.weight") {
+            factors.entry(module.into()).or_default().0 = Some(tensor);
+        } else if let Some(module) = name.strip_suffix(".lora_B.weight") {
+            factors.entry(module.into()).or_default().1 = Some(tensor);
+        }
+    }
+    let mut params = Vec::new();
+    let mut keys = Vec::new();
+    let mut failure = None;
+    unet.visit(&mut |mut layer| {
+        if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
+            let up = up.with_shape(&[up.shape()[0], up.shape()[1]]);
+            keys.push(layer.name().to_owned());
+            match attach::branch(&mut layer, down, &up, scale, dtype) {
+                Ok(pair) => params.extend(pair),
+                Err(e) => failure = Some(e),
+            }
+        }
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    if keys.len() != factors.len() {
+        return Err(case.error(format!("{} of {} LoRA modules fit the model", keys.len(), factors.len())));
+    }
+    let names: Vec<String> =
+        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight"))).collect();
+    Ok((params, names))
+}
+
+/// The recorded optimizer, with the learning rate of key `lr`.
+fn recorded_adamw(case: &Case, lr: &str) -> Result<AdamW> {
+    let optimizer = &case.json["optimizer"];
+    let number = |v: &serde_json::Value| v.as_f64().ok_or_else(|| case.error("`optimizer`: expected numbers"));
+    Ok(AdamW {
+        lr: number(&optimizer[lr])?,
+        betas: (number(&optimizer["betas"][0])?, number(&optimizer["betas"][1])?),
+        eps: number(&optimizer["eps"])?,
+        weight_decay: number(&optimizer["weight_decay"])?,
+    })
 }
 
 fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {

@@ -47,7 +47,7 @@ fn lora_files_agree_with_peft() {
 
 #[test]
 fn training_steps_agree_with_peft() {
-    all_of(&["lora_train"]);
+    all_of(&["lora_train", "class_tokens"]);
 }
 
 #[test]
