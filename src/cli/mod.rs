@@ -14,6 +14,7 @@ mod interrupt;
 mod kernels;
 mod llm;
 pub mod merge;
+mod metrics;
 mod model;
 mod pretrain;
 mod progress;
@@ -228,6 +229,7 @@ enum Command {
     Train(Box<train::Train>),
     Merge(Box<merge::Merge>),
     Eval(Box<eval::Eval>),
+    Metrics(metrics::Metrics),
     Questions(Box<questions::Questions>),
     Select(select::Select),
     Spatial(spatial::Spatial),
@@ -326,6 +328,7 @@ fn run(mut cli: Cli) -> Result<()> {
         Command::Inspect(inspect) => inspect.run(&cli.common),
         Command::Kernels(kernels) => kernels.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
+        Command::Metrics(metrics) => metrics.run(&cli.common),
         Command::Pretrain(pretrain) => pretrain.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Questions(questions) => questions.run(&cli.common),

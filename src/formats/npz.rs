@@ -97,6 +97,7 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
     // The end record has 22 bytes and a comment of at most 65,535.
     let tail = bytes.len().saturating_sub(22 + 0xffff);
     let end = bytes[tail..].windows(4).rposition(|w| w == b"PK\x05\x06").ok_or("no zip archive")? + tail;
+    slice(bytes, end, 22)?;
     let (count, mut at) = (u16_at(bytes, end + 10)?, u32_at(bytes, end + 16)? as usize);
     let mut entries = Vec::new();
     for _ in 0..count {
@@ -185,4 +186,60 @@ fn u16_at(bytes: &[u8], at: usize) -> Result<u16, String> {
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, String> {
     slice(bytes, at, 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/npz").join(name)
+    }
+
+    /// The fixtures were written by numpy 2.4.6: `savez_compressed` and `savez`.
+    #[test]
+    fn reads_what_numpy_writes() {
+        let statistics = read(&fixture("compressed.npz")).unwrap();
+        assert_eq!(statistics["mu"], Array { shape: vec![3], values: vec![1.0, 2.0, 3.5] });
+        assert_eq!(statistics["sigma"].shape, [3, 3]);
+        assert_eq!(statistics["sigma"].values, [2.0, 0.5, 0.0, 0.5, 3.0, 0.25, 0.0, 0.25, 1.0]);
+        let others = read(&fixture("stored.npz")).unwrap();
+        assert_eq!(others["fortran"], Array { shape: vec![2, 3], values: vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0] });
+        assert_eq!(others["whole"].values, [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(others["scalar"], Array { shape: vec![], values: vec![7.0] });
+    }
+
+    #[test]
+    fn arrays_come_back_and_are_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let array = |shape: &[usize]| {
+            let len = shape.iter().product::<usize>();
+            Array { shape: shape.to_vec(), values: (0..len).map(|i| (i as f64).sin()).collect() }
+        };
+        let arrays = [("mu", array(&[7])), ("sigma", array(&[7, 7]))];
+        let (first, second) = (dir.path().join("a.npz"), dir.path().join("b.npz"));
+        write(&first, &arrays).unwrap();
+        write(&second, &arrays).unwrap();
+        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+        let back = read(&first).unwrap();
+        assert!(arrays.iter().all(|(name, array)| back[*name] == *array));
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.npz");
+        let whole = std::fs::read(fixture("compressed.npz")).unwrap();
+        for cut in 0..whole.len() {
+            std::fs::write(&file, &whole[..cut]).unwrap();
+            assert!(read(&file).is_err(), "{cut} bytes");
+        }
+        // Whatever byte is turned, the answer is arrays or an error.
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x55;
+            std::fs::write(&file, &bytes).unwrap();
+            let _ = read(&file);
+        }
+    }
 }

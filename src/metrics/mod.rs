@@ -7,6 +7,8 @@ pub mod diversity;
 pub mod features;
 pub mod fid;
 pub mod kid;
+pub mod measure;
+pub mod page;
 pub mod report;
 pub mod similarity;
 pub mod statistics;

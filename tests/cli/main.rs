@@ -12,6 +12,7 @@ mod help;
 mod kernels;
 mod latents;
 mod memory;
+mod metrics;
 mod model;
 mod refusals;
 mod resume;
