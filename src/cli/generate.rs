@@ -178,7 +178,7 @@ impl Generate {
 }
 
 /// Reads `FILE[:SCALE]` arguments; a folder means the LoRA in it.
-fn parse_loras(arguments: &[String]) -> Result<Vec<Strength>> {
+pub(super) fn parse_loras(arguments: &[String]) -> Result<Vec<Strength>> {
     let resolve = |argument: &String| {
         let (path, scale) = parse_lora(argument)?;
         let (path, scale) = (lora::file::resolve(&path)?, scale.unwrap_or(1.0));

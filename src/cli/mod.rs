@@ -2,6 +2,7 @@
 
 mod associate;
 mod bench;
+mod chat;
 mod convert;
 mod demo;
 mod doctor;
@@ -15,6 +16,7 @@ mod kernels;
 mod llm;
 pub mod merge;
 mod metrics;
+mod mix;
 mod model;
 mod pretrain;
 mod progress;
@@ -232,6 +234,8 @@ enum Command {
     Metrics(metrics::Metrics),
     Questions(Box<questions::Questions>),
     Select(select::Select),
+    Chat(Box<chat::Chat>),
+    Mix(mix::Mix),
     Spatial(spatial::Spatial),
     Associate(associate::Associate),
     Inspect(inspect::Inspect),
@@ -319,6 +323,7 @@ fn run(mut cli: Cli) -> Result<()> {
     match cli.command {
         Command::Associate(associate) => associate.run(&cli.common),
         Command::Bench(bench) => bench.run(&cli.common),
+        Command::Chat(chat) => chat.run(&cli.common),
         Command::Convert(convert) => convert.run(&cli.common),
         Command::Demo(demo) => demo.run(&cli.common),
         Command::Doctor(doctor) => doctor.run(&cli.common),
@@ -329,6 +334,7 @@ fn run(mut cli: Cli) -> Result<()> {
         Command::Kernels(kernels) => kernels.run(&cli.common),
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Metrics(metrics) => metrics.run(&cli.common),
+        Command::Mix(mix) => mix.run(&cli.common),
         Command::Pretrain(pretrain) => pretrain.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Questions(questions) => questions.run(&cli.common),

@@ -16,6 +16,7 @@ mod metrics;
 mod model;
 mod refusals;
 mod resume;
+mod session;
 #[cfg(feature = "simulator")]
 mod simulator;
 mod train;

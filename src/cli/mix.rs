@@ -1,0 +1,202 @@
+//! `selma mix`: training pictures between classes, with soft labels.
+
+use std::path::{Path, PathBuf};
+
+use ::image::RgbImage;
+use ::image::imageops::{self, FilterType};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::cli::Common;
+use crate::cli::generate::parse_loras;
+use crate::cli::interrupt::Interrupt;
+use crate::error::{Error, Result};
+use crate::formats::{atomic, image, jsonl, png};
+use crate::generate::generation::{Generation, Start};
+use crate::generate::request::Request;
+use crate::generate::{Generator, Settings, Source};
+use crate::mix::labels::{evaluations, shares};
+use crate::mix::meta::{self, Row};
+use crate::mix::plan::{self, Class, Mode, Task};
+
+/// Draw training pictures between the classes of a data set (Diff-Mix).
+#[derive(clap::Args)]
+pub struct Mix {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Generate(Box<Generate>),
+}
+
+/// Draw pictures on their way from one class to another, with soft labels.
+///
+/// Writes data/SOURCE/TARGET-NUMBER-STRENGTH.png, meta.csv as Diff-Mix does, and labels.jsonl with class indices. A picture
+/// drawn with strength s counts 1 - s^gamma for its source and s^gamma for its target.
+#[derive(clap::Args)]
+struct Generate {
+    /// What draws: shapes, a folder, a checkpoint, or an id of the Hugging Face hub.
+    #[arg(long)]
+    model: PathBuf,
+    /// A LoRA file, and its strength (1 if left out). Repeatable.
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    lora: Vec<String>,
+    /// A folder of pictures for each class.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// The prompt of a class; {} stands for its name.
+    #[arg(long, default_value = "a photo of a {}")]
+    prompt: String,
+    /// mix: from a picture of any class towards any class; aug: towards its own; gen: from noise.
+    #[arg(long, value_enum, default_value = "mix")]
+    mode: Mode,
+    /// Strengths that are drawn from, with commas.
+    #[arg(long, value_delimiter = ',', default_value = "0.5,0.7,0.9")]
+    strengths: Vec<f64>,
+    /// How fast the label follows the strength.
+    #[arg(long, default_value_t = 0.8)]
+    gamma: f64,
+    /// Pictures drawn for each one of the data set.
+    #[arg(long, default_value_t = 1)]
+    multiplier: usize,
+    #[command(flatten)]
+    settings: Settings,
+    /// Folder for data/, meta.csv and labels.jsonl.
+    #[arg(long)]
+    out: PathBuf,
+    /// Keep the pictures that are there, and draw the missing ones.
+    #[arg(long)]
+    resume: bool,
+    /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
+    #[arg(long)]
+    vocab: Option<PathBuf>,
+}
+
+impl Mix {
+    pub fn run(self, common: &Common) -> Result<()> {
+        match self.command {
+            Command::Generate(generate) => generate.run(common),
+        }
+    }
+}
+
+impl Generate {
+    fn run(mut self, common: &Common) -> Result<()> {
+        self.check()?;
+        let classes = plan::classes(&self.data)?;
+        let tasks = plan::tasks(&classes, self.mode, self.multiplier, &self.strengths, common.seed());
+        self.begin(&classes, common)?;
+        self.model = common.model(&self.model)?;
+        let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
+        let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
+        generator.place(&common.device()?)?;
+        generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
+        let interrupt = Interrupt::listen(common)?;
+        let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };
+        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} pictures {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let (mut rows, mut labels, mut kept) = (Vec::new(), Vec::new(), 0);
+        for task in &tasks {
+            let (source, target) = (&classes[task.source].name, &classes[task.target].name);
+            let relative = meta::path(source, target, task.number, task.strength);
+            let path = self.out.join("data").join(&relative);
+            if path.is_file() {
+                kept += 1;
+            } else {
+                if interrupt.asked() {
+                    return Err(Error::Interrupted("stopped; the same command with --resume goes on".into()));
+                }
+                let drawn = self.draw(&generator, &classes, task, common)?;
+                let folder = atomic::folder(&path);
+                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+                png::save(&path, &drawn, None)?;
+            }
+            bar.inc(1);
+            labels.push(meta::label(&relative, task.source, task.target, task.strength, self.gamma)?);
+            rows.push(Row {
+                source: source.clone(),
+                target: target.clone(),
+                number: task.number,
+                strength: task.strength,
+                path: relative,
+            });
+        }
+        bar.finish_and_clear();
+        meta::write(&self.out.join("meta.csv"), &rows)?;
+        jsonl::write(&self.out.join("labels.jsonl"), &labels)?;
+        match common.json {
+            true => {
+                println!("{}", json!({"out": self.out, "pictures": rows.len(), "kept": kept, "classes": classes.len()}))
+            }
+            false => println!("{}: {} pictures of {} classes", self.out.display(), rows.len(), classes.len()),
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.multiplier == 0 || self.multiplier > 10_000 {
+            return Err(Error::Usage(format!("--multiplier {}: expected 1 to 10000", self.multiplier)));
+        }
+        if !self.prompt.contains("{}") {
+            return Err(Error::Usage("--prompt: expected {} where the name of the class goes".into()));
+        }
+        let too_small = |&s: &f64| shares(s, self.gamma).and_then(|_| evaluations(self.settings.steps, s)).err();
+        match self.strengths.iter().find_map(too_small) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the folder, and refuses one that was begun with other settings.
+    fn begin(&self, classes: &[Class], common: &Common) -> Result<()> {
+        let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
+        let counts: Vec<usize> = classes.iter().map(|class| class.pictures.len()).collect();
+        let settings: Value = json!({
+            "model": self.model, "lora": self.lora, "prompt": self.prompt, "mode": format!("{:?}", self.mode),
+            "strengths": self.strengths, "gamma": self.gamma, "multiplier": self.multiplier, "settings": self.settings,
+            "seed": common.seed(), "classes": names, "pictures": counts,
+        });
+        let text = format!("{settings:#}\n");
+        let file = self.out.join("mix.json");
+        match (std::fs::read_to_string(&file), self.resume) {
+            (Ok(there), true) if there == text => Ok(()),
+            (Ok(_), true) => {
+                Err(Error::file(&file, "was begun with other settings or other pictures; name another folder"))
+            }
+            (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
+            (Err(_), _) => {
+                atomic::create_folder(&self.out)?;
+                if Path::exists(&self.out.join("data")) {
+                    return Err(Error::file(&self.out, "holds data/ of something else; name another folder"));
+                }
+                atomic::write_bytes(&file, text.as_bytes())
+            }
+        }
+    }
+
+    fn draw(&self, generator: &Generator, classes: &[Class], task: &Task, common: &Common) -> Result<RgbImage> {
+        let model = &generator.model;
+        let prompt = self.prompt.replace("{}", &classes[task.target].name);
+        let generation = Generation::new(&self.settings, common.seed(), model);
+        let (height, width) = generation.size;
+        let starts = self.mode != Mode::Gen;
+        generation.check(model, starts.then_some(task.strength))?;
+        let request = Request { number: 0, index: task.number as u64, prompt, parts: 1, generation };
+        let original = starts.then(|| image::read(&classes[task.source].pictures[task.picture])).transpose()?;
+        let start = original.as_ref().map(|original| {
+            // Diff-Mix does not keep the aspect, and gives the picture back in its own size.
+            let resized = imageops::resize(original, width as u32, height as u32, FilterType::Triangle);
+            Start::new(model, &resized, (height, width), task.strength)
+        });
+        let mut images = model.images(&[request], start.transpose()?.as_ref(), || Ok(()))?;
+        let drawn = images.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))?;
+        Ok(match original {
+            Some(original) if original.dimensions() != drawn.dimensions() => {
+                imageops::resize(&drawn, original.width(), original.height(), FilterType::Triangle)
+            }
+            _ => drawn,
+        })
+    }
+}
