@@ -46,6 +46,9 @@ DEV unsigned pack2(float low, float high, f16) {
     return bits;
 }
 
+// In a branch that is seldom taken: keeps the compiler from computing it always and choosing afterwards.
+DEV void stay_a_branch() { asm volatile(""); }
+
 // ---- warps: all 32 lanes take part ----
 DEV float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEV float warp_sum(float value) {
@@ -65,6 +68,14 @@ DEV unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_
 DEV void copy_async(void* to, const void* from, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
                  : "memory");
+}
+// 16 bytes: from `from` unless `there` is 0, then zeros. Fetches 128 bytes into L2: neighbours are the next to be asked for.
+DEV void copy_async_if(void* to, const void* from, unsigned there) {
+    asm volatile(
+        "{ .reg .pred none; setp.eq.u32 none, %2, 0; cp.async.cg.shared.global.L2::128B [%0], [%1], 16, none; }" ::"r"(
+            shared_address(to)),
+        "l"(from), "r"(there)
+        : "memory");
 }
 DEV void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `pending` of this thread's latest groups are still under way.

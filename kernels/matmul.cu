@@ -12,87 +12,130 @@
 // A group is up to three products nt of one a in one launch, each with its own b and second pair: the query, key and value
 // of a transformer, which alone are too small to fill a GPU.
 //
-// A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. Operands whose rows do not begin at multiples
-// of 16 bytes are copied value by value: every shape is legal, widths that are multiples of 8 are fast.
+// A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. `large` and `small` take operands whose rows begin
+// at multiples of 16 bytes, and know no SiLU; `any` takes whatever there is, value by value where it must.
 //
 // 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the large tile does
-// 64 FLOPs for each byte that it reads.
+// 64 FLOPs for each byte that it reads, and a warp issues 2.7 instructions for each of its tensor-core products, besides some
+// 1200 before and after the loop: it is bound by shared memory and tensor cores, a short k by what is around the loop.
 #include "kernel.h"
 #include "gelu.h"
 #include "tile.h"
+#include "walk.h"
+
+template <bool B_LINES, int SIZE, int THREADS>
+DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
+                const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    const Corner corner = corner_of_block<SIZE>(m, n);
+    Sums<SIZE, THREADS, scalar_t> sums;
+    Walk<true, SIZE, THREADS> from_a;
+    Walk<B_LINES, SIZE, THREADS> from_b;
+    const auto begin_pair = [&](const scalar_t* a, const scalar_t* b, int k) {
+        begin(from_a, {a, m, k, k}, corner.m);
+        begin(from_b, {b, n, k, B_LINES ? k : n}, corner.n);
+    };
+    begin_pair(a, b, k);
+    int left = k;
+    product<true, B_LINES>(sums, (k + STEP - 1) / STEP + (k2 + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
+        if (left <= 0) {
+            stay_a_branch();
+            begin_pair(a2, b2, k2), left = k2;
+        }
+        fetch(from_a, tile_a, left);
+        fetch(from_b, tile_b, left);
+        left -= STEP;
+    });
+    finish(sums, y, n, corner.n, {alpha, bias, nullptr, 1, residual},
+           [&](int row) { return corner.m + row < m ? corner.m + row : -1; });
+}
 
 // Field by field: a choice between two structs in memory would put them there.
 DEV Operand choose(bool second, const Operand& a, const Operand& b) {
     return {second ? b.x : a.x, a.lines, second ? b.k : a.k, second ? b.stride : a.stride};
 }
-
-template <bool B_LINES, int SIZE, int THREADS>
-DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
-                const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+template <bool B_LINES>
+DEV void matmul_any(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
+                    const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    constexpr int SIZE = TILE_SMALL, THREADS = TILE_SMALL_THREADS;
     const Corner corner = corner_of_block<SIZE>(m, n);
-    const long long first_m = corner.m;
-    const int first_n = corner.n;
     Sums<SIZE, THREADS, scalar_t> sums;
     const Operand a_first = {a, m, k, k}, a_second = {a2, m, k2, k2};
     const Operand b_first = {b, n, k, B_LINES ? k : n}, b_second = {b2, n, k2, B_LINES ? k2 : n};
     const int steps = (k + STEP - 1) / STEP;
-    product<true, B_LINES>(
-        sums, steps + (k2 + STEP - 1) / STEP,
-        [&](scalar_t* tile, int i) {
-            const Operand from = choose(i >= steps, a_first, a_second);
-            fetch_tile<true, SIZE, THREADS>(tile, from, first_m, (i >= steps ? i - steps : i) * STEP);
-        },
-        [&](scalar_t* tile, int i) {
-            const Operand from = choose(i >= steps, b_first, b_second);
-            fetch_tile<B_LINES, SIZE, THREADS>(tile, from, first_n, (i >= steps ? i - steps : i) * STEP);
-        });
+    int i = 0;
+    product<true, B_LINES>(sums, steps + (k2 + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
+        const bool second = i >= steps;
+        const int value = (second ? i - steps : i) * STEP;
+        fetch_any<true, SIZE, THREADS>(tile_a, choose(second, a_first, a_second), corner.m, value);
+        fetch_any<B_LINES, SIZE, THREADS>(tile_b, choose(second, b_first, b_second), corner.n, value);
+        i++;
+    });
     each(sums, [&](int row, int column, float sum) {
-        if (first_m + row >= m || first_n + column >= n) return;
-        const long long at = (first_m + row) * n + first_n + column;
-        float value = alpha * sum;
-        if (bias) value += bias[first_n + column];
+        const long long line = corner.m + row;
+        column += corner.n;
+        if (line >= m || column >= n) return;
+        float value = finished({alpha, bias, nullptr, 1, nullptr}, sum, line, column, n);
         if (silu) value /= 1.f + expf(-value);
-        if (residual) value += load(residual, at);
-        store(y, at, value);
+        if (residual) value += load(residual, line * n + column);
+        store(y, line * n + column, value);
     });
 }
 
 // y [groups, m, n], a2 [groups, m, k2]: product blockIdx.z of a group.
-template <int SIZE, int THREADS>
-DEV void matmul_group(scalar_t* y, const scalar_t* a, const scalar_t* const (&b)[3], const scalar_t* a2,
-                      const scalar_t* const (&b2)[3], long long m, int n, int k, int k2, float alpha) {
+struct Group {
+    scalar_t* y;
+    const scalar_t *b, *a2, *b2;
+};
+DEV Group group(scalar_t* y, const scalar_t* const (&b)[3], const scalar_t* a2, const scalar_t* const (&b2)[3],
+                long long m, int n, int k2) {
     const int i = blockIdx.z;
-    matmul<true, SIZE, THREADS>(y + i * m * n, a, i == 0 ? b[0] : i == 1 ? b[1] : b[2], a2 + i * m * k2,
-                                i == 0 ? b2[0] : i == 1 ? b2[1] : b2[2], nullptr, nullptr, m, n, k, k2, alpha, 0);
+    return {y + i * m * n, i == 0 ? b[0] : i == 1 ? b[1] : b[2], a2 + i * m * k2, i == 0 ? b2[0] : i == 1 ? b2[1] : b2[2]};
 }
 
-// Begins to copy rows of `from`, [2 n, k]: TURN of values from `first` on, their gates, the next TURN of values, and so on,
-// so that the thread with the sum of a value gets that of its gate.
-template <int SIZE, int THREADS> DEV void fetch_gated(scalar_t* tile, const Operand& from, int first, int k) {
-    constexpr int CHUNKS = STEP / PACK, TURN = Sums<SIZE, THREADS, scalar_t>::TURN;
-    const bool aligned = aligned16(from.x) && from.stride % PACK == 0;
-    const int n = (int)(from.lines / 2);
+// Rows of a tile of b [2 n, k]: TURN of values from `first` on, their gates, the next TURN of values, and so on, so that the
+// thread with the sum of a value gets that of its gate. The value's column of row `row`, and the line in b.
+template <class S> DEV int gated_column(int row, int first) {
+    return first + row / (2 * S::TURN) * S::TURN + row % S::TURN;
+}
+template <class S> DEV long long gated_line(int row, int column, int n) {
+    return row / S::TURN % 2 ? (long long)n + column : column;
+}
+template <class S, int SIZE, int THREADS>
+DEV void begin_gated(Walk<true, SIZE, THREADS>& walk, const scalar_t* b, int first, int n, int k) {
+    using W = Walk<true, SIZE, THREADS>;
+    static_assert(W::APART % (2 * S::TURN) == 0, "rows of a thread are values or gates");
+    const int row = first_row<W>(), column = gated_column<S>(row, first);
+    begin(walk, {b, n, k, k}, gated_line<S>(row, column, n) - row);
+    walk.apart /= 2;
+    walk.there = 0;
 #pragma unroll
-    for (int i = 0; i < SIZE * CHUNKS / THREADS; i++) {
-        const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
-        const int column = first + row / (2 * TURN) * TURN + row % TURN, value = k + chunk * PACK;
-        const long long line = row / TURN % 2 ? n + column : column;
-        const int count = column < n ? max(min(from.k - value, PACK), 0) : 0;
-        copy_chunk(tile + chunk_at<true, SIZE>(row, chunk), count ? from.x + line * from.stride + value : from.x, count,
-                   aligned);
-    }
+    for (int i = 0; i < W::EACH; i++) walk.there |= (column + i * W::APART / 2 < n ? 1u : 0u) << i;
 }
-
-template <int SIZE, int THREADS>
+template <int SIZE, int THREADS, bool ANY>
 DEV void matmul_geglu(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
     const Corner corner = corner_of_block<SIZE>(m, 2 * n);
     const int first_n = corner.n / 2;
-    Sums<SIZE, THREADS, scalar_t> sums;
-    const Operand from_a = {a, m, k, k}, from_b = {b, 2LL * n, k, k};
-    product<true, true>(
-        sums, (k + STEP - 1) / STEP,
-        [&](scalar_t* tile, int i) { fetch_tile<true, SIZE, THREADS>(tile, from_a, corner.m, i * STEP); },
-        [&](scalar_t* tile, int i) { fetch_gated<SIZE, THREADS>(tile, from_b, first_n, i * STEP); });
+    using S = Sums<SIZE, THREADS, scalar_t>;
+    S sums;
+    Walk<true, SIZE, THREADS> from_a, from_b;
+    if constexpr (!ANY) {
+        begin(from_a, {a, m, k, k}, corner.m);
+        begin_gated<S>(from_b, b, first_n, n, k);
+    }
+    int done = 0;
+    product<true, true>(sums, (k + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
+        if constexpr (!ANY) {
+            fetch(from_a, tile_a, k - done);
+            fetch(from_b, tile_b, k - done);
+        } else {
+            fetch_any<true, SIZE, THREADS>(tile_a, {a, m, k, k}, corner.m, done);
+            fetch_any_lines<SIZE, THREADS>(tile_b, b, k, k, done, [&](int row) {
+                const int column = gated_column<S>(row, first_n);
+                return column < n ? gated_line<S>(row, column, n) : -1;
+            });
+        }
+        done += STEP;
+    });
     each_pair(sums, [&](int row, int column, float value, float gate) {
         column += first_n;
         if (corner.m + row >= m || column >= n) return;
@@ -102,74 +145,106 @@ DEV void matmul_geglu(scalar_t* y, const scalar_t* a, const scalar_t* b, const f
 }
 
 // y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
-template <int SIZE, int THREADS>
+template <int SIZE, int THREADS, bool ANY>
 DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
     const Corner corner = corner_of_block<SIZE>(m, n);
-    const int first_m = (int)corner.m, first_n = corner.n;
     const long long start = (long long)blockIdx.z * k_slice;
     const int values = (int)min(k - start, (long long)k_slice);
     Sums<SIZE, THREADS, scalar_t> sums;
-    const Operand from_a = {a + start * m, m, values, m}, from_b = {b + start * n, n, values, n};
-    product<false, false>(
-        sums, (values + STEP - 1) / STEP,
-        [&](scalar_t* tile, int i) { fetch_tile<false, SIZE, THREADS>(tile, from_a, first_m, i * STEP); },
-        [&](scalar_t* tile, int i) { fetch_tile<false, SIZE, THREADS>(tile, from_b, first_n, i * STEP); });
-    each(sums, [&](int row, int column, float sum) {
-        if (first_m + row < m && first_n + column < n)
-            y[((long long)blockIdx.z * m + first_m + row) * n + first_n + column] = sum;
+    Walk<false, SIZE, THREADS> from_a, from_b;
+    if constexpr (!ANY) {
+        begin(from_a, {a + start * m, m, values, m}, corner.m);
+        begin(from_b, {b + start * n, n, values, n}, corner.n);
+    }
+    int done = 0;
+    product<false, false>(sums, (values + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
+        if constexpr (!ANY) {
+            fetch(from_a, tile_a, values - done);
+            fetch(from_b, tile_b, values - done);
+        } else {
+            fetch_any<false, SIZE, THREADS>(tile_a, {a + start * m, m, values, m}, corner.m, done);
+            fetch_any<false, SIZE, THREADS>(tile_b, {b + start * n, n, values, n}, corner.n, done);
+        }
+        done += STEP;
     });
+    store_sums(sums, y + (long long)blockIdx.z * m * n, corner.m, corner.n, m, n);
 }
 
 // a2 and b2 may be missing with k2 = 0, and so may bias and residual. Biases are float, like all vectors of a model.
 KERNEL_BOUNDS(matmul_nt_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
-// a2 and its b may be missing with k2 = 0.
+KERNEL_BOUNDS(matmul_nt_any, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul_any<true>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<false, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+}
+KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<false, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+}
+KERNEL_BOUNDS(matmul_nn_any, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+    matmul_any<false>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+}
+// The second pairs may be missing, and so may products behind the first.
 KERNEL_BOUNDS(matmul_group_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
  const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
  int k, int k2, float alpha) {
-    matmul_group<TILE_LARGE, TILE_LARGE_THREADS>(y, a, {b_first, b_second, b_third}, a2,
-                                                 {b2_first, b2_second, b2_third}, m, n, k, k2, alpha);
+    const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
+    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_group_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
  const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
  int k, int k2, float alpha) {
-    matmul_group<TILE_SMALL, TILE_SMALL_THREADS>(y, a, {b_first, b_second, b_third}, a2,
-                                                 {b2_first, b2_second, b2_third}, m, n, k, k2, alpha);
+    const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
+    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
+}
+KERNEL_BOUNDS(matmul_group_any, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
+ const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
+ int k, int k2, float alpha) {
+    const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
+    matmul_any<true>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha, 0);
 }
 // bias [2 n] may be missing.
 KERNEL_BOUNDS(matmul_nt_geglu_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
-    matmul_geglu<TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, bias, m, n, k);
+    matmul_geglu<TILE_LARGE, TILE_LARGE_THREADS, false>(y, a, b, bias, m, n, k);
 }
 KERNEL_BOUNDS(matmul_nt_geglu_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
-    matmul_geglu<TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, bias, m, n, k);
+    matmul_geglu<TILE_SMALL, TILE_SMALL_THREADS, false>(y, a, b, bias, m, n, k);
 }
-KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul<false, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
-}
-KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
-(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul<false, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+KERNEL_BOUNDS(matmul_nt_geglu_any, TILE_SMALL_THREADS, 4)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
+    matmul_geglu<TILE_SMALL, TILE_SMALL_THREADS, true>(y, a, b, bias, m, n, k);
 }
 KERNEL_BOUNDS(matmul_tn_large, TILE_LARGE_THREADS, 2)
 (float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
-    matmul_transposed<TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, m, n, k, k_slice);
+    matmul_transposed<TILE_LARGE, TILE_LARGE_THREADS, false>(y, a, b, m, n, k, k_slice);
 }
 KERNEL_BOUNDS(matmul_tn_small, TILE_SMALL_THREADS, 4)
 (float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
-    matmul_transposed<TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, m, n, k, k_slice);
+    matmul_transposed<TILE_SMALL, TILE_SMALL_THREADS, false>(y, a, b, m, n, k, k_slice);
+}
+KERNEL_BOUNDS(matmul_tn_any, TILE_SMALL_THREADS, 4)
+(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
+    matmul_transposed<TILE_SMALL, TILE_SMALL_THREADS, true>(y, a, b, m, n, k, k_slice);
 }

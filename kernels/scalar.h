@@ -40,6 +40,12 @@ template <class T> DEV uint4 packed(const float (&values)[8], T type) {
             pack2(values[6], values[7], type)};
 }
 
+// Adds two neighbours, which lie at a multiple of both together.
+template <class T> DEV void add_pair(float (&values)[2], const T* x) {
+    const unsigned bits = *reinterpret_cast<const unsigned*>(x);
+    values[0] += to_float(T{(uint16_t)bits}), values[1] += to_float(T{(uint16_t)(bits >> 16)});
+}
+
 DEV bool aligned16(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
 // The next PACK values at x, of which `left` exist (it may be 0 or less); zeros for the rest. One 16-byte load where

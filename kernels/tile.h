@@ -3,12 +3,16 @@
 // It walks along k in steps of 64 bytes through a ring of STAGES tiles of both operands in shared memory, which
 // asynchronous copies fill STAGES - 1 steps ahead; one barrier a step. 16-byte chunks of a row are permuted (xor with
 // the row), so that the eight rows of a matrix that ldmatrix reads lie in different banks. bf16 and f16 go through the
-// tensor cores with float sums (warps of 64 x 32 values in the large tile, 32 x 32 in the small one), float through FFMA
+// tensor cores with float sums (warps of 64 x 64 values in the large tile, 32 x 32 in the small one), float through FFMA
 // with no TF32. Dynamic shared memory: STAGES * 2 * SIZE * 64 bytes.
+//
+// walk.h fetches operands for this loop, and stores what it made. Where it does, a step of the large tile is 64 tensor-core
+// instructions among some 170, which read 6 cycles of shared memory each: that and the tensor cores themselves are the
+// limit, no longer the instructions.
 #pragma once
 
 CONSTANT(TILE_LARGE, 128);
-CONSTANT(TILE_LARGE_THREADS, 256);
+CONSTANT(TILE_LARGE_THREADS, 128);
 CONSTANT(TILE_SMALL, 64);
 CONSTANT(TILE_SMALL_THREADS, 128);
 CONSTANT(TILE_STAGES, 3);
@@ -33,101 +37,95 @@ template <int SIZE> DEV Corner corner_of_block(long long m, int n) {
     return {(long long)(first + in_group % height) * SIZE, in_group / height * SIZE};
 }
 
-// An operand: `lines` rows or columns that the product keeps, of `k` values each. Line by line in memory where LINES is
-// set, value by value of all lines where it is not; `stride` values from one row of memory to the next.
-struct Operand {
-    const scalar_t* x;
-    long long lines;
-    int k, stride;
-};
-// Where chunk `chunk` of row `row` of a tile is: rows are lines of STEP values, or values of SIZE lines.
+// Where chunk `chunk` of row `row` of a tile is. Rows are lines (rows or columns that the product keeps) of STEP values of k
+// where LINES is set, or values of k of SIZE lines where it is not; floats of these, which ldmatrix does not read, are not
+// permuted. Rows that are 8 apart have the same permutation.
 template <bool LINES, int SIZE> DEV int chunk_at(int row, int chunk) {
-    return LINES ? row * STEP + (chunk ^ (row >> 1 & 3)) * PACK : row * SIZE + (chunk ^ (row & 7)) * PACK;
+    constexpr int MASK = LINES ? 3 : sizeof(scalar_t) == 4 ? 0 : 7;
+    return row * (LINES ? STEP : SIZE) + (chunk ^ ((LINES ? row >> 1 : row) & MASK)) * PACK;
+}
+DEV scalar_t* shifted(scalar_t* p, long long bytes) {
+    return reinterpret_cast<scalar_t*>(reinterpret_cast<char*>(p) + bytes);
+}
+DEV const scalar_t* shifted(const scalar_t* p, long long bytes) {
+    return reinterpret_cast<const scalar_t*>(reinterpret_cast<const char*>(p) + bytes);
 }
 
-// Copies `count` values and zeros for the rest of a chunk: asynchronously where `from` is aligned.
-DEV void copy_chunk(scalar_t* to, const scalar_t* from, int count, bool aligned) {
-    if (aligned) {
-        copy_async(to, from, count * (int)sizeof(scalar_t));
-    } else {
-#pragma unroll 1
-        for (int j = 0; j < PACK; j++) to[j] = j < count ? from[j] : from_float<scalar_t>(0.f);
-    }
-}
-
-// Begins to copy the tile of SIZE lines from `first` on and STEP values from `k` on; zeros where there are none.
-template <bool LINES, int SIZE, int THREADS>
-DEV void fetch_tile(scalar_t* tile, const Operand& from, long long first, int k) {
-    constexpr int ROWS = LINES ? SIZE : STEP, CHUNKS = (LINES ? STEP : SIZE) / PACK;
-    const bool aligned = aligned16(from.x) && from.stride % PACK == 0;
-#pragma unroll
-    for (int i = 0; i < ROWS * CHUNKS / THREADS; i++) {
-        const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
-        const long long line = first + (LINES ? row : chunk * PACK);
-        const int value = k + (LINES ? chunk * PACK : row);
-        const long long left = LINES ? from.k - value : from.lines - line;
-        const int count = line < from.lines && value < from.k ? (int)min(left, (long long)PACK) : 0;
-        const scalar_t* source = from.x + (LINES ? line * from.stride + value : (long long)value * from.stride + line);
-        copy_chunk(tile + chunk_at<LINES, SIZE>(row, chunk), count ? source : from.x, count, aligned);
-    }
-}
-
-// ---- 16 bits: tensor cores ----
-// Lane l of a fragment gives one row address of a matrix of 8 x 8 values; ldmatrix's own order of the matrices is that of
-// mma's registers. Tiles whose rows are values of k are transposed on the way.
-template <bool LINES, int SIZE> DEV void load_a(unsigned (&r)[4], const scalar_t* tile, int line, int k) {
-    const int lane = threadIdx.x % 32;
-    if (LINES) load_matrices(r, tile + chunk_at<true, SIZE>(line + lane % 16, k / 8 + lane / 16));
-    else load_matrices_trans(r, tile + chunk_at<false, SIZE>(k + lane % 8 + lane / 16 * 8, line / 8 + lane / 8 % 2));
-}
-// Two fragments of b at once, for 16 lines.
-template <bool LINES, int SIZE> DEV void load_b(unsigned (&r)[4], const scalar_t* tile, int line, int k) {
-    const int lane = threadIdx.x % 32;
-    if (LINES) load_matrices(r, tile + chunk_at<true, SIZE>(line + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
-    else load_matrices_trans(r, tile + chunk_at<false, SIZE>(k + lane % 16, line / 8 + lane / 16));
-}
-
-// The sums of a thread. `step` takes in one step of k; `each` calls f(row, column, sum) with positions in the tile.
-// A thread with column j of TURN has column j of the next TURN as well: `each_pair` calls f(row, column, sum, other sum)
-// with those, columns counted without the others.
+// The sums of a thread, which are those of its warp's M x N values. A thread with column j of TURN has column j of the next
+// TURN as well: `each_pair` calls f(row, column, sum, other sum) with those, columns counted without the others.
 template <int SIZE, int THREADS, class T> struct Sums {
-    static constexpr int WARPS_N = SIZE == 128 ? 4 : 2, M = SIZE / (THREADS / 32 / WARPS_N), N = SIZE / WARPS_N;
+    static constexpr int WARPS_N = 2, M = SIZE / (THREADS / 32 / WARPS_N), N = SIZE / WARPS_N;
     static constexpr int TURN = 8;
     float d[M / 16][N / 8][4] = {};
 };
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T>
-DEV void step(Sums<SIZE, THREADS, T>& sums, const scalar_t* a, const scalar_t* b) {
+// Of the tile's first row and column, those that the thread's warp has, and its own sums d[0][0] lie at.
+template <class S> DEV int warp_row() { return threadIdx.x / 32 / S::WARPS_N * S::M; }
+template <class S> DEV int warp_column() { return threadIdx.x / 32 % S::WARPS_N * S::N; }
+template <class S> DEV int own_row() { return warp_row<S>() + threadIdx.x % 32 / 4; }
+template <class S> DEV int own_column() { return warp_column<S>() + threadIdx.x % 4 * 2; }
+
+// ---- 16 bits: tensor cores ----
+// Bytes into a tile where a lane's rows of matrices are, of COUNT blocks of 16 lines: found once. Of lines, a block differs by
+// a constant and 16 values of k by a permutation; of values it is the other way round.
+template <bool LINES, int SIZE, int COUNT> struct Places {
+    int at[LINES ? STEP / 16 : COUNT];
+};
+template <bool LINES, int SIZE, int COUNT> DEV int place(const Places<LINES, SIZE, COUNT>& places, int block, int k) {
+    return places.at[LINES ? k / 16 : block] + (LINES ? block * 16 * STEP : k * SIZE) * (int)sizeof(scalar_t);
+}
+// Lane l of a fragment gives one row address of a matrix of 8 x 8 values; ldmatrix's own order of the matrices is that of
+// mma's registers. `a` has matrices of lines 0 to 7 and 8 to 15 before those of the next 8 values of k, `b` the other way.
+template <bool LINES, int SIZE, int COUNT> DEV Places<LINES, SIZE, COUNT> places(int line, bool a) {
+    Places<LINES, SIZE, COUNT> places;
+    const int lane = threadIdx.x % 32, lines = a ? lane / 8 % 2 : lane / 16, values = a ? lane / 16 : lane / 8 % 2;
+#pragma unroll
+    for (int i = 0; i < (LINES ? STEP / 16 : COUNT); i++)
+        places.at[i] = (int)sizeof(scalar_t) * (LINES ? chunk_at<LINES, SIZE>(line + lines * 8 + lane % 8, i * 2 + values)
+                                                      : chunk_at<LINES, SIZE>(values * 8 + lane % 8, line / 8 + i * 2 + lines));
+    return places;
+}
+template <bool LINES> DEV void load_fragment(unsigned (&r)[4], const scalar_t* at) {
+    if (LINES) load_matrices(r, at);
+    else load_matrices_trans(r, at);
+}
+// What a thread knows of both operands' tiles.
+template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T> struct Fragments {
     using S = Sums<SIZE, THREADS, T>;
-    const int warp = threadIdx.x / 32, m = warp / S::WARPS_N * S::M, n = warp % S::WARPS_N * S::N;
+    Places<A_LINES, SIZE, S::M / 16> a = places<A_LINES, SIZE, S::M / 16>(warp_row<S>(), true);
+    Places<B_LINES, SIZE, S::N / 16> b = places<B_LINES, SIZE, S::N / 16>(warp_column<S>(), false);
+};
+// Takes one step of k into the sums: tile of a at `tiles`, of b behind it.
+template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T>
+DEV void step(Sums<SIZE, THREADS, T>& sums, const Fragments<A_LINES, B_LINES, SIZE, THREADS, T>& at, const scalar_t* tiles) {
+    using S = Sums<SIZE, THREADS, T>;
 #pragma unroll
     for (int k = 0; k < STEP; k += 16) {
-        unsigned af[S::M / 16][4], bf[S::N / 8][2];
+        unsigned a[S::M / 16][4], b[S::N / 8][2];
 #pragma unroll
-        for (int i = 0; i < S::M / 16; i++) load_a<A_LINES, SIZE>(af[i], a, m + i * 16, k);
+        for (int i = 0; i < S::M / 16; i++) load_fragment<A_LINES>(a[i], shifted(tiles, place(at.a, i, k)));
 #pragma unroll
         for (int j = 0; j < S::N / 16; j++) {
             unsigned r[4];
-            load_b<B_LINES, SIZE>(r, b, n + j * 16, k);
-            bf[2 * j][0] = r[0], bf[2 * j][1] = r[1], bf[2 * j + 1][0] = r[2], bf[2 * j + 1][1] = r[3];
+            load_fragment<B_LINES>(r, shifted(tiles + SIZE * STEP, place(at.b, j, k)));
+            b[2 * j][0] = r[0], b[2 * j][1] = r[1], b[2 * j + 1][0] = r[2], b[2 * j + 1][1] = r[3];
         }
-        multiply_tile(sums.d, af, bf, T{});
+        multiply_tile(sums.d, a, b, T{});
     }
 }
+// Calls f(row, column, sum) for each sum, with positions in the tile.
 template <int SIZE, int THREADS, class T, class F> DEV void each(const Sums<SIZE, THREADS, T>& sums, F f) {
     using S = Sums<SIZE, THREADS, T>;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int m = warp / S::WARPS_N * S::M + lane / 4, n = warp % S::WARPS_N * S::N + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < S::M / 16; i++)
 #pragma unroll
         for (int j = 0; j < S::N / 8; j++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) f(m + i * 16 + e / 2 * 8, n + j * 8 + e % 2, sums.d[i][j][e]);
+            for (int e = 0; e < 4; e++)
+                f(own_row<S>() + i * 16 + e / 2 * 8, own_column<S>() + j * 8 + e % 2, sums.d[i][j][e]);
 }
 template <int SIZE, int THREADS, class T, class F> DEV void each_pair(const Sums<SIZE, THREADS, T>& sums, F f) {
     using S = Sums<SIZE, THREADS, T>;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int m = warp / S::WARPS_N * S::M + lane / 4, n = warp % S::WARPS_N * (S::N / 2) + lane % 4 * 2;
+    const int m = own_row<S>(), n = warp_column<S>() / 2 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < S::M / 16; i++)
 #pragma unroll
@@ -137,18 +135,21 @@ template <int SIZE, int THREADS, class T, class F> DEV void each_pair(const Sums
                 f(m + i * 16 + e / 2 * 8, n + j / 2 * 8 + e % 2, sums.d[i][j][e], sums.d[i][j + 1][e]);
 }
 
-// ---- float: a thread has every sixteenth row and every eighth or sixteenth column ----
+// ---- float: a thread has every sixteenth row and every eighth column ----
 template <int SIZE, int THREADS> struct Sums<SIZE, THREADS, float> {
     static constexpr int DOWN = 16, ACROSS = THREADS / DOWN, TURN = ACROSS;
     float d[SIZE / DOWN][SIZE / ACROSS] = {};
 };
+template <bool A_LINES, bool B_LINES, int SIZE, int THREADS> struct Fragments<A_LINES, B_LINES, SIZE, THREADS, float> {};
 template <bool LINES, int SIZE> DEV float value_of(const scalar_t* tile, int line, int k) {
     const int row = LINES ? line : k, column = LINES ? k : line;
     return to_float(tile[chunk_at<LINES, SIZE>(row, column / PACK) + column % PACK]);
 }
 template <bool A_LINES, bool B_LINES, int SIZE, int THREADS>
-DEV void step(Sums<SIZE, THREADS, float>& sums, const scalar_t* a, const scalar_t* b) {
+DEV void step(Sums<SIZE, THREADS, float>& sums, const Fragments<A_LINES, B_LINES, SIZE, THREADS, float>&,
+              const scalar_t* tiles) {
     using S = Sums<SIZE, THREADS, float>;
+    const scalar_t *a = tiles, *b = tiles + SIZE * STEP;
     const int m = threadIdx.x / S::ACROSS, n = threadIdx.x % S::ACROSS;
     for (int k = 0; k < STEP; k++) {
         float x[SIZE / S::DOWN], w[SIZE / S::ACROSS];
@@ -181,26 +182,30 @@ template <int SIZE, int THREADS, class F> DEV void each_pair(const Sums<SIZE, TH
 }
 
 // ---- the loop over k ----
-// Takes `steps` steps into the sums. `fetch_a(tile, i)` and `fetch_b(tile, i)` begin to copy those of step i.
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class A, class B>
-DEV void product(Sums<SIZE, THREADS, scalar_t>& sums, int steps, A fetch_a, B fetch_b) {
+// Takes `steps` steps into the sums. `fetch(a, b)` begins to copy the tiles of the next step, in order.
+template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class Fetch>
+DEV void product(Sums<SIZE, THREADS, scalar_t>& sums, int steps, Fetch fetch) {
     DYN_SHARED(scalar_t, ring);
-    constexpr int TILE = SIZE * STEP;
-    const auto fetch = [&](int i) {
-        if (i < steps) {
-            scalar_t* tiles = ring + i % STAGES * 2 * TILE;
-            fetch_a(tiles, i);
-            fetch_b(tiles + TILE, i);
+    constexpr int TILE = SIZE * STEP, PAIR = 2 * TILE * (int)sizeof(scalar_t), END = STAGES * PAIR;
+    int left = steps, put = 0, get = 0;
+    const auto fetch_next = [&] {
+        if (left > 0) {
+            scalar_t* tiles = shifted(ring, put);
+            fetch(tiles, tiles + TILE);
+            put = put + PAIR == END ? 0 : put + PAIR;
+            left--;
         }
         copy_async_commit();
     };
 #pragma unroll
-    for (int i = 0; i < STAGES - 1; i++) fetch(i);
+    for (int i = 0; i < STAGES - 1; i++) fetch_next();
+    const Fragments<A_LINES, B_LINES, SIZE, THREADS, scalar_t> at;
+#pragma unroll 1
     for (int i = 0; i < steps; i++) {
         copy_async_wait<STAGES - 2>();
         __syncthreads();  // step i has arrived for all threads, and all have done step i - 1, whose place is next filled
-        fetch(i + STAGES - 1);
-        const scalar_t* tiles = ring + i % STAGES * 2 * TILE;
-        step<A_LINES, B_LINES, SIZE, THREADS>(sums, tiles, tiles + TILE);
+        fetch_next();
+        step(sums, at, shifted(ring, get));
+        get = get + PAIR == END ? 0 : get + PAIR;
     }
 }

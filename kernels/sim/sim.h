@@ -146,6 +146,8 @@ DEV f16 to_f16(float x) {
 DEV unsigned pack2(float low, float high, bf16) { return to_bf16(low).bits | (unsigned)to_bf16(high).bits << 16; }
 DEV unsigned pack2(float low, float high, f16) { return to_f16(low).bits | (unsigned)to_f16(high).bits << 16; }
 
+DEV void stay_a_branch() {}
+
 // ---- warps ----
 DEV void __syncwarp() { ::sim::collective("__syncwarp", nullptr, nullptr); }
 struct Shuffled {
@@ -186,6 +188,7 @@ DEV float warp_max(float value) {
 
 // ---- asynchronous copies and tensor cores: device.h says what they do ----
 DEV void copy_async(void* to, const void* from, int bytes) { ::sim::copy_async(to, from, bytes); }
+DEV void copy_async_if(void* to, const void* from, unsigned there) { ::sim::copy_async(to, from, there ? 16 : 0); }
 DEV void copy_async_commit() { ::sim::copy_async_commit(); }
 template <int pending> DEV void copy_async_wait() { ::sim::copy_async_wait(pending); }
 DEV void load_matrices(unsigned (&r)[4], const void* row) {

@@ -63,7 +63,9 @@ fn vector(len: usize) -> Input {
 fn products(most_flops: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     // The last one has few values to add up and many sums: it takes the large tiles, forward and backward.
-    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 320], [1024, 640, 5120], [256, 1280, 1280], [2048, 32, 1024]] {
+    // Before it one whose rows are no whole chunks of 16 bytes.
+    let sizes = [[SIDE * SIDE, 320, 320], [1024, 640, 5120], [256, 1280, 1280], [TOKENS, 33, 45], [2048, 32, 1024]];
+    for [most, c_in, c_out] in sizes {
         let m = if c_in == 32 { most } else { fit(most_flops, 2 * c_in * c_out, most) };
         let inputs = vec![tracked(&[m, c_in]), tracked(&[c_out, c_in]), vector(c_out)];
         checks.push(check(format!("linear {m}x{c_in} to {c_out}"), inputs, |tape, x, _| {
@@ -76,7 +78,7 @@ fn products(most_flops: usize) -> Vec<Check> {
         ops::linear_residual(tape, &x[2], &x[0], &x[1], None, None)
     }));
     // Without a gradient the gate is part of the product, in the small tile and the large one.
-    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [2048, 32, 512]] {
+    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [TOKENS, 33, 45], [2048, 32, 512]] {
         let m = match c_in {
             32 => most,
             _ => fit(most_flops, 4 * c_in * c_out, most),
@@ -92,8 +94,9 @@ fn products(most_flops: usize) -> Vec<Check> {
     checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
     let inputs = vec![tracked(&[2048, 1024]), tracked(&[32, 1024])];
     checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
-    // Query, key and value, at a size of the small tile and at one of the large.
-    for [m, c_in, c_out] in [[fit(most_flops, 6 * 320 * 320, SIDE * SIDE), 320, 320], [2048, 32, 640]] {
+    // Query, key and value, at a size of the small tile, at an odd one and at one of the large.
+    let rows = fit(most_flops, 6 * 320 * 320, SIDE * SIDE);
+    for [m, c_in, c_out] in [[rows, 320, 320], [TOKENS, 33, 45], [2048, 32, 640]] {
         let inputs = [m, c_out, c_out, c_out].map(|rows| tracked(&[rows, c_in]));
         let name = format!("linear {m}x{c_in} to 3 x {c_out}");
         checks.push(check(name, inputs.into(), |tape, x, _| {
@@ -137,15 +140,17 @@ fn convolutions(most_flops: usize) -> Vec<Check> {
         (SIDE, 128, 128, 3, 2, VAE),
         (16, 1280, 1280, 3, 1, same),
         (SIDE, 960, 320, 1, 1, Padding::all(0)),
-        // Few channels on one side: large tiles of the other, forward and backward.
+        // Few channels on one side: those of latents, and large tiles of the other, forward and backward.
         (82, 4, 320, 3, 1, same),
         (82, 320, 4, 3, 1, same),
+        (82, 32, 384, 1, 1, Padding::all(0)),
+        (82, 384, 32, 1, 1, Padding::all(0)),
     ];
     let mut checks = Vec::new();
     for (most, c_in, c_out, k, stride, padding) in layers {
         let flops = 2 * k * k * c_in * c_out / (stride * stride);
         let side = match c_in.min(c_out) {
-            4 => most,
+            4 | 32 => most,
             _ => side(fit(most_flops, flops, most * most)),
         };
         let inputs = vec![tracked(&[1, side, side, c_in]), tracked(&[c_out, k, k, c_in]), vector(c_out)];

@@ -2,14 +2,16 @@
 
 use super::Buffer;
 use super::buffer::expect;
-use super::launch::Launcher;
+use super::launch::{Launcher, Operand};
 use super::sums::sum_rows;
 use super::table::kernels;
-use super::tile::Tile;
+use super::tile::{Tile, in_chunks};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
 const OP: &str = "conv2d";
+/// Pixels that the kernels of the large and the small tile count.
+const MOST_PIXELS: usize = i32::MAX as usize;
 
 /// Zeros added on each side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +85,18 @@ impl Conv2d {
             }
         }
         let y = x.gpu().buffer(x.dtype(), n * ho * wo * c_out)?;
-        let tile = Tile::fit(n * ho * wo, c_out, 1);
-        let kernel = tile.choose(&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL);
+        let steps = self.c_in.is_multiple_of(Tile::step(x.dtype())) && n * ho * wo <= MOST_PIXELS && !self.doubled;
+        let mut memory: Vec<&dyn Operand> = vec![&y, x, weight];
+        memory.extend([added.t, added.residual].into_iter().flatten().map(|buffer| buffer as &dyn Operand));
+        let tile = Tile::fit(n * ho * wo, c_out, 1).if_fits(steps && in_chunks(x.dtype(), &[c_out], &memory));
+        let kernel = [&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL, &kernels::CONV2D_FORWARD_ANY];
+        let kernel = tile.choose(kernel);
         let launch = tile.over(x.gpu().kernel(kernel, x.dtype()), n * ho * wo, c_out, 1);
         let launch = launch.output(&y).input(x).input(weight);
         let launch = launch.input_if(added.bias).input_if(added.t).input_if(added.residual).int(n);
-        self.shape(launch, [ho, wo]).int(self.doubled.into()).launch()?;
+        let launch = self.shape(launch, [ho, wo]);
+        let launch = if tile.takes_any() { launch.int(self.doubled.into()) } else { launch };
+        launch.launch()?;
         Ok(y)
     }
 
@@ -98,9 +106,14 @@ impl Conv2d {
         let Self { n, h, w, c_in, .. } = *self;
         expect(OP, &[("dy", dy, n * ho * wo * self.c_out), ("weight", weight, self.weights())])?;
         let dx = dy.gpu().buffer(dy.dtype(), n * h * w * c_in)?;
-        let tile = Tile::fit(n * h * w, c_in, 1);
-        let kernel = tile.choose(&kernels::CONV2D_DGRAD_LARGE, &kernels::CONV2D_DGRAD_SMALL);
-        let launch = tile.over(dy.gpu().kernel(kernel, dy.dtype()), n * h * w, c_in, 1);
+        let steps = self.c_out.is_multiple_of(Tile::step(dy.dtype())) && n * h * w <= MOST_PIXELS;
+        let fits = steps && in_chunks(dy.dtype(), &[c_in], &[&dx, dy, weight]);
+        // Pixels whose coordinates leave the same remainders meet the same taps: blocks along z for each such class.
+        let classes = if fits { self.stride * self.stride } else { 1 };
+        let pixels = if fits { n * h.div_ceil(self.stride) * w.div_ceil(self.stride) } else { n * h * w };
+        let tile = Tile::fit(pixels, c_in, classes).if_fits(fits);
+        let kernel = [&kernels::CONV2D_DGRAD_LARGE, &kernels::CONV2D_DGRAD_SMALL, &kernels::CONV2D_DGRAD_ANY];
+        let launch = tile.over(dy.gpu().kernel(tile.choose(kernel), dy.dtype()), pixels, c_in, classes);
         let launch = launch.output(&dx).input(dy).input(weight).int(n);
         self.shape(launch, [ho, wo]).launch()?;
         Ok(dx)
@@ -116,7 +129,8 @@ impl Conv2d {
         let (tile, slice) = Tile::sliced(c_out, width, pixels.max(1), x.dtype());
         let slices = pixels.div_ceil(slice).max(1);
         let parts = x.gpu().buffer(DType::F32, slices * self.weights())?;
-        let kernel = tile.choose(&kernels::CONV2D_WGRAD_LARGE, &kernels::CONV2D_WGRAD_SMALL);
+        let small = &kernels::CONV2D_WGRAD_SMALL;
+        let kernel = tile.choose([&kernels::CONV2D_WGRAD_LARGE, small, small]);
         let launch = tile.over(x.gpu().kernel(kernel, x.dtype()), c_out, width, slices);
         let launch = launch.output(&parts).input(dy).input(x).int(n).int(slice);
         self.shape(launch, [ho, wo]).int(self.doubled.into()).launch()?;

@@ -4,7 +4,7 @@ use super::Buffer;
 use super::buffer::expect;
 use super::sums::sum_rows;
 use super::table::kernels;
-use super::tile::Tile;
+use super::tile::{Tile, in_chunks};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -79,17 +79,23 @@ pub fn matmul_into(
         return Err(misfit(format!("bias or residual do not fit [{m}, {n}]")));
     }
     let (gpu, dtype) = (first.a.gpu(), first.a.dtype());
-    let tile = Tile::fit(m, n, 1);
-    let kernel = match layout {
-        Layout::Transposed => tile.choose(&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL),
-        Layout::Plain => tile.choose(&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL),
-    };
+    let k2 = second.map_or(0, |pair| pair.k);
+    let mut memory: Vec<&dyn Operand> = vec![y, first.a, first.b];
+    memory.extend(second.iter().flat_map(|pair| [pair.a, pair.b]).map(|buffer| buffer as &dyn Operand));
+    memory.extend(epilogue.residual.map(|residual| residual as &dyn Operand));
+    let chunks = in_chunks(dtype, &[n, first.k, k2], &memory);
+    let tile = Tile::fit(m, n, 1).if_fits(chunks && !epilogue.silu);
+    let kernel = tile.choose(match layout {
+        Layout::Transposed => [&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY],
+        Layout::Plain => [&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY],
+    });
     let launch = tile.over(gpu.kernel(kernel, dtype), m, n, 1);
     let launch = launch.output(y).input(first.a).input(first.b);
     let launch = launch.input_if(second.map(|pair| pair.a)).input_if(second.map(|pair| pair.b));
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
-    let launch = launch.long(m).int(n).int(first.k).int(second.map_or(0, |pair| pair.k));
-    launch.float(epilogue.alpha).int(epilogue.silu.into()).launch()
+    let launch = launch.long(m).int(n).int(first.k).int(k2).float(epilogue.alpha);
+    let launch = if tile.takes_any() { launch.int(epilogue.silu.into()) } else { launch };
+    launch.launch()
 }
 
 /// `a^T b` for `a` `[k, m]` and `b` `[k, n]` -> f32 `[m, n]`: the gradient of a weight. Slices of k are summed side by
@@ -101,9 +107,10 @@ pub fn matmul_transposed(a: &Buffer, b: &Buffer, [m, n, k]: [usize; 3]) -> Resul
     }
     let (gpu, dtype) = (a.gpu(), a.dtype());
     let (tile, k_slice) = Tile::sliced(m, n, k, dtype);
+    let tile = tile.if_fits(in_chunks(dtype, &[m, n], &[a, b]));
     let slices = k.div_ceil(k_slice);
     let parts = gpu.buffer(DType::F32, slices * m * n)?;
-    let kernel = tile.choose(&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL);
+    let kernel = tile.choose([&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL, &kernels::MATMUL_TN_ANY]);
     let launch = tile.over(gpu.kernel(kernel, dtype), m, n, slices).output(&parts);
     launch.input(a).input(b).int(m).int(n).long(k).int(k_slice).launch()?;
     if slices == 1 { Ok(parts) } else { sum_rows(&parts, slices, m * n) }

@@ -1,6 +1,7 @@
 //! The tiles of `tile.h`: which size a product takes, and how the blocks lie.
 
-use super::launch::Launcher;
+use super::launch::{Launcher, Operand};
+use super::pack;
 use super::table::{Kernel, kernels};
 use crate::dtype::DType;
 
@@ -10,11 +11,19 @@ const ENOUGH_BLOCKS: usize = 128;
 /// Values of k that one slice of a weight's gradient adds up at least.
 const LEAST_SLICE: usize = 512;
 
-/// What a block makes.
+/// What a block makes, and whether by a kernel that takes operands of any kind.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
     size: usize,
     threads: usize,
+    any: bool,
+}
+
+/// Whether rows of these widths are whole chunks of 16 bytes, and all memory begins at one: what the large and the small
+/// tile's kernels take.
+pub(crate) fn in_chunks(dtype: DType, widths: &[usize], memory: &[&dyn Operand]) -> bool {
+    let aligned = memory.iter().filter_map(|x| x.span()).all(|span| span.address.is_multiple_of(16));
+    aligned && widths.iter().all(|width| width.is_multiple_of(pack(dtype)))
 }
 
 impl Tile {
@@ -22,9 +31,9 @@ impl Tile {
     pub fn fit(m: usize, n: usize, slices: usize) -> Self {
         let large = kernels::TILE_LARGE;
         if m.div_ceil(large) * n.div_ceil(large) * slices >= ENOUGH_BLOCKS {
-            Self { size: large, threads: kernels::TILE_LARGE_THREADS }
+            Self { size: large, threads: kernels::TILE_LARGE_THREADS, any: false }
         } else {
-            Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS }
+            Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: false }
         }
     }
 
@@ -35,12 +44,32 @@ impl Tile {
         let blocks = m.div_ceil(tile.size) * n.div_ceil(tile.size);
         let slices = ENOUGH_BLOCKS.div_ceil(blocks.max(1)).min(most);
         // Whole steps, so that slices begin where 16-byte loads may.
-        let step = kernels::TILE_STEP_BYTES / dtype.size();
-        (tile, k.div_ceil(slices).next_multiple_of(step))
+        (tile, k.div_ceil(slices).next_multiple_of(Self::step(dtype)))
     }
 
-    pub fn choose(self, large: &'static Kernel, small: &'static Kernel) -> &'static Kernel {
-        if self.size == kernels::TILE_LARGE { large } else { small }
+    /// This tile where operands are what its kernel takes, else the one of the kernels that take any.
+    pub fn if_fits(self, fits: bool) -> Self {
+        match fits {
+            true => self,
+            false => Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: true },
+        }
+    }
+
+    pub fn takes_any(self) -> bool {
+        self.any
+    }
+
+    pub fn choose(self, [large, small, any]: [&'static Kernel; 3]) -> &'static Kernel {
+        match self {
+            Self { any: true, .. } => any,
+            Self { size: kernels::TILE_LARGE, .. } => large,
+            _ => small,
+        }
+    }
+
+    /// Values of k in a step.
+    pub fn step(dtype: DType) -> usize {
+        kernels::TILE_STEP_BYTES / dtype.size()
     }
 
     /// Blocks for `[m, n]` sums in so many slices: all tiles along x, which has room for them.

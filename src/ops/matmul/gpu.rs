@@ -1,8 +1,8 @@
 //! Launches of `matmul.cu`.
 
 use super::{OP, shaped, sizes};
-use crate::device::gpu::Tile;
 use crate::device::gpu::table::kernels;
+use crate::device::gpu::{Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
 use crate::ops::sums::sum_rows;
 use crate::tensor::{DType, Tensor};
@@ -72,17 +72,21 @@ pub fn products_into(
     }
     epilogue.bias.map_or(Ok(()), |bias| expect(bias, [1, n]))?;
     epilogue.residual.map_or(Ok(()), |residual| expect(residual, [m, n]))?;
-    let tile = Tile::fit(m, n, 1);
-    let kernel = match layout {
-        Layout::Transposed => tile.choose(&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL),
-        Layout::Plain => tile.choose(&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL),
-    };
+    let (k, k2) = (sizes(first[0])[1], second.map_or(0, |pair| sizes(pair[0])[1]));
+    let mut memory: Vec<&dyn Operand> = vec![y, first[0], first[1]];
+    memory.extend(second.into_iter().flatten().chain(epilogue.residual).map(|x| x as &dyn Operand));
+    let tile = Tile::fit(m, n, 1).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let kernel = tile.choose(match layout {
+        Layout::Transposed => [&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY],
+        Layout::Plain => [&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY],
+    });
     let launch = tile.over(first[0].kernel(kernel)?, m, n, 1).output(y).input(first[0]).input(first[1]);
     let launch = launch.input_if(second.map(|pair| pair[0])).input_if(second.map(|pair| pair[1]));
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
-    let launch = launch.long(m).int(n).int(sizes(first[0])[1]).int(second.map_or(0, |pair| sizes(pair[0])[1]));
-    // No op has the kernel's SiLU after a product.
-    launch.float(epilogue.alpha as f32).int(0).launch()
+    let launch = launch.long(m).int(n).int(k).int(k2).float(epilogue.alpha as f32);
+    // No op has the SiLU after a product that this one knows.
+    let launch = if tile.takes_any() { launch.int(0) } else { launch };
+    launch.launch()
 }
 
 /// The most products of one launch of [`products_group`].
@@ -109,8 +113,14 @@ pub fn products_group(
         b.iter().try_for_each(|b| expect(b, [n, k2]))?;
     }
     let y = a.new_empty(&[groups, m, n], a.dtype())?;
-    let tile = Tile::fit(m, n, groups);
-    let kernel = tile.choose(&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL);
+    let mut memory: Vec<&dyn Operand> = vec![&y, a];
+    memory.extend(b.iter().map(|&b| b as &dyn Operand));
+    if let Some((a, b)) = second {
+        memory.push(a);
+        memory.extend(b.iter().map(|&b| b as &dyn Operand));
+    }
+    let tile = Tile::fit(m, n, groups).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let kernel = tile.choose([&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL, &kernels::MATMUL_GROUP_ANY]);
     let mut launch = tile.over(a.kernel(kernel)?, m, n, groups).output(&y).input(a);
     for i in 0..MOST {
         launch = launch.input_if(b.get(i).copied());
@@ -132,9 +142,10 @@ pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tenso
     }
     expect(b, [k, n])?;
     let (tile, k_slice) = Tile::sliced(m, n, k, a.dtype());
+    let tile = tile.if_fits(in_chunks(a.dtype(), &[m, n], &[a, b]));
     let slices = k.div_ceil(k_slice);
     let parts = a.new_empty(&[slices, m, n], DType::F32)?;
-    let kernel = tile.choose(&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL);
+    let kernel = tile.choose([&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL, &kernels::MATMUL_TN_ANY]);
     let launch = tile.over(a.kernel(kernel)?, m, n, slices).output(&parts);
     launch.input(a).input(b).int(m).int(n).long(k).int(k_slice).launch()?;
     let sum = if slices == 1 { parts } else { sum_rows(&parts, [slices, m * n])? };
@@ -148,8 +159,9 @@ pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
     expect(weight, [width, k])?;
     bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
     let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
-    let tile = Tile::fit(m, width, 1);
-    let kernel = tile.choose(&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL);
+    let tile = Tile::fit(m, width, 1).if_fits(in_chunks(x.dtype(), &[k], &[x, weight]));
+    let kernel =
+        tile.choose([&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL, &kernels::MATMUL_NT_GEGLU_ANY]);
     let launch = tile.over(x.kernel(kernel)?, m, width, 1).output(&y);
     launch.input(x).input(weight).input_if(bias).long(m).int(width / 2).int(k).launch()?;
     Ok(y)
