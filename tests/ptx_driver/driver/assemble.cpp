@@ -243,6 +243,12 @@ class Assembler {
         const Meaning& m = meaning(name, offset);
         return m.what == Meaning::Register && m.file == File::Long;
     }
+    bool is_predicate(const std::string& name) {
+        if (is_number(name)) return false;
+        u32 offset;
+        const Meaning& m = meaning(name, offset);
+        return m.what == Meaning::Register && m.file == File::Predicate;
+    }
     void emit(Run run, Flow flow = Flow::Next) {
         made.run = run;
         made.flow = flow;
@@ -405,7 +411,9 @@ class Assembler {
         address(1, o.at(1), File::Long);
         if (made.immediate) throw Error("an offset of the source");
         address(0, o.at(0), File::Word);
-        from(2, o.size() > 3 ? o[3] : o[2], File::Word);
+        // The fourth says how many bytes come from the source, or that none do.
+        made.flag = o.size() > 3 && is_predicate(o[3]);
+        from(2, o.size() > 3 ? o[3] : o[2], made.flag ? File::Predicate : File::Word);
         emit(::copy_async);
     }
 

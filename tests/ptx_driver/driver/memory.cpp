@@ -145,7 +145,8 @@ Run access(const std::string& space, bool load, u32 bytes, bool wide, bool long_
 // The first `from[2]` bytes come from memory, the rest are zeros. Until somebody waits for it, what is there is NaN.
 void copy_async(Warp& w, const Instruction& i, Mask mask) {
     each_lane(mask, [&](int lane) {
-        const u32 to = w.words[i.from[0]][lane] + (u32)i.immediate, bytes = w.words[i.from[2]][lane];
+        const u32 to = w.words[i.from[0]][lane] + (u32)i.immediate;
+        const u32 bytes = !i.flag ? w.words[i.from[2]][lane] : w.predicates[i.from[2]] >> lane & 1 ? 0 : i.bytes;
         const u64 from = w.longs[i.from[1]][lane];
         if (bytes > i.bytes || to % i.bytes || from % i.bytes || (bytes && !w.may(from, bytes, true)))
             fail(w, i, "lane %d copies %u of %u bytes from %#lx to %u of shared memory: misaligned or in no allocation", lane,
