@@ -1,6 +1,7 @@
 //! The ops, a file each: against PyTorch, against central differences, on every device of the build, and for what must not
 //! change a single bit (threads) or only by one rounding (16-bit storage).
 
+mod attention;
 mod combine;
 mod conv2d;
 mod elementwise;

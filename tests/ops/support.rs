@@ -193,46 +193,52 @@ impl<'a> Case<'a> {
     /// rounding to the storage type, and what sums of so many `terms` lose in another order, for the output and for each
     /// input.
     pub fn devices(&self, terms: &[usize]) {
-        for device in devices() {
-            for dtype in [DType::F32, DType::Bf16, DType::F16] {
-                let here = self.inputs(dtype);
-                let there: Vec<Tensor> = here.iter().map(|x| x.to(&device).unwrap()).collect();
-                let (expected, expected_gradients) = self.run(&here, &self.all());
-                let (got, gradients) = self.run(&there, &self.all());
-                let expected = std::iter::once(&expected).chain(&expected_gradients);
-                let got = std::iter::once(&got).chain(&gradients);
-                let names = std::iter::once("y".to_owned()).chain((0..here.len()).map(|i| format!("d input {i}")));
-                for (((got, expected), name), &terms) in got.zip(expected).zip(names).zip(terms) {
-                    let what = format!("{} on {} in {}, {name}", self.what, device.name(), dtype.name());
-                    near(&what, got, expected, terms);
-                }
-                if dtype == DType::F32 {
-                    self.one_at_a_time(&there);
-                }
-            }
-        }
+        assert_eq!(terms.len(), 1 + self.shapes.len(), "{}: the output and each input", self.what);
+        self.on_devices(false, |what, _, i, got, expected| near(what, got, expected, terms[i]));
+    }
+
+    /// [`Case::devices`] within `shares` of the largest value in f32, bf16 and f16.
+    pub fn devices_within(&self, shares: [f64; 3]) {
+        self.on_devices(false, |what, dtype, _, got, expected| near_within(what, got, expected, shares[dtype]));
     }
 
     /// On every device of this build and in each storage type, the output and every gradient are what the CPU gives in f64
     /// for the same inputs, to the precision of the storage by the norm of the difference: for ops that round what lies
     /// between.
     pub fn devices_in_norm(&self) {
+        let bounds = [1e-6, 2f64.powi(-7), 2f64.powi(-10)];
+        self.on_devices(true, |what, dtype, _, got, expected| {
+            assert_eq!(got.shape(), expected.shape(), "{what}");
+            let got = got.to_cpu().unwrap();
+            let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());
+            let difference: f64 = got.iter().zip(&*expected).map(|(a, b)| (a - b) * (a - b)).sum();
+            let error = (difference / expected.iter().map(|b| b * b).sum::<f64>()).sqrt();
+            // Written so that NaN fails.
+            assert!(error <= bounds[dtype], "{what}: {error:e}");
+        });
+    }
+
+    /// Calls `compare` with what it is, the number of the storage type, the number of the output or gradient, and its values
+    /// on a device and on the CPU, there in f64 where `exact`.
+    fn on_devices(&self, exact: bool, compare: impl Fn(&str, usize, usize, &Tensor, &Tensor)) {
         for device in devices() {
-            for (dtype, bound) in [(DType::F32, 1e-6), (DType::Bf16, 2f64.powi(-7)), (DType::F16, 2f64.powi(-10))] {
-                let here = self.inputs(dtype);
-                let exact: Vec<Tensor> = here.iter().map(|x| x.cast(DType::F64)).collect();
-                let there: Vec<Tensor> = here.iter().map(|x| x.to(&device).unwrap()).collect();
-                let (expected, expected_gradients) = self.run(&exact, &self.all());
+            for (number, dtype) in [DType::F32, DType::Bf16, DType::F16].into_iter().enumerate() {
+                let stored = self.inputs(dtype);
+                let there: Vec<Tensor> = stored.iter().map(|x| x.to(&device).unwrap()).collect();
+                let wide = |x: &Tensor| if exact { x.cast(DType::F64) } else { x.clone() };
+                let here: Vec<Tensor> = stored.iter().map(wide).collect();
+                let (expected, expected_gradients) = self.run(&here, &self.all());
                 let (got, gradients) = self.run(&there, &self.all());
+                let expected = std::iter::once(&expected).chain(&expected_gradients);
                 let got = std::iter::once(&got).chain(&gradients);
-                for (i, (got, expected)) in got.zip(std::iter::once(&expected).chain(&expected_gradients)).enumerate() {
-                    assert_eq!(got.shape(), expected.shape(), "{}: {i}", self.what);
-                    let got = got.to_cpu().unwrap();
-                    let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());
-                    let difference: f64 = got.iter().zip(&*expected).map(|(a, b)| (a - b) * (a - b)).sum();
-                    let error = (difference / expected.iter().map(|b| b * b).sum::<f64>()).sqrt();
-                    // Written so that NaN fails.
-                    assert!(error <= bound, "{} on {} in {dtype:?}: {i}: {error:e}", self.what, device.name());
+                for (i, (got, expected)) in got.zip(expected).enumerate() {
+                    let name = if i == 0 { "y".to_owned() } else { format!("d input {}", i - 1) };
+                    let what = format!("{} on {} in {}, {name}", self.what, device.name(), dtype.name());
+                    compare(&what, number, i, got, expected);
+                }
+                // Ops that round between may round elsewhere for other gradients.
+                if dtype == DType::F32 && !exact {
+                    self.one_at_a_time(&there);
                 }
             }
         }
@@ -255,7 +261,12 @@ pub fn devices() -> Vec<Device> {
 
 /// That a kernel's result is the CPU's: see [`Case::devices`].
 pub fn near(what: &str, got: &Tensor, expected: &Tensor, terms: usize) {
-    let (dtype, share) = (expected.dtype(), 2f64.powi(-23) * (1.0 + (terms as f64).sqrt()));
+    near_within(what, got, expected, 2f64.powi(-23) * (1.0 + (terms as f64).sqrt()));
+}
+
+/// That a kernel's result is the CPU's: within one rounding to the storage type, and `share` of the largest value.
+pub fn near_within(what: &str, got: &Tensor, expected: &Tensor, share: f64) {
+    let dtype = expected.dtype();
     assert_eq!((got.dtype(), got.shape()), (dtype, expected.shape()), "{what}");
     let got = got.to_cpu().unwrap();
     let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());

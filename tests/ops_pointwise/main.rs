@@ -1,7 +1,5 @@
-//! The ops that are not matrix products: against PyTorch, against central differences, and for what must not change a
-//! single bit (threads) or only by one rounding (16-bit storage).
+//! The optimizer, elementary functions, and what no number of threads may change.
 
-mod differences;
 mod functions;
 mod invariance;
 mod optimizer;

@@ -1,9 +1,7 @@
 //! What CPU op bodies share: matrix products and vectorised elementary functions.
 
-pub mod attention;
 pub mod convolve;
 pub mod gemm;
-pub mod heads;
 pub mod math;
 pub mod patches;
 pub mod pool;

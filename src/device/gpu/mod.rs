@@ -6,7 +6,6 @@
 
 mod arena;
 mod argument;
-pub mod attention;
 mod buffer;
 pub mod conv2d;
 #[cfg(feature = "cuda")]
@@ -17,7 +16,6 @@ pub mod graph;
 mod kind;
 mod launch;
 pub mod library;
-pub mod matmul;
 mod memory;
 pub mod noise;
 pub mod optimizer;
@@ -26,12 +24,12 @@ mod simulator;
 pub mod sums;
 pub mod table;
 mod tile;
-mod wide_attention;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use arena::Usage;
+pub(crate) use argument::MOST_SHARED_BYTES;
 pub use buffer::Buffer;
 #[cfg(feature = "cuda")]
 pub use cuda::{Card, cards};

@@ -1,10 +1,8 @@
 //! The ops on tensors in a GPU's memory: a launch or a few each, forward and backward. The op has checked the shapes and
 //! comes here where [`holds`] says so; nothing falls back to the CPU.
 
-mod attention;
 mod conv2d;
 
-pub(super) use attention::attention;
 pub(super) use conv2d::conv2d;
 
 use crate::device::Device;

@@ -1,7 +1,7 @@
 //! The matrix products of attention: panels of queries as columns, and sums over queries.
 
+use super::heads::{Head, HeadMut};
 use crate::device::cpu::gemm::{Gemm, LINES, Tile, Turn, VECTORS};
-use crate::device::cpu::heads::{Head, HeadMut};
 use crate::device::cpu::math::{Elementary, vectorized};
 
 /// `lanes` rows from `first` on, times `factor`, as the columns of `to`; zeros in the columns after them.

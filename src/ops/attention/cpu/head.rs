@@ -3,15 +3,13 @@
 //!
 //! The lanes of a vector are queries: scores are `[keys, panel]`, and the softmax runs down the keys. So nothing is
 //! added across lanes, every sum has the order of the keys whatever the width of the vectors, and head sizes that fill no
-//! vector waste none. (In the backward pass queries and keys change places.) Scores count in powers of two: the scale of the queries holds log2 e.
+//! vector waste none. (In the backward pass queries and keys change places.) Scores count in powers of two: the scale of
+//! the queries holds log2 e.
 
-mod products;
-
-use products::{KeySum, Left, multiply, pack, unpack};
-
-use super::gemm::{Gemm, VECTORS};
 use super::heads::{Head, HeadMut};
-use super::math::{Elementary, vectorized};
+use super::products::{KeySum, Left, multiply, pack, unpack};
+use crate::device::cpu::gemm::{Gemm, VECTORS};
+use crate::device::cpu::math::{Elementary, vectorized};
 
 /// Keys, or queries in the backward pass, whose scores with a panel are in the first cache at a time.
 const BLOCK: usize = 128;
