@@ -82,6 +82,7 @@ impl TrainStep {
                 latents: normals(Stream::Latents, &map).cast(dtype),
                 noise: noise(batch, 0),
                 timesteps: (0..batch).map(|i| (i * 397 + 211) % 1000).collect(),
+                weights: vec![1.0; batch],
                 context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },

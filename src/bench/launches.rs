@@ -44,6 +44,7 @@ pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 
         latents: zeros(&[batch, latent, latent, 4]),
         noise: noise(batch, 0),
         timesteps: vec![500; batch],
+        weights: vec![1.0; batch],
         context: zeros(&[batch, TOKENS, context]),
         added: has_sizes.then(|| AddedConditions {
             text_embeds: zeros(&[batch, POOLED]),

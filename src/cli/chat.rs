@@ -188,6 +188,6 @@ impl Drawer for Own<'_> {
         let parts = if self.settings.long_prompts { model.text.parts(prompt)? } else { 1 };
         let request = Request { number: 0, index: 0, prompt: prompt.into(), parts, generation };
         let mut images = model.images(&[request], start.as_ref(), || Ok(()))?;
-        images.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))
+        images.1.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))
     }
 }

@@ -191,7 +191,7 @@ impl Generate {
             Start::new(model, &resized, (height, width), task.strength)
         });
         let mut images = model.images(&[request], start.transpose()?.as_ref(), || Ok(()))?;
-        let drawn = images.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))?;
+        let drawn = images.1.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))?;
         Ok(match original {
             Some(original) if original.dimensions() != drawn.dimensions() => {
                 imageops::resize(&drawn, original.width(), original.height(), FilterType::Triangle)

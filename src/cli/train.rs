@@ -10,6 +10,7 @@ use crate::cli::{Common, parse_precision};
 use crate::device::memory;
 use crate::error::Result;
 use crate::train::config::{TrainConfig, TrainOptions};
+use crate::train::preparation::Preparation;
 use crate::train::trainer::Trainer;
 use crate::train::watcher::Watcher;
 
@@ -30,6 +31,9 @@ pub struct Train {
     /// The same as --flip=false.
     #[arg(long)]
     no_flip: bool,
+    /// Check data, model and settings, say what the run would do and take, and end there. Nothing is written.
+    #[arg(long)]
+    dry_run: bool,
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
     #[arg(long)]
     vocab: Option<PathBuf>,
@@ -37,7 +41,7 @@ pub struct Train {
 
 impl Train {
     pub fn run(self, common: &Common) -> Result<()> {
-        let (vocab, resume) = (self.vocab.clone(), self.resume);
+        let (vocab, resume, dry_run) = (self.vocab.clone(), self.resume, self.dry_run);
         let mut config = self.resolve()?;
         config.model = common.model(Path::new(&config.model))?.display().to_string();
         config.seed = common.given_seed.unwrap_or(config.seed);
@@ -48,10 +52,13 @@ impl Train {
         let dtype = parse_precision(&config.precision, &device)?;
         config.precision = dtype.name().into();
         let mut terminal = Terminal::new(common)?;
+        if dry_run {
+            return Preparation::dry_run(config, vocab.as_deref(), &device, dtype, &mut terminal);
+        }
         let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), &device, dtype, resume, &mut terminal)?;
         let (values, modules) = trainer.trained();
         terminal.note(&format!(
-            "training {values} values in {modules} modules, rank {}, scale {}, on {} pictures; gradients are clipped to {}",
+            "training {values} values in {modules} modules, rank {}, scale {}, on {} images; gradients are clipped to {}",
             config.rank,
             config.scale(),
             trainer.samples(),
@@ -70,7 +77,7 @@ impl Train {
         if common.json {
             let peak = usage.map(|usage| usage.peak);
             let mut summary = json!({
-                "lora": config.out.join("lora.safetensors"), "samples": samples, "seconds": seconds,
+                "lora": config.result(), "samples": samples, "seconds": seconds,
                 "peak_bytes": peak, "planned_bytes": planned,
             });
             if let Some((usage, planned)) = on_gpu {
@@ -79,7 +86,7 @@ impl Train {
             }
             println!("{summary}");
         } else {
-            println!("{}", config.out.join("lora.safetensors").display());
+            println!("{}", config.result().display());
         }
         common.note(format!("{samples} samples, {:.2} a second", samples as f64 / seconds));
         if let Some(usage) = usage {

@@ -1,64 +1,102 @@
-//! A training folder: pictures with `metadata.jsonl` (`file_name`, `text`, as in Hugging Face's imagefolder) or with a
-//! `.txt` caption beside each. Everything is checked before training starts.
+//! A training dataset: a folder of captioned images as they are found out there, or a TOML file in the form of kohya's
+//! scripts that names several. Everything is checked before training starts.
+//!
+//! A folder has `metadata.jsonl` or `metadata.csv` (`file_name`, `text`, as in Hugging Face's imagefolder), or a caption
+//! file beside each image; folders inside of it are read too. Images in a folder `10_name` count ten times, and where one of
+//! them has no caption it is `name`, as kohya's scripts have it.
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
-
-use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::formats::jsonl;
+use kind::Kind;
 
-/// The endings that count as pictures, in lower case.
-const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+mod kind;
+mod kohya;
+mod metadata;
+mod names;
+mod subset;
 
-/// One picture and what it shows.
+pub use kohya::Asked;
+pub(crate) use names::within;
+pub use subset::{Subset, Variation};
+
+/// Files that are named; of more, only their number.
+const NAMED: usize = 3;
+
+/// One image and what it shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub image: PathBuf,
-    pub caption: String,
+    /// At least one; of several, each visit draws one.
+    pub captions: Vec<String>,
+    /// Index into [`Dataset::subsets`].
+    pub subset: usize,
 }
 
-/// The samples of a folder, in the order of `metadata.jsonl`, or sorted by name.
+impl Sample {
+    /// The image's file name.
+    pub fn name(&self) -> String {
+        self.image.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
+/// How a folder is read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Reading {
+    /// The column of captions in metadata files; where left out, `text`, `caption` or `prompt`.
+    pub caption_column: Option<String>,
+    /// The ending of caption files; where left out, `.txt` and `.caption`.
+    pub caption_extension: Option<String>,
+    /// What holds where nothing else is said.
+    pub subset: Subset,
+}
+
+/// The samples of a dataset, in the order of its metadata file, or sorted by name.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     samples: Vec<Sample>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    file_name: String,
-    text: String,
+    subsets: Vec<Subset>,
+    /// What to say of it.
+    pub notes: Vec<String>,
+    /// What a TOML file asks of the run.
+    pub asked: Asked,
 }
 
 impl Dataset {
-    /// Lists a folder. Pictures that `metadata.jsonl` does not name are left out; without that file every picture needs
-    /// a caption and every caption a picture.
+    /// Reads a folder or TOML file as it is.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path, &Reading::default())
+    }
+
+    /// Lists a folder, or the folders that a TOML file names. Images that a metadata file does not name are left out;
+    /// without such a file every image needs a caption and every caption an image.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] naming the line or file that is wrong: a bad record, a name that leaves the
-    /// folder, a picture or caption that is missing, an empty or non-UTF-8 caption file, no picture at all.
-    pub fn open(dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            let why = if dir.exists() { "is a file" } else { "does not exist" };
-            let message = format!("{why}; expected a folder of pictures with their captions");
-            return Err(Error::file(dir, message));
+    /// folder, an image or caption that is missing, a non-UTF-8 caption file, no image at all; [`Error::Usage`] for a key
+    /// of a TOML file that does not exist.
+    pub fn read(path: &Path, reading: &Reading) -> Result<Self> {
+        let mut dataset = Self { samples: Vec::new(), subsets: Vec::new(), notes: Vec::new(), asked: Asked::default() };
+        if path.extension().is_some_and(|ending| ending == "toml") && path.is_file() {
+            kohya::read(path, reading, &mut dataset)?;
+        } else {
+            dataset.add(path, reading)?;
         }
-        let metadata = dir.join("metadata.jsonl");
-        let samples = if metadata.is_file() { from_metadata(dir, &metadata)? } else { from_captions(dir)? };
-        if samples.is_empty() {
-            let message = "no pictures with captions; expected metadata.jsonl with `file_name` and `text`, or pictures \
-                           (png, jpg, webp, bmp) with .txt captions beside them";
-            return Err(Error::file(dir, message));
+        if dataset.samples.iter().all(|sample| dataset.subsets[sample.subset].is_reg) && !dataset.samples.is_empty() {
+            return Err(Error::file(path, "has regularisation images alone; name images to train on too"));
         }
-        Ok(Self { samples })
+        Ok(dataset)
     }
 
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Never true of an opened folder.
+    /// Never true of an opened dataset.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -66,77 +104,188 @@ impl Dataset {
     pub fn samples(&self) -> &[Sample] {
         &self.samples
     }
-}
 
-fn from_metadata(dir: &Path, metadata: &Path) -> Result<Vec<Sample>> {
-    let mut samples = Vec::new();
-    for (line, row) in jsonl::read::<Row>(metadata)? {
-        let refuse = |why: &str| Error::file(metadata, format!("line {line}: file_name `{}` {why}", row.file_name));
-        let image = within(dir, &row.file_name).map_err(refuse)?;
-        let image = image.ok_or_else(|| refuse("does not exist"))?;
-        let caption = row.text.trim().to_string();
-        samples.push(Sample { image, caption });
+    pub fn subsets(&self) -> &[Subset] {
+        &self.subsets
     }
-    Ok(samples)
-}
 
-/// The path of a file that a record of `dir` names; `None` if it does not exist. The record may come from anyone: nothing
-/// outside the folder is read.
-///
-/// # Errors
-/// What is wrong with the name.
-pub(crate) fn within(dir: &Path, name: &str) -> Result<Option<PathBuf>, &'static str> {
-    let inside = |c| matches!(c, Component::Normal(_) | Component::CurDir);
-    if name.is_empty() || !Path::new(name).components().all(inside) {
-        return Err("leaves the folder; names must be relative and without `..`");
+    /// Whether a caption has more forms than itself and the empty one.
+    pub fn captions_vary(&self) -> bool {
+        self.subsets.iter().any(|subset| subset.variation.has_many_forms())
     }
-    let path = dir.join(name);
-    let (Ok(real), Ok(root)) = (path.canonicalize(), dir.canonicalize()) else {
-        return Ok(None);
-    };
-    if !real.starts_with(root) {
-        return Err("is a link that leaves the folder");
-    }
-    if !real.is_file() {
-        return Err("is not a file");
-    }
-    Ok(Some(path))
-}
 
-fn from_captions(dir: &Path) -> Result<Vec<Sample>> {
-    let mut images: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-    let mut captions: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
-        let path = entry.map_err(|e| Error::io(dir, e))?.path();
-        let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        let Some(ending) = ending.filter(|_| !hidden && path.is_file()) else {
-            continue;
-        };
-        let stem = path.with_extension("");
-        if ending == "txt" {
-            captions.insert(stem, path);
-        } else if ENDINGS.contains(&ending.as_str())
-            && let Some(other) = images.insert(stem, path.clone())
-        {
-            let message = format!("shares its caption with {}; rename one of them", name(&other));
-            return Err(Error::file(path, message));
+    /// Adds regularisation images: a folder of images of the class.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn add_regularisation(&mut self, dir: &Path, reading: &Reading) -> Result<()> {
+        let subset = Subset { is_reg: true, repeats: 1, ..reading.subset.clone() };
+        self.add(dir, &Reading { subset, ..reading.clone() })
+    }
+
+    /// The settings that hold for a sample.
+    pub fn subset(&self, sample: &Sample) -> &Subset {
+        &self.subsets[sample.subset]
+    }
+
+    /// Adds the samples of a folder.
+    fn add(&mut self, dir: &Path, reading: &Reading) -> Result<()> {
+        if !dir.is_dir() {
+            let why = if dir.exists() { "is a file" } else { "does not exist" };
+            let message = format!("{why}; expected a folder of images with their captions");
+            return Err(Error::file(dir, message));
         }
-    }
-    if images.is_empty() && captions.is_empty() {
-        return Ok(Vec::new());
-    }
-    if let Some((_, caption)) = captions.iter().find(|(stem, _)| !images.contains_key(*stem)) {
-        return Err(Error::file(caption, "a caption without a picture beside it"));
-    }
-    let sample = |(stem, image): (PathBuf, PathBuf)| match captions.get(&stem) {
-        Some(caption) => Ok(Sample { image, caption: read_caption(caption)? }),
-        None => {
-            let message = format!("a picture without a caption; write one to {}.txt", name(&stem));
-            Err(Error::file(image, message))
+        let before = self.len();
+        let mut unread = Vec::new();
+        let subset = self.define(reading.subset.clone());
+        self.folder(dir, reading, subset, &mut BTreeSet::new(), &mut unread)?;
+        if !unread.is_empty() {
+            self.notes.push(format!(
+                "warning: {} in {} are of formats that are not read: {}; convert them to PNG, JPEG or WebP",
+                count(unread.len(), "image"),
+                dir.display(),
+                named(&unread)
+            ));
         }
-    };
-    images.into_iter().map(sample).collect()
+        if self.len() == before {
+            let message = "no images with captions; expected metadata.jsonl with `file_name` and `text`, or images \
+                           (png, jpg, webp, bmp) with .txt captions beside them";
+            return Err(Error::file(dir, message));
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, subset: Subset) -> usize {
+        let known = self.subsets.iter().position(|known| *known == subset);
+        known.unwrap_or_else(|| {
+            self.subsets.push(subset);
+            self.subsets.len() - 1
+        })
+    }
+
+    /// Adds a folder and those inside of it, each once.
+    fn folder(
+        &mut self,
+        dir: &Path,
+        reading: &Reading,
+        subset: usize,
+        seen: &mut BTreeSet<PathBuf>,
+        unread: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        if !seen.insert(dir.canonicalize().map_err(|e| Error::io(dir, e))?) {
+            return Ok(());
+        }
+        if let Some(file) = metadata::find(dir)? {
+            let (samples, notes) = metadata::read(&file, reading.caption_column.as_deref(), subset)?;
+            self.samples.extend(samples);
+            self.notes.extend(notes);
+            return Ok(());
+        }
+        let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
+        let mut paths = entries.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>();
+        let paths = paths.as_mut().map_err(|e| Error::file(dir, e.to_string()))?;
+        paths.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+        paths.sort();
+        let mut pairs = Pairs::default();
+        for path in paths.iter().filter(|path| path.is_file()) {
+            pairs.add(path, reading.caption_extension.as_deref())?;
+        }
+        let fallback = self.subsets[subset].class_tokens.clone();
+        let (samples, without) = pairs.samples(fallback.as_deref(), subset)?;
+        if let Some(tokens) = fallback.filter(|_| without > 0) {
+            self.notes.push(format!(
+                "{} in {} have no caption of their own: it is `{tokens}`",
+                count(without, "image"),
+                dir.display()
+            ));
+        }
+        unread.extend(pairs.unread);
+        self.samples.extend(samples);
+        for path in paths.iter().filter(|path| path.is_dir()) {
+            let subset = match repeats(path) {
+                None => subset,
+                Some((repeats, name)) => {
+                    let outer = &self.subsets[subset];
+                    let class_tokens = outer.class_tokens.clone().or(Some(name));
+                    let inner = Subset { repeats: outer.repeats * repeats, class_tokens, ..outer.clone() };
+                    self.notes.push(format!("each image in {} counts {} times", path.display(), inner.repeats));
+                    self.define(inner)
+                }
+            };
+            self.folder(path, reading, subset, seen, unread)?;
+        }
+        Ok(())
+    }
+}
+
+/// `10_name` as 10 and name.
+fn repeats(dir: &Path) -> Option<(u32, String)> {
+    let name = dir.file_name()?.to_str()?;
+    let (number, name) = name.split_once('_')?;
+    let number = number.parse().ok().filter(|&number| number > 0)?;
+    Some((number, name.trim().to_owned()))
+}
+
+/// The files of one folder by what an image and its caption share.
+#[derive(Default)]
+struct Pairs {
+    images: BTreeMap<PathBuf, PathBuf>,
+    captions: BTreeMap<PathBuf, PathBuf>,
+    unread: Vec<PathBuf>,
+}
+
+impl Pairs {
+    fn add(&mut self, path: &Path, extension: Option<&str>) -> Result<()> {
+        let stem = names::stem(path);
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let caption =
+            extension.map_or(kind::of(path) == Kind::Caption, |wanted| wanted.trim_start_matches('.') == ending);
+        if caption {
+            if let Some(other) = self.captions.insert(stem, path.into()) {
+                let message =
+                    format!("is a caption beside {}; keep one of them, or say by --caption-extension", name(&other));
+                return Err(Error::file(path, message));
+            }
+            return Ok(());
+        }
+        match kind::of(path) {
+            Kind::Image => {
+                if let Some(other) = self.images.insert(stem, path.into()) {
+                    let message = format!("shares its caption with {}; rename one of them", name(&other));
+                    return Err(Error::file(path, message));
+                }
+            }
+            Kind::UnreadImage => self.unread.push(path.into()),
+            Kind::Caption | Kind::Other => {}
+        }
+        Ok(())
+    }
+
+    /// The samples, and how many of them have the caption `fallback`.
+    fn samples(&self, fallback: Option<&str>, subset: usize) -> Result<(Vec<Sample>, usize)> {
+        let mut without = 0;
+        let unread: BTreeSet<PathBuf> = self.unread.iter().map(|path| names::stem(path)).collect();
+        let alone = |stem: &PathBuf| !self.images.contains_key(stem) && !unread.contains(stem);
+        if let Some((_, caption)) = self.captions.iter().find(|(stem, _)| alone(stem)) {
+            return Err(Error::file(caption, "a caption without an image beside it"));
+        }
+        let mut samples = Vec::new();
+        for (stem, image) in &self.images {
+            let caption = match (self.captions.get(stem), fallback) {
+                (Some(caption), _) => read_caption(caption)?,
+                (None, Some(fallback)) => {
+                    without += 1;
+                    fallback.to_owned()
+                }
+                (None, None) => {
+                    let message = format!("an image without a caption; write one to {}.txt", name(stem));
+                    return Err(Error::file(image, message));
+                }
+            };
+            samples.push(Sample { image: image.clone(), captions: vec![caption], subset });
+        }
+        Ok((samples, without))
+    }
 }
 
 fn read_caption(path: &Path) -> Result<String> {
@@ -153,4 +302,19 @@ fn read_caption(path: &Path) -> Result<String> {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// "3 images".
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
+/// The first few names, and how many more there are.
+pub(super) fn named(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().take(NAMED).map(|path| name(path)).collect();
+    match paths.len().saturating_sub(NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }

@@ -5,8 +5,11 @@
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Shuffle = 1,
-    Placement = 2,
+    Crop = 2,
     CaptionDropout = 3,
+    Tags = 4,
+    Caption = 5,
+    Batches = 6,
 }
 
 /// A stream of numbers for one (seed, purpose, a, b).

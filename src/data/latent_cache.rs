@@ -1,4 +1,4 @@
-//! What the frozen encoders make of pictures and captions, kept on disk under a hash of everything that it depends on.
+//! What the frozen encoders make of images and captions, kept on disk under a hash of everything that it depends on.
 //! An entry is a safetensors file whose content is checked by a checksum; a damaged one counts as absent.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct LatentCache {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
-/// The VAE's posterior of one picture.
+/// The VAE's posterior of one image.
 #[derive(Debug, Clone)]
 pub struct Posterior {
     /// `[h, w, c]`, before the scaling factor.
@@ -44,7 +44,7 @@ pub struct TextStates {
 }
 
 impl Key {
-    /// Of a posterior: the file's bytes, [`super::preprocess::Placement::identity`], and what tells one VAE (weights and
+    /// Of a posterior: the file's bytes, [`super::preprocess::CropBox::content`], and what tells one VAE (weights and
     /// precision) from another.
     pub fn posterior(image: &[u8], transform: &str, vae: &str) -> Self {
         Self::of(&[b"posterior", image, transform.as_bytes(), vae.as_bytes()])

@@ -1,15 +1,23 @@
-//! From a folder of pictures and captions to batches: captions become token ids, pictures become `[h, w, 3]` values,
-//! and what the frozen encoders make of both is kept on disk.
+//! From a folder of captioned images to micro-batches: images are cropped and scaled, captions become token ids, and what
+//! the frozen encoders make of both is kept on disk.
 
+pub mod buckets;
+pub mod captions;
 pub mod clip_vocabulary;
 pub mod dataset;
 mod draw;
+pub mod encoders;
+pub mod examples;
 pub mod image_latents;
+pub mod images;
+mod kept_latents;
 pub mod latent_cache;
 pub mod loader;
+pub mod manifest;
 pub mod preprocess;
 mod prompt_line;
 pub mod prompts;
+pub mod survey;
 pub mod tokenizer;
 pub mod windows;
 pub mod word_piece;

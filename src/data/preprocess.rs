@@ -1,4 +1,4 @@
-//! Pictures to training size: shorter side resized with Lanczos, cropped, flipped, scaled to [-1, 1].
+//! Images to training size: shorter side resized with Lanczos, cropped, flipped, scaled to [-1, 1].
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
@@ -9,7 +9,7 @@ use crate::formats;
 use crate::settings::named;
 use crate::tensor::Tensor;
 
-/// Longest side after resizing: a picture of one row would otherwise take all memory.
+/// Longest side after resizing: an image of one row would otherwise take all memory.
 const LONGEST_SIDE: u32 = 32_768;
 
 /// Where the crop is taken.
@@ -21,19 +21,19 @@ pub enum Crop {
 
 named!(Crop, "crop");
 
-/// What is done to every picture of a run.
+/// What is done to every image of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preprocess {
     pub width: u32,
     pub height: u32,
     pub crop: Crop,
-    /// Mirror every other picture, by chance.
+    /// Mirror every other image, by chance.
     pub flip: bool,
 }
 
-/// What is done to one picture in one epoch. SDXL is told the sizes and the crop.
+/// What is done to one image in one epoch. SDXL is told the sizes and the crop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placement {
+pub struct CropBox {
     /// (height, width) of the file.
     pub original: (u32, u32),
     /// (height, width) before the crop.
@@ -46,15 +46,15 @@ pub struct Placement {
 }
 
 impl Preprocess {
-    /// Draws the placement of picture `index` in `epoch`: the same for the same (seed, index, epoch).
+    /// Draws the crop of image `index` in `epoch`: the same for the same (seed, index, epoch).
     ///
     /// # Errors
-    /// [`Error::Failed`] for a picture or a target without pixels, or a picture far too narrow.
-    pub fn place(&self, original: (u32, u32), seed: u64, index: u64, epoch: u64) -> Result<Placement> {
+    /// [`Error::Failed`] for an image or a target without pixels, or an image far too narrow.
+    pub fn crop_box(&self, original: (u32, u32), seed: u64, index: u64, epoch: u64) -> Result<CropBox> {
         let (h, w) = original;
         if h == 0 || w == 0 || self.height == 0 || self.width == 0 {
             let target = (self.width, self.height);
-            return Err(Error::Failed(format!("cannot fit a {w}x{h} picture to {}x{}", target.0, target.1)));
+            return Err(Error::Failed(format!("cannot fit a {w}x{h} image to {}x{}", target.0, target.1)));
         }
         // The larger of the two scales covers the target; the other side is cut, as torchvision's Resize does.
         let (height, width) = (u64::from(self.height), u64::from(self.width));
@@ -64,35 +64,47 @@ impl Preprocess {
             (clamped(u64::from(h) * width / u64::from(w)), self.width)
         };
         if resized.0.max(resized.1) > LONGEST_SIDE {
-            let message = format!("a {w}x{h} picture is too narrow to be resized and cropped; leave it out or cut it");
+            let message = format!("a {w}x{h} image is too narrow to be resized and cropped; leave it out or cut it");
             return Err(Error::Failed(message));
         }
-        let spare = (resized.0 - self.height, resized.1 - self.width);
-        let mut draw = Draw::new(seed, Purpose::Placement, index, epoch);
+        Ok(self.crop_within(original, resized, (self.height, self.width), [seed, index, epoch]))
+    }
+
+    /// Draws the crop of an image that is scaled to `resized` and cut to `target`, both (height, width): the same for the
+    /// same seed, index and epoch.
+    pub fn crop_within(
+        &self,
+        original: (u32, u32),
+        resized: (u32, u32),
+        target: (u32, u32),
+        [seed, index, epoch]: [u64; 3],
+    ) -> CropBox {
+        let spare = (resized.0 - target.0, resized.1 - target.1);
+        let mut draw = Draw::new(seed, Purpose::Crop, index, epoch);
         // All three are always drawn, so that one setting does not change what another one gives.
         let random = (draw.below(u64::from(spare.0) + 1) as u32, draw.below(u64::from(spare.1) + 1) as u32);
         let heads = draw.next() >> 63 == 1;
-        Ok(Placement {
+        CropBox {
             original,
             resized,
             crop: match self.crop {
                 Crop::Random => random,
                 Crop::Center => (spare.0 / 2, spare.1 / 2),
             },
-            target: (self.height, self.width),
+            target,
             flipped: self.flip && heads,
-        })
+        }
     }
 }
 
-impl Placement {
+impl CropBox {
     /// `[h, w, 3]` f32 in [-1, 1].
-    pub fn apply(&self, picture: &RgbImage) -> Tensor {
+    pub fn apply(&self, image: &RgbImage) -> Tensor {
         let (h, w) = self.resized;
-        let resized = if (picture.height(), picture.width()) == self.resized {
-            picture.clone()
+        let resized = if (image.height(), image.width()) == self.resized {
+            image.clone()
         } else {
-            imageops::resize(picture, w, h, FilterType::Lanczos3)
+            imageops::resize(image, w, h, FilterType::Lanczos3)
         };
         let ((top, left), (height, width)) = (self.crop, self.target);
         let mut cropped = imageops::crop_imm(&resized, left, top, width, height).to_image();
@@ -102,7 +114,7 @@ impl Placement {
         formats::image::to_tensor(&cropped)
     }
 
-    /// SDXL's `[original h, w, crop top, left, target h, w]`. A mirrored picture's left edge is its old right edge.
+    /// SDXL's `[original h, w, crop top, left, target h, w]`. A mirrored image's left edge is its old right edge.
     pub fn time_ids(&self) -> [f32; 6] {
         let left = match self.flipped {
             true => self.resized.1 - self.crop.1 - self.target.1,
@@ -113,7 +125,7 @@ impl Placement {
     }
 
     /// All that decides the pixels, for a cache key.
-    pub fn identity(&self) -> String {
+    pub fn content(&self) -> String {
         let ((h, w), (top, left), (height, width)) = (self.resized, self.crop, self.target);
         let flipped = self.flipped;
         format!("lanczos3 {h}x{w} crop {top},{left} {height}x{width} flipped {flipped}")

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
+use crate::device::memory::human;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -69,6 +70,16 @@ fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, i
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| refuse(e.to_string()))?;
+    // The decoder keeps to the limit itself; nobody holds what it gives to it.
+    let ((width, height), decoded) = (decoder.dimensions(), decoder.total_bytes());
+    let converted = match decoder.color_type() {
+        image::ColorType::Rgb8 => 0,
+        _ => 3 * u64::from(width) * u64::from(height),
+    };
+    if decoded.saturating_add(converted) > MAX_BYTES {
+        let (taken, most) = (human(decoded.saturating_add(converted)), human(MAX_BYTES));
+        return Err(refuse(format!("{width}x{height} pixels take {taken}, and {most} is the most; make it smaller")));
+    }
     // A damaged EXIF block says nothing about the pixels.
     let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     Ok((decoder, orientation))

@@ -68,7 +68,7 @@ impl Start {
     /// [`Error::Failed`] for an image that is far too narrow; where the device has no room.
     pub fn new(model: &StableDiffusion, image: &RgbImage, size: (usize, usize), strength: f64) -> Result<Self> {
         let cover = Preprocess { width: size.1 as u32, height: size.0 as u32, crop: Crop::Center, flip: false };
-        let place = cover.place((image.height(), image.width()), 0, 0, 0)?;
+        let place = cover.crop_box((image.height(), image.width()), 0, 0, 0)?;
         let pixels = place.apply(image).with_shape(&[1, size.0, size.1, 3]);
         let (mean, log_variance) = model.vae.encode(&Tape::off(), &pixels.cast(model.dtype))?;
         Ok(Self {

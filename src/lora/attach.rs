@@ -133,7 +133,7 @@ pub fn attach_all(
 }
 
 /// `[r, c, kh, kw]` as `[r, kh, kw, c]`; linear factors as they are.
-fn in_memory(down: &Tensor) -> Tensor {
+pub fn in_memory(down: &Tensor) -> Tensor {
     let &[r, c, kh, kw] = down.shape() else {
         return down.clone();
     };

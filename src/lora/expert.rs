@@ -102,6 +102,14 @@ impl Expert {
         self.iter().map(|(_, _, f)| f.rank()).max().unwrap_or(0)
     }
 
+    /// The same update with factors in `dtype`, to be written: computations need f32.
+    pub fn stored_as(mut self, dtype: DType) -> Self {
+        for factors in self.components.values_mut().flat_map(BTreeMap::values_mut) {
+            (factors.down, factors.up) = (factors.down.cast(dtype), factors.up.cast(dtype));
+        }
+        self
+    }
+
     /// The same update `strength` times as strong.
     pub fn scaled(mut self, strength: f64) -> Self {
         for factors in self.components.values_mut().flat_map(BTreeMap::values_mut) {

@@ -9,6 +9,7 @@ use super::dense;
 use super::expert::{Expert, Factors};
 use super::keys::{self, Key, KeyTable, Place, Role};
 use super::metadata::AdapterConfig;
+use super::state;
 use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
 use crate::tensor::{DType, Tensor};
@@ -68,6 +69,13 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
         unused: Vec::new(),
     };
 
+    if let Some(expert) = state::expert(&file)? {
+        base.map_or(Ok(()), |base| state::check(&path, &expert, base))?;
+        let place = |module: &str| Place { component: "unet".into(), module: module.into(), ldm: false };
+        loaded.applied = expert.iter().map(|(_, module, _)| (module.to_owned(), place(module))).collect();
+        loaded.expert = expert;
+        return Ok(loaded);
+    }
     let places = group(&file, base, &mut loaded)?;
     for (place, parts) in drop_doubled(places, &mut loaded) {
         let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {

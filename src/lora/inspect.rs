@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::dense;
 use super::expert::Expert;
 use super::families::Family;
-use super::file;
+use super::{file, state};
 use crate::error::Result;
 use crate::formats::digest;
 
@@ -76,6 +76,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
         sha256: digest::file(&loaded.path)?,
         family: family(&loaded.expert).map(Family::name),
         layout: match () {
+            _ if loaded.metadata.contains_key(state::LAYERS) => "state of selma train",
             _ if keys().any(|k| k.contains(".lora_down.") || k.contains(".lora_up.")) => "kohya",
             _ if keys().any(|k| k.starts_with("base_model.")) => "peft",
             _ => "diffusers",

@@ -17,6 +17,7 @@ pub mod provenance;
 pub mod prune;
 pub mod save;
 pub mod sgm;
+pub mod state;
 pub mod svd;
 pub mod target;
 

@@ -100,6 +100,8 @@ fn config(run: &Run, part: &str) -> TrainConfig {
         steps: run.config.steps(part),
         seed: run.config.seed,
         precision: run.dtype.name().into(),
+        // A task leaves one LoRA, which the next stages read.
+        keep_loras: Some(0),
         ..run.config.experts.clone()
     }
 }

@@ -30,7 +30,18 @@ fn fields(settings: &impl Serialize) -> Vec<String> {
 }
 
 /// Settings of `selma train` that the run itself decides.
-const DECIDED: [&str; 6] = ["data", "out", "seed", "precision", "sample-every", "sample-prompt"];
+const DECIDED: [&str; 10] = [
+    "data",
+    "out",
+    "seed",
+    "precision",
+    "sample-every",
+    "sample-prompt",
+    "output-name",
+    "format",
+    "save-precision",
+    "network-weights",
+];
 
 /// # Errors
 /// [`Error::Usage`] for a key that no table has, with the closest one that it has.

@@ -6,9 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::nn::UNetConfig;
 use crate::tensor::DType;
 
-/// Tokens of a text.
-const TEXT: usize = 77;
-
 /// One micro-batch through a UNet whose modules `adapted` have LoRA branches.
 pub struct Activations<'a> {
     pub config: &'a UNetConfig,
@@ -16,6 +13,8 @@ pub struct Activations<'a> {
     pub batch: usize,
     /// Pixels of a latent's side.
     pub side: usize,
+    /// Tokens of a caption.
+    pub text: usize,
     pub adapted: &'a BTreeSet<String>,
     pub rank: usize,
     pub dtype: DType,
@@ -139,7 +138,7 @@ impl Activations<'_> {
         Layer {
             pixels,
             input: c_in * pixels,
-            kept: kept * pixels + text * TEXT,
+            kept: kept * pixels + text * self.text,
             passing: widest * pixels,
             packed: self.packed(c_in, c, pixels) + self.packed(c, c, pixels),
         }

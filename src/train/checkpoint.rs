@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::config::TrainConfig;
 use super::parameters::{FlatParameters, HostBuffers, Moments};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::{self, Safetensors};
@@ -40,6 +41,20 @@ impl RunIdentity {
 /// # Errors
 /// [`Error::Io`], for example on a full disk; the older states are then still there.
 pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -> Result<PathBuf> {
+    save_with(dir, flat, run, keep, &BTreeMap::new())
+}
+
+/// As [`save`], with more in the header.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_with(
+    dir: &Path,
+    flat: &FlatParameters,
+    run: &RunIdentity,
+    keep: usize,
+    more: &BTreeMap<String, String>,
+) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
     let buffers = flat.buffers()?;
     let floats = |name: &str, values: &[f32]| (name.to_string(), Tensor::new(values.to_vec(), &[values.len()]));
@@ -59,7 +74,8 @@ pub fn save(dir: &Path, flat: &FlatParameters, run: &RunIdentity, keep: usize) -
     if buffers.progress.adapts() {
         tensors.push(floats(PROGRESS, &buffers.progress.values()));
     }
-    let mut metadata = BTreeMap::from([("selma.step".to_string(), flat.step.to_string())]);
+    let mut metadata = more.clone();
+    metadata.insert("selma.step".to_string(), flat.step.to_string());
     metadata.extend(run.entries().map(|(key, value)| (key.to_string(), value.clone())));
     metadata.extend(tensors.iter().map(|(name, t)| (checksum_key(name), checksum(t))));
     let path = dir.join(format!("step-{:08}.safetensors", flat.step));
@@ -94,6 +110,8 @@ pub fn step_of(state: &Path) -> Option<u64> {
 pub struct State {
     path: PathBuf,
     pub step: u64,
+    /// The settings of the run that saved it.
+    pub settings: String,
     file: Safetensors,
 }
 
@@ -110,12 +128,15 @@ impl State {
         for (key, value) in run.entries() {
             match file.metadata().get(key) {
                 Some(saved) if saved == value => {}
+                Some(saved) if key == "selma.settings" && differ_in_steps(saved, value) => {}
                 Some(saved) => return Err(Error::file(path, another_run(key, saved, value))),
                 None => return Err(damaged(path, &format!("no `{key}` in its header"))),
             }
         }
         let step = file.metadata().get("selma.step").and_then(|s| s.parse().ok());
-        Ok(Self { path: path.into(), step: step.ok_or_else(|| damaged(path, "no step in its header"))?, file })
+        let settings = file.metadata().get("selma.settings").cloned().unwrap_or_default();
+        let step = step.ok_or_else(|| damaged(path, "no step in its header"))?;
+        Ok(Self { path: path.into(), step, settings, file })
     }
 
     /// Puts the state into `flat`.
@@ -172,6 +193,15 @@ impl State {
         }
         Ok(tensor)
     }
+}
+
+/// Whether two settings of `selma train` are the same but for the number of steps. A setting that a version before this one
+/// did not have was at its default.
+fn differ_in_steps(saved: &str, present: &str) -> bool {
+    let (Ok(saved), Ok(present)) = (TrainConfig::from_toml(saved), TrainConfig::from_toml(present)) else {
+        return false;
+    };
+    TrainConfig { steps: present.steps, ..saved } == present
 }
 
 fn damaged(path: &Path, why: &str) -> Error {

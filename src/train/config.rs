@@ -4,13 +4,18 @@
 use std::path::{Path, PathBuf};
 
 use super::lr_schedule::{LrSchedule, Shape};
+use crate::data::buckets::Buckets;
+use crate::data::dataset::{Asked, Reading, Subset, Variation};
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
 use crate::ops::LoraOrder;
 use crate::settings::{Keys, check, settings};
 
 mod choices;
-pub use choices::{Optimizer, Prediction, TrainOn};
+pub use choices::{Format, Optimizer, Prediction, SavePrecision, TrainOn};
+
+/// Below this resolution images are cropped to a square unless buckets are asked for.
+const SHORTEST_WITH_BUCKETS: u32 = 256;
 
 settings! {
     /// Every setting of `selma train`, under its option's name.
@@ -24,10 +29,30 @@ settings! {
         #[arg(long, alias = "pretrained-vae-model-name-or-path")]
         #[aside]
         vae: PathBuf,
-        /// Images with `metadata.jsonl` or with `.txt` captions beside them.
+        /// Folder of images with `metadata.jsonl`, `metadata.csv` or captions beside them; or a dataset TOML of kohya's
+        /// scripts.
         #[arg(long, alias = "train-data-dir")]
         #[aside]
         data: PathBuf = PathBuf::new(),
+        /// Folder of regularisation images, which show the class and not the subject. They are visited as often as all
+        /// others together.
+        #[arg(long, aliases = ["reg-data-dir", "class-data-dir"])]
+        #[aside]
+        reg_data: PathBuf,
+        /// Weight of regularisation images in the loss.
+        #[arg(long)]
+        prior_loss_weight: f64 = 1.0 => check::not_negative,
+        /// Column of the captions in a metadata file (default: text, caption or prompt).
+        #[arg(long)]
+        #[aside]
+        caption_column: String,
+        /// Ending of caption files (default: .txt and .caption).
+        #[arg(long)]
+        #[aside]
+        caption_extension: String,
+        /// Visits of every image in an epoch.
+        #[arg(long, alias = "dataset-repeats")]
+        repeats: u32 = 1 => check::at_least_1,
         /// Folder for `lora.safetensors`, records and states.
         #[arg(long, alias = "output-dir")]
         #[aside]
@@ -56,6 +81,12 @@ settings! {
         /// Learning rate after the warm-up. Steps that f16 skips do not count.
         #[arg(long, alias = "lr-scheduler")]
         lr_schedule: Shape = Shape::Constant,
+        /// Half waves of the schedule cosine-restarts.
+        #[arg(long, aliases = ["lr-num-cycles", "lr-scheduler-num-cycles"])]
+        lr_cycles: f64 = 1.0 => check::positive,
+        /// Exponent of the schedule polynomial.
+        #[arg(long, alias = "lr-scheduler-power")]
+        lr_power: f64 = 1.0 => check::positive,
         /// Steps over which the learning rate rises from 0.
         #[arg(long, alias = "lr-warmup-steps")]
         warmup: u64 = 0,
@@ -81,6 +112,22 @@ settings! {
         /// Pixels of a side (default: the model's).
         #[arg(long)]
         resolution: u32 => resolution,
+        /// Bring images to sizes of about the same number of pixels, each near its own proportions (default: on where
+        /// images are not square and the resolution is 256 or more).
+        #[arg(long, alias = "enable-bucket")]
+        buckets: bool,
+        /// Enlarge images that are smaller than their bucket.
+        #[arg(long)]
+        bucket_upscale: bool = false,
+        /// The sides of buckets are multiples of this.
+        #[arg(long, alias = "bucket-reso-steps")]
+        bucket_steps: u32 = 64 => bucket_steps,
+        /// Shortest side of a bucket, with --bucket-upscale.
+        #[arg(long, alias = "min-bucket-reso")]
+        bucket_min: u32 = 256 => check::at_least_1,
+        /// Longest side of a bucket, with --bucket-upscale (default: 1024, or twice the resolution where that is more).
+        #[arg(long, alias = "max-bucket-reso")]
+        bucket_max: u32 => check::at_least_1,
         /// Where an image is cropped to the training size.
         #[arg(long)]
         crop: Crop = Crop::Random,
@@ -90,6 +137,9 @@ settings! {
         /// What the network predicts; auto: what the model's scheduler says.
         #[arg(long, alias = "prediction-type")]
         prediction: Prediction = Prediction::Auto,
+        /// Rescale the noise schedule so that the last timestep is pure noise. The network then has to predict v.
+        #[arg(long, aliases = ["zero-terminal-snr", "rescale-betas-zero-snr"])]
+        zero_snr: bool = false,
         /// Gamma of the min-SNR weighting (default: no weighting).
         #[arg(long, alias = "min-snr-gamma")]
         snr_gamma: f64 => check::positive,
@@ -110,6 +160,22 @@ settings! {
         /// faster. 0: the result is the last step's.
         #[arg(long, alias = "ema-decay")]
         ema: f64 = 0.0 => check::below_1,
+        /// Put the tags of a caption into another order at each visit.
+        #[arg(long)]
+        shuffle_caption: bool = false,
+        /// Tags at the beginning of a caption that stay there.
+        #[arg(long)]
+        keep_tokens: usize = 0,
+        /// What stands between the tags of a caption.
+        #[arg(long)]
+        caption_separator: String = ",".into() => caption_separator,
+        /// Share of tags that are left out at each visit.
+        #[arg(long, alias = "caption-tag-dropout-rate")]
+        tag_dropout: f64 = 0.0 => check::share,
+        /// Encode a caption of more than 75 tokens in several windows, as `selma generate --long-prompts` does. Without it
+        /// the rest of such a caption is cut off.
+        #[arg(long)]
+        long_prompts: bool = false,
         /// Recompute whole blocks in the backward pass: a third more work for less memory.
         #[arg(long, alias = "gradient-checkpointing")]
         checkpointing: bool = false,
@@ -118,14 +184,36 @@ settings! {
         /// gradient of the whole weight; merged-projected.
         #[arg(long)]
         lora_order: String = "auto".into() => lora_order,
-        /// Steps between saved states.
+        /// LoRA file to start from, in any layout. Its layers, ranks and alphas take the place of --targets, --rank and
+        /// --alpha.
+        #[arg(long)]
+        #[aside]
+        network_weights: PathBuf,
+        /// Name of the LoRA files, without ending. That of step 500 is NAME-00000500.safetensors.
+        #[arg(long)]
+        #[aside]
+        output_name: String = "lora".into() => output_name,
+        /// Layout of the LoRA files.
+        #[arg(long)]
+        #[aside]
+        format: Format = Format::Diffusers,
+        /// Number format of the LoRA files.
+        #[arg(long)]
+        #[aside]
+        save_precision: SavePrecision = SavePrecision::F32,
+        /// Steps between saved states, each with its LoRA.
         #[arg(long, aliases = ["checkpointing-steps", "save-every-n-steps"])]
         #[aside]
         save_every: u64 = 500 => check::at_least_1,
-        /// Number of the newest saved states that are kept.
+        /// Number of the newest states that are kept, and of the newest LoRAs.
         #[arg(long, alias = "checkpoints-total-limit")]
         #[aside]
         keep: usize = 20 => check::at_least_1,
+        /// Number of the newest LoRAs of earlier steps that are kept, where it is another than that of states. 0: only the
+        /// newest one is there, as NAME.safetensors.
+        #[arg(long)]
+        #[aside]
+        keep_loras: usize,
         /// Steps between sample images, which go to samples/. 0: none.
         #[arg(long, alias = "sample-every-n-steps")]
         #[aside]
@@ -172,6 +260,20 @@ fn unknown_order(order: &str) -> Error {
     Error::Usage(format!("lora-order is {order}, expected one of {names}"))
 }
 
+fn output_name(name: &str, value: &str) -> Result<()> {
+    let plain = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
+    check::require(plain, name, &format!("`{value}`"), "a file name without ending and folder")
+}
+
+fn caption_separator(name: &str, value: &str) -> Result<()> {
+    check::require(!value.is_empty(), name, &"empty", "a character or more")
+}
+
+/// Eight pixels are one latent.
+fn bucket_steps(name: &str, steps: &u32) -> Result<()> {
+    check::require(*steps > 0 && steps.is_multiple_of(8), name, steps, "a multiple of 8")
+}
+
 fn precision(name: &str, value: &str) -> Result<()> {
     let known = ["auto", "f32", "bf16", "f16"].contains(&value);
     check::require(known, name, &value, "auto, f32, bf16 or f16")
@@ -184,7 +286,7 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Usage`] for another name.
     pub fn preset(name: &str) -> Result<Self> {
-        let sd = Self { resolution: Some(512), ..Self::default() };
+        let sd = Self { resolution: Some(512), buckets: Some(false), ..Self::default() };
         match name {
             "selma-sd" => Ok(sd),
             "selma-sdxl" => Ok(Self {
@@ -301,8 +403,90 @@ impl TrainConfig {
         Ok(self.min_timestep..end)
     }
 
+    /// How --data is read.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            caption_column: self.caption_column.clone(),
+            caption_extension: self.caption_extension.clone(),
+            subset: Subset {
+                repeats: self.repeats,
+                variation: Variation {
+                    shuffle: self.shuffle_caption,
+                    separator: self.caption_separator.clone(),
+                    keep_tokens: self.keep_tokens,
+                    dropout: self.caption_dropout,
+                    tag_dropout: self.tag_dropout,
+                    ..Variation::default()
+                },
+                ..Subset::default()
+            },
+        }
+    }
+
+    /// The buckets of a run at `side` pixels; none where all images are cropped to a square. `all_square`: whether the
+    /// images are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for steps that the resolution has no room for.
+    pub fn buckets(&self, side: u32, all_square: bool) -> Result<Option<Buckets>> {
+        if !self.buckets.unwrap_or(!all_square && side >= SHORTEST_WITH_BUCKETS) {
+            return Ok(None);
+        }
+        if side < self.bucket_steps || (self.bucket_upscale && side < self.bucket_min) {
+            let message = format!(
+                "resolution is {side}: buckets need at least bucket-steps ({}) and, with --bucket-upscale, bucket-min ({})",
+                self.bucket_steps, self.bucket_min
+            );
+            return Err(Error::Usage(message));
+        }
+        let longest = self.bucket_max.unwrap_or((2 * side).max(1024));
+        Ok(Some(Buckets::new(side, self.bucket_steps, self.bucket_upscale, self.bucket_min, longest)))
+    }
+
+    /// Takes over what a dataset file asks of the run, where the run's own settings leave it open.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where both say something, and not the same.
+    pub fn agree_with(&mut self, asked: &Asked) -> Result<()> {
+        let defaults = Self::default();
+        if asked.resolution.is_some() && self.resolution.is_none() {
+            self.resolution = asked.resolution;
+            resolution("resolution", &asked.resolution.unwrap_or_default())?;
+        }
+        self.buckets = self.buckets.or(asked.buckets);
+        self.bucket_max = self.bucket_max.or(asked.bucket_max);
+        let open = |mine: &mut u32, theirs: Option<u32>, default: u32| {
+            *mine = theirs.filter(|_| *mine == default).unwrap_or(*mine);
+        };
+        open(&mut self.bucket_min, asked.bucket_min, defaults.bucket_min);
+        open(&mut self.bucket_steps, asked.bucket_steps, defaults.bucket_steps);
+        self.bucket_upscale |= asked.bucket_upscale.unwrap_or(false);
+        bucket_steps("bucket_reso_steps", &self.bucket_steps)?;
+        let same = |name: &str, mine: Option<u64>, theirs: Option<u64>| match (mine, theirs) {
+            (Some(mine), Some(theirs)) if mine != theirs => {
+                let message =
+                    format!("{name} is {theirs} in the dataset file and {mine} in this run; give --{name} {theirs}");
+                Err(Error::Usage(message))
+            }
+            _ => Ok(()),
+        };
+        same("resolution", self.resolution.map(u64::from), asked.resolution.map(u64::from))?;
+        same("batch-size", Some(self.batch_size as u64), asked.batch_size.map(|size| size as u64))
+    }
+
     /// The learning rate of every step.
     pub fn schedule(&self) -> LrSchedule {
-        LrSchedule::new(self.lr_schedule, self.lr, self.warmup, self.steps)
+        let schedule = LrSchedule::new(self.lr_schedule, self.lr, self.warmup, self.steps);
+        LrSchedule { cycles: self.lr_cycles, power: self.lr_power, ..schedule }
+    }
+
+    /// The LoRA of the newest saved step.
+    pub fn result(&self) -> PathBuf {
+        self.out.join(format!("{}.safetensors", self.output_name))
+    }
+
+    /// How many LoRAs of earlier steps are kept.
+    pub fn kept_loras(&self) -> usize {
+        self.keep_loras.unwrap_or(self.keep)
     }
 }

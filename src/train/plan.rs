@@ -1,6 +1,6 @@
 //! The memory that a run will take, worked out from configurations and file headers before anything is loaded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::activations::{Activations, Sizes};
@@ -12,7 +12,7 @@ use crate::device::plan::{Phase, Plan};
 use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
-use crate::lora::{Targets, base};
+use crate::lora::{Expert, Targets};
 use crate::nn::{UNetConfig, VaeConfig};
 use crate::tensor::DType;
 
@@ -24,6 +24,81 @@ const VOCABULARY: u64 = 48 << 20;
 const ENCODER_MAPS: u64 = 4;
 const DECODER_MAPS: u64 = 7;
 
+/// What a run keeps on disk at most: how many of which, and the bytes of one.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskPlan {
+    pub states: (u64, u64),
+    /// The newest one included.
+    pub loras: (u64, u64),
+}
+
+impl DiskPlan {
+    fn new(config: &TrainConfig, trained: usize) -> Self {
+        let saves = config.steps.div_ceil(config.save_every);
+        let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
+        let a_value = DType::F32.size() + config.optimizer.moment_bytes() + average;
+        let loras = (config.steps / config.save_every).min(config.kept_loras() as u64);
+        Self {
+            states: (saves.min(config.keep as u64), (trained * a_value) as u64),
+            loras: (1 + loras, (trained * config.save_precision.dtype().size()) as u64),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        [self.states, self.loras].iter().map(|(count, bytes)| count * bytes).sum()
+    }
+
+    fn line(&self) -> String {
+        let of = |(count, bytes): (u64, u64), one: &str| match count {
+            1 => format!("1 {one} of {}", human(bytes)),
+            _ => format!("{count} {one}s of {}", human(bytes)),
+        };
+        let (states, loras) = (of(self.states, "state"), of(self.loras, "LoRA"));
+        format!("planned files: {} at most, {states} and {loras}", human(self.bytes()))
+    }
+}
+
+/// What is trained, and on how long texts.
+pub struct Adapted {
+    /// Rank of each module that gets a LoRA layer.
+    pub ranks: BTreeMap<String, usize>,
+    /// Values of all layers.
+    pub trained: usize,
+    /// Tokens of a caption: 77 a window.
+    pub text: usize,
+    /// Whether text encoders stay in memory for captions that vary.
+    pub texts_vary: bool,
+    /// Bytes that the largest image takes while it is decoded and scaled.
+    pub image: u64,
+}
+
+impl Adapted {
+    /// The layers of `start`, or those that the settings ask for, in the UNet whose `modules` have these shapes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] for targets that match no module.
+    pub fn new(
+        config: &TrainConfig,
+        start: Option<&Expert>,
+        modules: &BTreeMap<String, Vec<usize>>,
+        (text, texts_vary): (usize, bool),
+        image: u64,
+    ) -> Result<Self> {
+        let ranks: BTreeMap<String, usize> = match start {
+            Some(start) => start.iter().map(|(_, module, layer)| (module.to_owned(), layer.rank())).collect(),
+            None => {
+                let chosen = Targets::parse(&config.targets.join(","))?.select(modules)?;
+                chosen.into_iter().map(|module| (module, config.rank)).collect()
+            }
+        };
+        let values = |(module, rank): (&String, &usize)| {
+            modules.get(module).map_or(0, |shape| rank * (shape[0] + shape[1..].iter().product::<usize>()))
+        };
+        Ok(Self { trained: ranks.iter().map(values).sum(), ranks, text, texts_vary, image })
+    }
+}
+
 /// The memory of this machine, and that of the GPU of the run.
 #[derive(Clone, Debug)]
 pub struct Plans {
@@ -31,15 +106,18 @@ pub struct Plans {
     pub gpu: Option<(Gpu, Plan)>,
     /// Of the activations, what one sample more costs.
     a_sample: u64,
+    pub disk: DiskPlan,
 }
 
 impl Plans {
     /// Reads headers only. `side` is the training resolution in pixels.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for targets that match no module; [`crate::Error::File`] for a component without weights.
+    /// [`crate::Error::File`] for a component without weights.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         config: &TrainConfig,
+        layers: &Adapted,
         files: &ModelDir,
         vae_folder: &Path,
         (unet, vae): (&UNetConfig, &VaeConfig),
@@ -47,19 +125,15 @@ impl Plans {
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
-        let modules = base::modules(&files.root)?.remove("unet").unwrap_or_default();
-        let chosen = Targets::parse(&config.targets.join(","))?.select(&modules)?;
-        let trained: usize = chosen
-            .iter()
-            .map(|name| config.rank * (modules[name][0] + modules[name][1..].iter().product::<usize>()))
-            .sum();
-        let adapted: BTreeSet<String> = chosen.into_iter().collect();
+        let trained = layers.trained;
+        let adapted: BTreeSet<String> = layers.ranks.keys().cloned().collect();
         let activations = Activations {
             config: unet,
             batch: config.batch_size,
             side: side.div_ceil(vae.downscale()),
+            text: layers.text,
             adapted: &adapted,
-            rank: config.rank,
+            rank: layers.ranks.values().copied().max().unwrap_or(0),
             dtype,
             checkpointing: config.checkpointing,
             on_gpu: *device != Device::Cpu,
@@ -75,12 +149,13 @@ impl Plans {
         let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
         let a_value = 3 * DType::F32.size() + average + config.optimizer.moment_bytes() + dtype.size();
         let state = (trained * a_value) as u64;
+        let disk = DiskPlan::new(config, trained);
         let a_sample = (kept + passing) / config.batch_size as u64;
         let mut phases = vec![
             Phase { name: "encoding captions", parts: vec![("text encoders", text)] },
             Phase {
-                name: "encoding pictures",
-                parts: vec![("VAE", vae_weights), ("activations", ENCODER_MAPS * map(side))],
+                name: "encoding images",
+                parts: vec![("VAE", vae_weights), ("activations", ENCODER_MAPS * map(side)), ("image", layers.image)],
             },
             Phase {
                 name: "training",
@@ -92,6 +167,9 @@ impl Plans {
                 ],
             },
         ];
+        if layers.texts_vary {
+            phases[2].parts.push(("text encoders", text));
+        }
         if config.sample_every > 0 {
             phases.push(Phase {
                 name: "drawing samples",
@@ -109,17 +187,17 @@ impl Plans {
         };
         let Device::Gpu(gpu) = device else {
             let host = plan(phases);
-            return Ok(Self { host, gpu: None, a_sample });
+            return Ok(Self { host, gpu: None, a_sample, disk });
         };
         // Networks pass through on their way, and what is trained when it is saved.
         let passing = |name, part, bytes| Phase { name, parts: vec![(part, bytes)] };
         let host = plan(vec![
             passing("encoding captions", "text encoders", text),
-            passing("encoding pictures", "VAE", vae_weights),
+            passing("encoding images", "VAE, or the largest image", vae_weights.max(layers.image)),
             passing("training", "UNet, or saved values", unet_weights.max(2 * state)),
         ]);
         let there = Plan { phases, program: 0 };
-        Ok(Self { host, gpu: Some((gpu.clone(), there)), a_sample })
+        Ok(Self { host, gpu: Some((gpu.clone(), there)), a_sample, disk })
     }
 
     /// A line or more for each memory: what is planned, what is free, and how it divides into phases.
@@ -131,6 +209,7 @@ impl Plans {
         if let Some((gpu, plan)) = &self.gpu {
             lines.extend(plan.lines(&format!("planned memory on {}", gpu.name()), gpu.available()?));
         }
+        lines.push(self.disk.line());
         Ok(lines)
     }
 

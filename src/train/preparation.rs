@@ -7,20 +7,25 @@ use serde_json::Value;
 
 use super::checkpoint::{self, RunIdentity, State};
 use super::config::TrainConfig;
-use super::encoders::Encoders;
-use super::examples::Examples;
 use super::folder::OutputFolder;
 use super::identity;
-use super::plan::Plans;
+use super::lr_schedule::Shape;
+use super::plan::{Adapted, Plans};
 use super::samples::Samples;
 use super::step::Objective;
 use super::watcher::Watcher;
+use crate::data::captions::Captions;
 use crate::data::dataset::Dataset;
+use crate::data::encoders::Encoders;
+use crate::data::examples::Examples;
+use crate::data::{images, survey};
 use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
+use crate::formats::digest;
 use crate::formats::model_dir::{self, Family, ModelDir};
+use crate::lora::{self, BaseModules, Expert, base};
 use crate::nn::{Config, UNet, UNetConfig, VaeConfig};
 use crate::tensor::{DType, release_pool};
 
@@ -33,6 +38,8 @@ pub struct Preparation {
     pub(super) objective: Objective,
     pub(super) run: RunIdentity,
     pub(super) state: Option<State>,
+    /// The LoRA that a new run starts from.
+    pub(super) start: Option<Expert>,
     pub(super) samples: Option<Samples>,
     device: Device,
     pub(super) dtype: DType,
@@ -54,7 +61,22 @@ impl Preparation {
         resume: bool,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        Self::prepare(config, vocab, device, dtype, resume, true, watcher)
+        Ok(Self::prepare(config, vocab, device, dtype, resume, true, false, watcher)?.expect("a run that is meant"))
+    }
+
+    /// Opens and checks all that [`Preparation::new`] does before it writes anything, and says what the run would do: the
+    /// images by size, the captions, memory and files.
+    ///
+    /// # Errors
+    /// As [`Preparation::new`].
+    pub fn dry_run(
+        config: TrainConfig,
+        vocab: Option<&Path>,
+        device: &Device,
+        dtype: DType,
+        watcher: &mut dyn Watcher,
+    ) -> Result<()> {
+        Self::prepare(config, vocab, device, dtype, true, true, true, watcher).map(|_| ())
     }
 
     /// As [`Preparation::new`] with `resume`, of a run after another one of the same model: what memory it will take has been
@@ -69,18 +91,20 @@ impl Preparation {
         dtype: DType,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        Self::prepare(config, vocab, device, dtype, true, false, watcher)
+        Ok(Self::prepare(config, vocab, device, dtype, true, false, false, watcher)?.expect("a run that is meant"))
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn prepare(
-        config: TrainConfig,
+        mut config: TrainConfig,
         vocab: Option<&Path>,
         device: &Device,
         dtype: DType,
         resume: bool,
         announced: bool,
+        dry: bool,
         watcher: &mut dyn Watcher,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         config.validate()?;
         let files = ModelDir::open(Path::new(&config.model))?;
         files.notes.iter().for_each(|note| watcher.note(note));
@@ -89,16 +113,53 @@ impl Preparation {
         if let Some(name) = config.prediction.in_scheduler() {
             scheduler["prediction_type"] = name.into();
         }
+        if config.zero_snr {
+            scheduler["rescale_betas_zero_snr"] = true.into();
+        }
         let objective = objective(&config, &scheduler)?;
         config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
+        if config.zero_snr && objective.prediction == Prediction::Epsilon {
+            watcher.note(
+                "warning: with --zero-snr the last timestep is pure noise, from which epsilon says nothing of the image; \
+                 train a model of v-prediction, or give --prediction v_prediction",
+            );
+        }
         let unet = UNetConfig::parse(&Config::open(&files.unet.join("config.json"))?)?;
         let vae = VaeConfig::standing_in(&vae_folder, &files.vae)?;
         fits(&files, &unet, &vae)?;
+        let mut dataset = Dataset::read(&config.data, &config.reading())?;
+        if let Some(regular) = &config.reg_data {
+            dataset.add_regularisation(regular, &config.reading())?;
+        }
+        config.agree_with(&dataset.asked)?;
         let default = unet.sample_size * vae.downscale();
         let side = config.resolution.map_or(default, |side| side as usize);
 
-        let plans = Plans::new(&config, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
-        let dataset = Dataset::open(&config.data)?;
+        let images = images::survey(&dataset, watcher)?;
+        let buckets = config.buckets(side as u32, images.iter().all(|image| image.size.0 == image.size.1))?;
+        let fits = survey::fits(&dataset, &images, buckets.as_ref())?;
+        if announced {
+            dataset.notes.iter().for_each(|note| watcher.note(note));
+            survey::table(&dataset, &images, &fits, side as u32).iter().for_each(|line| watcher.note(line));
+        }
+        let modules = base::modules(&files.root)?;
+        let start = config.network_weights.as_deref().map(|file| start(file, &modules)).transpose()?;
+        if let Some(start) = &start {
+            config.rank = start.max_rank();
+            watcher.note(&format!("starting from {} LoRA layers of rank up to {}", start.len(), config.rank));
+        }
+        let captions = Captions::survey(&dataset, &files, vocab)?;
+        captions.notes(config.long_prompts).iter().for_each(|note| watcher.note(note));
+        let windows = if config.long_prompts { captions.windows } else { 1 };
+        let text = (windows * captions.window, dataset.captions_vary());
+        let largest = images.iter().map(|image| image.decoding(side as u32)).max().unwrap_or(0);
+        let layers = Adapted::new(&config, start.as_ref(), &modules["unet"], text, largest)?;
+        let plans = Plans::new(&config, &layers, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
+        if dry {
+            plans.lines()?.iter().for_each(|line| watcher.note(line));
+            plans.check(&config)?;
+            return Ok(None);
+        }
         // What is wrong with the command leaves no folder behind.
         let folder = OutputFolder::open(&config.out)?;
         let states = checkpoint::list(&folder.states())?;
@@ -110,11 +171,13 @@ impl Preparation {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
         }
         plans.check(&config)?;
-        let encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
+        let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
+        encoders.windows = windows;
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
         let factor = vae.scaling_factor;
-        let mut examples = Examples::open(&config, dataset, encoders, side as u32, latent, factor, watcher)?;
+        let mut examples =
+            Examples::open(&config, dataset, (images, fits), encoders, side as u32, latent, factor, watcher)?;
         let list = folder.states().join("data.jsonl");
         match states.is_empty() {
             true => examples.manifest().write(&list)?,
@@ -126,6 +189,9 @@ impl Preparation {
             None => None,
         };
         let first = state.as_ref().map_or(0, |state| state.step);
+        if let Some(state) = &state {
+            extend(state, &config, watcher)?;
+        }
         let accumulated = config.grad_accum as u64;
         let texts = if config.sample_every > 0 {
             [config.sample_prompt.clone(), vec![String::new()]].concat()
@@ -138,7 +204,7 @@ impl Preparation {
             _ => Some(samples(&config, &files, scheduler, vae_folder, side, dtype, &mut examples)?),
         };
 
-        Ok(Self {
+        Ok(Some(Self {
             unet_folder: files.unet,
             config,
             folder,
@@ -147,10 +213,11 @@ impl Preparation {
             objective,
             run,
             state,
+            start,
             samples,
             device: device.clone(),
             dtype,
-        })
+        }))
     }
 
     /// The network that is trained, on the device of the run. Runs of one model can share it, one after the other.
@@ -171,6 +238,48 @@ fn vae_folder(config: &TrainConfig, files: &ModelDir) -> Result<PathBuf> {
         None => files.vae.clone(),
         Some(other) => model_dir::vae_folder(other)?,
     })
+}
+
+/// The LoRA that a run starts from.
+///
+/// # Errors
+/// [`Error::File`] for a LoRA that does not fit the model, or has layers outside of the UNet.
+fn start(file: &Path, modules: &BaseModules) -> Result<Expert> {
+    let loaded = lora::load(file, Some(modules), false)?;
+    match loaded.expert.components.keys().find(|component| *component != "unet") {
+        None => Ok(loaded.expert),
+        Some(other) => {
+            let message = format!("has layers of {other}, and only those of the UNet are trained; take the others out");
+            Err(Error::file(file, message))
+        }
+    }
+}
+
+/// Says what changes where a run goes on to another number of steps.
+///
+/// # Errors
+/// [`Error::Usage`] for fewer steps than are done.
+fn extend(state: &State, config: &TrainConfig, watcher: &mut dyn Watcher) -> Result<()> {
+    if state.step > config.steps {
+        let message = format!("steps is {}, but {} steps are done; give at least as many", config.steps, state.step);
+        return Err(Error::Usage(message));
+    }
+    let before = TrainConfig::from_toml(&state.settings)?;
+    if before.steps == config.steps {
+        return Ok(());
+    }
+    let (old, new) = (before.schedule(), config.schedule());
+    let mut note = format!("the run goes on to step {} instead of {}", config.steps, before.steps);
+    if old.shape != Shape::Constant {
+        note += &format!(
+            "; its {} schedule spans all of them now: the next learning rate is {:.3e} and would have been {:.3e}",
+            new.shape.name(),
+            new.at(state.step),
+            old.at(state.step)
+        );
+    }
+    watcher.note(&note);
+    Ok(())
 }
 
 /// Inpainting and other models see more than latents, and are not trained here.
@@ -210,16 +319,19 @@ fn identify(
 ) -> Result<RunIdentity> {
     let deciding = TrainConfig { precision: dtype.name().into(), ..config.deciding() };
     let encoders = examples.encoders();
-    let parts = [
+    let mut parts = vec![
         identity::of_folders(std::slice::from_ref(&files.unet))?,
-        encoders.vae_identity.clone(),
-        encoders.text_identity.clone(),
+        encoders.vae_content.clone(),
+        encoders.text_content.clone(),
         scheduler.to_string(),
     ];
+    if let Some(file) = &config.network_weights {
+        parts.push(digest::file(&lora::file::resolve(file)?)?);
+    }
     Ok(RunIdentity {
         settings: deciding.to_toml()?,
         model: identity::of_bytes(parts.join("\n").as_bytes()),
-        data: examples.identity(),
+        data: examples.content_hash(),
     })
 }
 

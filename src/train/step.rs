@@ -25,6 +25,8 @@ pub struct MicroBatch {
     pub latents: Tensor,
     pub noise: Noise,
     pub timesteps: Vec<usize>,
+    /// Of each sample in the loss, besides min-SNR's.
+    pub weights: Vec<f64>,
     pub context: Tensor,
     pub added: Option<AddedConditions>,
 }
@@ -144,7 +146,7 @@ impl Objective {
         Ok(Prepared {
             input,
             timesteps: floats(batch.timesteps.iter().map(|&t| t as f32).collect()),
-            weights: floats(weights.into_iter().map(|w| w as f32).collect()),
+            weights: floats(weights.iter().zip(&batch.weights).map(|(a, b)| (a * b) as f32).collect()),
             context: batch.context.clone(),
             added: batch.added.clone(),
         })

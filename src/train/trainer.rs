@@ -7,7 +7,6 @@ use std::path::Path;
 use super::branches::Branches;
 use super::checkpoint::{self, RunIdentity};
 use super::config::{Optimizer, TrainConfig};
-use super::examples::Examples;
 use super::folder::OutputFolder;
 use super::metrics::Metrics;
 use super::parameters::FlatParameters;
@@ -15,14 +14,16 @@ use super::plan::Plans;
 use super::preparation::Preparation;
 use super::replay::Replay;
 use super::samples::Samples;
+use super::saved::SavedLoras;
 use super::step::Objective;
 use super::tensorboard::EventFile;
 use super::watcher::{StepReport, Watcher};
+use crate::data::examples::Examples;
 use crate::device::Device;
 use crate::device::memory::human;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
-use crate::lora::{attach, save};
+use crate::lora::{Expert, attach, state};
 use crate::nn::UNet;
 use crate::ops::optimizer::AdamW;
 use crate::tensor::DType;
@@ -45,6 +46,7 @@ pub struct Trainer {
     samples: Option<Samples>,
     /// How steps are done on a GPU.
     replay: Option<Replay>,
+    saved: SavedLoras,
 }
 
 impl Trainer {
@@ -70,9 +72,10 @@ impl Trainer {
     /// # Errors
     /// Where targets or state do not fit the UNet, or the output folder cannot be written.
     pub fn start(prepared: Preparation, mut unet: UNet) -> Result<Self> {
-        let Preparation { config, folder, plans, examples, objective, run, state, samples, dtype, .. } = prepared;
+        let Preparation { config, folder, plans, examples, objective, run, state, start, samples, dtype, .. } =
+            prepared;
         unet.set_checkpointing(config.checkpointing);
-        let branches = Branches::attach(&config, &mut unet, dtype)?;
+        let branches = Branches::attach(&config, start.as_ref(), &mut unet, dtype)?;
         let mut flat = FlatParameters::new(branches.params(), dtype)?;
         if config.optimizer == Optimizer::Adamw8bit {
             flat.keep_moments_in_8_bits()?;
@@ -80,9 +83,17 @@ impl Trainer {
         if config.ema > 0.0 {
             flat.keep_average(config.ema)?;
         }
-        if let Some(state) = state {
-            state.restore(&mut flat)?;
+        match (state, start) {
+            (Some(state), _) => state.restore(&mut flat)?,
+            // The network may have rounded what it starts from.
+            (None, Some(start)) => flat.change(|buffers| {
+                buffers.master = branches.values(&start);
+                buffers.average = buffers.average.as_ref().map(|_| buffers.master.clone());
+                Ok(())
+            })?,
+            (None, None) => {}
         }
+        let saved = SavedLoras::new(&config)?;
         let timesteps = config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let replay = match unet.device() {
@@ -107,6 +118,7 @@ impl Trainer {
             events,
             samples,
             replay,
+            saved,
         })
     }
 
@@ -264,24 +276,32 @@ impl Trainer {
 
     fn save(&mut self) -> Result<()> {
         self.metrics.flush()?;
-        checkpoint::save(&self.folder.states(), &self.flat, &self.run, self.config.keep)?;
+        // An interrupted run saves where an unbroken one does not: its LoRA is NAME.safetensors alone.
+        if self.flat.step.is_multiple_of(self.config.save_every) {
+            self.saved.write_step(self.expert()?, self.flat.step)?;
+        }
+        let layers = BTreeMap::from([(state::LAYERS.to_string(), state::describe(&self.branches.layers()))]);
+        checkpoint::save_with(&self.folder.states(), &self.flat, &self.run, self.config.keep, &layers)?;
         self.save_result()
     }
 
-    /// Writes `lora.safetensors`.
+    /// Writes `NAME.safetensors`.
     fn save_result(&self) -> Result<()> {
-        self.save_lora(&self.folder.join("lora.safetensors"))
+        self.save_lora(self.saved.result())
     }
 
-    /// Writes the LoRA of the present step, in f32 from the master copy, or from its average where the run keeps one.
+    /// Writes the LoRA of the present step.
     ///
     /// # Errors
-    /// As [`save::diffusers`].
+    /// As [`SavedLoras::write`].
     pub fn save_lora(&self, path: &Path) -> Result<()> {
-        let metadata = BTreeMap::from([("selma.step".to_string(), self.flat.step.to_string())]);
+        self.saved.write(path, self.expert()?, self.flat.step)
+    }
+
+    /// The LoRA of the present step in f32: the average of the run where there is one, else the master copy.
+    fn expert(&self) -> Result<Expert> {
         let buffers = self.flat.buffers()?;
-        let expert = self.branches.expert(buffers.average.as_ref().unwrap_or(&buffers.master))?;
-        save::diffusers(path, &expert, &metadata)
+        self.branches.expert(buffers.average.as_ref().unwrap_or(&buffers.master))
     }
 }
 

@@ -115,10 +115,12 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     let (lora_start, rows_start) = (lora.buffers()?.master.clone(), embeddings.buffers()?.master.clone());
     let (mut checks, mut norms) = (Checks::default(), Vec::new());
     for step in 0..case.usize("steps")? {
+        let timesteps = case.whole_timesteps(&format!("in.{step}.timesteps"))?;
         let batch = MicroBatch {
             latents: case.feature_map(&format!("in.{step}.latents"), dtype)?,
             noise: Noise::Given(case.feature_map(&format!("in.{step}.noise"), dtype)?),
-            timesteps: case.whole_timesteps(&format!("in.{step}.timesteps"))?,
+            weights: vec![1.0; timesteps.len()],
+            timesteps,
             // That of the tape takes its place.
             context: Tensor::zeros(&[1], dtype),
             added: None,
@@ -218,10 +220,12 @@ fn recorded_adamw(case: &Case, lr: &str) -> Result<AdamW> {
 }
 
 fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {
+    let timesteps = case.whole_timesteps(&format!("in.{i}.timesteps"))?;
     Ok(MicroBatch {
         latents: case.feature_map(&format!("in.{i}.latents"), dtype)?,
         noise: Noise::Given(case.feature_map(&format!("in.{i}.noise"), dtype)?),
-        timesteps: case.whole_timesteps(&format!("in.{i}.timesteps"))?,
+        weights: vec![1.0; timesteps.len()],
+        timesteps,
         context: case.tensor(&format!("in.{i}.encoder_hidden_states"))?.cast(dtype),
         added: added_conditions(case, &format!("in.{i}."), dtype)?,
     })

@@ -74,7 +74,7 @@ fn pictures_are_scored_compared_and_selected() {
     // The second picture of every prompt is the right one.
     for (i, sample) in data.samples().iter().enumerate() {
         let right = half.join(format!("{:05}.png", 2 * i + 1));
-        assert!(bytes(sample.image.clone()) == bytes(right), "{}", sample.caption);
+        assert!(bytes(sample.image.clone()) == bytes(right), "{}", sample.captions[0]);
     }
     let mut unequal = select("best-of:2");
     unequal.arg("--images").arg(&right);

@@ -21,7 +21,7 @@ fn what_is_wrong_is_named() {
     // A command that cannot work leaves no folder behind.
     let fresh = dir.path().join("fresh");
     says(train("tiny-sd1", &dir.path().join("nowhere"), &fresh), 1, &["nowhere: does not exist"]);
-    says(train("tiny-sd1", &file, &fresh), 1, &["file: is a file", "pictures"]);
+    says(train("tiny-sd1", &file, &fresh), 1, &["file: is a file", "images"]);
     assert!(!fresh.exists());
     let mut nothing = selma();
     nothing.arg("train");

@@ -146,7 +146,7 @@ fn a_state_resumes_its_own_run_only() {
     refused(&[], &["pictures", "0.png has another caption", "--out"]);
     std::fs::write(&caption, &sound[1]).unwrap();
     std::fs::copy(data.join("1.png"), &picture).unwrap();
-    refused(&[], &["0.png is another picture"]);
+    refused(&[], &["0.png is another image"]);
     std::fs::write(&picture, &sound[0]).unwrap();
     for name in ["9.png", "9.txt"] {
         std::fs::rename(data.join(name.replace('9', "4")), data.join(name)).unwrap();

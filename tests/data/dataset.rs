@@ -17,7 +17,7 @@ fn names(dir: &Path) -> Vec<(String, String)> {
     let dataset = Dataset::open(dir).unwrap();
     let name = |path: &Path| path.strip_prefix(dir).unwrap().display().to_string();
     let samples = dataset.samples().iter();
-    samples.map(|s| (name(&s.image), s.caption.clone())).collect()
+    samples.map(|s| (name(&s.image), s.captions.join("|"))).collect()
 }
 
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -52,8 +52,8 @@ fn wrong_folders_are_explained() {
     let record = |name: &str| with(&format!("{{\"file_name\": \"{name}\", \"text\": \"x\"}}"));
     let metadata = |bytes: Vec<u8>| vec![("metadata.jsonl", bytes), ("a.png", vec![])];
     let cases = [
-        (vec![], "no pictures with captions"),
-        (metadata(vec![]), "no pictures with captions"),
+        (vec![], "no images with captions"),
+        (metadata(vec![]), "no images with captions"),
         (metadata(with("{")), "metadata.jsonl: line 2: EOF while parsing"),
         (metadata(with("{\"file_name\": \"a.png\"}")), "line 2: missing field `text`"),
         (metadata([good.as_bytes(), b"\xff\n"].concat()), "line 2 is not UTF-8"),
@@ -61,8 +61,8 @@ fn wrong_folders_are_explained() {
         (metadata(record("/etc/passwd")), "leaves the folder"),
         (metadata(record("")), "leaves the folder"),
         (metadata(record("gone.png")), "line 2: file_name `gone.png` does not exist"),
-        (vec![("b.txt", b"x".to_vec())], "b.txt: a caption without a picture"),
-        (vec![("b.png", vec![])], "b.png: a picture without a caption; write one to b.txt"),
+        (vec![("b.txt", b"x".to_vec())], "b.txt: a caption without an image"),
+        (vec![("b.png", vec![])], "b.png: an image without a caption; write one to b.txt"),
         (vec![("a.png", vec![]), ("a.txt", b"caf\xe9".to_vec())], "a.txt: not UTF-8 at byte 3"),
         (vec![("a.txt", vec![]), ("a.jpg", vec![]), ("a.png", vec![])], "shares its caption"),
     ];

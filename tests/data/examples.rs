@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use selma::data::dataset::Dataset;
+use selma::data::encoders::Encoders;
+use selma::data::examples::Examples;
+use selma::data::images;
 use selma::data::preprocess::Crop;
 use selma::device::Device;
 use selma::formats::model_dir::ModelDir;
 use selma::tensor::DType;
 use selma::train::config::TrainConfig;
-use selma::train::encoders::Encoders;
-use selma::train::examples::Examples;
 use selma::train::watcher::{StepReport, Watcher};
 
 /// What a run says.
@@ -37,7 +38,10 @@ fn latents(dir: &Path, name: &str, crop: Crop, ahead_bytes: Option<usize>) -> (V
     let encoders = Encoders::new(&files, &files.vae, Some(&vocab), &Device::Cpu, DType::F32, &cache).unwrap();
     let mut notes = Notes::default();
     let dataset = Dataset::open(&config.data).unwrap();
-    let mut examples = Examples::open(&config, dataset, encoders, 16, [8, 8, 4], 0.5, &mut notes).unwrap();
+    let images = images::survey(&dataset, &mut notes).unwrap();
+    let fits = vec![None; images.len()];
+    let mut examples =
+        Examples::open(&config, dataset, (images, fits), encoders, 16, [8, 8, 4], 0.5, &mut notes).unwrap();
     examples.ahead_bytes = ahead_bytes.unwrap_or(examples.ahead_bytes);
     examples.prepare(0..3, &[], &mut notes).unwrap();
     let kept = std::fs::read_dir(&cache).unwrap().count();

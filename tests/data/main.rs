@@ -1,8 +1,10 @@
 //! Training data, from the outside.
 
+mod buckets;
 mod cache;
 mod dataset;
 mod examples;
+mod folders;
 mod loader;
 mod preprocess;
 mod prompts;

@@ -44,7 +44,7 @@ fn bad_records_are_named_with_their_lines() {
     std::fs::write(data.join("metadata.jsonl"), b"{\"file_name\": \"a.png\", \"text\": \"\xff\"}").unwrap();
     refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, &["line 1", "UTF-8"]);
     metadata(&data, "\n\n");
-    refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, &["no pictures"]);
+    refuses(&mut train(&model("tiny-sd1"), &data, &dir.path().join("out")), 1, &["no images"]);
     assert!(!dir.path().join("out/lora.safetensors").exists());
 }
 
@@ -61,7 +61,7 @@ fn captions_and_pictures_come_in_pairs() {
         }
         refuses(&mut train(&model("tiny-sd1"), data.path(), &out), 1, words);
     };
-    with(&[("b.txt", b"two")], &["b.txt", "without a picture"]);
+    with(&[("b.txt", b"two")], &["b.txt", "without an image"]);
     with(&[("b.png", b"")], &["b.png", "without a caption", "b.txt"]);
     with(&[("a.txt", b"\xff\xfeo\0n\0e\0")], &["a.txt", "UTF-8"]);
     with(&[("a.jpg", b"")], &["shares its caption"]);

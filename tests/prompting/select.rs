@@ -61,7 +61,7 @@ fn a_selection_is_a_training_folder_and_is_not_overwritten_by_another() {
     let chosen = select(&all, Rule::parse("best-of:4").unwrap());
     write(&out, &chosen, dir.path()).unwrap();
     let data = Dataset::open(&out).unwrap();
-    let captions: Vec<_> = data.samples().iter().map(|sample| sample.caption.as_str()).collect();
+    let captions: Vec<_> = data.samples().iter().map(|sample| sample.captions[0].as_str()).collect();
     assert_eq!(captions, ["a", "b", "c"]);
     assert_eq!(std::fs::read(&data.samples()[2].image).unwrap(), std::fs::read(&chosen[2].image).unwrap());
     let metadata = std::fs::read(out.join("metadata.jsonl")).unwrap();

@@ -63,3 +63,16 @@ fn names_of_diffusers_are_understood() {
     let error = crate::message(Shape::parse("cosin"));
     assert!(error.contains("`cosin`") && error.contains("cosine-restarts"), "{error}");
 }
+
+/// Values of `diffusers.get_scheduler` 0.42.1 with `num_cycles=2` and `power=2`.
+#[test]
+fn cycles_and_power_are_settings() {
+    let config =
+        |text: &str| selma::train::config::TrainConfig::from_toml(&format!("lr = 1\nsteps = 10\n{text}")).unwrap();
+    let restarts = config("lr-schedule = 'cosine-restarts'\nlr_scheduler_num_cycles = 2").schedule();
+    for (step, expected) in [(0, 1.0), (3, 0.345_491_502_812_526_3), (5, 1.0), (9, 0.095_491_502_812_526_27)] {
+        assert!((restarts.at(step) - expected).abs() < 1e-12, "step {step}: {}", restarts.at(step));
+    }
+    let polynomial = config("lr-schedule = 'polynomial'\nlr-scheduler-power = 2").schedule();
+    assert!((polynomial.at(5) - ((1.0 - 1e-7) * 0.25 + 1e-7)).abs() < 1e-12);
+}

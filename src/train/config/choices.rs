@@ -1,6 +1,7 @@
 //! Settings that are one of a few names.
 
 use crate::settings::named;
+use crate::tensor::DType;
 
 /// What the network is trained to predict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,6 +35,40 @@ pub enum TrainOn {
 }
 
 named!(TrainOn, "train-on");
+
+/// The layout of saved LoRAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// `unet.P.lora_A.weight`, alpha in the header
+    Diffusers,
+    /// `lora_unet_P.lora_down.weight` with `.alpha`: sd-scripts, ComfyUI, webui
+    Kohya,
+}
+
+named!(Format, "format");
+
+/// The number format of saved LoRAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SavePrecision {
+    #[value(aliases = ["float", "fp32"])]
+    F32,
+    #[value(alias = "fp16")]
+    F16,
+    Bf16,
+}
+
+named!(SavePrecision, "save-precision");
+
+impl SavePrecision {
+    /// The type of the tensors in a file.
+    pub fn dtype(self) -> DType {
+        match self {
+            SavePrecision::F32 => DType::F32,
+            SavePrecision::F16 => DType::F16,
+            SavePrecision::Bf16 => DType::Bf16,
+        }
+    }
+}
 
 /// How parameters are updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -64,6 +64,7 @@ impl Run {
                 false => Noise::Drawn { seed: 7, positions: (number * n as u64..).take(n).collect() },
             },
             timesteps: (0..n).map(|i| (i * 397 + number as usize * 211) % 1000).collect(),
+            weights: vec![1.0; n],
             context: normals(Stream::Posterior, &[n, 5, 8]),
             added: None,
         }

@@ -1,4 +1,4 @@
-//! `state/data.jsonl`: what a run learns from, a line a sample, so that a resume against other pictures or captions can
+//! `state/data.jsonl`: what a run learns from, a line a sample, so that a resume against other images or captions can
 //! say which they are.
 
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::pictures::Picture;
 use crate::data::dataset::{Dataset, Sample};
+use crate::data::images::ImageFile;
 use crate::error::{Error, Result};
 use crate::formats::jsonl;
 
@@ -31,16 +31,16 @@ pub struct Manifest {
 
 impl Manifest {
     /// The dataset in the folder `root`.
-    pub fn new(root: &Path, dataset: &Dataset, pictures: &[Picture]) -> Self {
-        let row = |(sample, picture): (&Sample, &Picture)| {
+    pub fn new(root: &Path, dataset: &Dataset, images: &[ImageFile]) -> Self {
+        let row = |(sample, image): (&Sample, &ImageFile)| {
             let name = sample.image.strip_prefix(root).unwrap_or(&sample.image);
             Row {
                 file_name: name.to_string_lossy().into_owned(),
-                sha256: picture.digest.clone(),
-                text: sample.caption.clone(),
+                sha256: image.digest.clone(),
+                text: sample.captions.join("\n"),
             }
         };
-        Self { root: root.into(), rows: dataset.samples().iter().zip(pictures).map(row).collect() }
+        Self { root: root.into(), rows: dataset.samples().iter().zip(images).map(row).collect() }
     }
 
     /// # Errors
@@ -79,7 +79,7 @@ impl Manifest {
     }
 }
 
-/// A picture may be listed more than once, with other captions.
+/// An image may be listed more than once, with other captions.
 fn by_name(rows: &[Row]) -> BTreeMap<&str, Vec<&Row>> {
     let mut named: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
     for row in rows {
@@ -93,7 +93,7 @@ fn differences(then: &BTreeMap<&str, Vec<&Row>>, now: &BTreeMap<&str, Vec<&Row>>
     for (name, before) in then {
         match now.get(name) {
             None => found.push(format!("{name} is gone")),
-            Some(after) if before[0].sha256 != after[0].sha256 => found.push(format!("{name} is another picture")),
+            Some(after) if before[0].sha256 != after[0].sha256 => found.push(format!("{name} is another image")),
             Some(after) if before != after => found.push(format!("{name} has another caption")),
             Some(_) => {}
         }

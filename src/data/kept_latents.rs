@@ -4,11 +4,11 @@ use sha2::{Digest, Sha256};
 
 use crate::data::dataset::{Dataset, Sample};
 use crate::data::image_latents::{self, ImageLatents};
+use crate::data::images::ImageFile;
 use crate::data::latent_cache::Posterior;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use crate::train::config::{TrainConfig, TrainOn};
-use crate::train::pictures::Picture;
 use crate::train::watcher::Watcher;
 
 /// The hash of all latents, where a run learns from them: `side` is the training resolution, `latent` the shape of one image's
@@ -19,7 +19,7 @@ use crate::train::watcher::Watcher;
 pub(super) fn usable(
     config: &TrainConfig,
     dataset: &Dataset,
-    pictures: &[Picture],
+    images: &[ImageFile],
     vae: &str,
     side: u32,
     latent: [usize; 3],
@@ -28,7 +28,7 @@ pub(super) fn usable(
     if config.train_on == TrainOn::Pixels {
         return Ok(None);
     }
-    match hash(config, dataset, pictures, vae, side, latent) {
+    match hash(config, dataset, images, vae, side, latent) {
         Ok(hash) => {
             watcher.note("learns from the latents beside the images");
             Ok(Some(hash))
@@ -46,7 +46,7 @@ pub(super) fn usable(
 fn hash(
     config: &TrainConfig,
     dataset: &Dataset,
-    pictures: &[Picture],
+    images: &[ImageFile],
     vae: &str,
     side: u32,
     latent: [usize; 3],
@@ -56,7 +56,7 @@ fn hash(
         return Err(Error::Usage(message.into()));
     }
     let mut hash = Sha256::new();
-    for (sample, picture) in dataset.samples().iter().zip(pictures) {
+    for (sample, file) in dataset.samples().iter().zip(images) {
         let image = &sample.image;
         let wrong = |what: String| Error::file(image_latents::path(image), what);
         let latents = ImageLatents::read(image)?
@@ -68,11 +68,11 @@ fn hash(
                 short(vae)
             )));
         }
-        if latents.image != picture.digest {
+        if latents.image != file.digest {
             return Err(wrong("belongs to another image than the one beside it; generate the image again".into()));
         }
-        if picture.size != (side, side) || latents.values.shape() != latent {
-            let (height, width) = picture.size;
+        if file.size != (side, side) || latents.values.shape() != latent {
+            let (height, width) = file.size;
             return Err(wrong(format!(
                 "is of an image of {width}x{height} pixels, expected {side}x{side}, the training resolution; latents cannot \
                  be scaled"

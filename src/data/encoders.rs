@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::autograd::Tape;
 use crate::data::dataset::Sample;
+use crate::data::images::ImageFile;
 use crate::data::latent_cache::{Key, LatentCache, Posterior, TextStates};
-use crate::data::preprocess::Placement;
+use crate::data::preprocess::CropBox;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::image;
@@ -15,7 +16,6 @@ use crate::generate::TextEncoders;
 use crate::nn::AutoencoderKl;
 use crate::tensor::{DType, Tensor, release_pool};
 use crate::train::identity;
-use crate::train::pictures::Picture;
 
 /// The VAE and the text encoders of a run.
 pub struct Encoders {
@@ -26,16 +26,18 @@ pub struct Encoders {
     pub dtype: DType,
     cache: LatentCache,
     /// What tells these encoders from others, for cache keys.
-    pub vae_identity: String,
+    pub vae_content: String,
     /// The VAE's files alone, as latents beside images name it.
     pub vae_files: String,
-    pub text_identity: String,
+    pub text_content: String,
+    /// Windows that every caption is encoded in: more than one for long captions.
+    pub windows: usize,
     vae: Option<AutoencoderKl>,
     text: Option<TextEncoders>,
 }
 
 impl Encoders {
-    /// Encoders that compute on `device` in `dtype`. Nothing is loaded yet, but the encoders' files are read once for their identity.
+    /// Encoders that compute on `device` in `dtype`. Nothing is loaded yet, but the encoders' files are read once for the hash of their content.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -59,20 +61,24 @@ impl Encoders {
             device: device.clone(),
             dtype,
             cache: LatentCache::open(cache_dir)?,
-            vae_identity: named(vae_files.clone()),
+            vae_content: named(vae_files.clone()),
             vae_files,
-            text_identity: named(identity::of_folders(&text)?),
+            text_content: named(identity::of_folders(&text)?),
+            windows: 1,
             vae: None,
             text: None,
         })
     }
 
-    /// What the text encoders make of a caption.
+    /// What the text encoders make of a caption; new ones are added to the cache where `keep` is set.
     ///
     /// # Errors
     /// Whatever is wrong with the cache or, where it lacks the caption, with the encoders.
-    pub fn text(&mut self, caption: &str) -> Result<TextStates> {
-        let key = Key::text(caption, &self.text_identity);
+    pub fn text(&mut self, caption: &str, keep: bool) -> Result<TextStates> {
+        let key = match self.windows {
+            1 => Key::text(caption, &self.text_content),
+            windows => Key::text(caption, &format!("{} in {windows} windows", self.text_content)),
+        };
         if let Some(states) = self.cache.text(&key)? {
             return Ok(states);
         }
@@ -84,34 +90,36 @@ impl Encoders {
                 self.text.insert(loaded)
             }
         };
-        let conditions = encoders.encode(&[caption.to_owned()], None, 0)?;
+        let conditions = encoders.encode_long(&[caption.to_owned()], 0, self.windows)?;
         let one = |t: &Tensor| Ok(t.to_cpu()?.cast(DType::F32).with_shape(&t.shape()[1..]));
         let states =
             TextStates { context: one(&conditions.context)?, pooled: conditions.pooled.as_ref().map(one).transpose()? };
-        self.cache.put_text(&key, &states)?;
+        if keep {
+            self.cache.put_text(&key, &states)?;
+        }
         Ok(states)
     }
 
-    /// The VAE's posterior of a picture at `placement`; new ones are added to the cache where `keep` is set.
+    /// The VAE's posterior of an image at `crop_box`; new ones are added to the cache where `keep` is set.
     ///
     /// # Errors
-    /// [`Error::File`] for a picture that is damaged, or not the one that it was when the run began.
+    /// [`Error::File`] for an image that is damaged, or not the one that it was when the run began.
     pub fn posterior(
         &mut self,
         sample: &Sample,
-        picture: &Picture,
-        placement: &Placement,
+        image: &ImageFile,
+        crop_box: &CropBox,
         keep: bool,
     ) -> Result<Posterior> {
-        let key = Key::posterior(picture.digest.as_bytes(), &placement.identity(), &self.vae_identity);
+        let key = Key::posterior(image.digest.as_bytes(), &crop_box.content(), &self.vae_content);
         if let Some(posterior) = self.cache.posterior(&key)? {
             return Ok(posterior);
         }
         let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
-        if identity::of_bytes(&bytes) != picture.digest {
-            return Err(Error::file(&sample.image, "the picture changed while the run was going"));
+        if identity::of_bytes(&bytes) != image.digest {
+            return Err(Error::file(&sample.image, "the image changed while the run was going"));
         }
-        let pixels = placement.apply(&image::decode(&bytes, &sample.image)?);
+        let pixels = crop_box.apply(&image::decode(&bytes, &sample.image)?);
         let vae = match &self.vae {
             Some(vae) => vae,
             None => {
