@@ -1,5 +1,30 @@
 //! selma trains, samples, merges and scores Stable Diffusion LoRAs.
 //!
+//! One training step of a LoRA layer, on the tape:
+//!
+//! ```
+//! use selma::autograd::Tape;
+//! use selma::ops::{self, LoraLayer, LoraOrder};
+//! use selma::tensor::{DType, Tensor};
+//!
+//! # fn main() -> selma::Result<()> {
+//! let x = Tensor::full(&[4, 3], 0.5, DType::F32);
+//! let (weight, target) = (Tensor::full(&[2, 3], 0.1, DType::F32), Tensor::zeros(&[4, 2], DType::F32));
+//! let (a, b) = (Tensor::full(&[1, 3], 0.2, DType::F32), Tensor::zeros(&[2, 1], DType::F32));
+//!
+//! let tape = Tape::watching([&a, &b]);
+//! let lora = LoraLayer { a: &a, b: &b, scale: 1.0, order: LoraOrder::Auto };
+//! let y = ops::lora_linear(&tape, &x, &weight, None, lora)?;
+//! let loss = ops::weighted_mse(&tape, &y, &target, &Tensor::full(&[4], 1.0, DType::F32))?;
+//! let gradients = tape.backward(&loss)?;
+//! assert_eq!(gradients.get(&b).unwrap().shape(), [2, 1]);
+//! assert!(gradients.get(&weight).is_none(), "frozen");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/` merges LoRA files, trains a LoRA layer, and generates images. `ARCHITECTURE.md` shows where things live.
+//!
 //! # The spine
 //!
 //! ```text
