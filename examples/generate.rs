@@ -50,6 +50,7 @@ fn main() -> Result<()> {
         seed: 42,
         inputs: String::new(),
         existing: Existing::Refuse,
+        latents: None,
     };
     generator.generate(&folder, &mut Printer)
 }
