@@ -4,6 +4,9 @@
 use super::draw::{Draw, Purpose};
 use crate::error::{Error, Result};
 
+/// The number of an epoch, that of its first batch, and its batches: a bucket, and which of its batches.
+type Epoch = (u64, u64, Vec<(usize, u64)>);
+
 /// One place in the order of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item {
@@ -20,9 +23,8 @@ pub struct Loader {
     buckets: Vec<Bucket>,
     batch_size: usize,
     seed: u64,
-    /// The epoch whose batches were last asked for, the number of its first batch, and the batches: a bucket, and which of
-    /// its batches.
-    batches: Option<(u64, u64, Vec<(usize, u64)>)>,
+    /// The epoch whose batches were last asked for.
+    batches: Option<Epoch>,
 }
 
 /// The visits of one size of images.

@@ -19,6 +19,9 @@ use crate::formats::journal::Journal;
 use crate::formats::jsonl;
 use crate::prompting::llm::Client;
 
+/// The answers to the questions about one image; none where there was no answer.
+type Answers = Vec<Option<String>>;
+
 /// A line of the record. It can be read as an answers file too.
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -81,8 +84,7 @@ impl VisionJudge {
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Vec<Option<String>>>> {
         let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let results: Mutex<Vec<Option<Result<Vec<Option<String>>>>>> =
-            Mutex::new(pictures.iter().map(|_| None).collect());
+        let results = Mutex::new(pictures.iter().map(|_| None::<Result<Answers>>).collect::<Vec<_>>());
         let work = || {
             while !failed.load(Ordering::Relaxed) {
                 let place = next.fetch_add(1, Ordering::Relaxed);

@@ -119,10 +119,10 @@ impl StableDiffusion {
         decode(&self.vae, latents)
     }
 
-    /// As [`sample_posterior`] of this model's VAE.
+    /// As `sample_posterior` of this model's VAE.
     ///
     /// # Errors
-    /// As [`sample_posterior`].
+    /// As `sample_posterior`.
     pub fn latents(&self, mean: &Tensor, logvar: &Tensor, noise: &Tensor) -> Result<Tensor> {
         sample_posterior(&self.vae, mean, logvar, noise)
     }

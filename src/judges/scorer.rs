@@ -21,9 +21,9 @@ use crate::tensor::{DType, Tensor};
 const BATCH: usize = 8;
 
 enum Network {
-    Clip(Clip),
-    Aesthetic(Aesthetic),
-    Reward(Reward),
+    Clip(Box<Clip>),
+    Aesthetic(Box<Aesthetic>),
+    Reward(Box<Reward>),
 }
 
 /// Where a scorer's weights are.
@@ -62,12 +62,12 @@ impl Scorer {
             Kind::ImageReward => {
                 let reward = Reward::load(path, device, dtype)?;
                 let (size, hash) = (reward.model.vision.image_size(), reward.hash.clone());
-                (Network::Reward(reward), size, hash)
+                (Network::Reward(Box::new(reward)), size, hash)
             }
             Kind::Aesthetic => {
                 let judge = Aesthetic::load(path, place.clip.as_deref(), device, dtype)?;
                 let (size, hash) = (judge.image_size(), judge.hashes.join("+"));
-                (Network::Aesthetic(judge), size, hash)
+                (Network::Aesthetic(Box::new(judge)), size, hash)
             }
             _ => {
                 let clip = Clip::load(path, device, dtype)?;
@@ -76,7 +76,7 @@ impl Scorer {
                     return Err(Error::file(path, message));
                 }
                 let (size, hash) = (clip.model.image_size(), clip.hash.clone());
-                (Network::Clip(clip), size, hash)
+                (Network::Clip(Box::new(clip)), size, hash)
             }
         };
         Ok(Self { kind, network, size, hash, dtype, alpha: AtomicBool::new(false) })

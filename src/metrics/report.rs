@@ -56,7 +56,7 @@ pub fn write(path: &Path, metrics: &[Metric]) -> Result<()> {
     atomic::write(path, |w| writeln!(w, "{text}"))
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write`](fn@write) wrote.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::File`].

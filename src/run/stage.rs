@@ -20,7 +20,7 @@ pub enum Stage {
     Questions,
     /// Images of the prompts.
     Images,
-    /// The best of several images a prompt, where [select] asks for it.
+    /// The best of several images a prompt, where `[select]` asks for it.
     Select,
     /// A LoRA for each skill, and one for all of them.
     Experts,

@@ -293,7 +293,7 @@ impl Trainer {
     /// Writes the LoRA of the present step.
     ///
     /// # Errors
-    /// As [`SavedLoras::write`].
+    /// As `SavedLoras::write`.
     pub fn save_lora(&self, path: &Path) -> Result<()> {
         self.saved.write(path, self.expert()?, self.flat.step)
     }

@@ -93,6 +93,7 @@ fn what_cannot_be_scored_is_named() {
     let command = eval(&images, &scores).args(["--allow-missing", "--json"]).assert().success();
     let summary: Value = serde_json::from_slice(&command.get_output().stdout).unwrap();
     assert_eq!(summary["overall"]["values"], 11);
+    std::fs::remove_file(&scores).unwrap();
     let mut other = eval(&images, &scores);
     other.args(["--against"]).arg(dir.path().join("nowhere")).arg("--allow-missing");
     says(other, 1, &["nowhere"]);

@@ -31,7 +31,8 @@ fn blocks(text: &str) -> Vec<(usize, String)> {
 fn photos(folder: &Path) {
     fs::create_dir(folder).unwrap();
     for i in 0..6_u8 {
-        let colour = |x: u32, y: u32| if (x / 16 + y / 16) % 2 == 0 { [200, 30 * i, 40] } else { [250, 250, 250] };
+        let colour =
+            |x: u32, y: u32| if (x / 16 + y / 16).is_multiple_of(2) { [200, 30 * i, 40] } else { [250, 250, 250] };
         let image = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb(colour(x, y)));
         image.save(folder.join(format!("{i}.png"))).unwrap();
         fs::write(folder.join(format!("{i}.txt")), "a checkered red square\n").unwrap();

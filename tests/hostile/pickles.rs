@@ -130,15 +130,15 @@ fn views_share_a_storage() {
 fn whatever_is_no_tensor_is_refused_by_name() {
     for (pickle, words) in [
         (b"cos\nsystem\n(X\x04\0\0\0ls -tR".to_vec(), "os.system"),
-        (b"c__builtin__\neval\n(X\x01\0\0\01tR".to_vec(), "__builtin__.eval"),
-        (b"ctorch\nload\n(X\x01\0\0\01tR".to_vec(), "torch.load"),
-        (b"ctorch._utils\n_rebuild_parameter\n(X\x01\0\0\01tR".to_vec(), "torch._utils._rebuild_parameter"),
+        (b"c__builtin__\neval\n(X\x01\0\0\x001tR".to_vec(), "__builtin__.eval"),
+        (b"ctorch\nload\n(X\x01\0\0\x001tR".to_vec(), "torch.load"),
+        (b"ctorch._utils\n_rebuild_parameter\n(X\x01\0\0\x001tR".to_vec(), "torch._utils._rebuild_parameter"),
         (b"\x8c\x02os\x8c\x06system\x93".to_vec(), "os.system"),
         (b"(X\x02\0\0\0lsios\nsystem\n".to_vec(), "INST"),
         (b"cos\nsystem\n)\x81".to_vec(), "os.system"),
         (b"P0\n".to_vec(), "PERSID"),
         (b"N)\x81".to_vec(), "NEWOBJ"),
-        (b"(X\x07\0\0\0storageNX\x01\0\0\00X\x03\0\0\0cpuK\x01tQ".to_vec(), "persistent object"),
+        (b"(X\x07\0\0\0storageNX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ".to_vec(), "persistent object"),
     ] {
         let message = refusal(&archive(&pickle, &[]));
         assert!(message.contains(words), "{message}");

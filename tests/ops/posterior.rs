@@ -38,7 +38,7 @@ fn log_variances_are_limited_on_every_device() {
     for (name, op) in [("sample", sample as fn(&Tape, &[Tensor]) -> _), ("divergence", divergence)] {
         let run = |x: &Tensor| {
             let tape = Tape::watching([x]);
-            let y = op(&tape, &[x.clone()]).unwrap();
+            let y = op(&tape, std::slice::from_ref(x)).unwrap();
             let dy = Tensor::full(y.shape(), 1.0, y.dtype()).to(&y.device()).unwrap();
             let dx = tape.backward_from(&y, dy).unwrap().remove(x).unwrap();
             (y, dx)

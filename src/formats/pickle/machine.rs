@@ -20,7 +20,7 @@ pub struct Objects<'a> {
 /// Runs a pickle and returns what it leaves on the stack.
 ///
 /// # Errors
-/// A sentence: a global that is not one of [`Global`], an opcode that weights do not need, a damaged pickle.
+/// A sentence: a global that is not one of `Global`, an opcode that weights do not need, a damaged pickle.
 pub fn run(bytes: &[u8]) -> Result<(Value<'_>, Objects<'_>), String> {
     let mut machine = Machine {
         bytes,

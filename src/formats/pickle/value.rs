@@ -113,9 +113,9 @@ impl View {
         if count == Some(0) {
             return self.offset <= len;
         }
-        let axes = self.shape.iter().zip(&self.strides);
-        let last = axes.fold(Some(self.offset), |last, (&size, &stride)| {
-            last?.checked_add((size.checked_sub(1)?).checked_mul(stride)?)
+        let mut axes = self.shape.iter().zip(&self.strides);
+        let last = axes.try_fold(self.offset, |last, (&size, &stride)| {
+            last.checked_add((size.checked_sub(1)?).checked_mul(stride)?)
         });
         count.is_some_and(|count| count <= len) && last.is_some_and(|last| last < len)
     }

@@ -43,7 +43,7 @@ pub fn linear_geglu(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tens
         Device::Cpu => cpu::joins(x, weight),
         Device::Gpu(_) => !tape.wants(x),
     };
-    if trained || !joins || weight.shape()[0] % 2 != 0 || weight.is_empty() {
+    if trained || !joins || !weight.shape()[0].is_multiple_of(2) || weight.is_empty() {
         return geglu(tape, &linear(tape, x, weight, bias)?);
     }
     if device != Device::Cpu {

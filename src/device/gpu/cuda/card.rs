@@ -83,7 +83,7 @@ impl Card {
     /// What the driver gets as the kernels of this card, in words; and whether that is PTX.
     ///
     /// # Errors
-    /// As [`Card::compiled`].
+    /// As `Card::compiled`.
     pub fn image(&self) -> Result<(String, bool), String> {
         self.compiled().map(|compiled| (compiled.name(), compiled.is_ptx()))
     }

@@ -29,7 +29,7 @@ pub struct Touched {
 /// What inputs hold: 1.0 in bf16, which two of them are nearly in f32. The analysis of machine code loads the same.
 const ONE: [u8; 2] = [0x80, 0x3f];
 
-/// Runs block `block` of the launch alone, with every access checked, on memory of its own that holds [`ONE`]s.
+/// Runs block `block` of the launch alone, with every access checked, on memory of its own that holds `ONE`s.
 ///
 /// # Errors
 /// [`Error::Usage`] where this build cannot run or does not know the launch, or the grid has no such block;

@@ -27,7 +27,7 @@ impl<'a, T> Head<'a, T> {
     }
 
     /// All values from row `i` on, with those of other heads between the rows.
-    pub fn from_row(&self, i: usize) -> &'a [T] {
+    pub fn rows_from(&self, i: usize) -> &'a [T] {
         &self.data[i * self.stride..]
     }
 }

@@ -66,14 +66,14 @@ pub struct Left<'a, T> {
 impl<'a, T> Left<'a, T> {
     /// The rows of a head from `from` on.
     pub fn rows(head: Head<'a, T>, from: usize) -> Self {
-        let data = head.from_row(from);
+        let data = head.rows_from(from);
         let (row, step) = (head.stride, 1);
         Self { data, row, step }
     }
 
     /// The transpose of [`Left::rows`].
     pub fn columns(head: Head<'a, T>, from: usize) -> Self {
-        let data = head.from_row(from);
+        let data = head.rows_from(from);
         let (row, step) = (1, head.stride);
         Self { data, row, step }
     }
