@@ -1,7 +1,7 @@
 //! `selma doctor`: what this machine has for selma, and what would make it faster.
 
 use crate::cli::Common;
-use crate::device::gpu::table::kernels;
+use crate::device::gpu::table::{Image, kernels};
 use crate::device::memory::{self, human};
 use crate::error::{Error, Result};
 
@@ -18,15 +18,36 @@ struct Report {
     /// Bytes of main memory that are free.
     free_memory: Option<u64>,
     kernels: usize,
-    /// CUDA version of the nvcc that made machine code, and of the shipped PTX; or what the build lacked.
-    machine_code: std::result::Result<String, String>,
-    ptx: std::result::Result<String, String>,
+    machine_code: Compiled,
+    ptx: Compiled,
     /// CUDA version that the driver knows.
     driver: Option<String>,
     devices: Vec<Found>,
     /// Why no GPU can be used.
     without_gpu: Option<String>,
     advice: Vec<String>,
+}
+
+/// Kernels of this build.
+#[derive(serde::Serialize)]
+struct Compiled {
+    /// The version of CUDA that compiled them.
+    cuda: Option<String>,
+    /// What the build lacked.
+    missing: Option<String>,
+}
+
+impl Compiled {
+    fn new(images: std::result::Result<&[Image], &str>, (major, minor): (i32, i32)) -> Self {
+        Self { cuda: images.is_ok().then(|| format!("{major}.{minor}")), missing: images.err().map(str::to_owned) }
+    }
+
+    fn name(&self) -> String {
+        match (&self.cuda, &self.missing) {
+            (Some(version), _) => format!("CUDA {version}"),
+            (None, why) => format!("none ({})", why.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -65,11 +86,8 @@ pub fn report(json: bool) -> Result<()> {
     println!("selma     {}", report.version);
     let free = report.free_memory.map_or(String::new(), |bytes| format!(", {} of memory are free", human(bytes)));
     println!("system    {}, {} threads{free}", report.system, report.threads);
-    let has = |made: &std::result::Result<String, String>| match made {
-        Ok(version) => version.clone(),
-        Err(why) => format!("none ({why})"),
-    };
-    println!("kernels   {}; machine code: {}; PTX: {}", report.kernels, has(&report.machine_code), has(&report.ptx));
+    let (machine_code, ptx) = (report.machine_code.name(), report.ptx.name());
+    println!("kernels   {}; machine code: {machine_code}; PTX: {ptx}", report.kernels);
     match (&report.driver, &report.without_gpu) {
         (Some(driver), _) => println!("driver    knows {driver}"),
         (None, why) => println!("driver    {}", why.as_deref().unwrap_or("unknown")),
@@ -95,9 +113,6 @@ pub fn report(json: bool) -> Result<()> {
 }
 
 fn examine() -> Report {
-    let version = |(major, minor): (i32, i32)| format!("CUDA {major}.{minor}");
-    let machine_code = kernels::FATBINS.map(|_| version(kernels::TOOLKIT)).map_err(str::to_owned);
-    let ptx = kernels::PTX.map(|_| version(kernels::PTX_TOOLKIT)).map_err(str::to_owned);
     let (driver, devices, without_gpu) = devices();
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -105,8 +120,8 @@ fn examine() -> Report {
         threads: rayon::current_num_threads(),
         free_memory: memory::available(),
         kernels: kernels::ALL.len(),
-        machine_code,
-        ptx,
+        machine_code: Compiled::new(kernels::FATBINS, kernels::TOOLKIT),
+        ptx: Compiled::new(kernels::PTX, kernels::PTX_TOOLKIT),
         driver,
         devices,
         without_gpu,
@@ -160,11 +175,11 @@ fn advice(report: &Report) -> Vec<String> {
         );
     }
     if usable().any(|device| device.is_ptx) {
-        let why = match &report.machine_code {
-            Ok(version) => {
-                format!("the driver is too old for the machine code of this build ({version}): a newer driver takes it")
+        let why = match &report.machine_code.cuda {
+            Some(version) => {
+                format!("it is too old for the machine code of this build (CUDA {version}), which a newer one takes")
             }
-            Err(_) => "a build that finds nvcc (docs/first-contact.md) has machine code".into(),
+            None => "a build that finds nvcc (docs/first-contact.md) has machine code".into(),
         };
         advice.push(format!(
             "the driver compiles the kernels when they are first used, for a minute or so, and keeps them: {why}"
