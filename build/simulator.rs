@@ -59,6 +59,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
                     // Our own hooks are linked, not the sanitizer's.
                     flags.push("-fsanitize=thread".into());
                     flags.push("--param=tsan-instrument-func-entry-exit=0".into());
+                    // A load through a pointer that is read once stays in the kernel, where it is checked.
+                    flags.push("-fno-ipa-sra".into());
                 }
                 jobs.push(job(vec![wrapper, file.path.clone()], &format!("{variant}_{scalar}_{}", file.stem), &flags));
             }

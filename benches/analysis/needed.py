@@ -38,6 +38,11 @@ def mmas(launch, block):
     elif kind == "conv2d_wgrad":
         pixels = value("n") * value("ho") * value("wo")
         k = steps(min(pixels - block[2] * value("slice"), value("slice")))
+    elif kind == "conv2d_dgrad":
+        # Pixels of a class meet every stride-th tap from the first that reaches them.
+        taps = lambda first, count, before: -(-(count - (first + before) % value("stride")) // value("stride"))
+        y, x = divmod(block[2], value("stride"))
+        k = taps(y, value("kh"), value("top")) * taps(x, value("kw"), value("left")) * value("c_out")
     else:
-        k = steps(value("kh") * value("kw") * value("c_in" if kind == "conv2d_forward" else "c_out"))
+        k = steps(value("kh") * value("kw") * value("c_in"))
     return SIZES[size] ** 2 * k // MULTIPLICATIONS
