@@ -85,7 +85,7 @@ fn pictures_are_scored_compared_and_selected() {
 fn what_cannot_be_scored_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));
-    says(eval(&images, &scores), 1, &["images", "no metadata.jsonl"]);
+    says(eval(&images, &scores), 1, &["images", "no such file or folder", "--images"]);
     drawn(&images, |_| false);
     std::fs::remove_file(images.join("00003.png")).unwrap();
     says(eval(&images, &scores), 1, &["1 of 12", "00003.png", "--allow-missing"]);
@@ -93,7 +93,6 @@ fn what_cannot_be_scored_is_named() {
     let command = eval(&images, &scores).args(["--allow-missing", "--json"]).assert().success();
     let summary: Value = serde_json::from_slice(&command.get_output().stdout).unwrap();
     assert_eq!(summary["overall"]["values"], 11);
-    std::fs::remove_file(&scores).unwrap();
     let mut other = eval(&images, &scores);
     other.args(["--against"]).arg(dir.path().join("nowhere")).arg("--allow-missing");
     says(other, 1, &["nowhere"]);
