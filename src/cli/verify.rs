@@ -10,7 +10,9 @@ use crate::verify;
 ///
 /// With --precision bf16 or f16 a quantity may be off by twice what the CPU path in that format is off by. How a single one
 /// of many was rounded there is luck, so a loss shares the bound of the prediction that it is computed from, one matrix's
-/// gradient the largest of all, and one matrix's update ten times that of all together.
+/// gradient the largest of all, and one matrix's update ten times that of all together. A judge's score may be off by six
+/// standard deviations, as the errors of the embeddings or logits give it. Ids and ranks are compared where candidates are
+/// further apart than that; -v says how many are.
 #[derive(clap::Args)]
 pub struct Verify {
     /// Folders with `case.json` and `tensors.safetensors`.
@@ -43,7 +45,9 @@ impl Verify {
             let (kind, worst) = (&outcome.kind, outcome.worst());
             if common.verbose {
                 for check in &outcome.checks {
-                    eprintln!("  {:>9.2e} {:>9.0e}  {}", check.error, check.tolerance, check.quantity);
+                    let decided = check.decided().map(|[decided, all]| format!(" ({decided} of {all} decided)"));
+                    let decided = decided.unwrap_or_default();
+                    eprintln!("  {:>9.2e} {:>9.0e}  {}{decided}", check.error, check.tolerance, check.quantity);
                 }
             }
             let verdict = if worst.ok() { "ok" } else { "FAIL" };

@@ -14,8 +14,6 @@ use crate::tensor::{DType, Tensor};
 pub struct Aesthetic {
     head: ScoreHead,
     clip: ClipModel,
-    device: Device,
-    dtype: DType,
     unread: Vec<String>,
     /// SHA-256 of the head's weights and of the CLIP's.
     pub hashes: Vec<String>,
@@ -60,7 +58,7 @@ impl Aesthetic {
         // A file with both is read once for each.
         let own = |name: &String| !same || (clip.unread.contains(name) && !name.starts_with("layers."));
         let unread = unread.into_iter().filter(own).collect();
-        Ok(Self { head: layers, clip, device: device.clone(), dtype, unread, hashes })
+        Ok(Self { head: layers, clip, unread, hashes })
     }
 
     /// Tensors of the head's file that neither part has.
@@ -100,8 +98,14 @@ impl Aesthetic {
             embed.iter().map(|x| (x / norm) as f32).collect()
         };
         let values: Vec<f32> = embeds.iter().flat_map(unit).collect();
-        let x = Tensor::new(values, &[embeds.len(), width]).cast(self.dtype).to(&self.device)?;
-        let scores = self.head.forward(&Tape::off(), &x)?.to_cpu()?;
-        Ok(scores.reals::<f64>().into_owned())
+        self.head(&Tensor::new(values, &[embeds.len(), width]))
+    }
+
+    /// The linear head of `[n, width]` vectors as they are.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another width; what the device says.
+    pub fn head(&self, x: &Tensor) -> Result<Vec<f64>> {
+        Ok(self.head.forward(&Tape::off(), x)?.to_cpu()?.reals::<f64>().into_owned())
     }
 }

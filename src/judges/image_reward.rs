@@ -63,12 +63,12 @@ impl Reward {
         self.model.text_cls(&Tape::off(), &Tensor::new(ids.to_vec(), &[1, ids.len()]), seen)
     }
 
-    /// The head's value before it is standardised.
+    /// The head's values of `[n, c]` states before they are standardised.
     ///
     /// # Errors
     /// What the device says.
-    pub fn head(&self, text_cls: &Tensor) -> Result<f64> {
-        Ok(self.model.head.forward(&Tape::off(), text_cls)?.to_cpu()?.reals::<f64>()[0])
+    pub fn heads(&self, text_cls: &Tensor) -> Result<Vec<f64>> {
+        Ok(self.model.head.forward(&Tape::off(), text_cls)?.to_cpu()?.reals::<f64>().into_owned())
     }
 
     /// The reward of a head's value.
@@ -84,7 +84,7 @@ impl Reward {
         let seen = self.seen(&self.model.vision.forward(&Tape::off(), pixels)?)?;
         let one = |prompt: &&str| {
             let (ids, _) = self.ids(prompt)?;
-            Ok(Self::standardised(self.head(&self.text_cls(&ids, &seen)?)?))
+            Ok(Self::standardised(self.heads(&self.text_cls(&ids, &seen)?)?[0]))
         };
         prompts.iter().map(one).collect()
     }

@@ -87,6 +87,10 @@ impl Lpips {
         place(&self.parameters, device)
     }
 
+    pub fn parameters(&self) -> &[Param] {
+        &self.parameters
+    }
+
     /// The distance of each image of `a` from the one of `b` at its place, both `[n, h, w, 3]` in [-1, 1] on the CPU.
     ///
     /// # Errors

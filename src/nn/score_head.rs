@@ -2,10 +2,11 @@
 
 use crate::autograd::Tape;
 use crate::error::Result;
-use crate::nn::{Linear, Weights};
+use crate::nn::{Linear, Weights, input};
 use crate::tensor::Tensor;
 
-/// `layers.{0,2,4,6,7}`; the numbers between were dropouts.
+/// `layers.{0,2,4,6,7}`; the numbers between were dropouts. In f32 whatever the network before it computes in: the originals
+/// do, and five roundings of one number would be most of its error.
 #[derive(Clone)]
 pub struct ScoreHead(Vec<Linear>);
 
@@ -15,7 +16,7 @@ impl ScoreHead {
     /// # Errors
     /// [`crate::Error::File`] naming the tensor that is missing or does not fit.
     pub fn load(w: &Weights) -> Result<Self> {
-        let mut c_in = None;
+        let (w, mut c_in) = (w.unrounded(), None);
         let layer = |i| {
             let layer = w.scope(&format!("layers.{i}"));
             let shape = layer.shape("weight")?;
@@ -35,6 +36,8 @@ impl ScoreHead {
     /// # Errors
     /// [`crate::Error::Shape`] for another width.
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x.clone(), |x, layer| layer.forward(tape, &x))
+        let first = self.0[0].weight.get();
+        let x = input(tape, x, &first.device(), first.dtype())?;
+        self.0.iter().try_fold(x, |x, layer| layer.forward(tape, &x))
     }
 }

@@ -22,6 +22,7 @@ pub struct Weights {
     prefix: String,
     /// The module's name for users and LoRA files, which need not be the file's.
     name: String,
+    dtype: DType,
 }
 
 struct Store {
@@ -30,7 +31,6 @@ struct Store {
     seed: Option<u64>,
     /// Weights are memory of this GPU that nobody has written.
     unset: Option<Gpu>,
-    dtype: DType,
     read: RefCell<BTreeSet<String>>,
     params: RefCell<Vec<Param>>,
 }
@@ -63,9 +63,10 @@ impl Weights {
 
     fn over(files: Component, seed: Option<u64>, unset: Option<Gpu>, dtype: DType) -> Self {
         Self {
-            store: Rc::new(Store { files, seed, unset, dtype, read: RefCell::default(), params: RefCell::default() }),
+            store: Rc::new(Store { files, seed, unset, read: RefCell::default(), params: RefCell::default() }),
             prefix: String::new(),
             name: String::new(),
+            dtype,
         }
     }
 
@@ -77,7 +78,13 @@ impl Weights {
     /// As [`Weights::scope`] of `file`, an empty string for none, where the module is called `name`.
     pub fn scope_as(&self, name: &str, file: &str) -> Self {
         let dot = if file.is_empty() { "" } else { "." };
-        Self { store: self.store.clone(), prefix: format!("{}{file}{dot}", self.prefix), name: join(&self.name, name) }
+        let (store, prefix) = (self.store.clone(), format!("{}{file}{dot}", self.prefix));
+        Self { store, prefix, name: join(&self.name, name), dtype: self.dtype }
+    }
+
+    /// The same tensors, with matrices in the accumulator type: for the few that nobody gains from rounding.
+    pub fn unrounded(&self) -> Self {
+        Self { dtype: self.dtype.accumulator(), ..self.clone() }
     }
 
     /// The module's full dotted name.
@@ -87,7 +94,7 @@ impl Weights {
 
     /// The type matrices are handed out in.
     pub fn dtype(&self) -> DType {
-        self.store.dtype
+        self.dtype
     }
 
     /// Whether the file has this tensor.
@@ -117,7 +124,7 @@ impl Weights {
     pub fn table(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
         let value = self.read(key)?;
         match value.len() == rows * columns && value.shape().last() == Some(&columns) {
-            true => Ok(self.param(key, value.with_shape(&[rows, columns]).cast(self.store.dtype))),
+            true => Ok(self.param(key, value.with_shape(&[rows, columns]).cast(self.dtype))),
             false => self.check(key, &value, &[rows, columns]).map(|()| unreachable!("its shape differs")),
         }
     }
@@ -132,21 +139,21 @@ impl Weights {
     /// A bias or norm weight `[len]`, in the accumulator type.
     pub fn vector(&self, key: &str, len: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
-            return Ok(self.param(key, unset(gpu, &[len], self.store.dtype.accumulator())?));
+            return Ok(self.param(key, unset(gpu, &[len], self.dtype.accumulator())?));
         }
         let value = match self.store.seed {
             Some(_) => Tensor::full(&[len], f64::from(u8::from(key == "weight")), DType::F32),
             None => self.read(key)?,
         };
         self.check(key, &value, &[len])?;
-        Ok(self.param(key, value.cast(self.store.dtype.accumulator())))
+        Ok(self.param(key, value.cast(self.dtype.accumulator())))
     }
 
     /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]` or
     /// `[rows, columns, 1]`.
     pub fn matrix(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
-            return Ok(self.param(key, unset(gpu, &[rows, columns], self.store.dtype)?));
+            return Ok(self.param(key, unset(gpu, &[rows, columns], self.dtype)?));
         }
         let mut value = match self.store.seed {
             Some(seed) => self.draw(seed, &[rows, columns]),
@@ -156,24 +163,24 @@ impl Weights {
             value = value.with_shape(&[rows, columns]);
         }
         self.check(key, &value, &[rows, columns])?;
-        Ok(self.param(key, value.cast(self.store.dtype)))
+        Ok(self.param(key, value.cast(self.dtype)))
     }
 
     /// A convolution's weight `[c_out, c_in, k, k]`, handed out as `[c_out, k, k, c_in]`. Where `k` is 1 the file may
     /// store a matrix.
     pub fn kernel(&self, key: &str, c_out: usize, c_in: usize, k: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
-            return Ok(self.param(key, unset(gpu, &[c_out, k, k, c_in], self.store.dtype)?));
+            return Ok(self.param(key, unset(gpu, &[c_out, k, k, c_in], self.dtype)?));
         }
         if let Some(seed) = self.store.seed {
-            return Ok(self.param(key, self.draw(seed, &[c_out, k, k, c_in]).cast(self.store.dtype)));
+            return Ok(self.param(key, self.draw(seed, &[c_out, k, k, c_in]).cast(self.dtype)));
         }
         let mut value = self.read(key)?;
         if k == 1 && value.shape() == [c_out, c_in] {
             value = value.with_shape(&[c_out, c_in, 1, 1]);
         }
         self.check(key, &value, &[c_out, c_in, k, k])?;
-        Ok(self.param(key, channels_last(&value.cast(self.store.dtype))?))
+        Ok(self.param(key, channels_last(&value.cast(self.dtype))?))
     }
 
     /// Every parameter read, in the order of reading.

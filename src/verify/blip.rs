@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::case::{Case, Checks};
-use super::networks::{images, pixels};
+use super::networks::{images, matrices, ordered, pixels, root_mean_square, slope};
 use crate::device::Device;
 use crate::error::Result;
 use crate::judges::blip::Layout;
@@ -44,6 +44,8 @@ pub fn blip_vqa(case: &Case, device: &Device, precision: DType) -> Result<Checks
     let pixels_ = case.feature_map("in.pixel_values", DType::F32)?;
     let states = judge.image_states(&pixels_)?;
     checks.relative("image_states", &floats(&states)?, &case.tensor("out.image_states")?, 1e-5);
+    let matrices = matrices(judge.model.parameters());
+    checks.of_network(matrices, 1.0);
 
     let recorded = case.tensor("out.question_states")?;
     let lengths: Vec<usize> =
@@ -63,6 +65,7 @@ pub fn blip_vqa(case: &Case, device: &Device, precision: DType) -> Result<Checks
     }
     let count = theirs.len();
     checks.relative("question_states", &ours, &Tensor::new(theirs, &[count]), 1e-5);
+    checks.of_network(matrices, 1.0);
 
     let prepared = case.strings("questions")?.unwrap_or_default();
     let own_ids = prepared.iter().map(|question| judge.question_ids(question)).collect::<Result<Vec<_>>>()?;
@@ -77,16 +80,20 @@ pub fn blip_vqa(case: &Case, device: &Device, precision: DType) -> Result<Checks
     for (i, view) in views.iter().enumerate() {
         logits.extend(floats(&judge.logits(&row(&decoder_ids, i), view)?)?);
     }
-    checks.relative("decoder_logits", &logits, &case.tensor("out.decoder_logits")?, 1e-5);
+    let recorded = case.tensor("out.decoder_logits")?;
+    checks.relative("decoder_logits", &logits, &recorded, 1e-5);
+    checks.of_network(matrices, 1.0);
+    let logits: Vec<f64> = logits.into_iter().map(f64::from).collect();
+    let spread = root_mean_square(&logits, &recorded.reals::<f64>());
     match judge.layout {
-        Layout::Transformers => answers(case, &mut checks, &judge, &asked, &views, precision)?,
-        Layout::Original => ranks(case, &mut checks, &judge, &views, precision)?,
+        Layout::Transformers => answers(case, &mut checks, &judge, &asked, &views, precision, spread)?,
+        Layout::Original => ranks(case, &mut checks, &judge, &views, precision, spread)?,
     }
     Ok(checks)
 }
 
-/// yes_no_logits as the logits are recorded; greedy answers to each question alone, from the pictures on. Answers and ranks are
-/// held to the recorded ones in f32: in 16 bits, what is nearly equal falls either way.
+/// yes_no_logits as the logits are recorded; greedy answers to each question alone, from the images on. `spread`: how far a
+/// logit is off.
 fn answers(
     case: &Case,
     checks: &mut Checks,
@@ -94,25 +101,51 @@ fn answers(
     asked: &Questions,
     views: &[Asked],
     precision: DType,
+    spread: f64,
 ) -> Result<()> {
     let pieces = [case.json["yes_id"].as_i64().unwrap_or(-1), case.json["no_id"].as_i64().unwrap_or(-1)];
     let first = views.iter().map(|view| judge.first_logits(pieces, view)).collect::<Result<Vec<_>>>()?;
     checks.absolute("yes_no_logits", &first.concat(), &case.tensor("out.yes_no_logits")?.reals::<f64>(), 5e-5);
+    checks.derived(spread);
+    let questions = case.strings("questions")?.unwrap_or_default();
+    let alone = questions.iter().zip(&asked.seen).map(|(question, seen)| judge.ask(question, seen));
+    let alone: Vec<Asked> = alone.collect::<Result<_>>()?;
+    let recorded = case.list("greedy_ids")?;
+    // After the recorded ids the recorded next one is the most likely, wherever it is not nearly as likely as another.
+    let mut pairs = Vec::new();
+    for (view, recorded) in alone.iter().zip(recorded) {
+        let ids: Vec<i64> =
+            serde_json::from_value(recorded.clone()).map_err(|e| case.error(format!("greedy_ids: {e}")))?;
+        let logits = judge.logits(&Tensor::new(ids.clone(), &[1, ids.len()]), view)?;
+        let vocabulary = logits.shape()[2];
+        let logits = logits.reals::<f64>();
+        for (logits, &next) in logits.chunks_exact(vocabulary).zip(&ids[1..]) {
+            let ours = *logits.get(next as usize).ok_or_else(|| case.error(format!("greedy_ids: no piece {next}")))?;
+            let others = logits.iter().enumerate().filter(|(id, _)| *id as i64 != next).map(|(_, &logit)| logit);
+            let margin = ours - others.fold(f64::NEG_INFINITY, f64::max);
+            pairs.push((margin.abs(), margin >= 0.0));
+        }
+    }
+    checks.order("greedy_ids_after_recorded", &pairs, 5e-5, spread);
     if precision != DType::F32 {
         return Ok(());
     }
-    let (mut ids, mut texts) = (Vec::new(), Vec::new());
-    for (question, seen) in case.strings("questions")?.unwrap_or_default().iter().zip(&asked.seen) {
-        let greedy = judge.greedy(&judge.ask(question, seen)?, case.usize("max_length")?)?;
-        texts.push(Value::from(judge.text(&greedy)?));
-        ids.push(Value::from(greedy));
-    }
-    checks.equal("greedy_ids", &ids, case.list("greedy_ids")?);
+    let ids = alone.iter().map(|view| judge.greedy(view, case.usize("max_length")?)).collect::<Result<Vec<_>>>()?;
+    let texts = ids.iter().map(|ids| judge.text(ids).map(Value::from)).collect::<Result<Vec<_>>>()?;
+    checks.equal("greedy_ids", &ids.into_iter().map(Value::from).collect::<Vec<_>>(), recorded);
     checks.equal("answers", &texts, case.list("answers")?);
     Ok(())
 }
 
-fn ranks(case: &Case, checks: &mut Checks, judge: &VisualQa, views: &[Asked], precision: DType) -> Result<()> {
+/// The ranking of answers: of their first pieces, and of the candidates by their scores.
+fn ranks(
+    case: &Case,
+    checks: &mut Checks,
+    judge: &VisualQa,
+    views: &[Asked],
+    precision: DType,
+    spread: f64,
+) -> Result<()> {
     let answers = case.strings("answers")?.unwrap_or_default();
     let ids = answers.iter().map(|answer| judge.answer_ids(answer)).collect::<Result<Vec<_>>>()?;
     let (recorded, mask) = (case.tensor("in.answer_ids")?, case.tensor("in.answer_mask")?);
@@ -121,6 +154,7 @@ fn ranks(case: &Case, checks: &mut Checks, judge: &VisualQa, views: &[Asked], pr
     let recorded: Vec<Vec<i64>> =
         rows.map(|(ids, mask)| ids.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(id, _)| *id).collect()).collect();
     checks.equal("answer_ids", &ids, &recorded);
+    let longest = recorded.iter().map(|ids| ids.len().saturating_sub(1)).max().unwrap_or(0) as f64;
     let (mut first, mut candidates, mut scores, mut best) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let recorded = case.tensor("out.rank_candidates")?;
     let recorded = recorded.data::<i64>();
@@ -138,13 +172,19 @@ fn ranks(case: &Case, checks: &mut Checks, judge: &VisualQa, views: &[Asked], pr
         scores.extend(recorded.iter().map(score));
         best.push(ranking.best.map_or(-1, |place| place as i64));
     }
-    checks.absolute(
-        "first_token_probability",
-        &first,
-        &case.tensor("out.first_token_probability")?.reals::<f64>(),
-        5e-5,
-    );
-    checks.absolute("rank_scores", &scores, &case.tensor("out.rank_scores")?.reals::<f64>(), 1e-4);
+    let of_first = case.tensor("out.first_token_probability")?.reals::<f64>().into_owned();
+    let of_scores = case.tensor("out.rank_scores")?.reals::<f64>().into_owned();
+    checks.absolute("first_token_probability", &first, &of_first, 5e-5);
+    checks.derived(of_first.iter().copied().fold(0.0, f64::max) * spread);
+    checks.absolute("rank_scores", &scores, &of_scores, 1e-4);
+    checks.derived(longest.sqrt() * spread);
+    let pairs = |theirs: &[f64], ours: &[f64], row: usize, f: fn(f64) -> f64| -> Vec<(f64, bool)> {
+        let rows = theirs.chunks_exact(row.max(1)).zip(ours.chunks_exact(row.max(1)));
+        rows.flat_map(|(a, b)| ordered(&a.iter().zip(b).map(|(&a, &b)| (f(a), f(b))).collect::<Vec<_>>())).collect()
+    };
+    // Candidates are ranked by what is proportional to a logit's exponential.
+    checks.order("order_of_candidates", &pairs(&of_first, &first, answers.len(), f64::ln), 1e-4, spread);
+    checks.order("order_of_scores", &pairs(&of_scores, &scores, k, |x| x), 1e-4, longest.sqrt() * spread);
     if precision == DType::F32 {
         checks.equal("rank_candidates", &candidates, recorded);
         checks.equal("ranked", &best, case.tensor("out.ranked")?.data::<i64>());
@@ -158,6 +198,8 @@ pub fn image_reward(case: &Case, device: &Device, precision: DType) -> Result<Ch
     let states = judge.model.vision.forward(&crate::autograd::Tape::off(), &pixels_)?.to_cpu()?;
     let mut checks = Checks::default();
     checks.relative("image_states", &floats(&states)?, &case.tensor("out.image_states")?, 1e-5);
+    let matrices = matrices(judge.model.parameters());
+    checks.of_network(matrices, 1.0);
     let prompts = case.strings("prompts")?.unwrap_or_default();
     let (ids, mask) = (case.tensor("in.input_ids")?, case.tensor("in.attention_mask")?);
     let t = ids.shape()[1];
@@ -168,13 +210,23 @@ pub fn image_reward(case: &Case, device: &Device, precision: DType) -> Result<Ch
         own.push(judge.ids(prompt)?.0);
         let text = judge.text_cls(&recorded[i], &judge.seen(&row(&states, i).to(device)?)?)?;
         cls.extend(floats(&text)?);
-        heads.push(judge.head(&text)?);
+        heads.extend(judge.heads(&text)?);
     }
     checks.equal("input_ids", &own, &recorded);
-    checks.relative("text_cls", &cls, &case.tensor("out.text_cls")?, 1e-5);
+    let recorded = case.tensor("out.text_cls")?;
+    checks.relative("text_cls", &cls, &recorded, 1e-5);
+    checks.of_network(matrices, 1.0);
+    let cls: Vec<f64> = cls.into_iter().map(f64::from).collect();
+    let width = recorded.shape()[1];
+    let slope = slope(width, &|x| judge.heads(x))?;
+    // An error of a state that points anywhere has this component along the gradient.
+    let spread = slope * root_mean_square(&cls, &recorded.reals::<f64>());
     checks.absolute("head", &heads, &case.tensor("out.head")?.reals::<f64>(), 5e-5);
+    checks.derived(spread);
     let rewards: Vec<f64> = heads.iter().map(|&head| Reward::standardised(head)).collect();
     checks.absolute("reward", &rewards, &case.tensor("out.reward")?.reals::<f64>(), 5e-5);
+    let spread = (Reward::standardised(spread) - Reward::standardised(0.0)).abs();
+    checks.derived(spread);
 
     // From the pictures on: all of them with the first prompt.
     let recipe = Recipe::parse(case.str("recipe")?)?;
@@ -184,7 +236,11 @@ pub fn image_reward(case: &Case, device: &Device, precision: DType) -> Result<Ch
     for image in images(case)?.chunks(1) {
         all.extend(judge.rewards(&pixels(image, recipe, size)?, &[first])?);
     }
-    checks.absolute("rewards_first_prompt", &all, &case.tensor("out.rewards_first_prompt")?.reals::<f64>(), 5e-5);
+    let recorded = case.tensor("out.rewards_first_prompt")?.reals::<f64>().into_owned();
+    checks.absolute("rewards_first_prompt", &all, &recorded, 5e-5);
+    checks.derived(spread);
+    let both: Vec<(f64, f64)> = recorded.iter().copied().zip(all.iter().copied()).collect();
+    checks.order("order_of_images_for_first_prompt", &ordered(&both), 5e-5, spread);
     if precision != DType::F32 {
         return Ok(checks);
     }

@@ -126,12 +126,36 @@ pub struct Check {
     pub quantity: String,
     pub error: f64,
     pub tolerance: f64,
+    /// What its bound in 16 bits follows from.
+    pub basis: Basis,
+    /// Of an order: how far apart the recorded values are that it is of.
+    pub margins: Vec<f64>,
+}
+
+/// Where the bound of a quantity in 16 bits comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Basis {
+    /// What the CPU path in the same format is off by.
+    Plain,
+    /// The same, and for the CPU path itself what rounding gives a network with so many matrices; the factor turns a relative
+    /// error into one of the quantity.
+    Network { matrices: usize, scale: f64 },
+    /// The standard deviation that the errors of a network's output, which are compared too, give a few numbers computed from
+    /// it. How far a single one is off is luck.
+    Derived { spread: f64 },
 }
 
 impl Check {
     /// NaN is never within a tolerance.
     pub fn ok(&self) -> bool {
         self.error <= self.tolerance
+    }
+
+    /// Of an order: how many of its pairs are further apart than the tolerance, so that they are compared, and how many there
+    /// are.
+    pub fn decided(&self) -> Option<[usize; 2]> {
+        let decided = self.margins.iter().filter(|margin| margin.abs() > self.tolerance).count();
+        (!self.margins.is_empty()).then_some([decided, self.margins.len()])
     }
 }
 
@@ -140,7 +164,37 @@ pub struct Checks(pub Vec<Check>);
 
 impl Checks {
     pub fn push(&mut self, quantity: impl Into<String>, error: f64, tolerance: f64) {
-        self.0.push(Check { quantity: quantity.into(), error, tolerance });
+        let (quantity, basis) = (quantity.into(), Basis::Plain);
+        self.0.push(Check { quantity, error, tolerance, basis, margins: Vec::new() });
+    }
+
+    /// Of what was compared last: it is a network's output. `scale` is 1 for a relative error.
+    pub fn of_network(&mut self, matrices: usize, scale: f64) {
+        self.basis(Basis::Network { matrices, scale });
+    }
+
+    /// Of what was compared last: errors of a network's output give it this standard deviation.
+    pub fn derived(&mut self, spread: f64) {
+        self.basis(Basis::Derived { spread });
+    }
+
+    fn basis(&mut self, basis: Basis) {
+        if let Some(last) = self.0.last_mut() {
+            last.basis = basis;
+        }
+    }
+
+    /// That values are ordered as recorded. Of each pair there is a margin, how far apart the recorded values are, and whether
+    /// ours are in their order. `tolerance` and `spread` are those of a single value: pairs further apart than two bounds must
+    /// be in order.
+    pub fn order(&mut self, quantity: impl Into<String>, pairs: &[(f64, bool)], tolerance: f64, spread: f64) {
+        let turned = pairs.iter().filter(|(_, in_order)| !in_order);
+        let worst = turned.fold(0.0, |worst: f64, (margin, _)| worst.max(*margin));
+        self.push(quantity, worst, 2.0 * tolerance);
+        self.derived(2.0 * spread);
+        if let Some(last) = self.0.last_mut() {
+            last.margins = pairs.iter().map(|(margin, _)| *margin).collect();
+        }
     }
 
     /// `||ours - reference|| / ||reference||` in f64; the absolute norm for an all-zero reference.

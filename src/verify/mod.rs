@@ -12,7 +12,7 @@ mod training;
 
 use std::path::Path;
 
-pub use case::{Case, Check, Checks};
+pub use case::{Basis, Case, Check, Checks};
 
 use crate::device::Device;
 use crate::error::Result;
@@ -34,12 +34,16 @@ impl Outcome {
 }
 
 /// Runs one case on `device` in `precision`. In a 16-bit format the bound of a quantity is twice the error of the CPU path
-/// with every op's output rounded to that format, never below the f32 tolerance; on the CPU that is the run itself, so
-/// there it reports errors and finds what is not a number. How a single one of many was rounded there is luck, so a loss
-/// may be off by what any loss, or the prediction that it is computed from, is off by there, a norm by what the gradients
-/// are, and one matrix's gradient by what any is; all of them together are held to their own error. AdamW's first steps
-/// have the size of the rate whatever the gradient's is, and one sign that rounding turns is an error of 0.2 in a small
-/// matrix: its update may be off by ten times what all are, as in f32.
+/// with every op's output rounded to that format, never below the f32 tolerance. How a single one of many was rounded there
+/// is luck, so a loss may be off by what any loss, or the prediction that it is computed from, is off by there, a norm by
+/// what the gradients are, and one matrix's gradient by what any is; all of them together are held to their own error.
+/// AdamW's first steps have the size of the rate whatever the gradient's is, and one sign that rounding turns is an error of
+/// 0.2 in a small matrix: its update may be off by ten times what all are, as in f32. A judge's few numbers may be off by
+/// twice three standard deviations, as the errors of the embeddings, states or logits that they are computed from make them.
+/// Ids and ranks are compared where candidates are further apart than two such bounds.
+///
+/// The CPU path itself is held to what independent roundings give a network: see [`roundings`]. Its other quantities have
+/// no bound of their own: they are reported, and what is not a number is found.
 /// Tokenizers, LoRA files and merged LoRAs are the CPU's work on every device; samplers compute in f32 on each.
 ///
 /// # Errors
@@ -57,12 +61,46 @@ pub fn run(dir: &Path, root: Option<&Path>, device: &Device, precision: DType) -
             Device::Gpu(_) => compare(&case, &kind, &Device::Cpu, precision)?,
         };
         for check in &mut checks {
-            let lent = plain.iter().map(|p| share(&p.quantity, &check.quantity) * p.error);
-            let largest = lent.fold(0.0, f64::max);
-            check.tolerance = check.tolerance.max(2.0 * largest);
+            let bound = match device {
+                Device::Cpu => of_formats(check, precision),
+                Device::Gpu(_) => None,
+            };
+            check.tolerance = check.tolerance.max(bound.unwrap_or_else(|| 2.0 * lent(&plain, check)));
         }
     }
     Ok(Outcome { kind, checks })
+}
+
+/// A bound that no run has part in, for quantities that have one.
+fn of_formats(check: &Check, precision: DType) -> Option<f64> {
+    match check.basis {
+        Basis::Plain => None,
+        Basis::Network { matrices, scale } => Some(scale * roundings(matrices, precision)),
+        Basis::Derived { spread } => Some(2.0 * DEVIATIONS * spread),
+    }
+}
+
+/// Standard deviations that a number may be off by: of normal errors one in 370 is off by more, and the bound is twice that.
+const DEVIATIONS: f64 = 3.0;
+
+/// What roundings to a format may make of a network's relative error. With each matrix come four: of the matrix, of its
+/// result, of a norm or an activation, of the sum with the residual. They are independent, so their squares add up.
+fn roundings(matrices: usize, precision: DType) -> f64 {
+    let unit = match precision {
+        DType::Bf16 => 2.0_f64.powi(-8),
+        DType::F16 => 2.0_f64.powi(-11),
+        _ => 2.0_f64.powi(-24),
+    };
+    unit * (4.0 * matrices as f64).sqrt()
+}
+
+/// What `check` may be off by according to the CPU's run in the same format.
+fn lent(plain: &[Check], check: &Check) -> f64 {
+    let errors = plain.iter().map(|p| match p.basis {
+        Basis::Derived { spread } if p.quantity == check.quantity => p.error.max(DEVIATIONS * spread),
+        _ => share(&p.quantity, &check.quantity) * p.error,
+    });
+    errors.fold(0.0, f64::max)
 }
 
 /// How many times the CPU's error in the quantity `other` may be in `quantity`.
@@ -72,10 +110,6 @@ fn share(other: &str, quantity: &str) -> f64 {
         "grad_norm" => other == "grad, all",
         _ => loss(quantity) && (loss(other) || other == "model_pred"),
     };
-    let of_scores = score_share(other, quantity);
-    if of_scores > 0.0 {
-        return of_scores;
-    }
     if quantity == other || made_of {
         return 1.0;
     }
@@ -83,24 +117,6 @@ fn share(other: &str, quantity: &str) -> f64 {
     match (quantity.split_once(' '), other.split_once(' ')) {
         (Some(("update", _)), Some(("update,", _))) => 10.0,
         (Some((kind, _)), Some((of, _))) if kind == of && !kind.ends_with(',') => 1.0,
-        _ => 0.0,
-    }
-}
-
-/// A judge's scores are few numbers, and how few are rounded is luck. A cosine may be off by what the embeddings are, and
-/// what follows from it by as much in its own scale; of a softmax over logits that is half of their error. Rewards, which
-/// are a few values of one linear head, share their errors.
-fn score_share(other: &str, quantity: &str) -> f64 {
-    const REWARDS: [&str; 3] = ["head", "reward", "rewards_first_prompt"];
-    if REWARDS.contains(&other) && REWARDS.contains(&quantity) {
-        return 2.0;
-    }
-    match quantity {
-        _ if !matches!(other, "image_embeds" | "text_embeds") => 0.0,
-        "cosine" => 1.0,
-        "clip_score_hessel" => 2.5,
-        "hps" | "clip_score_100" | "logits_per_image" | "pick_score" => 100.0,
-        "pick_probability" => 50.0,
         _ => 0.0,
     }
 }
@@ -151,4 +167,38 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
 fn rank(check: &Check) -> f64 {
     let used = check.error / check.tolerance.max(f64::MIN_POSITIVE);
     if used.is_nan() { f64::INFINITY } else { used }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_may_be_off_by_six_deviations_and_what_is_further_apart_must_be_in_order() {
+        let run = |error: f64, pairs: &[(f64, bool)]| {
+            let mut checks = Checks::default();
+            checks.absolute("score", &[error], &[0.0], 1e-3);
+            checks.derived(0.01);
+            checks.order("order", pairs, 1e-3, 0.01);
+            checks.0
+        };
+        let bounds = |plain: &[Check]| [0, 1].map(|i| (2.0 * lent(plain, &plain[i])).max(plain[i].tolerance));
+        // Two bounds of 0.06: the pair 0.2 apart is compared, the one 0.1 apart is not.
+        let plain = run(0.0, &[(0.2, true), (0.1, false)]);
+        let [score, order] = bounds(&plain);
+        assert!((score - 0.06).abs() < 1e-12 && (order - 0.12).abs() < 1e-12, "{score} {order}");
+        let of = |tolerance: f64, check: &Check| Check { tolerance, ..check.clone() };
+        assert!(of(order, &plain[1]).ok());
+        assert_eq!(of(order, &plain[1]).decided(), Some([1, 2]));
+        assert!(!of(order, &run(0.0, &[(0.2, false)])[1]).ok());
+        assert!(!of(score, &run(0.07, &[])[0]).ok());
+        // The CPU's own error counts where it is larger.
+        assert!((bounds(&run(0.05, &[]))[0] - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn roundings_grow_with_the_root_of_their_number() {
+        assert_eq!(roundings(25, DType::Bf16), 10.0 / 256.0);
+        assert_eq!(roundings(100, DType::F16), 20.0 / 2048.0);
+    }
 }
