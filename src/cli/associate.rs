@@ -61,7 +61,7 @@ impl Associate {
             atomic::write(out, |w| writeln!(w, "{report:#}"))?;
         }
         if common.json {
-            println!("{report}");
+            outjson!(report);
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ fn similarities(file: &Path, common: &Common) -> Result<Value> {
             let Some(Score { exact, per_picture, groups }) = score(&texts) else { continue };
             let (by_chance, one_by_chance) = rule.chance(*k);
             if !common.json {
-                println!(
+                outln!(
                     "groups of {k}, {name}: {:.1} % exact (chance {:.1}), {:.1} % of pictures (chance {:.1}); {groups} groups",
                     100.0 * exact,
                     100.0 * by_chance,
@@ -119,7 +119,7 @@ fn scored_replies(file: &Path, common: &Common) -> Result<Value> {
         if all > 0 {
             let share = right as f64 / all as f64;
             if !common.json {
-                println!("{task}: {right} of {all} replies right ({:.1} %)", 100.0 * share);
+                outln!("{task}: {right} of {all} replies right ({:.1} %)", 100.0 * share);
             }
             rows.push(json!({"task": task, "right": right, "replies": all, "accuracy": share}));
         }

@@ -125,7 +125,7 @@ impl Bench {
         let dtype = common.precision_of_gpu()?;
         for (part, commands) in ["micro_batch", "update"].iter().zip(launches(case, self.batch_size.into(), dtype)?) {
             for command in commands {
-                println!("{}", serde_json::json!({ "part": part, "command": command }));
+                outjson!(serde_json::json!({ "part": part, "command": command }));
             }
         }
         Ok(())
@@ -206,8 +206,8 @@ impl Table<'_> {
 
     fn print(&self, row: Row) {
         match self.common.json {
-            true => println!("{}", row.json()),
-            false => println!("{}", row.text()),
+            true => outjson!(row.json()),
+            false => outln!("{}", row.text()),
         }
     }
 }

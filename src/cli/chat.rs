@@ -8,8 +8,8 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::chat::session::{self, Drawer, Event, NAME, Outcome, Session};
+use crate::cli::Common;
 use crate::cli::generate::parse_loras;
-use crate::cli::{Common, terminal};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::generate::generation::{Generation, Start};
@@ -162,13 +162,13 @@ fn request(events: &[Event]) -> String {
 fn show(outcome: &Outcome, common: &Common) {
     let pictures: Vec<(&String, &Path)> = outcome.pictures.iter().map(|(id, path)| (id, path.as_path())).collect();
     if common.json {
-        return println!("{}", json!({"shown": outcome.shown, "errors": outcome.errors, "pictures": pictures}));
+        return outjson!(json!({"shown": outcome.shown, "errors": outcome.errors, "pictures": pictures}));
     }
     if !outcome.shown.is_empty() {
-        println!("{}", terminal::printable(&outcome.shown));
+        outln!("{}", outcome.shown);
     }
     for (id, path) in pictures {
-        println!("  picture {}: {}", terminal::printable(id), path.display());
+        outln!("  picture {}: {}", id, path.display());
     }
     outcome.errors.iter().for_each(|error| common.note(format!("the reply cannot be followed: {error}")));
 }

@@ -59,9 +59,9 @@ impl Convert {
         let (modules, rank) = (loaded.expert.len(), loaded.expert.max_rank());
         if common.json {
             let out = self.out.display().to_string();
-            println!("{}", serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata }));
+            outjson!(serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata }));
         } else {
-            println!("{}: {modules} modules, rank up to {rank}", self.out.display());
+            outln!("{}: {modules} modules, rank up to {rank}", self.out.display());
         }
         Ok(())
     }

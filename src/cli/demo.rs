@@ -57,10 +57,9 @@ impl Demo {
         for ours in arms {
             let comparison = pooled(&runs, ours, "base")?;
             match common.json {
-                true => println!(
-                    "{}",
-                    json!({"seeds": runs.len(), "ours": ours, "theirs": "base", "comparison": comparison})
-                ),
+                true => {
+                    outln!("{}", json!({"seeds": runs.len(), "ours": ours, "theirs": "base", "comparison": comparison}))
+                }
                 false => show_pooled(runs.len(), ours, "base", &comparison),
             }
         }

@@ -80,34 +80,34 @@ pub fn report(json: bool) -> Result<()> {
     let report = examine();
     if json {
         let text = serde_json::to_string(&report).map_err(|e| Error::Failed(e.to_string()))?;
-        println!("{text}");
+        outln!("{text}");
         return Ok(());
     }
-    println!("selma     {}", report.version);
+    outln!("selma     {}", report.version);
     let free = report.free_memory.map_or(String::new(), |bytes| format!(", {} of memory are free", human(bytes)));
-    println!("system    {}, {} threads{free}", report.system, report.threads);
+    outln!("system    {}, {} threads{free}", report.system, report.threads);
     let (machine_code, ptx) = (report.machine_code.name(), report.ptx.name());
-    println!("kernels   {}; machine code: {machine_code}; PTX: {ptx}", report.kernels);
+    outln!("kernels   {}; machine code: {machine_code}; PTX: {ptx}", report.kernels);
     match (&report.driver, &report.without_gpu) {
-        (Some(driver), _) => println!("driver    knows {driver}"),
-        (None, why) => println!("driver    {}", why.as_deref().unwrap_or("unknown")),
+        (Some(driver), _) => outln!("driver    knows {driver}"),
+        (None, why) => outln!("driver    {}", why.as_deref().unwrap_or("unknown")),
     }
     for device in &report.devices {
         let free = device.free_memory.map_or(String::new(), |bytes| format!(", {} of it free", human(bytes)));
-        println!(
+        outln!(
             "{:<9} {}, compute capability {}, {} multiprocessors, {}{free}",
             device.device,
-            super::terminal::printable(&device.name),
+            device.name,
             device.capability,
             device.multiprocessors,
             human(device.memory)
         );
         let taken = device.refused.as_ref().map(|why| format!("not usable: {why}"));
         let taken = taken.or_else(|| device.image.as_ref().map(|image| format!("kernels: {image}")));
-        println!("          {}", super::terminal::printable(&taken.unwrap_or_default()));
+        outln!("          {}", taken.unwrap_or_default());
     }
     for advice in &report.advice {
-        println!("advice    {advice}");
+        outln!("advice    {advice}");
     }
     Ok(())
 }

@@ -234,8 +234,8 @@ impl Observer for Terminal<'_> {
             self.progress.add(image.steps as u64);
         }
         self.progress.suspend(|| match self.common.json {
-            true => println!("{}", image.row),
-            false => println!("{}", image.path.display()),
+            true => outjson!(image.row),
+            false => outln!("{}", image.path.display()),
         });
     }
 }

@@ -11,6 +11,7 @@ use crate::formats::checkpoint::summary::ComponentSummary;
 use crate::formats::checkpoint::{self, is_checkpoint};
 use crate::formats::model_summary;
 use crate::lora::inspect::{self, inspect};
+use crate::prompting::reply::plain_line;
 
 /// Show what is in a LoRA (family, layout, ranks, alphas, modules, norms, metadata, unused keys), a checkpoint or a model
 /// folder (family, components with sizes and types, scheduler, prediction).
@@ -64,49 +65,49 @@ impl Inspect {
     }
 
     fn print_lora(&self, summary: &inspect::Summary) -> Result<()> {
-        println!("{}", summary.file);
-        println!("  sha256   {}", summary.sha256);
-        println!("  family   {}", summary.family.unwrap_or("unknown"));
-        println!("  layout   {}", summary.layout);
-        println!("  values   {}", summary.values);
-        println!("  norm     {:.4}", summary.norm);
+        outln!("{}", summary.file);
+        outln!("  sha256   {}", summary.sha256);
+        outln!("  family   {}", summary.family.unwrap_or("unknown"));
+        outln!("  layout   {}", summary.layout);
+        outln!("  values   {}", summary.values);
+        outln!("  norm     {:.4}", summary.norm);
         for (name, component) in &summary.components {
-            println!("  {name}: {} modules, norm {:.4}", component.modules, component.norm);
-            println!("    ranks  {:?}", component.ranks);
-            println!("    alphas {:?} (scale {:?})", component.alphas, component.scales);
+            outln!("  {name}: {} modules, norm {:.4}", component.modules, component.norm);
+            outln!("    ranks  {:?}", component.ranks);
+            outln!("    alphas {:?} (scale {:?})", component.alphas, component.scales);
             if self.modules {
                 for (module, norm) in &component.norms {
-                    println!("    {norm:>10.4}  {module}");
+                    outln!("    {norm:>10.4}  {module}");
                 }
             }
         }
         print_metadata(&summary.metadata);
         for unused in &summary.unused {
-            println!("  unused: {} ({})", unused.key, unused.reason);
+            outln!("  unused: {} ({})", plain_line(&unused.key), plain_line(&unused.reason));
         }
         Ok(())
     }
 }
 
 fn print_checkpoint(summary: &checkpoint::summary::Summary) -> Result<()> {
-    println!("{}", summary.file);
-    println!("  sha256     {}", summary.sha256);
-    println!("  family     {}, a single-file checkpoint", summary.family);
-    println!("  prediction {}", summary.prediction);
+    outln!("{}", summary.file);
+    outln!("  sha256     {}", summary.sha256);
+    outln!("  family     {}, a single-file checkpoint", summary.family);
+    outln!("  prediction {}", summary.prediction);
     print_components(&summary.components);
     print_metadata(&summary.metadata);
     for key in &summary.unused {
-        println!("  unused: {key}");
+        outln!("  unused: {}", plain_line(key));
     }
     Ok(())
 }
 
 fn print_model(summary: &model_summary::Summary) -> Result<()> {
-    println!("{}", summary.model);
-    println!("  family     {}, text states of {} numbers", summary.family, summary.context);
-    println!("  prediction {}", summary.prediction);
-    println!("  scheduler  {}", summary.scheduler);
-    println!("  pictures   {0} x {0}", summary.side);
+    outln!("{}", summary.model);
+    outln!("  family     {}, text states of {} numbers", summary.family, summary.context);
+    outln!("  prediction {}", summary.prediction);
+    outln!("  scheduler  {}", summary.scheduler);
+    outln!("  pictures   {0} x {0}", summary.side);
     print_components(&summary.components);
     Ok(())
 }
@@ -114,18 +115,20 @@ fn print_model(summary: &model_summary::Summary) -> Result<()> {
 fn print_components(components: &BTreeMap<String, ComponentSummary>) {
     for (name, component) in components {
         let types: Vec<&str> = component.types.keys().map(String::as_str).collect();
-        println!("  {name}: {} tensors, {} values in {}", component.tensors, component.values, types.join(", "));
+        outln!("  {name}: {} tensors, {} values in {}", component.tensors, component.values, types.join(", "));
     }
 }
 
 fn print_json(summary: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(summary).map_err(|e| Error::Failed(e.to_string()))?);
+    outjson!(summary);
     Ok(())
 }
 
 fn print_metadata(metadata: &BTreeMap<String, String>) {
     for (key, value) in metadata {
+        // On one line: a value with line ends could pass for lines of this report.
         let shown: String = value.chars().take(100).collect();
-        println!("  {key} = {shown}{}", if shown.len() < value.len() { " ..." } else { "" });
+        let more = if shown.len() < value.len() { " ..." } else { "" };
+        outln!("  {} = {}{more}", plain_line(key), plain_line(&shown));
     }
 }

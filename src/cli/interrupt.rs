@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::cli::Common;
-use crate::cli::terminal::printable;
 use crate::error::{Error, Result};
 
 const MOMENT: Duration = Duration::from_millis(300);
@@ -29,7 +28,7 @@ impl Interrupt {
             // Who stops in a moment has nothing to explain.
             std::thread::sleep(MOMENT);
             if !quiet {
-                eprintln!("\nstopping after this step; Ctrl-C again stops at once");
+                errln!("\nstopping after this step; Ctrl-C again stops at once");
             }
         })
         .map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))?;
@@ -47,9 +46,9 @@ impl Interrupt {
 /// # Errors
 /// [`Error::Failed`] where the system does not allow it.
 pub fn stop_at_once(message: &str) -> Result<()> {
-    let message = printable(&format!("selma: {message}"));
+    let message = format!("selma: {message}");
     let handler = move || {
-        eprintln!("\n{message}");
+        errln!("\n{message}");
         std::process::exit(130);
     };
     ctrlc::set_handler(handler).map_err(|e| Error::Failed(format!("cannot listen for Ctrl-C: {e}")))

@@ -35,7 +35,7 @@ impl Kernels {
             return json(&kernels::ALL.iter().map(|k| listed(k)).collect::<Vec<_>>());
         }
         for kernel in kernels::ALL {
-            println!("{}.cu  {}", kernel.file, kernel.name);
+            outln!("{}.cu  {}", kernel.file, kernel.name);
         }
         let built = |name: &str, missing: Option<&str>| match missing {
             None => common.note(format!("{name}: compiled")),
@@ -75,17 +75,24 @@ fn listed(kernel: &Kernel) -> Listed {
 
 fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<()> {
     let text = serde_json::to_string(value).map_err(|e| Error::Failed(e.to_string()))?;
-    println!("{text}");
+    outln!("{text}");
     Ok(())
 }
 
 fn table(resources: &[Resources]) -> Result<()> {
     let width = resources.iter().map(|r| r.kernel.len()).max().unwrap_or(0);
-    println!("{:width$}  dtype  target   registers  spill_stores  spill_loads  static_shared  stack", "kernel");
+    outln!("{:width$}  dtype  target   registers  spill_stores  spill_loads  static_shared  stack", "kernel");
     for r in resources {
-        println!(
+        outln!(
             "{:width$}  {:5}  {:7}  {:9}  {:12}  {:11}  {:13}  {:5}",
-            r.kernel, r.dtype, r.target, r.registers, r.spill_stores, r.spill_loads, r.static_shared, r.stack
+            r.kernel,
+            r.dtype,
+            r.target,
+            r.registers,
+            r.spill_stores,
+            r.spill_loads,
+            r.static_shared,
+            r.stack
         );
     }
     Ok(())

@@ -119,7 +119,7 @@ pub(super) fn spent_json(spent: Option<Spent>) -> Value {
 
 pub(super) fn print_spent(spent: Option<Spent>) {
     if let Some(spent) = spent {
-        println!(
+        outln!(
             "  {} requests, {} tokens in, {} out{}, cost {:.4}",
             spent.requests,
             spent.input_tokens,

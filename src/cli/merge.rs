@@ -127,10 +127,10 @@ impl Merge {
                 "distance_to_sum": merged.distance_to_sum,
                 "metadata": metadata,
             });
-            println!("{report}");
+            outjson!(report);
         } else {
             let (error, distance) = (merged.relative_error, merged.distance_to_sum);
-            println!(
+            outln!(
                 "{}: {} modules, rank up to {}, relative error {error:.2e} (to the plain weighted sum {distance:.2e})",
                 self.out.display(),
                 merged.expert.len(),

@@ -128,9 +128,9 @@ impl Generate {
         jsonl::write(&self.out.join("labels.jsonl"), &labels)?;
         match common.json {
             true => {
-                println!("{}", json!({"out": self.out, "pictures": rows.len(), "kept": kept, "classes": classes.len()}))
+                outjson!(json!({"out": self.out, "pictures": rows.len(), "kept": kept, "classes": classes.len()}))
             }
-            false => println!("{}: {} pictures of {} classes", self.out.display(), rows.len(), classes.len()),
+            false => outln!("{}: {} pictures of {} classes", self.out.display(), rows.len(), classes.len()),
         }
         Ok(())
     }

@@ -1,4 +1,9 @@
-//! The command line: one subcommand a file. Results go to stdout, everything else to stderr.
+//! The command line: one subcommand a file. Results go to stdout, everything else to stderr. What is printed passes through
+//! [`terminal`], because it may quote files of others.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod terminal;
 
 mod associate;
 mod bench;
@@ -26,7 +31,6 @@ mod run;
 mod select;
 mod selfcheck;
 mod spatial;
-mod terminal;
 mod train;
 mod verify;
 
@@ -196,7 +200,7 @@ impl Common {
     /// A note for the person at the terminal.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{}", terminal::printable(&text.to_string()));
+            errln!("{text}");
         }
     }
 
@@ -269,7 +273,7 @@ fn ended(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("selma: {}", terminal::printable(&error.to_string()));
+            errln!("selma: {error}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -294,7 +298,7 @@ fn end_where_nobody_reads() {
             // What a shell reports of a command that SIGPIPE ended: 128 + 13.
             Some(why) if why.starts_with("Broken pipe") => std::process::exit(141),
             Some(why) => {
-                eprintln!("selma: cannot print: {why}");
+                errln!("selma: cannot print: {why}");
                 std::process::exit(1);
             }
             None => others(panic),

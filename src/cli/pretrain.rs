@@ -92,7 +92,7 @@ impl Pretrain {
         common.note_memory(&run.device);
         common.note(format!("{:.1} minutes", begin.elapsed().as_secs_f64() / 60.0));
         if !common.json {
-            println!("{}", run.out.display());
+            outln!("{}", run.out.display());
         }
         Ok(())
     }

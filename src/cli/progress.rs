@@ -71,7 +71,7 @@ impl Progress {
         if let Some(lines) = &mut self.lines
             && let Some(line) = lines.set(done, Instant::now(), self.what)
         {
-            eprintln!("{}", format!("{line} {}", self.message).trim_end());
+            errln!("{}", format!("{line} {}", self.message).trim_end());
         }
     }
 

@@ -90,8 +90,8 @@ impl Prompts {
         let captions = builtin::captions(&skill.id, self.count, self.max_similarity, common.seed())?;
         prompts::write(&self.out, &captions)?;
         match common.json {
-            true => println!("{}", json!({"skill": skill.id, "out": self.out, "counts": {"kept": captions.len()}})),
-            false => println!("{}: {} prompts for {}", self.out.display(), captions.len(), skill.id),
+            true => outjson!(json!({"skill": skill.id, "out": self.out, "counts": {"kept": captions.len()}})),
+            false => outln!("{}: {} prompts for {}", self.out.display(), captions.len(), skill.id),
         }
         Ok(())
     }
@@ -119,11 +119,11 @@ impl Prompts {
             ));
         }
         if common.json {
-            println!("{}", json!({"skill": skill.id, "out": self.out, "counts": counts, "spent": spent_json(spent)}));
+            outjson!(json!({"skill": skill.id, "out": self.out, "counts": counts, "spent": spent_json(spent)}));
             return Ok(());
         }
-        println!("{}: {} prompts for {}", self.out.display(), counts.kept, skill.id);
-        println!(
+        outln!("{}: {} prompts for {}", self.out.display(), counts.kept, skill.id);
+        outln!(
             "  {} replies, {} captions: {} too similar, {} without words, {} not below {} words{}",
             counts.requests,
             counts.captions,
@@ -133,9 +133,10 @@ impl Prompts {
             skill.word_limit,
             if self.strict_words { " (dropped)" } else { "" }
         );
-        println!(
+        outln!(
             "  {} lines not understood, {} captions cut by the token limit",
-            counts.lines_not_understood, counts.cut_captions
+            counts.lines_not_understood,
+            counts.cut_captions
         );
         print_spent(spent);
         Ok(())

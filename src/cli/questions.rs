@@ -92,12 +92,12 @@ impl Questions {
             }
         }
         if common.json {
-            println!("{}", json!({"out": self.out, "counts": counts, "spent": spent_json(spent)}));
+            outjson!(json!({"out": self.out, "counts": counts, "spent": spent_json(spent)}));
             return;
         }
-        println!("{}: {} questions about {} prompts", self.out.display(), counts.questions, counts.prompts);
+        outln!("{}: {} questions about {} prompts", self.out.display(), counts.questions, counts.prompts);
         if counts.requests > 0 {
-            println!(
+            outln!(
                 "  {} replies: {} lines and {} parents not understood, {} tuples without a question, {} cut by the token limit",
                 counts.requests,
                 counts.lines_not_understood,

@@ -94,15 +94,15 @@ pub(super) fn conduct(
     let summary = run.summary();
     if common.json {
         let done: Vec<String> = done.iter().map(ToString::to_string).collect();
-        println!("{}", json!({"out": out, "done": done, "report": report, "summary": summary}));
+        outjson!(json!({"out": out, "done": done, "report": report, "summary": summary}));
         return Ok(());
     }
     if done.is_empty() {
-        println!("everything is there already");
+        outln!("everything is there already");
     }
     if selection.stage.is_none() && selection.skill.is_none() {
         summary.iter().for_each(show);
-        println!("{}", report.display());
+        outln!("{}", report.display());
     }
     Ok(())
 }
@@ -111,11 +111,11 @@ fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
     let seconds: f64 = estimates.iter().map(|e| e.seconds).sum();
     let bytes: u64 = estimates.iter().map(|e| e.bytes).sum();
     if common.json {
-        println!("{}", json!({"pieces": estimates, "bytes": bytes, "seconds": seconds}));
+        outjson!(json!({"pieces": estimates, "bytes": bytes, "seconds": seconds}));
         return Ok(());
     }
     let line = |task: &str, status: &str, work: &str, bytes: u64, seconds: f64| {
-        println!("{task:32} {status:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
+        outln!("{task:32} {status:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
     };
     for e in estimates {
         line(&e.task, e.status, &e.work, e.bytes, e.seconds);
@@ -141,28 +141,28 @@ fn show(summary: &Summary) {
             .overall
             .interval
             .map_or(String::new(), |[low, high]| format!("  ({} to {})", points(low), points(high)));
-        println!("{:24} {:>6}{interval}", arm.name, points(arm.overall.mean));
+        outln!("{:24} {:>6}{interval}", arm.name, points(arm.overall.mean));
     }
     for pair in &summary.comparisons {
         let overall = &pair.comparison.overall;
         let p = overall.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
         let name = format!("{} less {}", pair.ours, pair.theirs);
-        println!("{name:42} {}{p}", difference(&overall.estimate));
+        outln!("{name:42} {}{p}", difference(&overall.estimate));
     }
     if let Some(sweep) = &summary.sweep {
         for arm in &sweep.arms {
             let at = sweep.guidances.iter().zip(&arm.overall);
             let means: Vec<String> = at.map(|(guidance, all)| format!("{guidance}: {}", points(all.mean))).collect();
-            println!("{:24} at guidance {}", arm.name, means.join(", "));
+            outln!("{:24} at guidance {}", arm.name, means.join(", "));
             if let Some(comparison) = &arm.against_best {
                 let name = format!("{} less base, each at its best", arm.name);
-                println!("{name:42} {}", difference(&comparison.overall.estimate));
+                outln!("{name:42} {}", difference(&comparison.overall.estimate));
             }
         }
     }
     for pair in summary.strict.iter().flat_map(|strict| &strict.comparisons) {
         let name = format!("strict judge: {} less {}", pair.ours, pair.theirs);
-        println!("{name:54} {}", difference(&pair.comparison.overall.estimate));
+        outln!("{name:54} {}", difference(&pair.comparison.overall.estimate));
     }
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn difference(estimate: &statistics::Estimate) -> String {
 /// The difference of two arms over several runs together.
 pub(crate) fn show_pooled(runs: usize, ours: &str, theirs: &str, comparison: &Comparison) {
     let name = format!("{ours} less {theirs}, {runs} seeds together");
-    println!("{name:54} {}", difference(&comparison.overall.estimate));
+    outln!("{name:54} {}", difference(&comparison.overall.estimate));
 }
 
 /// The command as it could be typed again.

@@ -76,10 +76,10 @@ impl Select {
             let (of, selected) = (candidates.len(), chosen.len());
             let report = json!({"out": self.out, "candidates": of, "selected": selected,
                                 "mean_before": before, "mean_after": after});
-            println!("{report}");
+            outjson!(report);
         } else {
             let (out, selected, of) = (self.out.display(), chosen.len(), candidates.len());
-            println!("{out}: {selected} of {of} pictures, mean score {after:.3} instead of {before:.3}");
+            outln!("{out}: {selected} of {of} pictures, mean score {after:.3} instead of {before:.3}");
         }
         Ok(())
     }

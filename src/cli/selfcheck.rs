@@ -46,11 +46,11 @@ impl Selfcheck {
                     "check": row.check, "dtype": row.dtype.name(), "quantity": row.quantity, "error": row.error,
                     "bound": row.bound, "ok": row.ok(), "kernels": row.kernels,
                 });
-                println!("{row}");
+                outjson!(row);
                 return Ok(());
             }
             let verdict = if row.ok() { "ok" } else { "FAIL" };
-            println!(
+            outln!(
                 "{:<48} {:<4} {:>9.2e} {:>9.2e}  {verdict:<4} {}",
                 row.check,
                 row.dtype.name(),
@@ -60,7 +60,7 @@ impl Selfcheck {
             );
             if common.verbose {
                 let kernels: Vec<&str> = row.kernels.iter().copied().collect();
-                eprintln!("  {}", kernels.join(" "));
+                errln!("  {}", kernels.join(" "));
             }
             Ok(())
         })?;

@@ -96,8 +96,8 @@ impl Make {
         suite::write(&self.out, &prompts)?;
         let swapped = prompts.iter().filter(|prompt| prompt.swap_of.is_some()).count();
         match common.json {
-            true => println!("{}", json!({"out": self.out, "prompts": prompts.len(), "swapped": swapped})),
-            false => println!("{}: {} prompts, {swapped} of them partners", self.out.display(), prompts.len()),
+            true => outjson!(json!({"out": self.out, "prompts": prompts.len(), "swapped": swapped})),
+            false => outln!("{}: {} prompts, {swapped} of them partners", self.out.display(), prompts.len()),
         }
         Ok(())
     }
@@ -141,12 +141,17 @@ impl Score {
             atomic::write(out, |w| writeln!(w, "{report:#}"))?;
         }
         if common.json {
-            println!("{report}");
+            outjson!(report);
             return Ok(());
         }
-        println!(
+        outln!(
             "{:<16} {:>8} {:>7} {:>7} {:>7} {:>7}  VISOR 1 / 2 / 3 / 4",
-            "relation", "pictures", "OA", "cond", "uncond", "opposite"
+            "relation",
+            "pictures",
+            "OA",
+            "cond",
+            "uncond",
+            "opposite"
         );
         for (relation, row) in &rows {
             print_row(relation.name(), row.as_ref());
@@ -164,11 +169,18 @@ impl Score {
 
 fn print_row(name: &str, row: Option<&Summary>) {
     let Some(row) = row else {
-        return println!("{name:<16} boxes cannot tell");
+        return outln!("{name:<16} boxes cannot tell");
     };
     let cond = row.cond.map_or("-".into(), |cond| format!("{cond:.2}"));
-    println!(
+    outln!(
         "{name:<16} {:>8} {:>7.2} {cond:>7} {:>7.2} {:>8}  {:.1} / {:.1} / {:.1} / {:.1}",
-        row.pictures, row.both, row.uncond, row.opposite, row.visor_1, row.visor_2, row.visor_3, row.visor_4
+        row.pictures,
+        row.both,
+        row.uncond,
+        row.opposite,
+        row.visor_1,
+        row.visor_2,
+        row.visor_3,
+        row.visor_4
     );
 }

@@ -1,4 +1,6 @@
-//! What a training run shows, and how Ctrl-C stops it.
+//! The one way to stdout and stderr, and what a training run shows there.
+
+use std::fmt::{Arguments, Write};
 
 use serde_json::json;
 
@@ -8,6 +10,47 @@ use crate::cli::progress::Progress;
 use crate::error::Result;
 use crate::prompting::reply::is_hidden;
 use crate::train::watcher::{StepReport, Watcher};
+
+/// As `println!`, without what a terminal obeys.
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::cli::terminal::out(format_args!($($text)*)) };
+}
+
+/// As `eprintln!`, without what a terminal obeys.
+macro_rules! errln {
+    ($($text:tt)*) => { $crate::cli::terminal::err(format_args!($($text)*)) };
+}
+
+/// Prints a value that serde writes as a line of JSON; what a terminal obeys is escaped in it.
+macro_rules! outjson {
+    ($value:expr) => {
+        $crate::cli::terminal::json_line(&$value)
+    };
+}
+
+#[expect(clippy::print_stdout, reason = "the one place")]
+pub(super) fn out(text: Arguments) {
+    println!("{}", printable(&text.to_string()));
+}
+
+#[expect(clippy::print_stderr, reason = "the one place")]
+pub(super) fn err(text: Arguments) {
+    eprintln!("{}", printable(&text.to_string()));
+}
+
+#[expect(clippy::print_stdout, reason = "the one place")]
+pub(super) fn json_line(value: &impl serde::Serialize) {
+    let text = serde_json::to_string(value).expect("strings are keys, and no value fails");
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Such characters are inside of strings, where JSON has an escape for them.
+        match is_hidden(c) {
+            true => write!(line, "\\u{:04x}", u32::from(c)).expect("memory takes it"),
+            false => line.push(c),
+        }
+    }
+    println!("{line}");
+}
 
 /// `text` without what a terminal obeys: messages quote files, and files may come from anybody.
 pub(super) fn printable(text: &str) -> String {
@@ -71,7 +114,7 @@ impl Watcher for Terminal<'_> {
             if let Some(scale) = report.loss_scale {
                 line["loss_scale"] = scale.into();
             }
-            println!("{line}");
+            outjson!(line);
         }
     }
 

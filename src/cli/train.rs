@@ -84,9 +84,9 @@ impl Train {
                 summary["device_peak_bytes"] = usage.peak.into();
                 summary["device_planned_bytes"] = planned.into();
             }
-            println!("{summary}");
+            outjson!(summary);
         } else {
-            println!("{}", config.result().display());
+            outln!("{}", config.result().display());
         }
         common.note(format!("{samples} samples, {:.2} a second", samples as f64 / seconds));
         if let Some(usage) = usage {

@@ -37,7 +37,7 @@ impl Verify {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     // One unreadable case must not hide the others.
-                    eprintln!("selma: {name}: {error}");
+                    errln!("selma: {name}: {error}");
                     failed += 1;
                     continue;
                 }
@@ -47,7 +47,7 @@ impl Verify {
                 for check in &outcome.checks {
                     let decided = check.decided().map(|[decided, all]| format!(" ({decided} of {all} decided)"));
                     let decided = decided.unwrap_or_default();
-                    eprintln!("  {:>9.2e} {:>9.0e}  {}{decided}", check.error, check.tolerance, check.quantity);
+                    errln!("  {:>9.2e} {:>9.0e}  {}{decided}", check.error, check.tolerance, check.quantity);
                 }
             }
             let verdict = if worst.ok() { "ok" } else { "FAIL" };
@@ -57,11 +57,13 @@ impl Verify {
                     "case": name, "kind": kind, "quantity": worst.quantity,
                     "error": worst.error, "tolerance": worst.tolerance, "ok": worst.ok(),
                 });
-                println!("{row}");
+                outjson!(row);
             } else {
-                println!(
+                outln!(
                     "{name:<36} {kind:<13} {:>9.2e} {:>9.0e}  {verdict:<4} {}",
-                    worst.error, worst.tolerance, worst.quantity
+                    worst.error,
+                    worst.tolerance,
+                    worst.quantity
                 );
             }
         }

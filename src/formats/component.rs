@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, Source};
+use crate::formats::json;
 use crate::formats::safetensors::Safetensors;
 use crate::formats::tensor_file::TensorFile;
 use crate::tensor::Tensor;
@@ -118,8 +119,7 @@ pub fn json(path: &Path) -> Result<Value> {
     if let Some((file, name)) = path.parent().and_then(in_checkpoint) {
         return Checkpoint::open_for(file, name)?.config(name);
     }
-    let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
+    json::read(path)
 }
 
 /// The weight files of a component's folder: the full-precision file or its shards, else the fp16 variant.

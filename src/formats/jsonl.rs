@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::formats::json;
 
 /// Reads every record of a file, each with its line number (from 1). Empty lines are skipped, a byte-order mark is
 /// allowed.
@@ -24,7 +25,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
             continue;
         }
         let record =
-            serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {number}: {}", reason(&e))))?;
+            json::parse(line.as_bytes()).map_err(|e| Error::file(path, format!("line {number}: {}", reason(&e))))?;
         records.push((number, record));
     }
     Ok(records)

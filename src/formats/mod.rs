@@ -7,6 +7,7 @@ pub mod digest;
 pub mod hub;
 pub mod image;
 pub mod journal;
+pub mod json;
 pub mod jsonl;
 pub mod model_dir;
 pub mod model_summary;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, Kind};
-use crate::formats::component;
+use crate::formats::{component, json};
 
 /// Which pipeline a model belongs to. SD 1.x and 2.x are one family: their configurations say all that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,7 @@ impl ModelDir {
             let message = "not a model folder: it has no model_index.json (expected diffusers' layout)";
             return Err(Error::file(root, message));
         }
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let index: Value =
-            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+        let index: Value = json::read(&path)?;
         let family = match index["_class_name"].as_str() {
             Some("StableDiffusionPipeline" | "StableDiffusionImg2ImgPipeline") => Family::StableDiffusion,
             Some("StableDiffusionXLPipeline" | "StableDiffusionXLImg2ImgPipeline") => Family::StableDiffusionXl,

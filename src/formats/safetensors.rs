@@ -41,7 +41,7 @@ impl Safetensors {
             return Err(Error::file(path, reason));
         }
         let (header, info) =
-            safetensors::SafeTensors::read_metadata(&map).map_err(|e| Error::file(path, describe(&e)))?;
+            safetensors::SafeTensors::read_metadata(&map).map_err(|e| Error::file(path, describe(&e, &map)))?;
         if let Some(name) = duplicate_key(&map[8..8 + header]) {
             return Err(Error::file(path, format!("two tensors are named {name}")));
         }
@@ -88,7 +88,8 @@ impl Safetensors {
         &self.metadata
     }
 
-    /// Copies one tensor out. Floats keep their type; integers are widened to i64.
+    /// Copies one tensor out. Floats keep their type, but 8-bit floats become f16, which has all of their values; integers are
+    /// widened to i64.
     ///
     /// # Errors
     /// [`Error::File`] for a name that is not there, or a type that weights are not stored in.
@@ -102,11 +103,19 @@ impl Safetensors {
             Dtype::F64 => Tensor::new(read::<f64>(bytes), shape),
             Dtype::F16 => Tensor::new(read::<f16>(bytes), shape),
             Dtype::BF16 => Tensor::new(read::<bf16>(bytes), shape),
+            Dtype::F8_E4M3 => Tensor::new(bytes.iter().map(|&byte| from_e4m3(byte)).collect::<Vec<f16>>(), shape),
+            // The upper half of an f16.
+            Dtype::F8_E5M2 => {
+                let values = bytes.iter().map(|&byte| f16::from_bits(u16::from(byte) << 8));
+                Tensor::new(values.collect::<Vec<f16>>(), shape)
+            }
             Dtype::I64 => Tensor::new(read::<i64>(bytes), shape),
             Dtype::I32 => Tensor::new(widen(&bytemuck::pod_collect_to_vec::<u8, i32>(bytes)), shape),
             Dtype::U8 => Tensor::new(widen(bytes), shape),
             other => {
-                let message = format!("tensor {name} is stored as {other}; expected F32, F16, BF16, F64 or an integer");
+                let message = format!(
+                    "tensor {name} is stored as {other}; expected F32, F16, BF16, F64, F8_E4M3, F8_E5M2 or an integer"
+                );
                 return Err(Error::file(&self.path, message));
             }
         };
@@ -149,6 +158,18 @@ fn read<T: Element>(bytes: &[u8]) -> Vec<T> {
     data
 }
 
+/// A value of 4 bits of exponent and 3 of mantissa, without infinities (Micikevicius et al. 2022, arXiv:2209.05433).
+fn from_e4m3(byte: u8) -> f16 {
+    let (sign, rest) = (u16::from(byte & 0x80) << 8, byte & 0x7f);
+    let magnitude = match (rest >> 3, rest & 7) {
+        (15, 7) => f16::NAN,
+        // In steps of 2^-9.
+        (0, mantissa) => f16::from_f32(f32::from(mantissa) / 512.0),
+        (exponent, mantissa) => f16::from_bits((u16::from(exponent) + 8) << 10 | u16::from(mantissa) << 7),
+    };
+    f16::from_bits(sign | magnitude.to_bits())
+}
+
 fn widen<T: Copy + Into<i64>>(values: &[T]) -> Vec<i64> {
     values.iter().map(|&v| v.into()).collect()
 }
@@ -162,6 +183,9 @@ fn not_safetensors(bytes: &[u8]) -> Option<String> {
         let reason = "this is a git-lfs pointer, not the weights; fetch them with `git lfs pull`";
         return Some(reason.into());
     }
+    if bytes.starts_with(b"GGUF") {
+        return Some("this is a GGUF file, which holds quantised weights; expected safetensors".into());
+    }
     // PyTorch's files are zip archives of pickles; older ones bare pickles of protocol 2 or later.
     let pickle = bytes[0] == 0x80 && (2..=5).contains(&bytes[1]) && bytes.get(8) != Some(&b'{');
     (bytes.starts_with(b"PK\x03\x04") || pickle).then(|| {
@@ -171,17 +195,38 @@ fn not_safetensors(bytes: &[u8]) -> Option<String> {
     })
 }
 
-fn describe(error: &SafeTensorError) -> String {
+fn describe(error: &SafeTensorError, file: &[u8]) -> String {
     match error {
         SafeTensorError::InvalidHeaderLength | SafeTensorError::HeaderTooLarge => {
             "the header's length is larger than the file: it is truncated or not a safetensors file".into()
         }
-        SafeTensorError::MetadataIncompleteBuffer => {
-            "the tensors do not fill the file: it is truncated (copy or download it again) or has trailing bytes".into()
-        }
+        SafeTensorError::MetadataIncompleteBuffer => match (described_len(file), file.len()) {
+            (Some(described), len) if described > len => {
+                let missing = described - len;
+                format!(
+                    "it is truncated: the last {missing} of {described} bytes are missing; copy or download it again"
+                )
+            }
+            (Some(described), len) => {
+                let more = len - described;
+                format!(
+                    "it has {more} trailing bytes behind the last tensor, which ends at byte {described}: cut them off"
+                )
+            }
+            (None, _) => "the tensors do not fill the file".into(),
+        },
         SafeTensorError::InvalidOffset(name) => format!("the offsets of tensor {name} overlap another or leave a gap"),
         other => format!("not a valid safetensors file: {other}"),
     }
+}
+
+/// The length that a file has by its header.
+fn described_len(file: &[u8]) -> Option<usize> {
+    let header = usize::try_from(u64::from_le_bytes(file.get(..8)?.try_into().ok()?)).ok()?;
+    let json: serde_json::Value = serde_json::from_slice(file.get(8..header.checked_add(8)?)?).ok()?;
+    let end = |tensor: &serde_json::Value| tensor["data_offsets"][1].as_u64();
+    let data = json.as_object()?.values().filter_map(end).max().unwrap_or(0);
+    usize::try_from(data).ok()?.checked_add(8 + header)
 }
 
 /// JSON readers take the last of two equal keys; a weight file with two tensors of one name is refused instead.

@@ -19,7 +19,6 @@ use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, png};
-use crate::nn::AutoencoderKl;
 use crate::tensor::DType;
 use crate::train::identity;
 
@@ -70,10 +69,8 @@ impl Generator {
     pub fn load(source: Source, dtype: DType, note: &mut dyn FnMut(&str)) -> Result<Self> {
         let files = ModelDir::open(&source.model)?;
         files.notes.iter().for_each(|text| note(text));
-        let mut model = StableDiffusion::load(&source.model, source.vocab.as_deref(), dtype)?;
-        if let Some(vae) = &source.vae {
-            model.vae = AutoencoderKl::load_standing_in(&model_dir::vae_folder(vae)?, &files.vae, dtype)?;
-        }
+        let (vae, vocab) = (source.vae.as_deref(), source.vocab.as_deref());
+        let mut model = StableDiffusion::load_with(&source.model, vae, vocab, dtype)?;
         if let Some(name) = &source.prediction {
             model.scheduler["prediction_type"] = name.as_str().into();
         }

@@ -23,7 +23,7 @@ use std::path::Path;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::formats::model_dir::ModelDir;
+use crate::formats::model_dir::{ModelDir, vae_folder};
 use crate::lora::attach::{self, attach_all};
 use crate::lora::{Expert, Factors};
 use crate::nn::{AutoencoderKl, Config, UNet};
@@ -45,12 +45,23 @@ impl StableDiffusion {
     /// # Errors
     /// [`Error::File`] naming the file and the key or tensor that does not fit.
     pub fn load(dir: &Path, vocab: Option<&Path>, dtype: DType) -> Result<Self> {
+        Self::load_with(dir, None, vocab, dtype)
+    }
+
+    /// As [`StableDiffusion::load`] with another VAE, as [`vae_folder`] takes it; the model need not have one then.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::load`].
+    pub fn load_with(dir: &Path, vae: Option<&Path>, vocab: Option<&Path>, dtype: DType) -> Result<Self> {
         let files = ModelDir::open(dir)?;
         let scheduler = Config::open(&files.scheduler.join("scheduler_config.json"))?.into_value();
         let model = Self {
             text: TextEncoders::load(&files, vocab, dtype)?,
             unet: UNet::load(&files.unet, dtype)?,
-            vae: AutoencoderKl::load(&files.vae, dtype)?,
+            vae: match vae {
+                None => AutoencoderKl::load(&files.vae, dtype)?,
+                Some(other) => AutoencoderKl::load_standing_in(&vae_folder(other)?, &files.vae, dtype)?,
+            },
             scheduler,
             dtype,
         };

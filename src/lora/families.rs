@@ -52,6 +52,9 @@ impl Family {
         for (name, &(layers, width)) in ["text_encoder", "text_encoder_2"].iter().zip(encoders) {
             all.insert(name.to_string(), text_encoder(layers, width));
         }
+        if let Some(second) = all.get_mut("text_encoder_2") {
+            second.insert("text_projection".into(), vec![1280, 1280]);
+        }
         all
     }
 }

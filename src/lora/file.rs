@@ -76,8 +76,11 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
         loaded.expert = expert;
         return Ok(loaded);
     }
+    if let Some(kind) = other_kind(&file) {
+        return Err(Error::file(&path, format!("this is {kind}; expected a LoRA")));
+    }
     let places = group(&file, base, &mut loaded)?;
-    for (place, parts) in drop_doubled(places, &mut loaded) {
+    for (place, parts) in drop_doubled(&file, places, &mut loaded)? {
         let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {
             let lacks = if parts.contains_key(&Role::Down) { "lora_up (B)" } else { "lora_down (A)" };
             let why = format!("{}.{} has no {lacks} beside it", place.component, place.module);
@@ -101,6 +104,23 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     Ok(loaded)
 }
 
+/// What a file is that is no LoRA but something else that is shared for Stable Diffusion.
+fn other_kind(file: &Safetensors) -> Option<&'static str> {
+    const STARTS: [(&str, &str); 10] = [
+        ("model.diffusion_model.input_blocks.0.0.weight", "a full checkpoint (give it by --model)"),
+        ("first_stage_model.decoder.conv_in.weight", "a VAE (give it by --vae)"),
+        ("decoder.conv_in.weight", "a VAE (give it by --vae)"),
+        ("conv_in.weight", "the UNet of a model folder (give the folder by --model)"),
+        ("control_model.", "a ControlNet"),
+        ("controlnet_cond_embedding.", "a ControlNet"),
+        ("double_blocks.", "a FLUX checkpoint"),
+        ("emb_params", "a textual inversion embedding"),
+        ("string_to_param.", "a textual inversion embedding"),
+        ("clip_g", "a textual inversion embedding"),
+    ];
+    STARTS.into_iter().find(|(start, _)| file.names().any(|name| name.starts_with(start))).map(|(_, kind)| kind)
+}
+
 type Parts = BTreeMap<Role, String>;
 
 /// Sorts the file's keys by module and role.
@@ -113,6 +133,10 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
                 // Leaving such a tensor out would give another model than was trained, so no flag allows it.
                 let message = format!("{key}: this is {algorithm}, which is not available in this version");
                 return Err(Error::file(file.path(), message));
+            }
+            Key::Embedding(name) => {
+                let why = format!("the textual inversion embedding {name}, bundled with the LoRA: not loaded");
+                loaded.unused.push((key.into(), why));
             }
             Key::Unknown => loaded.unused.push((key.into(), "not a tensor of any known LoRA layout".into())),
         }
@@ -133,12 +157,22 @@ fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) ->
             loaded.unused.push((key.into(), format!("{whose} has no module {stem}")));
             continue;
         };
-        if let Some(first) = places.entry(place).or_default().insert(role, key.into()) {
+        let Some(first) = places.entry(place.clone()).or_default().insert(role, key.into()) else {
+            continue;
+        };
+        // Converters leave such copies behind.
+        if !same_values(file, &first, key)? {
             let message = format!("{first} and {key} are two spellings of the same tensor; keep one of them");
             return Err(Error::file(file.path(), message));
         }
+        loaded.applied.insert(first, place);
     }
     Ok(places)
+}
+
+fn same_values(file: &Safetensors, a: &str, b: &str) -> Result<bool> {
+    let (a, b) = (file.tensor(a)?, file.tensor(b)?);
+    Ok(a.len() == b.len() && a.reals::<f64>() == b.reals::<f64>())
 }
 
 /// A peft adapter does not say which network it is for; one that lies in a folder named after a component is for that.
@@ -147,19 +181,31 @@ fn implied_component(file: &Path) -> Option<&'static str> {
     super::base::COMPONENTS.into_iter().find(|component| *component == folder)
 }
 
-/// Where a file has a module under its LDM name and its diffusers name, the second counts, as in diffusers.
-fn drop_doubled(places: BTreeMap<Place, Parts>, loaded: &mut Loaded) -> BTreeMap<Place, Parts> {
+/// Where a file has a module under its LDM name and its diffusers name, the second counts, as in diffusers; one that is not
+/// the same is unused.
+fn drop_doubled(
+    file: &Safetensors,
+    places: BTreeMap<Place, Parts>,
+    loaded: &mut Loaded,
+) -> Result<BTreeMap<Place, Parts>> {
     let (ldm, mut kept): (BTreeMap<_, _>, BTreeMap<_, _>) = places.into_iter().partition(|(place, _)| place.ldm);
     for (place, parts) in ldm {
         let twin = Place { ldm: false, ..place.clone() };
-        if kept.contains_key(&twin) {
-            let why = "the file has the same module under its diffusers name, which counts";
-            loaded.unused.extend(parts.into_values().map(|key| (key, why.to_string())));
-        } else {
+        let Some(others) = kept.get(&twin) else {
             kept.insert(place, parts);
+            continue;
+        };
+        for (role, key) in parts {
+            match others.get(&role) {
+                Some(other) if same_values(file, other, &key)? => drop(loaded.applied.insert(key, twin.clone())),
+                _ => {
+                    let why = "the file has another tensor under the module's diffusers name, which counts";
+                    loaded.unused.push((key, why.into()));
+                }
+            }
         }
     }
-    kept
+    Ok(kept)
 }
 
 /// Brings both factors into the shapes of [`Factors`], and checks them against the weight.

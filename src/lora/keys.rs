@@ -30,6 +30,8 @@ pub enum Key<'a> {
         stem: &'a str,
         algorithm: &'static str,
     },
+    /// Of an embedding of this name, which webui bundles with a LoRA.
+    Embedding(&'a str),
     Unknown,
 }
 
@@ -71,6 +73,9 @@ const OTHER_ALGORITHMS: [(&str, &str); 15] = [
 
 /// Splits a key. An adapter's name between `lora_A` and `weight` is dropped, as peft drops it when it saves.
 pub fn split(key: &str) -> Key<'_> {
+    if let Some(rest) = key.strip_prefix("bundle_emb.") {
+        return Key::Embedding(rest.split('.').next().unwrap_or(rest));
+    }
     for (suffix, role) in PARTS {
         if let Some(stem) = key.strip_suffix(suffix) {
             return Key::Part { stem, role };
@@ -195,8 +200,8 @@ impl KeyTable {
 /// Reads a dotted stem in diffusers names as it stands, for a file read without a model: `unet.P`, `text_encoder.P`,
 /// or bare `P` of a UNet or of the `implied` component.
 pub fn parse_dotted(stem: &str, implied: Option<&str>) -> Option<Place> {
-    let stem = stem.replace(".processor.", ".");
-    let stem = stem.strip_prefix("base_model.model.").unwrap_or(&stem);
+    let stem = unwrapped(stem);
+    let stem = stem.as_str();
     let (component, module) = match stem.split_once('.') {
         Some((c, rest)) if super::base::COMPONENTS.contains(&c) => (c, rest),
         _ if stem.starts_with("text_model.") => (implied.unwrap_or("text_encoder"), stem),
@@ -208,7 +213,7 @@ pub fn parse_dotted(stem: &str, implied: Option<&str>) -> Option<Place> {
             ["down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out"].contains(&start)
                 || ["time_embedding", "add_embedding"].contains(&start)
         }
-        _ => ["text_model", "encoder"].contains(&start),
+        _ => ["text_model", "encoder", "text_projection"].contains(&start),
     };
     if !known {
         return None;
@@ -233,8 +238,24 @@ pub fn parse_dotted(stem: &str, implied: Option<&str>) -> Option<Place> {
 const OLD_NAMES: [(&str, &str); 4] =
     [("to_q", "q_proj"), ("to_k", "k_proj"), ("to_v", "v_proj"), ("to_out", "out_proj")];
 
+/// A dotted stem without what wrappers add: `_orig_mod` (torch.compile), `module` (DistributedDataParallel), `base_model.model`
+/// (peft), `processor` (old attention), and a component that is named twice.
+fn unwrapped(stem: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in stem.split('.') {
+        let doubled = super::base::COMPONENTS.contains(&segment) && segments.last() == Some(&segment);
+        match segment {
+            "_orig_mod" | "module" | "processor" => {}
+            "model" if segments.last() == Some(&"base_model") => drop(segments.pop()),
+            _ if doubled => {}
+            _ => segments.push(segment),
+        }
+    }
+    segments.join(".")
+}
+
 fn flatten(stem: &str) -> String {
-    stem.replace(".processor.", ".").replace('.', "_").replace("wrapped_transformer_", "")
+    unwrapped(stem).replace('.', "_").replace("wrapped_transformer_", "").replace("_orig_mod_", "")
 }
 
 /// The flattened spellings of one module.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::target::ends_in;
 use crate::error::{Error, Result};
+use crate::formats::json;
 
 /// The settings of each component's adapter.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ impl AdapterConfig {
     pub fn read(file: &Path, header: &BTreeMap<String, String>) -> Result<Self> {
         let mut config = Self { file: file.into(), ..Self::default() };
         if let Some(text) = header.get("lora_adapter_metadata") {
-            let flat: BTreeMap<String, Value> = serde_json::from_str(text)
+            let flat: BTreeMap<String, Value> = json::parse(text.as_bytes())
                 .map_err(|e| Error::file(file, format!("lora_adapter_metadata in the header: {e}")))?;
             for (key, value) in flat {
                 config.put(&key, value);
@@ -41,8 +42,7 @@ impl AdapterConfig {
         }
         let beside = file.with_file_name("adapter_config.json");
         if config.components.is_empty() && beside.is_file() {
-            let text = std::fs::read_to_string(&beside).map_err(|e| Error::io(&beside, e))?;
-            let keys = serde_json::from_str(&text).map_err(|e| Error::file(&beside, e.to_string()))?;
+            let keys = json::read(&beside)?;
             config.file = beside;
             config.components.insert(String::new(), keys);
         }

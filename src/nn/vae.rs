@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::formats::checkpoint::is_vae_alone;
+use crate::formats::checkpoint::{Checkpoint, is_vae_alone};
 use crate::formats::component::in_checkpoint;
 use crate::nn::vae_blocks::{Decoder, Encoder};
 use crate::nn::{Config, Conv2d, Param, Weights, input, place};
@@ -80,7 +80,10 @@ impl VaeConfig {
         if let Some((file, _)) = in_checkpoint(place)
             && is_vae_alone(file)?
         {
-            config.scaling_factor = open(own)?.scaling_factor;
+            config.scaling_factor = match in_checkpoint(own) {
+                Some((model, _)) => Checkpoint::open(model)?.scaling_factor(),
+                None => open(own)?.scaling_factor,
+            };
         }
         Ok(config)
     }

@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::Result;
 use crate::formats::component;
+use crate::lora::Factors;
 use crate::lora::attach::{self, transposed};
 use crate::nn::{ClipText, Param, UNet};
 use crate::ops::optimizer::AdamW;
@@ -188,11 +189,17 @@ fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Par
     let mut failure = None;
     unet.visit(&mut |mut layer| {
         if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
-            let up = up.with_shape(&[up.shape()[0], up.shape()[1]]);
             keys.push(layer.name().to_owned());
-            match attach::branch(&mut layer, down, &up, scale, dtype) {
+            // B of a convolution is recorded as a 1x1 convolution.
+            let up = match *up.shape() {
+                [outputs, rank, 1, 1] => up.with_shape(&[outputs, rank]),
+                _ => up.clone(),
+            };
+            let pair = Factors::new(down.clone(), up, scale)
+                .and_then(|factors| attach::branch(&mut layer, &factors.down, &factors.up, scale, dtype));
+            match pair {
                 Ok(pair) => params.extend(pair),
-                Err(e) => failure = Some(e),
+                Err(e) => failure = Some(case.error(format!("lora.init of {}: {e}", layer.name()))),
             }
         }
     });

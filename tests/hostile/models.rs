@@ -128,6 +128,25 @@ fn configuration_keys_that_are_missing_unknown_or_wrong_are_named() {
     refuses(merge.arg("--out").arg(dir.path().join("m")), 1, &["none.safetensors"]);
 }
 
+/// Python writes such words, and diffusers every folder of a DPM-Solver with one.
+#[test]
+fn infinities_in_configurations_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let folder = copied("tiny-sd1", dir.path());
+    let path = folder.join("scheduler/scheduler_config.json");
+    edit(&path, |c| c["_class_name"] = json!("DPMSolverMultistepScheduler"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let with = |more: &str| std::fs::write(&path, text.replacen('{', &format!("{{{more},"), 1)).unwrap();
+    with(r#""lambda_min_clipped": -Infinity, "_note": "of \"Infinity\", NaN""#);
+    edit(&folder.join("model_index.json"), |c| c["scheduler"][1] = json!("DPMSolverMultistepScheduler"));
+    generate(&folder, &out).assert().success();
+    with(r#""beta_end": NaN"#);
+    let output = generate(&folder, &out).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("beta_end"), "{message}");
+}
+
 #[test]
 fn pickles_and_folders_that_are_no_models_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();

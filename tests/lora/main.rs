@@ -4,4 +4,5 @@ mod bake;
 mod convert;
 mod formats;
 mod merge;
+mod reports;
 mod support;

@@ -5,10 +5,12 @@ mod scorers;
 #[cfg(feature = "simulator")]
 mod simulator;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use selma::device::Device;
-use selma::tensor::DType;
+use selma::formats::safetensors::{Safetensors, write};
+use selma::tensor::{DType, Tensor};
 use selma::verify;
 
 fn all_of(kinds: &[&str]) {
@@ -80,4 +82,28 @@ fn a_wrong_number_is_found() {
     std::fs::write(broken.path().join("tensors.safetensors"), bytes).unwrap();
     let outcome = verify::run(broken.path(), Some(&root), &Device::Cpu, DType::F32).unwrap();
     assert!(!outcome.worst().ok());
+}
+
+/// A factor of a linear layer in the shape of a 3x3 convolution, or without any.
+#[test]
+fn factors_of_other_shapes_are_an_error() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
+    let (case, root) = (cases.join("lora_train_sd1_attn"), cases.join(".."));
+    let broken = tempfile::tempdir().unwrap();
+    std::fs::copy(case.join("case.json"), broken.path().join("case.json")).unwrap();
+    let file = Safetensors::open(&case.join("tensors.safetensors")).unwrap();
+    for (factor, shape) in
+        [(".lora_B.weight", vec![2, 2, 3, 3]), (".lora_B.weight", vec![4]), (".lora_A.weight", vec![])]
+    {
+        let wrong = |name: &&str| name.starts_with("lora.init.") && name.ends_with(factor);
+        let name = file.names().find(wrong).unwrap();
+        let tensors = file.names().map(|each| {
+            let tensor = if each == name { Tensor::zeros(&shape, DType::F32) } else { file.tensor(each).unwrap() };
+            (each.to_owned(), tensor)
+        });
+        let path = broken.path().join("tensors.safetensors");
+        write(&path, &tensors.collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
+        let error = verify::run(broken.path(), Some(&root), &Device::Cpu, DType::F32).err().unwrap().to_string();
+        assert!(error.contains("case.json") && error.contains("lora.init"), "{error}");
+    }
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cli::Common;
-use crate::cli::terminal::printable;
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::question_scores::Asked;
 use crate::evaluate::scores::Scores;
@@ -19,15 +18,15 @@ pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Commo
         if let Some(fields) = summary.as_object_mut() {
             fields.shift_remove("pictures");
         }
-        println!("{summary}");
+        outjson!(summary);
         return;
     }
-    println!("{}: {} judged by {}", out.display(), scores.benchmark, scores.judge);
+    outln!("{}: {} judged by {}", out.display(), scores.benchmark, scores.judge);
     one(&format!("all {} pictures", scores.overall.values), &scores.overall);
     all(&scores.skills);
     all(&scores.families);
     if let Some(estimate) = &scores.questions {
-        println!("{} questions", estimate.values);
+        outln!("{} questions", estimate.values);
         one("all", estimate);
         all(&scores.broad_categories);
         all(&scores.categories);
@@ -43,17 +42,17 @@ pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Commo
 
 fn print_asked(asked: &Asked) {
     if !asked.readings.is_empty() {
-        println!("dependencies (above: {})", asked.dependencies);
+        outln!("dependencies (above: {})", asked.dependencies);
     }
     for (name, reading) in &asked.readings {
         one(&format!("{name}, mean over items"), &reading.item_mean);
         one(&format!("{name}, mean over questions"), &reading.question_mean);
     }
     if let Some(deviation) = asked.deviation {
-        println!("  {:28} {deviation:6.3}", "standard deviation");
+        outln!("  {:28} {deviation:6.3}", "standard deviation");
     }
     for (rule, share) in &asked.matching {
-        println!("  {:28} {share:6.3}", format!("answers matched: {rule}"));
+        outln!("  {:28} {share:6.3}", format!("answers matched: {rule}"));
     }
     for (count, what) in [
         (asked.not_understood, "answers are neither yes nor no, and count as no"),
@@ -62,13 +61,13 @@ fn print_asked(asked: &Asked) {
         (asked.other_pictures, "pictures are of no item and do not count"),
     ] {
         if count > 0 {
-            println!("  {count} {what}");
+            outln!("  {count} {what}");
         }
     }
 }
 
 fn print_comparison(comparison: &Comparison, other: &Path, common: &Common) {
-    println!("higher than {} by", other.display());
+    outln!("higher than {} by", other.display());
     let pairs = comparison.overall.estimate.values;
     one_difference(&format!("all {pairs} pairs"), &comparison.overall);
     for group in [&comparison.skills, &comparison.families, &comparison.broad_categories, &comparison.categories] {
@@ -86,14 +85,13 @@ fn all(group: &BTreeMap<String, Estimate>) {
 
 /// Names are those of a file of questions, which may come from anybody.
 fn one(name: &str, estimate: &Estimate) {
-    let name = printable(name);
-    println!("  {name:28} {:6.3}  {}", estimate.mean, interval(estimate));
+    outln!("  {name:28} {:6.3}  {}", estimate.mean, interval(estimate));
 }
 
 fn one_difference(name: &str, difference: &Difference) {
     let p = difference.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
-    let (name, estimate) = (printable(name), &difference.estimate);
-    println!("  {name:28} {:+6.3}  {}{p}", estimate.mean, interval(estimate));
+    let (name, estimate) = (name, &difference.estimate);
+    outln!("  {name:28} {:+6.3}  {}{p}", estimate.mean, interval(estimate));
 }
 
 fn interval(estimate: &Estimate) -> String {

@@ -149,13 +149,13 @@ impl Metrics {
 
     fn print(&self, metrics: &[Metric], common: &Common) {
         if common.json {
-            return println!("{}", json!(metrics));
+            return outjson!(json!(metrics));
         }
         for metric in metrics {
             let std = metric.std.map_or(String::new(), |std| format!(" ± {}", page::number(Some(std))));
             let notes =
                 if metric.notes.is_empty() { String::new() } else { format!("  ({})", metric.notes.join("; ")) };
-            println!("{:<36} {:>12}{std}  n {}{notes}", metric.name, page::number(metric.value), page::counts(metric));
+            outln!("{:<36} {:>12}{std}  n {}{notes}", metric.name, page::number(metric.value), page::counts(metric));
         }
     }
 }

@@ -94,7 +94,7 @@ fn vae(checkpoint: &Checkpoint) -> Result<Value> {
         "latent_channels": dim("post_quant_conv.weight", 0)?,
         "layers_per_block": names::count(checkpoint.names(COMPONENT), "encoder.down_blocks.0.resnets."),
         "out_channels": dim("decoder.conv_out.weight", 0)?,
-        "scaling_factor": if checkpoint.kind == Kind::Sdxl { 0.13025 } else { 0.18215 },
+        "scaling_factor": checkpoint.scaling_factor(),
         "up_block_types": vec!["UpDecoderBlock2D"; levels],
     }))
 }

@@ -91,6 +91,12 @@ pub fn vae_alone(file: &Safetensors) -> Option<&'static str> {
     [names::VAE, "vae.", ""].into_iter().find(is)
 }
 
+/// Of a VAE's file: what trained it, and is no part of it.
+pub fn is_left_of_training(key: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["loss.", "discriminator.", "model_ema.", "ema.", "perceptual_loss.", "logvar"];
+    PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// Tensors that carry nothing for drawing or training: EMA copies, tables of the noise schedule, constants.
 pub fn is_ignored(key: &str) -> bool {
     const PREFIXES: [&str; 8] = [

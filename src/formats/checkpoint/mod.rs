@@ -24,6 +24,7 @@ pub(crate) fn open_clip_text(key: &str) -> Vec<(String, Part)> {
 }
 
 use crate::error::{Error, Result};
+use crate::formats::json;
 use crate::formats::safetensors::Safetensors;
 
 /// Component -> name in diffusers -> where it lies.
@@ -53,7 +54,7 @@ impl Checkpoint {
         let kind = detect::kind(&file)?;
         let own = match file.metadata().get("selma.config") {
             None => Value::Null,
-            Some(text) => serde_json::from_str(text)
+            Some(text) => json::parse(text.as_bytes())
                 .map_err(|e| Error::file(path, format!("metadata selma.config is not valid JSON: {e}")))?,
         };
         let mut checkpoint = Self { stride: stride(&file), kind, file, index: Index::new(), own, unused: Vec::new() };
@@ -62,7 +63,8 @@ impl Checkpoint {
             Kind::Sdxl => &["text_encoder", "text_encoder_2"],
             _ => &["text_encoder"],
         };
-        for component in ["unet", "vae"].iter().chain(encoders) {
+        // Another VAE may be given beside it.
+        for component in ["unet"].iter().chain(encoders) {
             if !checkpoint.index.contains_key(component) {
                 let message = format!("this {} checkpoint has no {component}", kind.name());
                 return Err(Error::file(path, message));
@@ -84,14 +86,18 @@ impl Checkpoint {
             return Self::open(path);
         };
         let levels = names::count(file.names(), &format!("{prefix}decoder.up."));
+        let in_diffusers_names = levels == 0;
         let mut vae = BTreeMap::new();
         let mut lost = Vec::new();
         for key in file.names().filter(|key| !detect::is_ignored(key)) {
-            match key.strip_prefix(prefix).and_then(|rest| names::vae(rest, levels)) {
+            let rest = key.strip_prefix(prefix);
+            match rest.and_then(|rest| if in_diffusers_names { Some(rest.into()) } else { names::vae(rest, levels) }) {
                 Some(name) => drop(vae.insert(name, Source::whole(key))),
+                None if detect::is_left_of_training(rest.unwrap_or(key)) => {}
                 None => lost.push(key),
             }
         }
+        vae.retain(|name, _| !detect::is_left_of_training(name));
         refuse_lost(&file, &lost, "a VAE")?;
         Ok(Self {
             stride: 1,
@@ -140,12 +146,22 @@ impl Checkpoint {
     /// The configuration of a component (`unet`, `scheduler`, `tokenizer_2`, ..), as its file in a model folder has it.
     ///
     /// # Errors
-    /// [`Error::File`] where a tensor that it follows from is missing.
+    /// [`Error::File`] where a tensor that it follows from is missing, or the file has no VAE.
     pub fn config(&self, component: &str) -> Result<Value> {
+        if component == "vae" && !self.index.contains_key("vae") {
+            let message = format!("this {} checkpoint has no VAE; give one by --vae", self.kind.name());
+            return Err(Error::file(self.file.path(), message));
+        }
         match &self.own[component] {
             Value::Null => configs::infer(self, component),
             own => Ok(own.clone()),
         }
+    }
+
+    /// What the UNet's latents are of the VAE's: they are multiplied by this.
+    pub fn scaling_factor(&self) -> f64 {
+        let own = self.own["vae"]["scaling_factor"].as_f64();
+        own.unwrap_or(if self.kind == Kind::Sdxl { 0.13025 } else { 0.18215 })
     }
 
     /// What a user should know: tensors that are not used, and what was guessed.

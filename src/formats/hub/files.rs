@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::download::{Listing, RemoteFile};
 use crate::error::{Error, Result};
+use crate::formats::json;
 use crate::formats::model_dir::ModelDir;
 
 /// Components with weights, and the stem of their files.
@@ -23,8 +24,7 @@ const OTHERS: [&str; 3] = ["scheduler", "tokenizer", "tokenizer_2"];
 /// # Errors
 /// [`Error::Failed`] naming a component without such weights; [`Error::Io`], [`Error::File`] for the index.
 pub fn wanted<'a>(id: &str, index: &Path, listing: &'a Listing) -> Result<Vec<&'a RemoteFile>> {
-    let text = std::fs::read(index).map_err(|e| Error::io(index, e))?;
-    let index: Value = serde_json::from_slice(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
+    let index: Value = json::read(index)?;
     let mut wanted = Vec::new();
     for name in OTHERS.into_iter().filter(|name| index[name].is_array()) {
         wanted.extend(listing.below(name).filter(|file| file.name.ends_with(".json") || file.name.ends_with(".txt")));

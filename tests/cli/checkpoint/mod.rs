@@ -171,6 +171,45 @@ fn a_vae_in_a_file_replaces_the_models() {
     }
 }
 
+/// Published checkpoints without a VAE, VAEs in diffusers' names, and what training left in them.
+#[test]
+fn a_checkpoint_without_a_vae_takes_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    checkpoint("tiny-sd1", &at("model.safetensors"));
+    let whole = Safetensors::open(&at("model.safetensors")).unwrap();
+    let without = whole.names().filter(|name| !name.starts_with("first_stage_model."));
+    let without: Vec<_> = without.map(|name| (name.to_owned(), whole.tensor(name).unwrap())).collect();
+    write(&at("without.safetensors"), &without, whole.metadata()).unwrap();
+    let vae = parity("models/tiny-sd1/vae");
+    let draw = |model: &str| {
+        let mut command = draw(&at(model), &at("out"));
+        command.arg("--vae").arg(&vae);
+        command
+    };
+    let expected = pixels(&mut draw("model.safetensors"), &at("out"));
+    assert!(pixels(&mut draw("without.safetensors"), &at("out")) == expected);
+    let data = crate::pictures(dir.path());
+    let mut train = selma();
+    train.args(["train", "--steps", "1", "--rank", "2", "--batch-size", "1", "--grad-accum", "1", "--quiet"]);
+    train.arg("--model").arg(at("without.safetensors")).arg("--vae").arg(&vae);
+    train.arg("--data").arg(&data).arg("--out").arg(at("trained")).assert().success();
+}
+
+#[test]
+fn a_vae_in_diffusers_names_is_read_without_what_training_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vae.safetensors");
+    let mut tensors = tensors_of(&parity("models/tiny-sd2/vae"));
+    let names: Vec<String> = tensors.keys().cloned().collect();
+    for left in ["loss.discriminator.main.0.weight", "loss.logvar", "model_ema.decay"] {
+        tensors.insert(left.into(), Tensor::zeros(&[1], DType::F32));
+    }
+    write(&path, &tensors.into_iter().collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
+    let component = selma::formats::component::Component::open(&path.join("vae")).unwrap();
+    assert!(component.names().eq(names.iter().map(String::as_str)));
+}
+
 #[test]
 fn what_is_in_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();

@@ -47,7 +47,7 @@ fn other_kinds_of_files_are_refused_by_name() {
     refused(channels(8), &["InstructPix2Pix"]);
     refused(channels(5), &["depth"]);
     refused(changed(&|t| t.retain(|k, _| !k.contains("middle_block.1."))), &["distilled"]);
-    refused(changed(&|t| t.retain(|k, _| !k.starts_with("first_stage_model."))), &["no vae"]);
+    refused(changed(&|t| t.retain(|k, _| !k.starts_with("first_stage_model."))), &["no VAE", "--vae"]);
     refused(changed(&|t| t.retain(|k, _| !k.starts_with("cond_stage_model."))), &["without a text encoder"]);
     refused(
         changed(&|t| {
