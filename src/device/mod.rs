@@ -1,6 +1,7 @@
 //! Where tensors live and ops run. The CPU is the definition of every op; a GPU (CUDA, or the simulator that runs the
 //! same kernels on the host) is one more variant behind the same ops.
 
+pub mod conv_shape;
 pub mod cpu;
 pub mod gpu;
 pub mod memory;

@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
-use crate::ops::{self, Padding, Plus};
+use crate::ops::{self, Epilogue, Padding};
 use crate::tensor::Tensor;
 
 #[derive(Clone)]
@@ -44,26 +44,26 @@ impl Conv2d {
 
     /// `[n, h, w, c_in]` -> `[n, ho, wo, c_out]`.
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
-        self.forward_plus(tape, x, Plus::default())
+        self.forward_epilogue(tape, x, Epilogue::default())
     }
 
     /// [`Conv2d::forward`] and what is added to it.
-    pub fn forward_plus(&self, tape: &Tape, x: &Tensor, plus: Plus<'_>) -> Result<Tensor> {
+    pub fn forward_epilogue(&self, tape: &Tape, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         let (stride, padding) = (self.stride, self.padding);
         let (weight, bias) = (self.weight.get(), self.bias.get());
         let Some(LoraBranch { down, up, scale, .. }) = &self.lora else {
-            return ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus);
+            return ops::conv2d_epilogue(tape, x, &weight, Some(&bias), stride, padding, epilogue);
         };
         // The branch first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
         // result is rounded.
         let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
         let h = if *scale == 1.0 { h } else { ops::scale(tape, &h, *scale)? };
-        let branch = match plus.onto {
-            Some(onto) => ops::linear_residual(tape, onto, &h, &up.get(), None, None)?,
+        let branch = match epilogue.residual {
+            Some(residual) => ops::linear_residual(tape, residual, &h, &up.get(), None, None)?,
             None => ops::linear(tape, &h, &up.get(), None)?,
         };
-        let plus = Plus { onto: Some(&branch), ..plus };
-        ops::conv2d_plus(tape, x, &weight, Some(&bias), stride, padding, plus)
+        let epilogue = Epilogue { residual: Some(&branch), ..epilogue };
+        ops::conv2d_epilogue(tape, x, &weight, Some(&bias), stride, padding, epilogue)
     }
 
     /// [`Conv2d::forward`] of `x` `[n, h, w, c_in]` upsampled to `height` and `width`.

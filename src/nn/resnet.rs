@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Conv2d, GroupNorm, Linear, Visitor, Weights};
-use crate::ops::Plus;
+use crate::ops::Epilogue;
 use crate::tensor::Tensor;
 
 /// What all resnets of a model have in common.
@@ -47,13 +47,13 @@ impl ResnetBlock2D {
             (Some(proj), Some(temb)) => Some(proj.forward(tape, temb)?),
             _ => None,
         };
-        let plus = Plus { t: t.as_ref(), onto: None };
-        let h = self.conv1.forward_plus(tape, &h, plus)?; // [n, h, w, c_out]
+        let epilogue = Epilogue { channel_bias: t.as_ref(), residual: None };
+        let h = self.conv1.forward_epilogue(tape, &h, epilogue)?; // [n, h, w, c_out]
         let h = self.norm2.forward_silu(tape, &h)?;
-        let onto = |x| Plus { t: None, onto: Some(x) };
+        let residual = |x| Epilogue { channel_bias: None, residual: Some(x) };
         match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward_plus(tape, x, onto(&self.conv2.forward(tape, &h)?)),
-            None => self.conv2.forward_plus(tape, &h, onto(x)),
+            Some(shortcut) => shortcut.forward_epilogue(tape, x, residual(&self.conv2.forward(tape, &h)?)),
+            None => self.conv2.forward_epilogue(tape, &h, residual(x)),
         }
     }
 

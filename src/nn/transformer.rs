@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::{Conv2d, GroupNorm, LayerNorm, Linear, Visitor, Weights};
-use crate::ops::{self, Plus};
+use crate::ops::{self, Epilogue};
 use crate::tensor::Tensor;
 
 /// diffusers fixes this one, whatever the model's `norm_eps`.
@@ -125,8 +125,8 @@ impl Projection {
         match self {
             Projection::Linear(layer) => layer.forward_residual(tape, residual, x),
             Projection::Conv(layer) => {
-                let plus = Plus { t: None, onto: Some(residual) };
-                layer.forward_plus(tape, x, plus)
+                let epilogue = Epilogue { channel_bias: None, residual: Some(residual) };
+                layer.forward_epilogue(tape, x, epilogue)
             }
         }
     }

@@ -15,8 +15,6 @@
 //! 8. A fusion that only a GPU has is a branch in `mod.rs`, with the reason beside it.
 //! 9. `tests/ops/NAME.rs` compares with PyTorch, with differences, over threads, and every device with the CPU.
 //! 10. `pub use` below; `kernels/NAME.cu` is found by the build itself; no other file changes.
-//!
-//! Ops that are not yet folders take tensors on a GPU to `on_gpu`.
 
 /// Calls `cpu::f` or `gpu::f` of the op's own modules, by where its tensors are.
 macro_rules! on {
@@ -39,7 +37,6 @@ mod linear;
 mod lora;
 mod loss;
 mod matmul;
-mod on_gpu;
 pub mod optimizer;
 mod pool;
 mod posterior;
@@ -49,7 +46,7 @@ mod sums;
 pub use attention::attention;
 pub(crate) use combine::evaluate;
 pub use combine::{Combination, clamp, combine};
-pub use conv2d::{Padding, Plus, conv2d, conv2d_plus, upsample_conv2d};
+pub use conv2d::{Epilogue, Padding, conv2d, conv2d_epilogue, upsample_conv2d};
 pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use geglu::{geglu, linear_geglu};
 pub use group_norm::group_norm;

@@ -1,8 +1,6 @@
 //! The GPU kernels, run by the simulator with every access checked, against the CPU ops: at awkward sizes, in each
 //! storage type, with the threads in both orders.
 
-mod conv2d;
 mod diffusion;
-mod epilogues;
 mod optimizer;
 mod support;

@@ -1,10 +1,13 @@
 //! `conv2d`.
 
 use selma::autograd::Tape;
-use selma::ops::{self, Padding};
+use selma::nn::{Conv2d, LoraBranch, Param};
+use selma::ops::{self, Epilogue, LoraOrder, Padding};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{check, inputs, pytorch, threads};
+use crate::support::{Case, check, devices, inputs, pytorch, threads};
+
+const UNEVEN: Padding = Padding { top: 0, left: 2, bottom: 1, right: 3 };
 
 #[test]
 fn equals_pytorch() {
@@ -24,15 +27,14 @@ fn equals_pytorch() {
 /// Kernels, strides and paddings that no model has, on images that they do not fit evenly.
 #[test]
 fn holds_for_any_geometry() {
-    let uneven = Padding { top: 0, left: 2, bottom: 1, right: 3 };
     let geometries = [
         ([1, 1], 1, Padding::all(0)),
         ([1, 1], 2, Padding::all(0)),
         ([3, 3], 1, Padding::all(1)),
         ([3, 3], 2, Padding::all(1)),
         ([3, 3], 2, Padding { top: 0, left: 0, bottom: 1, right: 1 }),
-        ([2, 5], 1, uneven),
-        ([4, 2], 3, uneven),
+        ([2, 5], 1, UNEVEN),
+        ([4, 2], 3, UNEVEN),
         ([3, 3], 1, Padding::all(4)),
         ([2, 2], 3, Padding::all(0)),
     ];
@@ -61,6 +63,94 @@ fn threads_do_not_change_large_convolutions() {
     }
 }
 
+/// Kernels, strides and paddings of the networks and some of none; channels below, at and between multiples of 16 bytes.
+#[test]
+fn every_device_agrees() {
+    let geometries = [
+        ([1, 1], 1, Padding::all(0)),
+        ([3, 3], 1, Padding::all(1)),
+        ([3, 3], 2, Padding::all(1)),
+        ([3, 3], 2, Padding { top: 0, left: 0, bottom: 1, right: 1 }),
+        ([2, 5], 3, UNEVEN),
+    ];
+    for ([kh, kw], stride, padding) in geometries {
+        for (n, h, w, c_in, c_out) in [(1, 5, 7, 4, 6), (2, 8, 9, 16, 72), (1, 12, 11, 40, 8)] {
+            let shapes: [&[usize]; 3] = [&[n, h, w, c_in], &[c_out, kh, kw, c_in], &[c_out]];
+            let op = |t: &Tape, x: &[Tensor]| ops::conv2d(t, &x[0], &x[1], Some(&x[2]), stride, padding);
+            let case = Case::new(&format!("conv2d {stride} {padding:?}"), &shapes, &op);
+            let (taps, pixels) = (kh * kw, n * h * w);
+            // A GPU's bias is f32.
+            case.parameters(2).wide().devices(&[taps * c_in, taps * c_out, pixels, pixels]);
+        }
+    }
+}
+
+/// Sizes that take the large tile, and pixels in several slices.
+#[test]
+fn every_device_agrees_on_large_tiles() {
+    // One output of 64 x 65 pixels is 33 large tiles high; four images of them are enough.
+    let shapes: [&[usize]; 2] = [&[4, 65, 65, 8], &[8, 2, 1, 8]];
+    let op = |t: &Tape, x: &[Tensor]| ops::conv2d(t, &x[0], &x[1], None, 1, Padding::all(0));
+    Case::new("conv2d", &shapes, &op).devices(&[16, 16, 4 * 64 * 65]);
+}
+
+/// Additions to the result are the ops after one another, with their gradients.
+#[test]
+fn a_time_embedding_and_a_residual_are_added() {
+    let (x, w, t, y): ([_; 4], [_; 4], _, [_; 4]) = ([2, 5, 3, 4], [9, 3, 3, 4], [2, 9], [2, 5, 3, 9]);
+    let conv = |tape: &Tape, x: &[Tensor], bias: usize, epilogue: Epilogue<'_>| {
+        ops::conv2d_epilogue(tape, &x[0], &x[1], Some(&x[bias]), 1, Padding::all(1), epilogue)
+    };
+    let both =
+        |tape: &Tape, x: &[Tensor]| conv(tape, x, 4, Epilogue { channel_bias: Some(&x[2]), residual: Some(&x[3]) });
+    let embedding =
+        |tape: &Tape, x: &[Tensor]| conv(tape, x, 3, Epilogue { channel_bias: Some(&x[2]), residual: None });
+    for (shapes, op) in
+        [(vec![&x[..], &w, &t, &y, &[9]], &both as crate::support::Op<'_>), (vec![&x[..], &w, &t, &[9]], &embedding)]
+    {
+        let case = Case::new("conv2d with additions", &shapes, op).linear().parameters(shapes.len() - 1);
+        case.differences();
+        case.threads();
+        case.wide().devices_in_norm();
+    }
+    let x = inputs(&[&x, &w, &t, &y], DType::Bf16);
+    let tape = Tape::off();
+    let apart = ops::conv2d(&tape, &x[0], &x[1], None, 1, Padding::all(1)).unwrap();
+    let apart = ops::add_channel_bias(&tape, &apart, &x[2]).unwrap();
+    let apart = ops::add(&tape, &apart, &x[3]).unwrap();
+    let epilogue = Epilogue { channel_bias: Some(&x[2]), residual: Some(&x[3]) };
+    let together = ops::conv2d_epilogue(&tape, &x[0], &x[1], None, 1, Padding::all(1), epilogue).unwrap();
+    assert_eq!(apart.bytes(), together.bytes());
+}
+
+/// The layer of a network adds its LoRA, and what else there is, in the same pass.
+#[test]
+fn a_lora_is_added_with_what_else_there_is() {
+    for (stride, [ho, wo], scale) in [(1, [5, 3], 1.0), (2, [3, 2], 0.3)] {
+        let (x, w, t, y): ([_; 4], [_; 4], _, [_; 4]) = ([2, 5, 3, 4], [9, 3, 3, 4], [2, 9], [2, ho, wo, 9]);
+        let conv = |tape: &Tape, x: &[Tensor], bias: usize, epilogue: Epilogue<'_>| {
+            let param = |i: usize| Param::new("", x[i].clone());
+            let lora = LoraBranch { down: param(2), up: param(3), scale, order: LoraOrder::Auto };
+            let conv = Conv2d {
+                name: String::new(),
+                weight: param(1),
+                bias: param(bias),
+                stride,
+                padding: Padding::all(1),
+                lora: Some(lora),
+            };
+            conv.forward_epilogue(tape, &x[0], epilogue)
+        };
+        let all =
+            |tape: &Tape, x: &[Tensor]| conv(tape, x, 6, Epilogue { channel_bias: Some(&x[4]), residual: Some(&x[5]) });
+        let shapes: [&[usize]; 7] = [&x, &w, &[3, 3, 3, 4], &[9, 3], &t, &y, &[9]];
+        Case::new("Conv2d with a LoRA and additions", &shapes, &all).parameters(6).wide().devices_in_norm();
+        let alone = |tape: &Tape, x: &[Tensor]| conv(tape, x, 4, Epilogue::default());
+        let shapes: [&[usize]; 5] = [&x, &w, &[3, 3, 3, 4], &[9, 3], &[9]];
+        Case::new("Conv2d with a LoRA", &shapes, &alone).parameters(4).wide().devices_in_norm();
+    }
+}
+
 /// The same sample gives the same bytes alone and in a batch.
 #[test]
 fn samples_do_not_see_each_other() {
@@ -78,13 +168,20 @@ fn wrong_shapes_are_errors() {
     let tape = Tape::off();
     let t = |shape: &[usize]| Tensor::zeros(shape, DType::F32);
     let (x, w) = (t(&[1, 4, 4, 3]), t(&[2, 3, 3, 3]));
-    let failures = [
+    let with = |epilogue| ops::conv2d_epilogue(&tape, &x, &w, None, 1, Padding::all(1), epilogue);
+    let mut failures = vec![
         ops::conv2d(&tape, &t(&[4, 4, 3]), &w, None, 1, Padding::all(1)),
         ops::conv2d(&tape, &x, &t(&[2, 3, 3, 4]), None, 1, Padding::all(1)),
         ops::conv2d(&tape, &x, &w, Some(&t(&[3])), 1, Padding::all(1)),
         ops::conv2d(&tape, &x, &w, None, 0, Padding::all(1)),
         ops::conv2d(&tape, &t(&[1, 2, 2, 3]), &w, None, 1, Padding::all(0)),
+        with(Epilogue { channel_bias: Some(&t(&[1, 3])), residual: None }),
+        with(Epilogue { channel_bias: None, residual: Some(&t(&[1, 4, 4, 3])) }),
+        with(Epilogue { channel_bias: None, residual: Some(&t(&[1, 4, 4, 2]).cast(DType::Bf16)) }),
     ];
+    for device in devices() {
+        failures.push(ops::conv2d(&tape, &x, &w.to(&device).unwrap(), None, 1, Padding::all(1)));
+    }
     for failure in failures {
         assert!(failure.unwrap_err().to_string().starts_with("conv2d"));
     }

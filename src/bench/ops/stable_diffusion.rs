@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Library, Op};
 use crate::bench::beside::{factored, of_weight, plain};
-use crate::device::gpu::conv2d::Conv2d;
+use crate::device::conv_shape::ConvShape;
 use crate::device::gpu::library::{Added, Pass};
 use crate::ops::{self, LoraLayer, LoraOrder, LoraSizes, Padding};
 
@@ -78,18 +78,7 @@ fn conv2d(n: usize, side: usize, c: usize, trained: bool) -> Op {
     let map = n * side * side * c;
     let (flops, values) = (2 * map * 9 * c, 2 * map + 9 * c * c);
     let tracked = 1 + usize::from(trained);
-    let shape = Conv2d {
-        n,
-        h: side,
-        w: side,
-        c_in: c,
-        c_out: c,
-        kh: 3,
-        kw: 3,
-        stride: 1,
-        padding: Padding::all(1),
-        doubled: false,
-    };
+    let shape = ConvShape::new([n, side, side, c], [c, 3, 3, c], 1, Padding::all(1)).expect("padded by one");
     let pass = |pass| Library::Convolution(shape, pass);
     let gradients = [Pass::Dgrad, Pass::Wgrad].map(pass);
     Op {

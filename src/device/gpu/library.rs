@@ -1,8 +1,8 @@
 //! Work that NVIDIA's libraries do as well, so that `bench` can time cuBLASLt and cuDNN beside the kernels here. Nothing
 //! else uses them.
 
-use super::conv2d::Conv2d;
 use super::{Buffer, Gpu};
+use crate::device::conv_shape::ConvShape;
 use crate::error::Result;
 
 /// What a library is asked to do, on operands of one dtype with sums in f32 (never TF32).
@@ -11,7 +11,7 @@ pub enum Work {
     /// `y = left right`, by cuBLASLt. Operands: left, right, y.
     Product(Product),
     /// By cuDNN. Operands: x, weight, y, or their gradients.
-    Convolution(Conv2d, Pass),
+    Convolution(ConvShape, Pass),
 }
 
 /// A product of row-major matrices.
@@ -57,17 +57,10 @@ impl Work {
     }
 
     /// Elements of its operands.
-    ///
-    /// # Errors
-    /// [`crate::Error::Shape`] for a convolution without output.
-    pub fn lens(&self) -> Result<[usize; 3]> {
+    pub fn lens(&self) -> [usize; 3] {
         match self {
-            Self::Product(p) => Ok([p.rows * p.depth, p.depth * p.columns, p.rows * p.columns]),
-            Self::Convolution(conv, _) => {
-                let Conv2d { n, h, w, c_in, .. } = *conv;
-                let [ho, wo] = conv.output()?;
-                Ok([n * h * w * c_in, conv.c_out * conv.kh * conv.kw * c_in, n * ho * wo * conv.c_out])
-            }
+            Self::Product(p) => [p.rows * p.depth, p.depth * p.columns, p.rows * p.columns],
+            Self::Convolution(conv, _) => [conv.x(), conv.weight(), conv.y()].map(|shape| shape.iter().product()),
         }
     }
 }
@@ -203,6 +196,6 @@ mod tests {
         assert_eq!((a.rows, a.columns, a.transposed), (320, 640, true));
         assert_eq!((b.rows, b.columns, b.transposed), (320, 4096, false));
         assert_eq!((d.rows, d.columns), (640, 4096));
-        assert_eq!(Work::Product(forward).lens().unwrap(), [4096 * 320, 320 * 640, 4096 * 640]);
+        assert_eq!(Work::Product(forward).lens(), [4096 * 320, 320 * 640, 4096 * 640]);
     }
 }

@@ -7,7 +7,6 @@
 mod arena;
 mod argument;
 mod buffer;
-pub mod conv2d;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod dry_run;
@@ -21,7 +20,6 @@ pub mod noise;
 pub mod optimizer;
 pub mod recorder;
 mod simulator;
-pub mod sums;
 pub mod table;
 mod tile;
 

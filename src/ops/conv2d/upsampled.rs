@@ -5,10 +5,11 @@ use rayon::prelude::*;
 
 use super::{Padding, conv2d};
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::dispatch;
 use crate::error::Result;
-use crate::ops::{on_gpu, upsample_nearest};
-use crate::tensor::{Real, Tensor, buffer};
+use crate::ops::upsample_nearest;
+use crate::tensor::{Real, Tensor, buffer, device_of};
 
 /// Source pixels that the sums of taps pay for.
 const PIXELS: usize = 64;
@@ -24,7 +25,7 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
     let [_, kh, kw, _] = weight.dims(OP)?;
     let trained = tape.wants(weight) || bias.is_some_and(|bias| tape.wants(bias));
     let exact = x.dtype().accumulator() == x.dtype();
-    if trained || !exact || [kh, kw] != [3, 3] || n * h * w < PIXELS || on_gpu::holds(OP, &[x, weight])? {
+    if trained || !exact || [kh, kw] != [3, 3] || n * h * w < PIXELS || device_of(OP, &[x, weight])? != Device::Cpu {
         let x = upsample_nearest(tape, x, 2 * h, 2 * w)?;
         return conv2d(tape, &x, weight, bias, 1, Padding::all(1));
     }

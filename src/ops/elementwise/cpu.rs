@@ -49,11 +49,6 @@ pub fn add_channel_bias(x: &Tensor, t: &Tensor, [_, pixels, c]: [usize; 3]) -> R
     dispatch!(x.dtype(), T => Ok(add_channels::<T>(x, t, pixels, c)))
 }
 
-/// `[n, pixels, c]` -> `[n, c]`, each channel added up in the order of the pixels.
-pub fn sum_pixels(x: &Tensor, sizes: [usize; 3]) -> Result<Tensor> {
-    dispatch!(x.dtype(), T => Ok(sums::<T>(x, sizes)))
-}
-
 fn add_channels<T: Real>(x: &Tensor, t: &Tensor, pixels: usize, c: usize) -> Tensor {
     let (xs, ts) = (x.reals::<T>(), t.reals::<T>());
     let mut out = buffer::<T>(xs.len());
@@ -72,26 +67,4 @@ fn add_channels<T: Real>(x: &Tensor, t: &Tensor, pixels: usize, c: usize) -> Ten
         });
     });
     Tensor::from_reals(out, x.shape(), x.dtype())
-}
-
-fn sums<T: Real>(x: &Tensor, [n, pixels, c]: [usize; 3]) -> Tensor {
-    const CHANNELS: usize = 64;
-    let xs = x.reals::<T>();
-    let mut out = vec![T::default(); n * c];
-    out.par_chunks_mut(c.max(1)).enumerate().for_each(|(i, out)| {
-        let sample = &xs[i * pixels * c..][..pixels * c];
-        out.par_chunks_mut(CHANNELS).enumerate().for_each(|(j, out)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for row in sample.chunks_exact(c) {
-                        for (sum, &x) in out.iter_mut().zip(&row[j * CHANNELS..]) {
-                            *sum += x;
-                        }
-                    }
-                },
-            );
-        });
-    });
-    Tensor::from_reals(out, &[n, c], x.dtype())
 }

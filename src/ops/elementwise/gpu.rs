@@ -4,7 +4,6 @@ use super::Activation;
 use crate::device::gpu::pack;
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::error::{Error, Result};
-use crate::ops::sums::sum_rows_of_each;
 use crate::tensor::{DType, Tensor};
 
 const THREADS: usize = kernels::ELEMENTWISE_THREADS;
@@ -64,12 +63,6 @@ pub fn add_channel_bias(x: &Tensor, t: &Tensor, [n, pixels, c]: [usize; 3]) -> R
     let launch = x.kernel(&kernels::ADD_CHANNEL_BIAS_FORWARD)?.grid([packs.div_ceil(THREADS), 1, 1]).block(THREADS);
     launch.output(&y).input(x).input(t).long(n * pixels).int(pixels).int(c).launch()?;
     Ok(y)
-}
-
-/// `[n, pixels, c]` -> `[n, c]` in the same dtype: the gradient of what each pixel got.
-pub fn sum_pixels(x: &Tensor, sizes: [usize; 3]) -> Result<Tensor> {
-    let sums = sum_rows_of_each(x, sizes)?;
-    if x.dtype() == DType::F32 { Ok(sums) } else { cast(&sums, x.dtype()) }
 }
 
 /// Blocks whose threads have a pack of `x` each.

@@ -3,12 +3,12 @@
 mod cpu;
 mod gpu;
 
+use super::sums::sum_pixels;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
 pub(super) use crate::tensor::float;
 use crate::tensor::{DType, Tensor, device_of};
-pub(super) use gpu::sum_pixels as sum_pixels_on_gpu;
 
 /// `x + y`, same shape and dtype.
 ///
@@ -46,7 +46,7 @@ pub fn add_channel_bias(tape: &Tape, x: &Tensor, t: &Tensor) -> Result<Tensor> {
     let (sizes, device) = ([n, h * w, c], device_of(OP, &[x, t])?);
     let y = on!(device, add_channel_bias(x, t, sizes))?;
     tape.record(OP, [x, t], &y, move |dy, [wants_x, wants_t]| {
-        let dt = wants_t.then(|| on!(device, sum_pixels(dy, sizes))).transpose()?;
+        let dt = wants_t.then(|| sum_pixels(dy, sizes)).transpose()?;
         Ok([wants_x.then(|| dy.clone()), dt])
     });
     Ok(y)

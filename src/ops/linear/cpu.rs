@@ -1,6 +1,6 @@
 //! A linear layer on the CPU.
 
-use crate::device::cpu::gemm::{self, Pair, sum_of_products};
+use crate::device::cpu::gemm::{Pair, sum_of_products};
 use crate::dispatch;
 use crate::error::Result;
 pub use crate::ops::matmul::cpu::matmul_transposed as weight_gradient;
@@ -37,13 +37,5 @@ pub fn input_gradient(dy: &Tensor, weight: &Tensor, second: Option<[&Tensor; 2]>
         let pairs: Vec<_> = pairs.map(|[(a, x), (b, y)]| [rows(x, a), columns(y, b)]).collect();
         let pairs: Vec<Pair<'_, T>> = pairs.iter().map(|[a, b]| (a as _, b as _)).collect();
         Ok(Tensor::from_reals(multiplied(&pairs), &shaped(dy, sizes(weight)[1]), dy.dtype()))
-    })
-}
-
-/// The sum of the rows of `dy` `[.., out]`.
-pub fn bias_gradient(dy: &Tensor) -> Result<Tensor> {
-    let out = sizes(dy)[1];
-    dispatch!(dy.dtype(), T => {
-        Ok(Tensor::from_reals(gemm::sum_rows::<T>(&dy.reals::<T>(), out), &[out], dy.dtype().accumulator()))
     })
 }

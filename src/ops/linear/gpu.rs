@@ -3,8 +3,6 @@
 use crate::error::Result;
 pub use crate::ops::matmul::gpu::matmul_transposed as weight_gradient;
 use crate::ops::matmul::gpu::{Epilogue, Layout, products};
-use crate::ops::matmul::sizes;
-use crate::ops::sums::sum_rows;
 use crate::tensor::Tensor;
 
 /// `x W^T + b + residual`, rounded once. `second` continues the sum: `[h, b]` for `h B^T`.
@@ -21,9 +19,4 @@ pub fn forward(
 /// `dy W`, like x. `second` continues the sum: `[dh, a]` for `dh A`.
 pub fn input_gradient(dy: &Tensor, weight: &Tensor, second: Option<[&Tensor; 2]>) -> Result<Tensor> {
     products(Layout::Plain, [dy, weight], second, Epilogue::default())
-}
-
-/// The sum of the rows of `dy` `[.., out]`, f32.
-pub fn bias_gradient(dy: &Tensor) -> Result<Tensor> {
-    sum_rows(dy, sizes(dy))
 }

@@ -5,7 +5,8 @@ pub(super) mod gpu;
 mod group;
 
 use super::lora::{self, LoraLayer};
-use super::matmul::shaped;
+use super::matmul::{shaped, sizes};
+use super::sums::sum_rows;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ fn record(
     tape.record(OP, [Some(x), Some(weight), bias, residual], y, move |dy, [wants_x, _, wants_bias, wants_residual]| {
         let dx = wants_x.then(|| on!(device, input_gradient(dy, &w, None))).transpose()?;
         let dw = x_saved.map(|x| on!(device, weight_gradient(dy, &x, w.dtype()))).transpose()?;
-        let db = wants_bias.then(|| on!(device, bias_gradient(dy))).transpose()?;
+        let db = wants_bias.then(|| sum_rows(dy, sizes(dy))).transpose()?;
         Ok([dx, dw, db, wants_residual.then(|| dy.clone())])
     });
 }

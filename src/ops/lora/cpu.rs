@@ -3,7 +3,7 @@
 use crate::device::cpu::gemm::{Gemm, Pair};
 use crate::dispatch;
 use crate::error::Result;
-pub use crate::ops::linear::cpu::{bias_gradient, forward, input_gradient, weight_gradient};
+pub use crate::ops::linear::cpu::{forward, input_gradient, weight_gradient};
 use crate::ops::matmul::cpu::{columns, multiplied, rows};
 use crate::ops::matmul::{shaped, sizes};
 use crate::tensor::Tensor;

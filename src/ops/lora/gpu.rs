@@ -3,7 +3,7 @@
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::ops::elementwise;
-pub use crate::ops::linear::gpu::{bias_gradient, forward, input_gradient, weight_gradient};
+pub use crate::ops::linear::gpu::{forward, input_gradient, weight_gradient};
 use crate::ops::matmul::gpu::{Epilogue, Layout, matmul_transposed, products};
 use crate::tensor::{DType, Tensor};
 

@@ -5,6 +5,8 @@ pub(super) mod gpu;
 mod order;
 
 use super::linear;
+use super::matmul::sizes;
+use super::sums::sum_rows;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -144,7 +146,7 @@ impl Inputs<'_> {
                 }
             }
             if wants_bias {
-                gradients[4] = Some(on!(device, bias_gradient(dy))?);
+                gradients[4] = Some(sum_rows(dy, sizes(dy))?);
             }
             gradients[5] = wants_residual.then(|| dy.clone());
             Ok(gradients)

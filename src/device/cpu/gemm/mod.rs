@@ -13,9 +13,6 @@ mod plan;
 mod target;
 mod turn;
 
-use rayon::prelude::*;
-
-use crate::dtype::Real;
 pub use kernel::{Gemm, Kernel, Tile, VECTORS};
 pub use operand::{Matrix, Operand};
 pub use panels::{Aligned, Layout, Packer};
@@ -59,31 +56,6 @@ pub fn sum_of_products<T: Gemm>(pairs: &[Pair<'_, T>], output: Output<'_, T>, c:
 
 /// What is multiplied: rows and columns.
 pub type Pair<'a, T> = (&'a dyn Operand<T>, &'a dyn Operand<T>);
-
-/// Sums the rows of `[rows, n]`: the gradient of a bias. Rows go in order, in blocks of a fixed size.
-pub fn sum_rows<T: Real>(data: &[T], n: usize) -> Vec<T> {
-    const BLOCK: usize = 256;
-    let zero = T::from_f64(0.0);
-    let blocks: Vec<Vec<T>> = data
-        .par_chunks(BLOCK * n.max(1))
-        .map(|block| {
-            let mut sum = vec![zero; n];
-            for row in block.chunks_exact(n) {
-                for (s, &x) in sum.iter_mut().zip(row) {
-                    *s += x;
-                }
-            }
-            sum
-        })
-        .collect();
-    let mut total = vec![zero; n];
-    for block in blocks {
-        for (t, x) in total.iter_mut().zip(block) {
-            *t += x;
-        }
-    }
-    total
-}
 
 #[cfg(test)]
 mod tests;

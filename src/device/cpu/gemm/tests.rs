@@ -2,6 +2,7 @@
 
 use super::kernel::Kernels;
 use super::*;
+use crate::dtype::Real;
 
 fn values<T: Real>(len: usize, seed: u32) -> Vec<T> {
     let word = |i: usize| (i as u32 ^ seed).wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);

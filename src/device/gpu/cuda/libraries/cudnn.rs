@@ -8,8 +8,8 @@ use cudarc::cudnn::result::{self, CudnnError};
 use cudarc::cudnn::sys;
 
 use super::{Owned, Queue, WORKSPACE_BYTES, missing, said, workspace};
+use crate::device::conv_shape::{ConvShape, Padding};
 use crate::device::gpu::Buffer;
-use crate::device::gpu::conv2d::{Conv2d, Padding};
 use crate::device::gpu::library::{Call, Pass};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ impl Cudnn {
         Ok(Self { queue: queue.clone(), handle })
     }
 
-    pub fn prepare(&self, conv: &Conv2d, pass: Pass, [x, weight, y]: [&Buffer; 3]) -> Result<Convolution<'_>> {
+    pub fn prepare(&self, conv: &ConvShape, pass: Pass, [x, weight, y]: [&Buffer; 3]) -> Result<Convolution<'_>> {
         let what = format!("{pass:?} of {conv:?}");
         let failed = said(NAME, &what);
         let failed = |e: CudnnError| failed(&e);
@@ -143,7 +143,7 @@ impl Cudnn {
 }
 
 impl Shape {
-    fn new(conv: &Conv2d, dtype: DType, what: &str, failed: &dyn Fn(CudnnError) -> Error) -> Result<Self> {
+    fn new(conv: &ConvShape, dtype: DType, what: &str, failed: &dyn Fn(CudnnError) -> Error) -> Result<Self> {
         let refused = |why: &str| Error::Failed(format!("{NAME}: {what}: {why}"));
         let scalar = match dtype {
             DType::F32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
@@ -152,10 +152,10 @@ impl Shape {
             _ => return Err(refused(dtype.name())),
         };
         let Padding { top, left, bottom, right } = conv.padding;
-        if conv.doubled || (top, left) != (bottom, right) {
+        if (top, left) != (bottom, right) {
             return Err(refused("the library has no such convolution"));
         }
-        let [ho, wo] = conv.output()?;
+        let ConvShape { ho, wo, .. } = *conv;
         // Dimensions are told in the order n, c, h, w whatever the layout; a filter's as c_out, c_in, kh, kw, and NHWC
         // there means `[c_out, kh, kw, c_in]` in memory.
         let layout = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;

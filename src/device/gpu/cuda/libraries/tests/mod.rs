@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::Last;
 use super::{Loaded, Queue};
-use crate::device::gpu::conv2d::{Added as Beside, Conv2d, Padding};
+use crate::device::conv_shape::{ConvShape, Padding};
 use crate::device::gpu::library::{Added, Libraries, Pass, Product, Work};
 use crate::device::gpu::{Buffer, Checks, Gpu, Order};
 use crate::dtype::DType;
@@ -91,6 +91,32 @@ fn host(product: &Product, operands: [&Buffer; 3]) -> Vec<f32> {
     (0..rows * columns).map(value).collect()
 }
 
+/// One of a convolution's three products as its definition has it, tap by tap.
+fn host_convolution(conv: &ConvShape, pass: Pass, operands: [&Buffer; 3]) -> Vec<f32> {
+    let ConvShape { n, h, w, c_in, ho, wo, c_out, kh, kw, stride, padding } = *conv;
+    let [x, weight, y] = operands.map(values);
+    let mut result = vec![0.0; [y.len(), x.len(), weight.len()][pass as usize]];
+    for (pixel, tap) in (0..n * ho * wo).flat_map(|pixel| (0..kh * kw).map(move |tap| (pixel, tap))) {
+        let (image, row, column) = (pixel / wo / ho, pixel / wo % ho, pixel % wo);
+        let (row, column) = (row * stride + tap / kw, column * stride + tap % kw);
+        let inside =
+            (padding.top..h + padding.top).contains(&row) && (padding.left..w + padding.left).contains(&column);
+        if !inside {
+            continue;
+        }
+        let source = (image * h + row - padding.top) * w + column - padding.left;
+        for (o, i) in (0..c_out).flat_map(|o| (0..c_in).map(move |i| (o, i))) {
+            let [x_at, weight_at, y_at] = [source * c_in + i, (o * kh * kw + tap) * c_in + i, pixel * c_out + o];
+            match pass {
+                Pass::Forward => result[y_at] += x[x_at] * weight[weight_at],
+                Pass::Dgrad => result[x_at] += y[y_at] * weight[weight_at],
+                Pass::Wgrad => result[weight_at] += y[y_at] * x[x_at],
+            }
+        }
+    }
+    result
+}
+
 #[test]
 fn products_are_what_is_asked_for() {
     if !is_child() {
@@ -108,7 +134,7 @@ fn products_are_what_is_asked_for() {
     ] {
         let product = Product { rows, columns, depth, left_transposed, right_transposed, added };
         let work = Work::Product(product);
-        let [left, right, y] = work.lens().unwrap();
+        let [left, right, y] = work.lens();
         let (left, right, y) = (normals(&gpu, 1, left), normals(&gpu, 2, right), normals(&gpu, 3, y));
         let before = normals(&gpu, 3, y.len());
         let call = libraries.prepare(&work, [&left, &right, &y]).unwrap();
@@ -131,55 +157,30 @@ fn products_are_what_is_asked_for() {
 }
 
 #[test]
-fn convolutions_are_those_of_the_kernels() {
+fn convolutions_are_what_is_asked_for() {
     if !is_child() {
-        return with_the_stand_in("convolutions_are_those_of_the_kernels", &["libcudnn.so"]);
+        return with_the_stand_in("convolutions_are_what_is_asked_for", &["libcudnn.so"]);
     }
     let (gpu, libraries) = (simulator(), loaded());
     for (stride, kernel, padding) in [(1, [3, 3], 1), (2, [3, 3], 1), (1, [1, 1], 0), (1, [3, 2], 1)] {
         let [kh, kw] = kernel;
-        let conv = Conv2d {
-            n: 2,
-            h: 7,
-            w: 9,
-            c_in: 4,
-            c_out: 6,
-            kh,
-            kw,
-            stride,
-            padding: Padding::all(padding),
-            doubled: false,
-        };
+        let conv = ConvShape::new([2, 7, 9, 4], [6, kh, kw, 4], stride, Padding::all(padding)).unwrap();
         for pass in [Pass::Forward, Pass::Dgrad, Pass::Wgrad] {
             let work = Work::Convolution(conv, pass);
-            let [x, weight, y] = work.lens().unwrap();
+            let [x, weight, y] = work.lens();
             let (x, weight, y) = (normals(&gpu, 1, x), normals(&gpu, 2, weight), normals(&gpu, 3, y));
-            let expected = match pass {
-                Pass::Forward => conv.forward(&x, &weight, Beside::default()),
-                Pass::Dgrad => conv.dgrad(&y, &weight),
-                Pass::Wgrad => conv.wgrad(&y, &x),
-            };
+            let expected = gpu.upload(&host_convolution(&conv, pass, [&x, &weight, &y])).unwrap();
             libraries.prepare(&work, [&x, &weight, &y]).unwrap().queue().unwrap();
             let got = match pass {
                 Pass::Forward => &y,
                 Pass::Dgrad => &x,
                 Pass::Wgrad => &weight,
             };
-            agree(got, &expected.unwrap(), &format!("{pass:?} {conv:?}"));
+            agree(got, &expected, &format!("{pass:?} {conv:?}"));
         }
     }
-    let padded = Conv2d {
-        n: 1,
-        h: 4,
-        w: 4,
-        c_in: 1,
-        c_out: 1,
-        kh: 3,
-        kw: 3,
-        stride: 2,
-        padding: Padding { top: 0, left: 0, bottom: 1, right: 1 },
-        doubled: false,
-    };
+    let uneven = Padding { top: 0, left: 0, bottom: 1, right: 1 };
+    let padded = ConvShape::new([1, 4, 4, 1], [1, 3, 3, 1], 2, uneven).unwrap();
     let x = gpu.buffer(DType::F32, 16).unwrap();
     let refused = libraries.prepare(&Work::Convolution(padded, Pass::Forward), [&x, &x, &x]);
     assert!(refused.err().unwrap().to_string().contains("no such convolution"));
@@ -201,18 +202,7 @@ fn missing_libraries_are_told() {
         right_transposed: true,
         added: Added::Nothing,
     };
-    let conv = Conv2d {
-        n: 1,
-        h: 4,
-        w: 4,
-        c_in: 1,
-        c_out: 1,
-        kh: 1,
-        kw: 1,
-        stride: 1,
-        padding: Padding::all(0),
-        doubled: false,
-    };
+    let conv = ConvShape::new([1, 4, 4, 1], [1, 1, 1, 1], 1, Padding::all(0)).unwrap();
     for work in [Work::Product(product), Work::Convolution(conv, Pass::Forward)] {
         for _ in 0..2 {
             let told = libraries.prepare(&work, [&x, &x, &x]).err().unwrap().to_string();

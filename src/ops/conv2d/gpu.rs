@@ -1,0 +1,87 @@
+//! Launches of `conv2d.cu`.
+
+use super::{ConvShape, Epilogue, OP};
+use crate::device::gpu::table::kernels;
+use crate::device::gpu::{Launcher, Operand, Tile, in_chunks};
+use crate::error::{Error, Result};
+use crate::ops::sums::sum_rows;
+use crate::tensor::{DType, Tensor};
+
+/// Pixels that the kernels of the large and the small tile count.
+const MOST_PIXELS: usize = i32::MAX as usize;
+/// The kernels can read an `x` of half the height and width through an upsampling; no op asks for it.
+const NOT_DOUBLED: usize = 0;
+
+/// The convolution and all that is added, rounded once. `bias` is f32.
+pub fn forward(
+    shape: &ConvShape,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue<'_>,
+) -> Result<Tensor> {
+    let (pixels, c_out) = (shape.pixels(), shape.c_out);
+    let Epilogue { channel_bias, residual } = epilogue;
+    let y = x.new_empty(&shape.y(), x.dtype())?;
+    let mut memory: Vec<&dyn Operand> = vec![&y, x, weight];
+    memory.extend([channel_bias, residual].into_iter().flatten().map(|x| x as &dyn Operand));
+    let steps = shape.c_in.is_multiple_of(Tile::step(x.dtype())) && pixels <= MOST_PIXELS;
+    let tile = Tile::fit(pixels, c_out, 1).if_fits(steps && in_chunks(x.dtype(), &[c_out], &memory));
+    let kernel = [&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL, &kernels::CONV2D_FORWARD_ANY];
+    let launch = tile.over(x.kernel(tile.choose(kernel))?, pixels, c_out, 1).output(&y).input(x).input(weight);
+    let launch = launch.input_if(bias).input_if(channel_bias).input_if(residual).int(shape.n);
+    let launch = sizes(launch, shape);
+    let launch = if tile.takes_any() { launch.int(NOT_DOUBLED) } else { launch };
+    launch.launch()?;
+    Ok(y)
+}
+
+/// The gradient of `x`.
+pub fn input_gradient(shape: &ConvShape, dy: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let ConvShape { n, h, w, c_in, stride, .. } = *shape;
+    expect("dy", dy, &shape.y())?;
+    let dx = dy.new_empty(&shape.x(), dy.dtype())?;
+    let steps = shape.c_out.is_multiple_of(Tile::step(dy.dtype())) && n * h * w <= MOST_PIXELS;
+    let fits = steps && in_chunks(dy.dtype(), &[c_in], &[&dx, dy, weight]);
+    // Pixels whose coordinates leave the same remainders meet the same taps: blocks along z for each such class.
+    let classes = if fits { stride * stride } else { 1 };
+    let pixels = if fits { n * h.div_ceil(stride) * w.div_ceil(stride) } else { n * h * w };
+    let tile = Tile::fit(pixels, c_in, classes).if_fits(fits);
+    let kernel = [&kernels::CONV2D_DGRAD_LARGE, &kernels::CONV2D_DGRAD_SMALL, &kernels::CONV2D_DGRAD_ANY];
+    let launch = tile.over(dy.kernel(tile.choose(kernel))?, pixels, c_in, classes);
+    sizes(launch.output(&dx).input(dy).input(weight).int(n), shape).launch()?;
+    Ok(dx)
+}
+
+/// The gradient of the weights, f32: slices of the pixels are summed side by side and then added up in their order.
+pub fn weight_gradient(shape: &ConvShape, dy: &Tensor, x: &Tensor, _stored: DType) -> Result<Tensor> {
+    let (pixels, c_out) = (shape.pixels(), shape.c_out);
+    expect("dy", dy, &shape.y())?;
+    let weights: usize = shape.weight().iter().product();
+    let width = weights / c_out.max(1);
+    let (tile, slice) = Tile::sliced(c_out, width, pixels.max(1), x.dtype());
+    let slices = pixels.div_ceil(slice).max(1);
+    let parts = x.new_empty(&[slices, weights], DType::F32)?;
+    let small = &kernels::CONV2D_WGRAD_SMALL;
+    let kernel = tile.choose([&kernels::CONV2D_WGRAD_LARGE, small, small]);
+    let launch = tile.over(x.kernel(kernel)?, c_out, width, slices);
+    let launch = launch.output(&parts).input(dy).input(x).int(shape.n).int(slice);
+    sizes(launch, shape).int(NOT_DOUBLED).launch()?;
+    let sum = if slices == 1 { parts } else { sum_rows(&parts, [slices, weights])? };
+    Ok(sum.with_shape(&shape.weight()))
+}
+
+/// The arguments from h to left.
+fn sizes<'a>(launch: Launcher<'a>, shape: &ConvShape) -> Launcher<'a> {
+    let ConvShape { h, w, c_in, ho, wo, c_out, kh, kw, stride, padding, .. } = *shape;
+    let launch = launch.int(h).int(w).int(c_in).int(ho).int(wo).int(c_out);
+    launch.int(kh).int(kw).int(stride).int(padding.top).int(padding.left)
+}
+
+/// That a gradient is one of the result: no kernel may be sent beyond its operands.
+fn expect(name: &str, x: &Tensor, shape: &[usize]) -> Result<()> {
+    match x.len() == shape.iter().product::<usize>() {
+        true => Ok(()),
+        false => Err(Error::shape(OP, format!("{name} {x:?} is not like the result {shape:?}"))),
+    }
+}
