@@ -19,8 +19,8 @@ use crate::ops::optimizer::AdamW;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
-use crate::train::replay::Replay;
 use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::steps::Steps;
 
 /// The names of the training steps that any machine can do.
 pub const CASES: [&str; 2] = ["tiny", "sd15"];
@@ -39,10 +39,9 @@ pub struct TrainStep {
     flat: FlatParameters,
     objective: Objective,
     batch: MicroBatch,
-    /// How steps are done on a GPU.
-    replay: Option<Replay>,
+    steps: Steps,
     /// Steps that were run.
-    steps: u64,
+    count: u64,
 }
 
 impl TrainStep {
@@ -67,15 +66,11 @@ impl TrainStep {
         let mut unet = UNet::initial(config, 0, dtype)?;
         unet.place(device)?;
         let params = branches(&mut unet, rank, dtype)?;
-        let replay = match device {
-            Device::Cpu => None,
-            Device::Gpu(gpu) => Some(Replay::new(gpu, 1, vec![LR])?),
-        };
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);
         let map = [batch, latent, latent, 4];
         Ok(Self {
-            flat: FlatParameters::new(params, dtype)?,
+            flat: FlatParameters::new(params, dtype, adamw())?,
             unet,
             objective: Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None },
             batch: MicroBatch {
@@ -86,8 +81,8 @@ impl TrainStep {
                 context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },
-            replay,
-            steps: 0,
+            steps: Steps::new(device, 1, vec![LR])?,
+            count: 0,
         })
     }
 
@@ -96,8 +91,8 @@ impl TrainStep {
     /// # Errors
     /// What the device says.
     pub fn run(&mut self) -> Result<f64> {
-        let loss = self.queue()?;
-        self.loss(loss)
+        self.queue()?;
+        self.loss()
     }
 
     /// Runs the step and returns its seconds, on a GPU by the device's clock.
@@ -105,52 +100,38 @@ impl TrainStep {
     /// # Errors
     /// [`Error::Failed`] where the loss is no number; what the device says.
     pub fn seconds(&mut self) -> Result<f64> {
-        let device = self.unet.device();
-        let mut loss = None;
-        let mut step = || {
-            loss = self.queue()?;
-            Ok(())
-        };
-        let seconds = match &device {
-            Device::Gpu(gpu) => gpu.seconds(step)?,
+        let seconds = match self.unet.device() {
+            Device::Gpu(gpu) => gpu.seconds(|| self.queue())?,
             Device::Cpu => {
                 let begin = Instant::now();
-                step()?;
+                self.queue()?;
                 begin.elapsed().as_secs_f64()
             }
         };
-        let loss = self.loss(loss)?;
+        let loss = self.loss()?;
         if !loss.is_finite() {
             return Err(Error::Failed(format!("the loss is {loss}: the time would mean nothing")));
         }
         Ok(seconds)
     }
 
-    /// Runs the step; its loss, unless that is in a GPU's memory.
-    fn queue(&mut self) -> Result<Option<f64>> {
-        self.batch.noise = noise(self.batch.timesteps.len(), self.steps);
-        self.steps += 1;
-        let settings = AdamW { lr: LR, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
-        if let Some(replay) = &mut self.replay {
-            replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &self.batch, 1.0)?;
-            replay.update(&mut self.flat, settings, 1.0)?;
-            return Ok(None);
-        }
-        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
-        let computed = self.objective.compute(&self.unet, &self.batch, &leaves, 1.0, scale)?;
-        self.flat.accumulate(&computed.gradients)?;
-        self.flat.update(settings, 1.0)?;
-        Ok(Some(computed.loss.item()))
+    /// Runs the step; its loss may stay in a GPU's memory.
+    fn queue(&mut self) -> Result<()> {
+        self.batch.noise = noise(self.batch.timesteps.len(), self.count);
+        self.count += 1;
+        self.steps.micro_batch(&self.objective, &self.unet, &mut self.flat, &self.batch, 1.0)?;
+        self.steps.update(&mut self.flat, 1.0)
     }
 
     /// The loss of the step that ran last.
-    fn loss(&mut self, loss: Option<f64>) -> Result<f64> {
-        match (loss, &mut self.replay) {
-            (Some(loss), _) => Ok(loss),
-            (None, Some(replay)) => Ok(replay.reports()?.last().map_or(f64::NAN, |report| report.loss)),
-            (None, None) => Ok(f64::NAN),
-        }
+    fn loss(&mut self) -> Result<f64> {
+        Ok(self.steps.reports()?.last().map_or(f64::NAN, |report| report.loss))
     }
+}
+
+/// The optimizer of every case.
+fn adamw() -> Box<AdamW> {
+    Box::new(AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 })
 }
 
 /// That of Stable Diffusion.

@@ -3,17 +3,17 @@
 use serde_json::{Value, json};
 
 use super::{LR, noise, schedule, sd15};
+use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::dry_run::Listed;
 use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
 use crate::lora::{Targets, attach};
 use crate::nn::{AddedConditions, Param, UNet};
-use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
-use crate::train::replay::Replay;
 use crate::train::step::{MicroBatch, Objective};
+use crate::train::steps::Steps;
 
 /// The training steps that can be listed.
 pub const LISTED: [&str; 2] = [super::GPU_CASE, "sdxl_1024"];
@@ -38,7 +38,9 @@ pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 
     let (gpu, commands) = Gpu::dry_run();
     let mut unet = UNet::unset(config, &gpu, dtype)?;
     let params = branches(&mut unet, &gpu, dtype)?;
-    let mut flat = FlatParameters::unset(params, &gpu, dtype)?;
+    let trained = params.iter().map(|param| param.get().len()).sum();
+    let values = Tensor::on_gpu(gpu.buffer(DType::F32, trained)?, &[trained]);
+    let mut flat = FlatParameters::over(params, values, dtype, super::adamw())?;
     let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype);
     let batch = MicroBatch {
         latents: zeros(&[batch, latent, latent, 4]),
@@ -52,12 +54,11 @@ pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 
         }),
     };
     let objective = Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None };
-    let mut replay = Replay::new(&gpu, 1, vec![LR])?;
+    let mut steps = Steps::new(&Device::Gpu(gpu), 1, vec![LR])?;
     commands.take();
-    replay.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
+    steps.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
     let micro_batch = commands.take();
-    let settings = AdamW { lr: LR, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
-    replay.update(&mut flat, settings, 1.0)?;
+    steps.update(&mut flat, 1.0)?;
     Ok([micro_batch, commands.take()])
 }
 

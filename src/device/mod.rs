@@ -7,7 +7,9 @@ pub mod gpu;
 pub mod memory;
 pub mod plan;
 
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use gpu::graph::CachedGraph;
 use gpu::{Checks, Gpu, Order};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,30 @@ impl Device {
         match Gpu::cuda(0) {
             Ok(gpu) => (Device::Gpu(gpu), None),
             Err(why) => (Device::Cpu, Gpu::has_driver().then_some(why)),
+        }
+    }
+
+    /// Does `work`, which is the same every time and depends on what is in the device's memory alone: a GPU replays it.
+    ///
+    /// # Errors
+    /// What `work` or the device say.
+    pub fn repeat(&self, graph: &mut CachedGraph, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        match self {
+            Device::Cpu => work(),
+            Device::Gpu(gpu) => graph.run(gpu, work),
+        }
+    }
+
+    /// Whether work is queued, so that the host waits for what it reads.
+    pub fn is_asynchronous(&self) -> bool {
+        *self != Device::Cpu
+    }
+
+    /// The type of norms, learning rates and other single numbers: GPUs compute them in f32.
+    pub fn number_dtype(&self) -> DType {
+        match self {
+            Device::Cpu => DType::F64,
+            Device::Gpu(_) => DType::F32,
         }
     }
 

@@ -50,7 +50,8 @@ impl Stage {
     /// Goes on from the newest state there is. `identity`: all else that decides the numbers.
     pub fn open(run: &Pretraining, recipe: Recipe, params: Vec<Param>, identity: RunIdentity) -> Result<Self> {
         let states = run.states(&recipe.stage);
-        let mut flat = FlatParameters::new(params, DType::F32)?;
+        let adamw = AdamW { betas: (0.9, 0.99), eps: 1e-8, weight_decay: recipe.weight_decay };
+        let mut flat = FlatParameters::new(params, DType::F32, Box::new(adamw))?;
         flat.keep_average(recipe.average)?;
         if let Some(newest) = checkpoint::list(&states)?.last() {
             State::open(newest, &identity)?.restore(&mut flat)?;
@@ -115,8 +116,7 @@ impl Stage {
                 r.what
             )));
         }
-        let settings = AdamW { lr, betas: (0.9, 0.99), eps: 1e-8, weight_decay: r.weight_decay };
-        let grad_norm = self.flat.update(settings, MAX_GRAD_NORM)?;
+        let grad_norm = self.flat.update(lr, MAX_GRAD_NORM)?;
         let step = self.flat.step;
         let values = [&losses[..], &[("lr", lr), ("grad_norm", grad_norm)]].concat();
         self.metrics.append(step, &values)?;

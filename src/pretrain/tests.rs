@@ -64,11 +64,10 @@ fn train(
     let identity = RunIdentity { settings: String::new(), model: String::new(), data: String::new() };
     let mut trained = Trained { stage, ..Trained::default() };
     let mut stage = Stage::open(run, recipe, params, identity).expect("room");
-    trained.before = stage.flat.buffers().expect("a device").master.clone();
+    trained.before = stage.flat.master().expect("a device").data().to_vec();
     stage.run(&mut trained, compute, || Ok(())).expect("steps");
-    let buffers = stage.flat.buffers().expect("a device").into_owned();
-    trained.first_moment = buffers.moments.values()[0].to_vec();
-    trained.after = buffers.master;
+    trained.first_moment = stage.flat.state().expect("a device")[0].1.data().to_vec();
+    trained.after = stage.flat.master().expect("a device").data().to_vec();
     trained
 }
 

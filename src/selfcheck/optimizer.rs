@@ -9,10 +9,10 @@ use crate::device::gpu::recorder::Launched;
 use crate::error::Result;
 use crate::nn::Param;
 use crate::ops;
-use crate::ops::optimizer::AdamW;
+use crate::ops::optimizer::{AdamW, AdamW8bit, Optimizer, decoded};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::parameters::{FlatParameters, HostBuffers};
+use crate::train::parameters::FlatParameters;
 
 /// The weight that is trained: its values are no multiple of what a block or a thread takes.
 const SHAPE: [usize; 2] = [331, 303];
@@ -28,32 +28,26 @@ pub fn steps(device: &Device, launched: &Launched, dtype: DType, in_8_bits: bool
     let reference = trained(&Device::Cpu, dtype, in_8_bits)?;
     launched.take();
     let there = trained(device, dtype, in_8_bits)?;
-    let buffers = |b: HostBuffers| {
-        let [first, second] = b.moments.values().map(|moment| moment.to_vec());
-        let average = b.average.unwrap_or_default();
-        [("weights", b.master), ("first moment", first), ("second moment", second), ("average", average)]
-    };
     let (bound, moments) = match in_8_bits {
         true => (CODE_BOUND, ", moments in 8 bits"),
         false => (LEAST_BOUND, ""),
     };
-    let pairs = buffers(there).into_iter().zip(buffers(reference));
-    let quantities = pairs.map(|((name, there), (_, reference))| {
-        let [there, reference] = [there, reference].map(|x| Tensor::new(x, &[TRAINED]));
-        (name.to_owned(), relative_error(&there, &reference), bound)
-    });
+    let quantities = there
+        .into_iter()
+        .zip(reference)
+        .map(|((name, there), (_, reference))| (name.to_owned(), relative_error(&there, &reference), bound));
     let quantities: Vec<_> = quantities.collect();
     let name = format!("{STEPS} steps of AdamW, {TRAINED} values{moments}");
     Ok(worst(name, dtype, quantities.into_iter(), launched.take()))
 }
 
-fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<HostBuffers> {
-    let mut flat = FlatParameters::new(vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)], dtype)?;
+/// What the steps have made, by name.
+fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<[(&'static str, Tensor); 4]> {
+    let params = vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)];
+    let adamw = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
+    let optimizer: Box<dyn Optimizer> = if in_8_bits { Box::new(AdamW8bit(adamw)) } else { Box::new(adamw) };
+    let mut flat = FlatParameters::new(params, dtype, optimizer)?;
     flat.keep_average(0.9)?;
-    if in_8_bits {
-        flat.keep_moments_in_8_bits()?;
-    }
-    let settings = AdamW { lr: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
     for i in 0..2 * STEPS {
         let leaves = flat.leaves();
         let tape = Tape::watching(&leaves);
@@ -61,10 +55,17 @@ fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<HostBuffers
         let y = ops::linear(&tape, &row(2 * i + 1, SHAPE[1])?, &leaves[0], None)?;
         flat.accumulate(&tape.backward_from(&y, row(2 * i + 2, SHAPE[0])?)?)?;
         if i % 2 == 1 {
-            flat.update(settings, 0.5)?;
+            flat.update(1e-2, 0.5)?;
         }
     }
-    Ok(flat.buffers()?.into_owned())
+    let state = flat.state()?;
+    let [first, second] = match &state[..] {
+        [(_, m), (_, m_scales), (_, v), (_, v_scales)] => [(m, m_scales, true), (v, v_scales, false)]
+            .map(|(codes, scales, signed)| Tensor::new(decoded(codes, scales, TRAINED, signed), &[TRAINED])),
+        _ => [state[0].1.clone(), state[1].1.clone()],
+    };
+    let average = flat.average()?.expect("kept");
+    Ok([("weights", flat.master()?), ("first moment", first), ("second moment", second), ("average", average)])
 }
 
 /// Noise, which must be the CPU's to the bit, and latents mixed with it.

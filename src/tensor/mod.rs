@@ -1,9 +1,11 @@
 //! [`Tensor`]: contiguous, row-major data with a shape, a dtype and a device. Feature maps are NHWC `[n, h, w, c]`
 //! everywhere, so that `[n, h*w, c]` tokens are the same bytes.
 
+mod in_place;
 mod place;
 mod pointwise;
 mod storage;
+mod upload;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ pub use crate::dtype::{DType, Element, Real};
 pub use crate::random;
 pub(crate) use place::device_of;
 pub(crate) use pointwise::{float, map, same, zip};
+pub use upload::Upload;
 
 use crate::error::{Error, Result};
 use storage::Storage;

@@ -59,6 +59,19 @@ impl Storage {
         }
     }
 
+    /// # Panics
+    /// If they are not the host's.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Storage::F32(v) => bytemuck::cast_slice_mut(v),
+            Storage::Bf16(v) => bytemuck::cast_slice_mut(v),
+            Storage::F16(v) => bytemuck::cast_slice_mut(v),
+            Storage::F64(v) => bytemuck::cast_slice_mut(v),
+            Storage::I64(v) => bytemuck::cast_slice_mut(v),
+            Storage::Gpu(memory) => panic!("bytes on {:?} are changed by launches", memory.gpu()),
+        }
+    }
+
     pub(crate) fn on_host(&self) -> bool {
         !matches!(self, Storage::Gpu(_))
     }

@@ -5,19 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::config::TrainConfig;
-use super::parameters::{FlatParameters, HostBuffers, Moments};
+use super::parameters::FlatParameters;
 use crate::error::{Error, Result};
 use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::{DType, Tensor};
-
-const MASTER: &str = "master";
-const MOMENTS: [&str; 2] = ["first_moment", "second_moment"];
-const SCALES: [&str; 2] = ["first_moment.scales", "second_moment.scales"];
-const CODES: [&str; 2] = ["first_moment.codes", "second_moment.codes"];
-/// The buffer of runs that keep an average.
-const AVERAGE: &str = "average";
-/// The values of a loss scale that changes; any other run has made an update at every step.
-const PROGRESS: &str = "progress";
 
 /// What a run computes with: a state resumes only the run that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,24 +47,7 @@ pub fn save_with(
     more: &BTreeMap<String, String>,
 ) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    let buffers = flat.buffers()?;
-    let floats = |name: &str, values: &[f32]| (name.to_string(), Tensor::new(values.to_vec(), &[values.len()]));
-    let mut tensors = vec![floats(MASTER, &buffers.master)];
-    match &buffers.moments {
-        Moments::Floats(both) => tensors.extend(MOMENTS.iter().zip(both).map(|(name, moment)| floats(name, moment))),
-        Moments::Codes(both) => {
-            for ((codes, scales), moment) in CODES.iter().zip(SCALES).zip(both) {
-                let words = moment.words();
-                let len = words.len();
-                tensors.push((codes.to_string(), Tensor::new(words, &[len])));
-                tensors.push(floats(scales, &moment.scales));
-            }
-        }
-    }
-    tensors.extend(buffers.average.as_ref().map(|average| floats(AVERAGE, average)));
-    if buffers.progress.adapts() {
-        tensors.push(floats(PROGRESS, &buffers.progress.values()));
-    }
+    let tensors = flat.saved()?;
     let mut metadata = more.clone();
     metadata.insert("selma.step".to_string(), flat.step.to_string());
     metadata.extend(run.entries().map(|(key, value)| (key.to_string(), value.clone())));
@@ -144,42 +118,7 @@ impl State {
     /// # Errors
     /// [`Error::File`] where it is damaged or does not fit.
     pub fn restore(&self, flat: &mut FlatParameters) -> Result<()> {
-        flat.change(|buffers| self.read(buffers))?;
-        flat.step = self.step;
-        Ok(())
-    }
-
-    fn read(&self, buffers: &mut HostBuffers) -> Result<()> {
-        buffers.progress.updates = self.step;
-        self.copy(MASTER, &mut buffers.master)?;
-        match &mut buffers.moments {
-            Moments::Floats(both) => {
-                for (name, moment) in MOMENTS.iter().zip(both) {
-                    self.copy(name, moment)?;
-                }
-            }
-            Moments::Codes(both) => {
-                for ((codes, scales), moment) in CODES.iter().zip(SCALES).zip(both) {
-                    let words = self.tensor(codes, DType::I64, moment.codes.len() / size_of::<i64>())?;
-                    moment.set_words(words.data());
-                    self.copy(scales, &mut moment.scales)?;
-                }
-            }
-        }
-        if let Some(average) = &mut buffers.average {
-            self.copy(AVERAGE, average)?;
-        }
-        if buffers.progress.adapts() {
-            let mut progress = [0.0; 3];
-            self.copy(PROGRESS, &mut progress)?;
-            buffers.progress.set(progress);
-        }
-        Ok(())
-    }
-
-    fn copy(&self, name: &str, into: &mut [f32]) -> Result<()> {
-        into.copy_from_slice(self.tensor(name, DType::F32, into.len())?.data());
-        Ok(())
+        flat.restore(self.step, |name, dtype, len| self.tensor(name, dtype, len))
     }
 
     fn tensor(&self, name: &str, dtype: DType, len: usize) -> Result<Tensor> {

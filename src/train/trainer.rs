@@ -6,16 +6,16 @@ use std::path::Path;
 
 use super::branches::Branches;
 use super::checkpoint::{self, RunIdentity};
-use super::config::{Optimizer, TrainConfig};
+use super::config::TrainConfig;
 use super::folder::OutputFolder;
 use super::metrics::Metrics;
 use super::parameters::FlatParameters;
 use super::plan::Plans;
 use super::preparation::Preparation;
-use super::replay::Replay;
 use super::samples::Samples;
 use super::saved::SavedLoras;
 use super::step::Objective;
+use super::steps::Steps;
 use super::tensorboard::EventFile;
 use super::watcher::{StepReport, Watcher};
 use crate::data::examples::Examples;
@@ -44,8 +44,7 @@ pub struct Trainer {
     metrics: Metrics,
     events: EventFile,
     samples: Option<Samples>,
-    /// How steps are done on a GPU.
-    replay: Option<Replay>,
+    steps: Steps,
     saved: SavedLoras,
 }
 
@@ -76,30 +75,22 @@ impl Trainer {
             prepared;
         unet.set_checkpointing(config.checkpointing);
         let branches = Branches::attach(&config, start.as_ref(), &mut unet, dtype)?;
-        let mut flat = FlatParameters::new(branches.params(), dtype)?;
-        if config.optimizer == Optimizer::Adamw8bit {
-            flat.keep_moments_in_8_bits()?;
-        }
+        let (beta1, beta2) = (config.betas[0], config.betas[1]);
+        let settings = AdamW { betas: (beta1, beta2), eps: config.eps, weight_decay: config.weight_decay };
+        let mut flat = FlatParameters::new(branches.params(), dtype, config.optimizer.with(settings))?;
         if config.ema > 0.0 {
             flat.keep_average(config.ema)?;
         }
         match (state, start) {
             (Some(state), _) => state.restore(&mut flat)?,
             // The network may have rounded what it starts from.
-            (None, Some(start)) => flat.change(|buffers| {
-                buffers.master = branches.values(&start);
-                buffers.average = buffers.average.as_ref().map(|_| buffers.master.clone());
-                Ok(())
-            })?,
+            (None, Some(start)) => flat.set_values(branches.values(&start))?,
             (None, None) => {}
         }
         let saved = SavedLoras::new(&config)?;
         let timesteps = config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
-        let replay = match unet.device() {
-            Device::Cpu => None,
-            Device::Gpu(gpu) => Some(Replay::new(&gpu, config.grad_accum, config.schedule().rates())?),
-        };
+        let steps = Steps::new(&unet.device(), config.grad_accum, config.schedule().rates())?;
         let resumed = (flat.step > 0).then_some(flat.step);
         let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
         let events = EventFile::create(&config.out, resumed)?;
@@ -117,7 +108,7 @@ impl Trainer {
             metrics,
             events,
             samples,
-            replay,
+            steps,
             saved,
         })
     }
@@ -172,19 +163,19 @@ impl Trainer {
 
     /// A step towards step `end`, with what is to be drawn and saved after it.
     fn next_step(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
-        let report = self.one_step()?;
+        self.one_step()?;
         let step = self.flat.step;
         let last = step == end;
         let drawing = self.samples.is_some() && step.is_multiple_of(self.config.sample_every);
         let saving = last || step.is_multiple_of(self.config.save_every);
-        self.tell(report, drawing || saving, watcher)?;
+        self.report(drawing || saving, watcher)?;
         // Before the state is saved: a run that is killed while it draws comes back to this step.
         if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
             samples.draw(&self.unet, step)?;
         }
         let stopped = watcher.stopped();
         if saving || stopped {
-            self.tell(None, true, watcher)?;
+            self.report(true, watcher)?;
             self.save()?;
         }
         if stopped && !last {
@@ -204,7 +195,7 @@ impl Trainer {
             Error::OutOfMemory(why) => {
                 // A step counts as soon as its update is queued: where that is what failed, nobody knows how much was done.
                 let whole = self.flat.step == before && before > 0;
-                let saved = whole && self.tell(None, true, watcher).and_then(|()| self.save()).is_ok();
+                let saved = whole && self.report(true, watcher).and_then(|()| self.save()).is_ok();
                 let going_on = match saved {
                     _ if before == 0 => "no step was done yet".into(),
                     true => {
@@ -220,45 +211,23 @@ impl Trainer {
         }
     }
 
-    /// One step; what it measured, unless that is still in a GPU's memory.
-    fn one_step(&mut self) -> Result<Option<StepReport>> {
+    fn one_step(&mut self) -> Result<()> {
         let accumulated = self.config.grad_accum as u64;
-        let c = &self.config;
-        let mut settings =
-            AdamW { lr: c.lr, betas: (c.betas[0], c.betas[1]), eps: c.eps, weight_decay: c.weight_decay };
-        let max_norm = c.max_grad_norm;
-        let (factor, first) = (1.0 / accumulated as f64, self.flat.step * accumulated);
-        if let Some(replay) = &mut self.replay {
-            for number in first..first + accumulated {
-                let batch = self.examples.batch(number, self.timesteps.clone())?;
-                replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
-            }
-            replay.update(&mut self.flat, settings, max_norm)?;
-            return Ok(None);
-        }
-        let (leaves, scale) = (self.flat.leaves(), self.flat.loss_scale());
-        let mut loss = 0.0;
+        let first = self.flat.step * accumulated;
         for number in first..first + accumulated {
             let batch = self.examples.batch(number, self.timesteps.clone())?;
-            let computed = self.objective.compute(&self.unet, &batch, &leaves, factor, scale.clone())?;
-            loss += computed.loss.item() / accumulated as f64;
-            self.flat.accumulate(&computed.gradients)?;
+            let factor = 1.0 / accumulated as f64;
+            self.steps.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
         }
-        let progress = self.flat.progress()?;
-        settings.lr = self.config.schedule().at(progress.updates);
-        let loss_scale = progress.adapts().then_some(f64::from(progress.scale));
-        let grad_norm = self.flat.update(settings, max_norm)?;
-        Ok(Some(StepReport { step: self.flat.step, loss, grad_norm, loss_scale, lr: settings.lr }))
+        self.steps.update(&mut self.flat, self.config.max_grad_norm)
     }
 
-    /// Records what steps have measured: `report`, and what is in a GPU's memory once there is enough of it, or where
-    /// nothing may be left there.
-    fn tell(&mut self, report: Option<StepReport>, all: bool, watcher: &mut dyn Watcher) -> Result<()> {
-        let mut reports: Vec<StepReport> = report.into_iter().collect();
-        if let Some(replay) = self.replay.as_mut().filter(|replay| all || replay.is_full()) {
-            reports.extend(replay.reports()?);
+    /// Records what steps have measured once there is enough of it, or where nothing may be left in a GPU's memory.
+    fn report(&mut self, all: bool, watcher: &mut dyn Watcher) -> Result<()> {
+        if !(all || self.steps.is_full()) {
+            return Ok(());
         }
-        for report in reports {
+        for report in self.steps.reports()? {
             check(&report)?;
             self.record(&report)?;
             watcher.step(&report);
@@ -300,8 +269,8 @@ impl Trainer {
 
     /// The LoRA of the present step in f32: the average of the run where there is one, else the master copy.
     fn expert(&self) -> Result<Expert> {
-        let buffers = self.flat.buffers()?;
-        self.branches.expert(buffers.average.as_ref().unwrap_or(&buffers.master))
+        let values = self.flat.average()?.map_or_else(|| self.flat.master(), Ok)?;
+        self.branches.expert(values.data())
     }
 }
 

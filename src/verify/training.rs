@@ -31,9 +31,9 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
         prediction: Prediction::parse(case.str("prediction_type")?)?,
         snr_gamma: case.json["snr_gamma"].as_f64(),
     };
-    let adamw = recorded_adamw(case, "lr")?;
-    let mut flat = FlatParameters::new(params, dtype)?;
-    let start = flat.buffers()?.master.clone();
+    let (lr, adamw) = recorded_adamw(case, "lr")?;
+    let mut flat = FlatParameters::new(params, dtype, adamw)?;
+    let start = flat.master()?;
     let (accumulation, max_norm) = (case.usize("grad_accum")?, case.f64("max_grad_norm")?);
     let (mut checks, mut norms) = (Checks::default(), Vec::new());
     for step in 0..case.usize("steps")? {
@@ -51,7 +51,7 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
             if flat.gradient_norm()?.is_finite() || flat.progress()?.scale <= 1.0 {
                 break;
             }
-            flat.update(adamw, max_norm)?;
+            flat.update(lr, max_norm)?;
             all.clear();
         }
         for (i, computed) in micro_batches.zip(all) {
@@ -73,17 +73,16 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
             }
         }
         if step == 0 {
-            let buffers = flat.buffers()?;
-            let scale = buffers.progress.scale;
-            let gradient: Vec<f32> = buffers.gradient.iter().map(|g| g / scale).collect();
+            let scale = flat.progress()?.scale;
+            let gradient: Vec<f32> = flat.gradient()?.data::<f32>().iter().map(|g| g / scale).collect();
             compare(case, &flat, &names, "out.grad.", &gradient, None, [5e-5, 2e-3], &mut checks)?;
         }
-        norms.push(flat.update(adamw, max_norm)? as f32);
+        norms.push(flat.update(lr, max_norm)? as f32);
     }
-    let trained = &flat.buffers()?.master;
+    let trained = flat.master()?;
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
-    compare(case, &flat, &names, "out.lora.", trained, None, [1e-4, f64::INFINITY], &mut checks)?;
-    compare(case, &flat, &names, "out.lora.", trained, Some(&start), [3e-3, 3e-2], &mut checks)?;
+    compare(case, &flat, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], &mut checks)?;
+    compare(case, &flat, &names, "out.lora.", trained.data(), Some(start.data()), [3e-3, 3e-2], &mut checks)?;
     Ok(checks)
 }
 
@@ -110,10 +109,11 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
         prediction: Prediction::parse(case.json["prediction_type"].as_str().unwrap_or("epsilon"))?,
         snr_gamma: case.json["snr_gamma"].as_f64(),
     };
-    let (lora_adamw, rows_adamw) = (recorded_adamw(case, "lr")?, recorded_adamw(case, "embedding_lr")?);
-    let mut lora = FlatParameters::new(params, dtype)?;
-    let mut embeddings = FlatParameters::new(vec![Param::new("embeddings", rows)], dtype)?;
-    let (lora_start, rows_start) = (lora.buffers()?.master.clone(), embeddings.buffers()?.master.clone());
+    let (lora_lr, adamw) = recorded_adamw(case, "lr")?;
+    let mut lora = FlatParameters::new(params, dtype, adamw)?;
+    let (rows_lr, adamw) = recorded_adamw(case, "embedding_lr")?;
+    let mut embeddings = FlatParameters::new(vec![Param::new("embeddings", rows)], dtype, adamw)?;
+    let (lora_start, rows_start) = (lora.master()?, embeddings.master()?);
     let (mut checks, mut norms) = (Checks::default(), Vec::new());
     for step in 0..case.usize("steps")? {
         let timesteps = case.whole_timesteps(&format!("in.{step}.timesteps"))?;
@@ -143,25 +143,25 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
         if step == 0 {
             let states = context.to_cpu()?;
             checks.relative("states", &states.reals::<f32>(), &case.tensor("out.0.encoder_hidden_states")?, 1e-5);
-            let scale = lora.buffers()?.progress.scale;
+            let scale = lora.progress()?.scale;
             let unscaled = |flat: &FlatParameters| -> Result<Vec<f32>> {
-                Ok(flat.buffers()?.gradient.iter().map(|g| g / scale).collect())
+                Ok(flat.gradient()?.data::<f32>().iter().map(|g| g / scale).collect())
             };
             compare(case, &lora, &names, "out.grad.", &unscaled(&lora)?, None, [5e-5, 2e-3], &mut checks)?;
             checks.relative("grad.embeddings", &unscaled(&embeddings)?, &case.tensor("out.grad.embeddings")?, 5e-5);
         }
-        norms.push(lora.update(lora_adamw, case.f64("max_grad_norm")?)? as f32);
-        embeddings.update(rows_adamw, 0.0)?;
+        norms.push(lora.update(lora_lr, case.f64("max_grad_norm")?)? as f32);
+        embeddings.update(rows_lr, 0.0)?;
     }
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
-    let trained = lora.buffers()?.master.clone();
-    compare(case, &lora, &names, "out.lora.", &trained, None, [1e-4, f64::INFINITY], &mut checks)?;
-    compare(case, &lora, &names, "out.lora.", &trained, Some(&lora_start), [3e-3, 3e-2], &mut checks)?;
-    let (ours, reference) = (embeddings.buffers()?.master.clone(), case.tensor("out.embeddings")?);
-    checks.relative("embeddings", &ours, &reference, 1e-4);
-    let minus = |x: &[f32]| x.iter().zip(&rows_start).map(|(a, b)| a - b).collect::<Vec<f32>>();
+    let trained = lora.master()?;
+    compare(case, &lora, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], &mut checks)?;
+    compare(case, &lora, &names, "out.lora.", trained.data(), Some(lora_start.data()), [3e-3, 3e-2], &mut checks)?;
+    let (ours, reference) = (embeddings.master()?, case.tensor("out.embeddings")?);
+    checks.relative("embeddings", ours.data::<f32>(), &reference, 1e-4);
+    let minus = |x: &[f32]| x.iter().zip(rows_start.data::<f32>()).map(|(a, b)| a - b).collect::<Vec<f32>>();
     let moved = Tensor::new(minus(&reference.reals::<f32>()), reference.shape());
-    checks.relative("update of the embeddings", &minus(&ours), &moved, 3e-3);
+    checks.relative("update of the embeddings", &minus(ours.data()), &moved, 3e-3);
     Ok(checks)
 }
 
@@ -214,16 +214,16 @@ fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Par
     Ok((params, names))
 }
 
-/// The recorded optimizer, with the learning rate of key `lr`.
-fn recorded_adamw(case: &Case, lr: &str) -> Result<AdamW> {
+/// The learning rate of key `lr`, and the recorded optimizer.
+fn recorded_adamw(case: &Case, lr: &str) -> Result<(f64, Box<AdamW>)> {
     let optimizer = &case.json["optimizer"];
     let number = |v: &serde_json::Value| v.as_f64().ok_or_else(|| case.error("`optimizer`: expected numbers"));
-    Ok(AdamW {
-        lr: number(&optimizer[lr])?,
+    let adamw = AdamW {
         betas: (number(&optimizer["betas"][0])?, number(&optimizer["betas"][1])?),
         eps: number(&optimizer["eps"])?,
         weight_decay: number(&optimizer["weight_decay"])?,
-    })
+    };
+    Ok((number(&optimizer[lr])?, Box::new(adamw)))
 }
 
 fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {

@@ -2,5 +2,4 @@
 //! storage type, with the threads in both orders.
 
 mod diffusion;
-mod optimizer;
 mod support;

@@ -1,6 +1,5 @@
 //! What the checks share.
 
-use selma::autograd::Tape;
 use selma::device::Device;
 use selma::device::gpu::{Buffer, Checks, Gpu, Order};
 use selma::tensor::{DType, Tensor};
@@ -41,14 +40,6 @@ pub fn floats(values: &[f32]) -> Tensor {
     Tensor::new(values.to_vec(), &[values.len()])
 }
 
-/// The gradients of `inputs` for the gradient `dy` of `op`'s output.
-pub fn gradients(inputs: &[&Tensor], dy: &Tensor, op: impl Fn(&Tape) -> selma::Result<Tensor>) -> Vec<Tensor> {
-    let tape = Tape::watching(inputs.iter().copied());
-    let y = op(&tape).unwrap();
-    let mut gradients = tape.backward_from(&y, dy.clone()).unwrap();
-    inputs.iter().map(|x| gradients.remove(x).unwrap()).collect()
-}
-
 /// That a kernel's result is the CPU's: within one rounding to the storage type, and what sums of `terms` float
 /// products lose in another order, seen from the largest value.
 pub fn close(what: &str, got: &Buffer, expected: &Tensor, terms: usize) {
@@ -74,12 +65,4 @@ pub fn close_within(what: &str, got: &Buffer, expected: &Tensor, share: f64) {
         // Written so that NaN fails.
         assert!(error <= limit, "{what} {dtype:?} [{i}]: {got}, expected {expected}: {error:e} > {limit:e}");
     }
-}
-
-/// `||x - reference|| / ||reference||`.
-pub fn relative_error(x: &Tensor, reference: &Tensor) -> f64 {
-    let (x, reference) = (x.reals::<f64>(), reference.reals::<f64>());
-    assert_eq!(x.len(), reference.len());
-    let difference: f64 = x.iter().zip(&*reference).map(|(a, b)| (a - b) * (a - b)).sum();
-    (difference / reference.iter().map(|b| b * b).sum::<f64>()).sqrt()
 }

@@ -285,6 +285,30 @@ pub fn near_within(what: &str, got: &Tensor, expected: &Tensor, share: f64) {
     }
 }
 
+/// What PyTorch gives in f64 (`tests/generate_fixtures/ops.py`).
+pub struct Fixtures {
+    file: Safetensors,
+    cases: Map<String, Value>,
+}
+
+pub fn fixtures() -> Fixtures {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ops.safetensors");
+    let file = Safetensors::open(&path).unwrap();
+    let cases = serde_json::from_str(&file.metadata()["cases"]).unwrap();
+    Fixtures { file, cases }
+}
+
+impl Fixtures {
+    /// The cases of an op and their settings.
+    pub fn of(&self, op: &str) -> impl Iterator<Item = (&String, &Value)> {
+        self.cases.iter().filter(move |(_, settings)| settings["op"] == op)
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<Tensor> {
+        self.file.contains(name).then(|| self.file.tensor(name).unwrap())
+    }
+}
+
 /// Runs every recorded case of `op` (`tests/generate_fixtures/ops.py`, f64 in PyTorch) on the inputs that it has of
 /// `names`, and compares the output and every gradient: within `tolerance` times the largest value, or times 1 where that
 /// is larger.
@@ -294,15 +318,10 @@ pub fn pytorch(
     tolerance: f64,
     run: impl Fn(&Tape, &[Option<Tensor>], &Value) -> Result<Tensor>,
 ) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ops.safetensors");
-    let file = Safetensors::open(&path).unwrap();
-    let cases: Map<String, Value> = serde_json::from_str(&file.metadata()["cases"]).unwrap();
+    let fixtures = fixtures();
     let mut count = 0;
-    for (case, settings) in cases.iter().filter(|(_, s)| s["op"] == op) {
-        let find = |name: &str| {
-            let name = format!("{case}.{name}");
-            file.contains(&name).then(|| file.tensor(&name).unwrap())
-        };
+    for (case, settings) in fixtures.of(op) {
+        let find = |name: &str| fixtures.tensor(&format!("{case}.{name}"));
         let inputs: Vec<Option<Tensor>> = names.iter().map(|name| find(name)).collect();
         let gradient_of = |name: &str| find(&format!("d{name}"));
         let watched =
@@ -321,7 +340,8 @@ pub fn pytorch(
     assert!(count > 0, "no cases of {op}");
 }
 
-fn close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
+/// Compares with an error allowed of `tolerance` times the largest expected value, or times 1 where that is larger.
+pub fn close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(got.len(), expected.len(), "{what}: {:?} and {:?}", got.shape(), expected.shape());
     let (got, expected) = (got.reals::<f64>(), expected.reals::<f64>());
     let largest = expected.iter().fold(1.0_f64, |m, x| m.max(x.abs()));

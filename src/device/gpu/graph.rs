@@ -99,16 +99,16 @@ impl Graph {
 
 #[cfg(all(test, feature = "simulator"))]
 impl Gpu {
-    /// What [`Repeated::Done`] remembers.
+    /// What [`CachedGraph::Done`] remembers.
     pub fn memory_state(&self) -> u64 {
         self.0.arena().state()
     }
 }
 
-/// Work that is done again and again: once as it comes, then recorded, then replayed; and so from the beginning where buffers came or
-/// went in the meantime.
+/// Work that is done again and again: once as it comes, then recorded, then replayed; and so from the beginning where
+/// buffers came or went in the meantime.
 #[derive(Default)]
-pub enum Repeated {
+pub enum CachedGraph {
     #[default]
     New,
     /// Was done, and left the memory in this state.
@@ -116,7 +116,7 @@ pub enum Repeated {
     Recorded(Graph),
 }
 
-impl Repeated {
+impl CachedGraph {
     /// Does `work`, which must be the same every time and may depend on numbers in the device's memory only.
     ///
     /// # Errors
@@ -124,16 +124,16 @@ impl Repeated {
     pub fn run(&mut self, gpu: &Gpu, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let state = gpu.0.arena().state();
         match self {
-            Repeated::Recorded(graph) if graph.holds() => return graph.replay(),
-            Repeated::Done(before) if *before == state => {
+            CachedGraph::Recorded(graph) if graph.holds() => return graph.replay(),
+            CachedGraph::Done(before) if *before == state => {
                 let graph = gpu.record(work)?;
                 graph.replay()?;
-                *self = Repeated::Recorded(graph);
+                *self = CachedGraph::Recorded(graph);
             }
             _ => {
-                *self = Repeated::New;
+                *self = CachedGraph::New;
                 work()?;
-                *self = Repeated::Done(gpu.0.arena().state());
+                *self = CachedGraph::Done(gpu.0.arena().state());
             }
         }
         Ok(())
@@ -143,7 +143,7 @@ impl Repeated {
     #[cfg(all(test, feature = "simulator"))]
     pub fn graph(&self) -> Option<&Graph> {
         match self {
-            Repeated::Recorded(graph) => Some(graph),
+            CachedGraph::Recorded(graph) => Some(graph),
             _ => None,
         }
     }

@@ -17,7 +17,6 @@ mod launch;
 pub mod library;
 mod memory;
 pub mod noise;
-pub mod optimizer;
 pub mod recorder;
 mod simulator;
 pub mod table;

@@ -1,5 +1,6 @@
 //! Settings that are one of a few names.
 
+use crate::ops::optimizer::{self, AdamW, AdamW8bit};
 use crate::settings::named;
 use crate::tensor::DType;
 
@@ -81,6 +82,14 @@ pub enum Optimizer {
 named!(Optimizer, "optimizer");
 
 impl Optimizer {
+    /// With these settings.
+    pub fn with(self, settings: AdamW) -> Box<dyn optimizer::Optimizer> {
+        match self {
+            Optimizer::Adamw => Box::new(settings),
+            Optimizer::Adamw8bit => Box::new(AdamW8bit(settings)),
+        }
+    }
+
     /// Bytes of both moments of one value; the scales of blocks add a hundredth.
     pub fn moment_bytes(self) -> usize {
         match self {

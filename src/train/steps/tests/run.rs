@@ -9,12 +9,12 @@ use crate::device::gpu::{Checks, Gpu, Order};
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::nn::UNet;
-use crate::ops::optimizer::AdamW;
+use crate::ops::optimizer::{AdamW, Progress};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::parameters::{FlatParameters, HostBuffers};
-use crate::train::replay::Replay;
+use crate::train::parameters::FlatParameters;
 use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::steps::Steps;
 use crate::train::watcher::StepReport;
 
 /// A network with everything that a step needs.
@@ -24,6 +24,18 @@ pub struct Run {
     flat: FlatParameters,
     objective: Objective,
     dtype: DType,
+}
+
+/// What a run has come to.
+pub struct End {
+    pub tensors: Vec<(String, Tensor)>,
+    pub progress: Progress,
+}
+
+impl End {
+    pub fn of(&self, name: &str) -> &Tensor {
+        &self.tensors.iter().find(|(other, _)| other == name).expect("a tensor of the run").1
+    }
 }
 
 impl Run {
@@ -39,7 +51,8 @@ impl Run {
         let mut unet = UNet::initial(config, 0, dtype).expect("a network");
         unet.place(&Device::Gpu(gpu.clone())).expect("room");
         let params = branches(&mut unet, 4, dtype).expect("modules");
-        let mut flat = FlatParameters::new(params, dtype).expect("room");
+        let adamw = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
+        let mut flat = FlatParameters::new(params, dtype, Box::new(adamw)).expect("room");
         flat.keep_average(0.9).expect("room");
         let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
         let schedule = SchedulerConfig::parse(Class::Ddpm, &schedule).expect("a schedule");
@@ -70,15 +83,16 @@ impl Run {
         }
     }
 
-    /// Of the next update.
-    fn settings(&self) -> AdamW {
-        let update = self.flat.progress().expect("a device").updates;
-        AdamW { lr: rate(update), betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 }
+    /// The rate of the next update.
+    fn rate(&self) -> f64 {
+        rate(self.flat.progress().expect("a device").updates)
     }
 
     /// Everything that is trained.
-    pub fn end(&self) -> HostBuffers {
-        self.flat.buffers().expect("a device").into_owned()
+    pub fn end(&self) -> End {
+        let mut tensors = self.flat.saved().expect("a device");
+        tensors.push(("gradient".into(), self.flat.gradient().expect("a device")));
+        End { tensors, progress: self.flat.progress().expect("a device") }
     }
 
     /// Steps as they come, with the micro-batches that `batch` makes.
@@ -95,32 +109,30 @@ impl Run {
                 loss += computed.loss.to_cpu().expect("a device").item() / ACCUMULATED as f64;
                 self.flat.accumulate(&computed.gradients).expect("a device");
             }
-            let (settings, progress) = (self.settings(), self.flat.progress().expect("a device"));
-            let grad_norm = self.flat.update(settings, MAX_NORM).expect("a device");
+            let (lr, progress) = (self.rate(), self.flat.progress().expect("a device"));
+            let grad_norm = self.flat.update(lr, MAX_NORM).expect("a device");
             reports.push(StepReport {
                 step: step + 1,
                 loss,
                 grad_norm,
                 loss_scale: progress.adapts().then_some(f64::from(progress.scale)),
-                lr: settings.lr,
+                lr,
             });
         }
         reports
     }
 
-    pub fn replay(&self, steps: u64) -> Replay {
-        Replay::new(&self.gpu, ACCUMULATED, (0..steps).map(rate).collect()).expect("room")
+    pub fn replay(&self, steps: u64) -> Steps {
+        Steps::new(&Device::Gpu(self.gpu.clone()), ACCUMULATED, (0..steps).map(rate).collect()).expect("room")
     }
 
-    pub fn replayed(&mut self, replay: &mut Replay, step: u64, batch: impl Fn(&Self, u64) -> MicroBatch) {
+    pub fn replayed(&mut self, replay: &mut Steps, step: u64, batch: impl Fn(&Self, u64) -> MicroBatch) {
         for i in 0..ACCUMULATED as u64 {
             let batch = batch(self, step * ACCUMULATED as u64 + i);
             let factor = 1.0 / ACCUMULATED as f64;
             let done = replay.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor);
             done.expect("a micro-batch");
         }
-        // The rate is the replay's affair.
-        let settings = AdamW { lr: f64::NAN, ..self.settings() };
-        replay.update(&mut self.flat, settings, MAX_NORM).expect("an update");
+        replay.update(&mut self.flat, MAX_NORM).expect("an update");
     }
 }

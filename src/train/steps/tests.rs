@@ -4,9 +4,11 @@
 mod run;
 
 use super::*;
+use crate::autograd::Tape;
+use crate::device::gpu::Gpu;
 use crate::device::gpu::{Checks, Order};
-use crate::train::parameters::HostBuffers;
-use run::Run;
+use crate::tensor::DType;
+use run::{End, Run};
 
 const ACCUMULATED: usize = 2;
 const MAX_NORM: f64 = 1e-3;
@@ -17,7 +19,7 @@ fn rate(update: u64) -> f64 {
 }
 
 /// Compares `steps` replayed steps with direct ones, and returns what both told and came to.
-fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) -> (Vec<StepReport>, HostBuffers) {
+fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) -> (Vec<StepReport>, End) {
     let mut direct = Run::new(dtype);
     let expected = direct.direct(steps, &batch);
     let mut run = Run::new(dtype);
@@ -34,27 +36,16 @@ fn compare(dtype: DType, steps: u64, batch: impl Fn(&Run, u64) -> MicroBatch) ->
     };
     assert!(told.iter().map(values).eq(expected.iter().map(values)), "{told:?}, {expected:?}");
     let (ours, theirs) = (run.end(), direct.end());
-    let ([first, second], [their_first, their_second]) = (ours.moments.values(), theirs.moments.values());
-    for (name, ours, theirs) in [
-        ("master", &ours.master[..], &theirs.master[..]),
-        ("gradient", &ours.gradient, &theirs.gradient),
-        ("first moment", &first, &their_first),
-        ("second moment", &second, &their_second),
-        ("average", ours.average.as_ref().unwrap(), theirs.average.as_ref().unwrap()),
-    ] {
-        assert!(bits(ours) == bits(theirs), "{name} differs");
+    for ((name, ours), (_, theirs)) in ours.tensors.iter().zip(&theirs.tensors) {
+        assert!(ours.bytes() == theirs.bytes(), "{name} differs");
     }
     assert_eq!(ours.progress, theirs.progress);
-    assert_ne!(Some(&ours.master), ours.average.as_ref());
+    assert_ne!(ours.of("master").bytes(), ours.of("average").bytes());
     (told, ours)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
-}
-
 /// That all steps were updates whose gradients were clipped.
-fn all_clipped((told, _): (Vec<StepReport>, HostBuffers)) {
+fn all_clipped((told, _): (Vec<StepReport>, End)) {
     let clipped =
         |report: &StepReport| report.loss.is_finite() && report.grad_norm.is_finite() && report.grad_norm > MAX_NORM;
     assert!(told.iter().all(clipped), "{told:?}");
@@ -95,9 +86,8 @@ fn a_replayed_step_that_overflows_is_skipped() {
     assert_eq!(ended.progress.values(), [32768.0, 1.0, BROKEN as f32 + 1.0]);
     let (_, before) = compare(DType::F16, BROKEN, batch);
     let (_, after) = compare(DType::F16, BROKEN + 1, batch);
-    assert_eq!(bits(&before.master), bits(&after.master));
-    for (before, after) in before.moments.values().iter().zip(&after.moments.values()) {
-        assert_eq!(bits(before), bits(after));
+    for name in ["master", "first_moment", "second_moment"] {
+        assert_eq!(before.of(name).bytes(), after.of(name).bytes(), "{name}");
     }
 }
 
@@ -150,8 +140,8 @@ fn nothing_of_a_step_is_fixed() {
     let recorded = [&replay.micro_batch, &replay.update].map(|work| work.graph().expect("recorded").commands());
     for step in 2..4 {
         // As if nothing had been recorded yet.
-        replay.micro_batch = Repeated::Done(run.gpu.memory_state());
-        replay.update = Repeated::Done(run.gpu.memory_state());
+        replay.micro_batch = CachedGraph::Done(run.gpu.memory_state());
+        replay.update = CachedGraph::Done(run.gpu.memory_state());
         run.replayed(&mut replay, step, batch);
         let again = [&replay.micro_batch, &replay.update].map(|work| work.graph().expect("recorded").commands());
         for (first, now) in recorded.iter().zip(&again) {
@@ -170,8 +160,9 @@ fn nothing_of_a_step_is_fixed() {
 fn work_that_cannot_be_replayed_is_told() {
     let gpu = Gpu::simulator(Checks::Off, Order::Forwards).expect("a simulator");
     let x = gpu.upload(&[1.0_f32; 64]).expect("room");
-    let scaled = |factor: f32| {
-        let work = || crate::device::gpu::elementwise::scale(&x, factor).map(drop);
+    let tensor = Tensor::on_gpu(x.clone(), &[64]);
+    let scaled = |factor: f64| {
+        let work = || crate::ops::scale(&Tape::off(), &tensor, factor).map(drop);
         gpu.record(work).expect("a recording").commands()
     };
     assert_eq!(scaled(0.5), scaled(0.5));

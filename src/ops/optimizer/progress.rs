@@ -1,6 +1,6 @@
 //! How far an optimizer is: its updates, and the loss scale.
 
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// Updates made, and what the loss is multiplied by before it is differentiated, so that f16 does not round small
 /// gradients to 0 (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2). A step whose gradients are not finite is no
@@ -12,12 +12,12 @@ pub struct Progress {
     pub clean: u32,
     pub updates: u64,
     /// So many updates in a row double the scale; 0 for a scale that stays.
-    pub(super) interval: u32,
+    pub interval: u32,
 }
 
 impl Progress {
     /// Of a run in `dtype`: all but f16 do without a scale.
-    pub(super) fn new(dtype: DType) -> Self {
+    pub fn new(dtype: DType) -> Self {
         let (scale, interval) = match dtype {
             DType::F16 => (65536.0, 2000),
             _ => (1.0, 0),
@@ -42,14 +42,20 @@ impl Progress {
         }
     }
 
-    /// As kernels and states hold it.
+    /// Scale, updates in a row, and updates, as kernels and states have them.
     pub fn values(&self) -> [f32; 3] {
         [self.scale, self.clean as f32, self.updates as f32]
     }
 
-    /// Takes what [`Progress::values`] gave.
-    pub fn set(&mut self, [scale, clean, updates]: [f32; 3]) {
-        (self.scale, self.clean, self.updates) = (scale, clean as u32, updates as u64);
+    /// [`Progress::values`], f32 `[3]`.
+    pub fn tensor(&self) -> Tensor {
+        Tensor::new(self.values().to_vec(), &[3])
+    }
+
+    /// From [`Progress::tensor`], on the CPU.
+    pub fn of(values: &Tensor, interval: u32) -> Self {
+        let values = values.data::<f32>();
+        Self { scale: values[0], clean: values[1] as u32, updates: values[2] as u64, interval }
     }
 }
 

@@ -1,66 +1,88 @@
-//! AdamW's moments in 8 bits a value, in blocks that have a scale each (Dettmers et al. 2022, arXiv:2110.02861, section 2):
-//! a step reads a block, computes in f32, and rounds the block to the nearest codes of its new scale.
+//! AdamW with moments in 8 bits a value, in blocks that have a scale each (Dettmers et al. 2022, arXiv:2110.02861,
+//! section 2): a step reads a block, computes in f32, and rounds the block to the nearest codes of its new scale.
 
 use std::sync::LazyLock;
 
 use rayon::prelude::*;
 
-use super::{AdamW, Rates};
+use super::adamw::Rates;
+use super::{AdamW, Optimizer, Parameters, Step, expect};
+use crate::device::Device;
 use crate::device::cpu::math::vectorized;
+use crate::device::gpu::table::kernels;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
 
 /// Values of one block, as in bitsandbytes.
 pub const BLOCK: usize = 256;
+/// Codes of a word.
+const WORD: usize = size_of::<i64>();
+/// Of each moment the codes, indices into [`code_values`], i64 `[n / 8]` of eight each, the first in the lowest byte, in whole
+/// blocks: what is past the last value means 0; and the largest magnitude of each block, f32 `[n / 256]`.
+const STATE: [&str; 4] = ["first_moment.codes", "first_moment.scales", "second_moment.codes", "second_moment.scales"];
 
-/// The moment of so many values in 8 bits each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Codes {
-    /// Indices into [`code_values`], in whole blocks: what is past the last value is 0.
-    pub codes: Vec<u8>,
-    /// The largest magnitude of each block.
-    pub scales: Vec<f32>,
-    /// Whether values can be negative: the mean of gradients, not that of their squares.
-    signed: bool,
-    len: usize,
+/// AdamW with both moments in 8 bits. The update itself is made with their unrounded values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW8bit(pub AdamW);
+
+impl Optimizer for AdamW8bit {
+    fn initial(&self, values: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        let blocks = values.len().div_ceil(BLOCK);
+        let codes = |signed| {
+            let zero = i64::from_le_bytes([nearest(code_values(signed), 0.0); WORD]);
+            Tensor::new(vec![zero; blocks * BLOCK / WORD], &[blocks * BLOCK / WORD]).to(&values.device())
+        };
+        let scales = || values.new_zeros(&[blocks], DType::F32);
+        Ok(STATE.into_iter().zip([codes(true)?, scales()?, codes(false)?, scales()?]).collect())
+    }
+
+    /// What the codes mean on a GPU, f32 `[2, 256]`.
+    fn tables(&self, values: &Tensor) -> Result<Vec<Tensor>> {
+        let meaning = Tensor::new([*code_values(true), *code_values(false)].concat(), &[2, 256]);
+        Ok(vec![meaning.to(&values.device())?])
+    }
+
+    fn update(&self, parameters: &mut Parameters, mut step: Step<'_>) -> Result<()> {
+        let Parameters { values, copy, state, tables } = parameters;
+        let [(_, m_codes), (_, m_scales), (_, v_codes), (_, v_scales)] = &mut state[..] else {
+            unreachable!("of AdamW8bit::initial")
+        };
+        let n = values.len();
+        let blocks = n.div_ceil(BLOCK);
+        let words = blocks * BLOCK / WORD;
+        let lengths = [(&*m_codes, words), (m_scales, blocks), (v_codes, words), (v_scales, blocks)];
+        expect("adamw_8bit", &lengths)?;
+        expect("adamw_8bit", &[(copy, n), (step.gradient, n)])?;
+        if values.device() == Device::Cpu {
+            if let Some(update) = step.next() {
+                let rates = Rates::new(&self.0, &update);
+                let moments = [(m_codes, m_scales), (v_codes, v_scales)].map(|(codes, scales)| {
+                    let codes: &mut [u8] = bytemuck::cast_slice_mut(codes.data_mut::<i64>());
+                    codes.par_chunks_exact_mut(BLOCK).zip(scales.data_mut::<f32>().par_iter_mut())
+                });
+                update_blocks(values.data_mut(), step.gradient.data(), moments, rates);
+            }
+            return Ok(());
+        }
+        let rates = self.0.rates(&mut step)?;
+        let threads = kernels::MOMENT_THREADS;
+        let launch = copy.kernel(&kernels::ADAMW_8BIT)?.grid([blocks.div_ceil(threads / 32), 1, 1]).block(threads);
+        let launch = launch.update(values).update(m_codes).update(m_scales).update(v_codes).update(v_scales);
+        let launch = launch.update(copy).input(step.gradient).input(&tables[0]).input(&rates).input(step.factor);
+        self.0.numbers(launch.long(n)).launch()
+    }
 }
 
-impl Codes {
-    /// The codes nearest to `values`.
-    pub fn new(values: &[f32], signed: bool) -> Self {
-        let blocks = values.len().div_ceil(BLOCK);
-        let (mut codes, mut scales) = (vec![0; blocks * BLOCK], vec![0.0; blocks]);
-        for ((codes, scale), values) in codes.chunks_exact_mut(BLOCK).zip(&mut scales).zip(values.chunks(BLOCK)) {
-            *scale = encode(values, codes, signed);
-        }
-        Self { codes, scales, signed, len: values.len() }
+/// The values of a moment: `codes` and `scales` as states have them, `len` values; `signed` for the first of the two.
+pub fn decoded(codes: &Tensor, scales: &Tensor, len: usize, signed: bool) -> Vec<f32> {
+    let codes: &[u8] = bytemuck::cast_slice(codes.data::<i64>());
+    let mut values = vec![0.0; codes.len()];
+    let blocks = values.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK));
+    for ((values, codes), &scale) in blocks.zip(scales.data::<f32>()) {
+        decode(codes, scale, values, signed);
     }
-
-    /// The codes, eight to a word, the first in its lowest byte.
-    pub fn words(&self) -> Vec<i64> {
-        let word = |codes: &[u8]| codes.iter().rev().fold(0, |word, &code| word << 8 | i64::from(code));
-        self.codes.chunks_exact(8).map(word).collect()
-    }
-
-    /// Takes the codes from what [`Codes::words`] made.
-    ///
-    /// # Panics
-    /// If there are not as many.
-    pub fn set_words(&mut self, words: &[i64]) {
-        assert_eq!(words.len() * 8, self.codes.len(), "the words of other codes");
-        for (codes, word) in self.codes.chunks_exact_mut(8).zip(words) {
-            codes.copy_from_slice(&word.to_le_bytes());
-        }
-    }
-
-    /// What the codes mean.
-    pub fn values(&self) -> Vec<f32> {
-        let mut values = vec![0.0; self.codes.len()];
-        let blocks = values.chunks_exact_mut(BLOCK).zip(self.codes.chunks_exact(BLOCK));
-        for ((values, codes), &scale) in blocks.zip(&self.scales) {
-            decode(codes, scale, values, self.signed);
-        }
-        values.truncate(self.len);
-        values
-    }
+    values.truncate(len);
+    values
 }
 
 /// What the 256 codes mean as shares of a block's scale, in ascending order: dynamic tree quantization (section 1.3 of the
@@ -89,38 +111,23 @@ fn tree(signed: bool) -> [f32; 256] {
     std::array::from_fn(|code| values[code] as f32)
 }
 
-/// As [`super::adamw`], with both moments in 8 bits. The step itself is made with their unrounded values.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn adamw_8bit(
-    params: &mut [f32],
-    gradients: &[f32],
-    [first, second]: &mut [Codes; 2],
-    settings: AdamW,
-    step: u64,
-    grad_scale: f64,
+/// Updates on the CPU, a block a task; `moments` are codes and scale of each block.
+fn update_blocks<'a>(
+    values: &mut [f32],
+    gradient: &[f32],
+    [first, second]: [impl IndexedParallelIterator<Item = (&'a mut [u8], &'a mut f32)>; 2],
+    rates: Rates,
 ) {
-    let len = params.len();
-    assert!(
-        [gradients.len(), first.len, second.len] == [len; 3],
-        "AdamW: parameters, gradients and moments differ in length"
-    );
-    let rates = Rates::new(settings, step, grad_scale);
-    let [first, second] = [first, second].map(|moment| {
-        let blocks = moment.codes.par_chunks_exact_mut(BLOCK);
-        blocks.zip(moment.scales.par_iter_mut())
-    });
-    params.par_chunks_mut(BLOCK).zip(gradients.par_chunks(BLOCK)).zip(first).zip(second).for_each(
-        |(((params, gradients), (m_codes, m_scale)), (v_codes, v_scale))| {
+    values.par_chunks_mut(BLOCK).zip(gradient.par_chunks(BLOCK)).zip(first).zip(second).for_each(
+        |(((values, gradient), (m_codes, m_scale)), (v_codes, v_scale))| {
             let (mut m, mut v) = ([0.0; BLOCK], [0.0; BLOCK]);
             decode(m_codes, *m_scale, &mut m, true);
             decode(v_codes, *v_scale, &mut v, false);
-            let len = params.len();
+            let len = values.len();
             let (m, v) = (&mut m[..len], &mut v[..len]);
             vectorized(
                 #[inline(always)]
-                || rates.apply(params, gradients, m, v),
+                || rates.apply(values, gradient, m, v),
             );
             *m_scale = encode(m, m_codes, true);
             *v_scale = encode(v, v_codes, false);

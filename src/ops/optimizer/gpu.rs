@@ -1,0 +1,39 @@
+//! Launches of `optimizer.cu` that all optimizers share.
+
+use crate::device::gpu::table::kernels;
+use crate::error::Result;
+use crate::tensor::{DType, Tensor};
+
+pub const THREADS: usize = kernels::OPTIMIZER_THREADS;
+
+pub fn copy(values: &Tensor, dtype: DType) -> Result<Tensor> {
+    let copy = values.new_empty(values.shape(), dtype)?;
+    let blocks = values.len().div_ceil(crate::device::gpu::pack(dtype)).div_ceil(kernels::ELEMENTWISE_THREADS);
+    let launch = copy.kernel(&kernels::CAST_FROM_FLOAT)?.grid([blocks, 1, 1]).block(kernels::ELEMENTWISE_THREADS);
+    launch.output(&copy).input(values).long(values.len()).launch()?;
+    Ok(copy)
+}
+
+pub fn accumulate(gradient: &mut Tensor, at: usize, part: &Tensor) -> Result<()> {
+    let n = part.len();
+    let sum = gradient.view(at, &[n]);
+    let launch = sum.kernel(&kernels::ACCUMULATE)?.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
+    launch.update(&sum).input(part).long(n).launch()
+}
+
+pub fn clip(gradient: &Tensor, scale: &Tensor, max_norm: f64) -> Result<[Tensor; 2]> {
+    let blocks = gradient.len().div_ceil(kernels::NORM_VALUES);
+    let parts = gradient.new_empty(&[blocks], DType::F32)?;
+    let launch = gradient.kernel(&kernels::SQUARED_NORM_PARTS)?.grid([blocks, 1, 1]).block(THREADS);
+    launch.output(&parts).input(gradient).long(gradient.len()).launch()?;
+    let (norm, factor) = (gradient.new_empty(&[1], DType::F32)?, gradient.new_empty(&[1], DType::F32)?);
+    let launch = gradient.kernel(&kernels::CLIP_FACTOR)?.block(THREADS).output(&norm).output(&factor);
+    launch.input(&parts).input(scale).int(blocks).float(max_norm as f32).launch()?;
+    Ok([norm, factor])
+}
+
+pub fn move_average(average: &mut Tensor, values: &Tensor, keep: &Tensor) -> Result<()> {
+    let n = average.len();
+    let launch = average.kernel(&kernels::MOVING_AVERAGE)?.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
+    launch.update(average).input(values).input(keep).long(n).launch()
+}
