@@ -4,6 +4,8 @@ mod answers;
 mod report;
 mod scorers;
 
+pub(super) use scorers::{of_folders, precision};
+
 use std::path::{Path, PathBuf};
 
 use answers::Source;

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::Common;
+use crate::cli::{Common, eval};
 use crate::error::{Error, Result};
 use crate::evaluate::folder;
 use crate::evaluate::scores::Scores;
+use crate::judges::kind::Kind;
 use crate::prompting::select::{self, Candidate, Rule};
 
 /// Select the best images to train on by their scores, at most one for each prompt.
@@ -18,9 +19,12 @@ pub struct Select {
     /// Folders of images with metadata.jsonl; of equal scores the first folder's counts as better.
     #[arg(long, value_name = "DIR", required = true, num_args = 1..)]
     images: Vec<PathBuf>,
-    /// What `selma eval` wrote: a file for each folder of --images, in the same order.
-    #[arg(long, value_name = "SCORES", required = true, num_args = 1..)]
+    /// What `selma eval` wrote, a file for each folder of --images in the same order; or a scorer, such as imagereward
+    #[arg(long, value_name = "SCORES|SCORER", required = true, num_args = 1..)]
     by: Vec<PathBuf>,
+    /// NAME=MODEL: the weights of that scorer, as for `selma eval`
+    #[arg(long, value_name = "NAME=MODEL")]
+    weights: Vec<String>,
     /// best-of:K: the best of the first K pictures of every prompt; threshold:X: the best one, if it has at least this
     /// score; above:X: if it has more; top:Q: the best one, for this share of the prompts. Several with commas.
     #[arg(long)]
@@ -36,7 +40,8 @@ pub struct Select {
 const EXAMPLES: &str = "\
 Examples:
   selma select --images images --by scores.json --rule top:0.5 --out best
-  selma select --images seed-1 seed-2 --by 1.json 2.json --rule best-of:2 --out best";
+  selma select --images seed-1 seed-2 --by 1.json 2.json --rule best-of:2 --out best
+  selma select --images images --by imagereward --weights imagereward=./ImageReward --rule best-of:4 --out best";
 
 impl Select {
     /// Selects the images, and writes the training folder.
@@ -45,7 +50,15 @@ impl Select {
     /// For images without scores, and an output folder that is in use.
     pub fn run(self, common: &Common) -> Result<()> {
         let rule = Rule::parse(&self.rule)?;
-        if self.images.len() != self.by.len() {
+        let scorer = match &self.by[..] {
+            [name] if !name.exists() => name.to_str().and_then(Kind::parse),
+            _ => None,
+        };
+        if scorer.is_none() && !self.weights.is_empty() {
+            let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+            return Err(Error::Usage(format!("--weights: expected --by {}", all.join(", --by "))));
+        }
+        if scorer.is_none() && self.images.len() != self.by.len() {
             return Err(Error::Usage(format!(
                 "--by: expected {} score files, one for each folder of --images, got {}",
                 self.images.len(),
@@ -57,9 +70,18 @@ impl Select {
             let message = "holds a selection already; --overwrite replaces it, or choose another --out";
             return Err(Error::file(&self.out, message));
         }
+        let folders = self.images.iter().map(|dir| Ok(folder::list(dir)?.0)).collect::<Result<Vec<_>>>()?;
+        let scores = match scorer {
+            Some(kind) => {
+                let cache = self.out.with_added_extension("values.jsonl");
+                eval::of_folders(kind, &self.weights, &folders, &cache, common)?
+            }
+            None => self.by.iter().map(|by| Scores::read(by)).collect::<Result<_>>()?,
+        };
         let mut candidates = Vec::new();
-        for (dir, by) in self.images.iter().zip(&self.by) {
-            candidates.extend(list(dir, by)?);
+        for (i, (entries, scores)) in folders.into_iter().zip(&scores).enumerate() {
+            let by = self.by.get(i).unwrap_or(&self.by[0]);
+            candidates.extend(list(entries, scores, by)?);
         }
         let chosen = select::select(&candidates, rule);
         if existing && !chosen.is_empty() {
@@ -79,7 +101,7 @@ impl Select {
             outjson!(report);
         } else {
             let (out, selected, of) = (self.out.display(), chosen.len(), candidates.len());
-            outln!("{out}: {selected} of {of} pictures, mean score {after:.3} instead of {before:.3}");
+            outln!("{out}: {selected} of {of} images, mean score {after:.3} instead of {before:.3}");
         }
         Ok(())
     }
@@ -96,15 +118,13 @@ fn remove(dir: &Path) -> Result<()> {
     all.into_iter().try_for_each(|path| std::fs::remove_file(&path).map_err(|e| Error::io(&path, e)))
 }
 
-/// The pictures of a folder with their scores.
-fn list(dir: &Path, by: &Path) -> Result<Vec<Candidate>> {
-    let scores = Scores::read(by)?;
+/// The images of a folder with their scores, which are of the file `by`.
+fn list(entries: Vec<folder::Entry>, scores: &Scores, by: &Path) -> Result<Vec<Candidate>> {
     let known: HashMap<(&str, &str), f64> = scores
         .pictures
         .iter()
         .map(|picture| ((picture.file_name.as_str(), picture.prompt.as_str()), picture.score))
         .collect();
-    let (entries, _) = folder::list(dir)?;
     let candidate = |entry: folder::Entry| {
         let score = known.get(&(entry.file_name.as_str(), entry.prompt.as_str()));
         let score = *score.ok_or_else(|| {

@@ -4,6 +4,7 @@ pub mod aesthetic;
 pub mod blip;
 pub mod cache;
 pub mod clip;
+pub mod extract;
 pub mod files;
 pub mod image_reward;
 pub mod inception;

@@ -4,17 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
 use super::aesthetic::Aesthetic;
-use super::cache::{Key, ValueCache};
+use super::cache::ValueCache;
 use super::clip::{self, Clip, cosine, stacked};
+use super::extract::{Extraction, hashes};
 use super::image_reward::Reward;
 use super::kind::Kind;
-use super::preprocess::Picture;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::formats::digest;
 use crate::tensor::{DType, Tensor};
 
 /// Pictures and texts that a network is given at a time.
@@ -101,7 +98,7 @@ impl Scorer {
         cache: &ValueCache,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f64>> {
-        let pictures = subjects.par_iter().map(|subject| digest::file(subject.path)).collect::<Result<Vec<_>>>()?;
+        let pictures = hashes(&subjects.iter().map(|subject| subject.path).collect::<Vec<_>>())?;
         match &self.network {
             Network::Clip(clip) => {
                 let images = self.image_embeds(subjects, &pictures, cache, progress, &|x| clip.image_embeds(x))?;
@@ -159,9 +156,9 @@ impl Scorer {
         if self.kind == Kind::ClipScore { clip::PREFIX } else { "" }
     }
 
-    fn key(&self, what: &str, content: &str) -> Key {
-        let recipe = format!("{} {}", self.kind.recipe().name(), self.size);
-        Key::of(&[what, content, &self.hash, &recipe, self.dtype.name()])
+    fn extraction<'a>(&'a self, cache: &'a ValueCache) -> Extraction<'a> {
+        let Self { kind, size, hash, dtype, alpha, .. } = self;
+        Extraction { recipe: kind.recipe(), size: *size, hash, dtype: *dtype, batch: BATCH, cache, alpha }
     }
 
     fn image_embeds(
@@ -172,40 +169,25 @@ impl Scorer {
         progress: &mut dyn FnMut(usize) -> Result<()>,
         network: &dyn Fn(&Tensor) -> Result<Vec<Vec<f64>>>,
     ) -> Result<Vec<Vec<f64>>> {
-        let keys: Vec<Key> = hashes.iter().map(|hash| self.key("image", hash)).collect();
-        let mut missing: Vec<usize> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for (i, key) in keys.iter().enumerate() {
-            if cache.get(key).is_none() && seen.insert(&hashes[i]) {
-                missing.push(i);
-            }
-        }
-        let known = subjects.len() - missing.len();
-        progress(known)?;
-        for (done, batch) in missing.chunks(BATCH).enumerate() {
-            let pixels = batch.par_iter().map(|&i| self.pixels(subjects[i].path)).collect::<Result<Vec<_>>>()?;
-            let embeds = network(&stacked(&pixels)?)?;
-            let batch: Vec<_> = batch.iter().map(|&i| keys[i].clone()).zip(embeds).collect();
-            cache.put(&batch)?;
-            progress(known + done * BATCH + batch.len())?;
-        }
-        Ok(keys.iter().filter_map(|key| cache.get(key)).collect())
+        let paths: Vec<&Path> = subjects.iter().map(|subject| subject.path).collect();
+        self.extraction(cache).rows("image", &paths, hashes, progress, network)
     }
 
     /// Of each subject's prompt.
     fn text_embeds(&self, clip: &Clip, subjects: &[Subject<'_>], cache: &ValueCache) -> Result<Vec<Vec<f64>>> {
+        let extraction = self.extraction(cache);
+        let key = |text: &String| extraction.key("text", text);
         let texts: Vec<String> =
             subjects.iter().map(|subject| format!("{}{}", self.prefix(), subject.prompt)).collect();
-        let mut missing: Vec<&String> =
-            texts.iter().filter(|text| cache.get(&self.key("text", text)).is_none()).collect();
+        let mut missing: Vec<&String> = texts.iter().filter(|text| cache.get(&key(text)).is_none()).collect();
         missing.sort();
         missing.dedup();
         for batch in missing.chunks(BATCH) {
             let embeds = clip.text_embeds(batch)?;
-            let batch: Vec<_> = batch.iter().map(|text| self.key("text", text)).zip(embeds).collect();
+            let batch: Vec<_> = batch.iter().map(|text| key(text)).zip(embeds).collect();
             cache.put(&batch)?;
         }
-        Ok(texts.iter().filter_map(|text| cache.get(&self.key("text", text))).collect())
+        Ok(texts.iter().filter_map(|text| cache.get(&key(text))).collect())
     }
 
     /// A picture's states are as large as the picture, so that what is kept is the reward; each picture is looked at once
@@ -218,7 +200,8 @@ impl Scorer {
         cache: &ValueCache,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f64>> {
-        let key = |i: usize| self.key(&format!("reward {}", hashes[i]), subjects[i].prompt);
+        let extraction = self.extraction(cache);
+        let key = |i: usize| extraction.key(&format!("reward {}", hashes[i]), subjects[i].prompt);
         let mut by_picture: HashMap<&str, Vec<usize>> = HashMap::new();
         for i in (0..subjects.len()).filter(|&i| cache.get(&key(i)).is_none()) {
             by_picture.entry(&hashes[i]).or_default().push(i);
@@ -228,7 +211,7 @@ impl Scorer {
         let mut done = subjects.len() - groups.iter().map(Vec::len).sum::<usize>();
         progress(done)?;
         for group in groups {
-            let pixels = stacked(&[self.pixels(subjects[group[0]].path)?])?;
+            let pixels = stacked(&[extraction.pixels(subjects[group[0]].path)?])?;
             let prompts: Vec<&str> = group.iter().map(|&i| subjects[i].prompt).collect();
             let rewards = reward.rewards(&pixels, &prompts)?;
             let batch: Vec<_> = group.iter().map(|&i| key(i)).zip(rewards.into_iter().map(|r| vec![r])).collect();
@@ -237,12 +220,5 @@ impl Scorer {
             progress(done)?;
         }
         Ok((0..subjects.len()).filter_map(|i| cache.get(&key(i))).map(|values| values[0]).collect())
-    }
-
-    fn pixels(&self, path: &Path) -> Result<Tensor> {
-        let picture = Picture::read(path)?;
-        self.alpha.fetch_or(picture.has_alpha(), Ordering::Relaxed);
-        let pixels = self.kind.recipe().apply(&picture, self.size);
-        Ok(pixels.map_err(|why| Error::file(path, why.to_string()))?.values)
     }
 }

@@ -8,7 +8,7 @@ use crate::error::Result;
 const SIGMA: f64 = 10.0;
 const SCALE: f64 = 1000.0;
 
-/// Below so many pictures the value is uncertain enough to be warned of.
+/// Below so many images the value is uncertain enough to be warned of.
 pub const FEW: usize = 1000;
 
 /// Of embeddings of 2-norm 1, means over all pairs, the diagonal included. `1 - k` is summed instead of k: for unit vectors

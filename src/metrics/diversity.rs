@@ -1,4 +1,4 @@
-//! How different the pictures of one prompt, or of a whole set, are from each other.
+//! How different the images of one prompt, or of a whole set, are from each other.
 
 use faer::{Mat, Side};
 
@@ -6,7 +6,7 @@ use super::Features;
 use super::features::dot;
 use crate::error::{Error, Result};
 
-/// Mean of `1 - cos` over all pairs; `None` for fewer than two pictures, which have no diversity.
+/// Mean of `1 - cos` over all pairs; `None` for fewer than two images, which have no diversity.
 pub fn pairwise_cosine_distance(embeddings: &Features) -> Option<f64> {
     let unit = embeddings.normalized();
     let n = unit.len();
@@ -15,7 +15,7 @@ pub fn pairwise_cosine_distance(embeddings: &Features) -> Option<f64> {
     (n >= 2).then(|| sum / (n * (n - 1) / 2) as f64)
 }
 
-/// The effective number of different pictures, 1 to n: the exponential of the entropy of the eigenvalues of K / n, K the
+/// The effective number of different images, 1 to n: the exponential of the entropy of the eigenvalues of K / n, K the
 /// cosines. Source: Friedman & Dieng 2023, arXiv:2210.02410, definition 2.1.
 ///
 /// # Errors
@@ -24,7 +24,7 @@ pub fn vendi(embeddings: &Features) -> Result<f64> {
     let unit = embeddings.normalized();
     let (n, d) = (unit.len(), unit.width());
     if n == 0 {
-        return Err(Error::Failed("the Vendi score of no pictures".into()));
+        return Err(Error::Failed("the Vendi score of no images".into()));
     }
     let x = Mat::from_fn(n, d, |i, j| unit.row(i)[j]);
     // The eigenvalues of X X' / n and of X' X / n are the same but for zeros: the smaller is taken.

@@ -1,4 +1,4 @@
-//! Features of pictures, a row a picture.
+//! Features of images, a row an image.
 
 use std::path::Path;
 
@@ -21,11 +21,11 @@ impl Features {
     pub fn new(tensor: &Tensor) -> Result<Self> {
         let [_, width] = tensor.dims("features")?;
         if width == 0 {
-            return Err(Error::shape("features", "expected at least one feature a picture"));
+            return Err(Error::shape("features", "expected at least one feature an image"));
         }
         let values = tensor.reals::<f64>().into_owned();
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-            return Err(Error::Failed(format!("feature {} of picture {} is {}", at % width, at / width, values[at])));
+            return Err(Error::Failed(format!("feature {} of image {} is {}", at % width, at / width, values[at])));
         }
         Ok(Self { width, values })
     }
@@ -39,7 +39,7 @@ impl Features {
         Self::new(&tensor).map_err(|e| Error::file(path, e.to_string()))
     }
 
-    /// Pictures.
+    /// Images.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
     }
@@ -88,14 +88,14 @@ impl Features {
     }
 
     /// # Errors
-    /// [`Error::Failed`] if the two have features of different width, or one of them fewer than `least` pictures.
+    /// [`Error::Failed`] if the two have features of different width, or one of them fewer than `least` images.
     pub fn check_pair(&self, other: &Self, least: usize) -> Result<()> {
         if self.width != other.width {
             let message = format!("features of {} and of {} values cannot be compared", self.width, other.width);
             return Err(Error::Failed(message));
         }
         match self.len().min(other.len()) {
-            n if n < least => Err(Error::Failed(format!("expected at least {least} pictures in each set, got {n}"))),
+            n if n < least => Err(Error::Failed(format!("expected at least {least} images in each set, got {n}"))),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use faer::{Mat, Side};
 use super::statistics::Statistics;
 use crate::error::{Error, Result};
 
-/// Below so many pictures FID is biased upward enough to be warned of.
+/// Below so many images FID is biased upward enough to be warned of.
 pub const FEW: usize = 10_000;
 
 /// `|mu1 - mu2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2`. The last trace is the sum of the roots of the eigenvalues of the

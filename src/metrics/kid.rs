@@ -6,7 +6,7 @@ use super::features::dot;
 use crate::error::{Error, Result};
 use crate::random::{self, Stream};
 
-/// How many subsets, and of how many pictures each, published values are over.
+/// How many subsets, and of how many images each, published values are over.
 pub const SUBSETS: usize = 100;
 pub const SUBSET_SIZE: usize = 1000;
 
@@ -32,10 +32,10 @@ pub fn mmd2(x: &Features, y: &Features) -> Result<f64> {
     Ok((own(x) + own(y)) / (m * (m - 1.0)) - 2.0 * x.sum_pairs(y, kernel) / (m * m))
 }
 
-/// Over `subsets` subsets of `size` pictures, drawn without replacement from `seed`.
+/// Over `subsets` subsets of `size` images, drawn without replacement from `seed`.
 ///
 /// # Errors
-/// As [`mmd2`]; [`Error::Failed`] if a set has fewer pictures than a subset.
+/// As [`mmd2`]; [`Error::Failed`] if a set has fewer images than a subset.
 pub fn kid(x: &Features, y: &Features, subsets: usize, size: usize, seed: u64) -> Result<Kid> {
     x.check_pair(y, size.max(2))?;
     let draw =
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subset_has_no_picture_twice() {
+    fn a_subset_has_no_image_twice() {
         let mut drawn = draw(50, 50, 3, 1, 0);
         assert_ne!(drawn, draw(50, 50, 3, 2, 0));
         drawn.sort_unstable();

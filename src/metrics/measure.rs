@@ -1,4 +1,4 @@
-//! Which metrics two sets of pictures have, by what is known of them.
+//! Which metrics two sets of images have, by what is known of them.
 
 use super::report::Metric;
 use super::statistics::Statistics;
@@ -31,7 +31,7 @@ impl Set {
 #[derive(Clone, Copy, Debug)]
 pub struct Subsets {
     pub count: usize,
-    /// At most so many pictures.
+    /// At most so many images.
     pub size: usize,
     pub seed: u64,
 }
@@ -46,10 +46,10 @@ pub fn distances(images: &Set, reference: &Set, rule: &str, subsets: Subsets) ->
     let mut value = Metric::new("fid", Some(fid::fid(&a, &b)?), n);
     let smallest = n.iter().flatten().min();
     if let Some(few) = smallest.filter(|&&n| n < fid::FEW) {
-        value = value.note(format!("biased upward: {few} pictures; {} or more make FIDs comparable", fid::FEW));
+        value = value.note(format!("biased upward: {few} images; {} or more make FIDs comparable", fid::FEW));
     }
     if let Some(few) = smallest.filter(|&&n| n <= a.mu.len()) {
-        value = value.note(format!("{few} pictures have a singular covariance in {} dimensions", a.mu.len()));
+        value = value.note(format!("{few} images have a singular covariance in {} dimensions", a.mu.len()));
     }
     let mut metrics = vec![value];
     if let (Some(x), Some(y)) = (images.features(), reference.features()) {
@@ -79,12 +79,12 @@ pub fn embedding_distance(images: &Features, reference: &Features, rule: &str) -
     let mut metric = Metric::new("cmmd", Some(value), [Some(a), Some(b)]);
     metric.rule = Some(rule.into());
     if a.min(b) < cmmd::FEW {
-        metric = metric.note(format!("uncertain: {} pictures; CMMD asks for {} or more", a.min(b), cmmd::FEW));
+        metric = metric.note(format!("uncertain: {} images; CMMD asks for {} or more", a.min(b), cmmd::FEW));
     }
     Ok(metric)
 }
 
-/// Diversity within prompts and of the whole set. `prompts[i]` is the prompt of picture i; `None`: not known.
+/// Diversity within prompts and of the whole set. `prompts[i]` is the prompt of image i; `None`: not known.
 ///
 /// # Errors
 /// As [`diversity::vendi`].
@@ -96,8 +96,8 @@ pub fn diversities(embeddings: &Features, prompts: Option<&[usize]>, rule: &str)
     ];
     if let Some(prompts) = prompts {
         let mut groups: std::collections::BTreeMap<usize, Vec<usize>> = Default::default();
-        for (picture, prompt) in prompts.iter().enumerate() {
-            groups.entry(*prompt).or_default().push(picture);
+        for (image, prompt) in prompts.iter().enumerate() {
+            groups.entry(*prompt).or_default().push(image);
         }
         let groups: Vec<Features> = groups.values().map(|of| embeddings.subset(of)).collect();
         let distances: Vec<Option<f64>> = groups.iter().map(diversity::pairwise_cosine_distance).collect();
@@ -108,7 +108,7 @@ pub fn diversities(embeddings: &Features, prompts: Option<&[usize]>, rule: &str)
         let effective: Vec<Option<f64>> = effective.collect::<Result<_>>()?;
         for (name, values) in [("pairwise_cosine_distance", distances), ("vendi", effective)] {
             let used = values.iter().flatten().count();
-            metrics.push(Metric::mean(name, &values, n).note(format!("over {used} prompts with two or more pictures")));
+            metrics.push(Metric::mean(name, &values, n).note(format!("over {used} prompts with two or more images")));
         }
     }
     for metric in &mut metrics {

@@ -1,5 +1,5 @@
-//! What a set of pictures is like: its distance to a reference set, its diversity, and one picture against another.
-//! Pure functions of features `[n, d]` and of pictures, in f64; the networks that make the features are in
+//! What a set of images is like: its distance to a reference set, its diversity, and one image against another.
+//! Pure functions of features `[n, d]` and of images, in f64; the networks that make the features are in
 //! [`crate::judges`].
 
 pub mod cmmd;

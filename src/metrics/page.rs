@@ -4,8 +4,8 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::report::Metric;
 
-/// A page of its own.
-pub fn page(metrics: &[Metric]) -> Markup {
+/// A page of its own, with notes below the table.
+pub fn page(metrics: &[Metric], notes: &[String]) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -16,7 +16,11 @@ pub fn page(metrics: &[Metric]) -> Markup {
                 style { "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
                         "table{border-collapse:collapse}td,th{padding:.3rem .8rem;text-align:left;border-bottom:1px solid #ccc}" }
             }
-            body { h1 { "Metrics" } (table(metrics)) }
+            body {
+                h1 { "Metrics" }
+                (table(metrics))
+                @for note in notes { p { (note) } }
+            }
         }
     }
 }
@@ -25,7 +29,7 @@ pub fn page(metrics: &[Metric]) -> Markup {
 pub fn table(metrics: &[Metric]) -> Markup {
     html! {
         table {
-            thead { tr { th { "metric" } th { "rule" } th { "value" } th { "± std" } th { "pictures" } th { "notes" } } }
+            thead { tr { th { "metric" } th { "rule" } th { "value" } th { "± std" } th { "95 % interval" } th { "images" } th { "notes" } } }
             tbody {
                 @for metric in metrics {
                     tr {
@@ -33,6 +37,7 @@ pub fn table(metrics: &[Metric]) -> Markup {
                         td { (metric.rule.as_deref().unwrap_or_default()) }
                         td { (number(metric.value)) }
                         td { @if metric.std.is_some() { (number(metric.std)) } }
+                        td { @if let Some([low, high]) = metric.interval { (number(Some(low))) " to " (number(Some(high))) } }
                         td { (counts(metric)) }
                         td { (metric.notes.join("; ")) }
                     }
@@ -51,7 +56,7 @@ pub fn number(value: Option<f64>) -> String {
     }
 }
 
-/// How many pictures of each set.
+/// How many images of each set.
 pub fn counts(metric: &Metric) -> String {
     let [first, second] = metric.n.map(|n| n.map(|n| n.to_string()));
     [first, second].into_iter().flatten().collect::<Vec<_>>().join(" / ")

@@ -1,4 +1,4 @@
-//! `metrics.json`: what was measured, by which rule, from how many pictures.
+//! `metrics.json`: what was measured, by which rule, from how many images.
 
 use std::path::Path;
 
@@ -7,17 +7,20 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
 
-/// One number of a set of pictures.
+/// One number of a set of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     pub name: String,
     /// Which of several definitions: the resizing rule of FID, the model of a CLIP similarity.
     pub rule: Option<String>,
-    /// `None` where it is undefined for these pictures.
+    /// `None` where it is undefined for these images.
     pub value: Option<f64>,
-    /// Over subsets (KID), or over pictures and prompts (means).
+    /// Over subsets (KID), or over images and prompts (means).
     pub std: Option<f64>,
-    /// Pictures of the two sets; the second is `None` where a statistics file does not say, or there is no second set.
+    /// 95 % of means over as many prompts drawn with replacement; images of one prompt are drawn together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// Images of the two sets; the second is `None` where a statistics file does not say, or there is no second set.
     pub n: [Option<usize>; 2],
     pub weights_sha256: Option<String>,
     pub notes: Vec<String>,
@@ -25,7 +28,16 @@ pub struct Metric {
 
 impl Metric {
     pub fn new(name: &str, value: Option<f64>, n: [Option<usize>; 2]) -> Self {
-        Self { name: name.into(), rule: None, value, std: None, n, weights_sha256: None, notes: Vec::new() }
+        Self {
+            name: name.into(),
+            rule: None,
+            value,
+            std: None,
+            interval: None,
+            n,
+            weights_sha256: None,
+            notes: Vec::new(),
+        }
     }
 
     /// The mean and population standard deviation of values that are not `None`; a note counts the others.
@@ -65,10 +77,10 @@ pub fn read(path: &Path) -> Result<Vec<Metric>> {
     serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not a metrics file: {e}")))
 }
 
-/// Writes the scores of every picture, a line each.
+/// Writes the scores of every image, a line each.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_pictures(path: &Path, rows: &[serde_json::Value]) -> Result<()> {
+pub fn write_images(path: &Path, rows: &[serde_json::Value]) -> Result<()> {
     jsonl::write(path, rows)
 }

@@ -1,4 +1,4 @@
-//! One picture against another, without a network. SSIM: Wang et al. 2004, IEEE TIP 13(4).
+//! One image against another, without a network. SSIM: Wang et al. 2004, IEEE TIP 13(4).
 
 use image::RgbImage;
 use serde::Serialize;
@@ -15,7 +15,7 @@ pub struct Similarity {
     pub ssim_luma: Option<f64>,
     /// The mean of the three channels'.
     pub ssim_rgb: Option<f64>,
-    /// In decibels; `None` for equal pictures, whose ratio is infinite.
+    /// In decibels; `None` for equal images, whose ratio is infinite.
     pub psnr: Option<f64>,
     /// Mean absolute difference, 0 to 1.
     pub mae: f64,
@@ -40,7 +40,7 @@ pub fn similarity(reference: &RgbImage, candidate: &RgbImage) -> Similarity {
     let mae = differences().map(i64::abs).sum::<i64>() as f64 / a.len() as f64 / 255.0;
     let window = w >= WINDOW && h >= WINDOW;
     let channel =
-        |picture: &RgbImage, c: usize| picture.as_raw().iter().skip(c).step_by(3).map(|&v| f64::from(v)).collect();
+        |image: &RgbImage, c: usize| image.as_raw().iter().skip(c).step_by(3).map(|&v| f64::from(v)).collect();
     let ssim = |a: Vec<f64>, b: Vec<f64>| ssim(&a, &b, w, h);
     Similarity {
         ssim_luma: window.then(|| ssim(luma(reference), luma(candidate))),
@@ -53,22 +53,22 @@ pub fn similarity(reference: &RgbImage, candidate: &RgbImage) -> Similarity {
 }
 
 /// Pillow's `convert("L")`.
-fn luma(picture: &RgbImage) -> Vec<f64> {
+fn luma(image: &RgbImage) -> Vec<f64> {
     let luma = |p: &image::Rgb<u8>| {
         let [r, g, b] = p.0.map(u32::from);
         f64::from((19_595 * r + 38_470 * g + 7471 * b + 32_768) >> 16)
     };
-    picture.pixels().map(luma).collect()
+    image.pixels().map(luma).collect()
 }
 
 /// Shares of the 512 bins.
-fn histogram(picture: &RgbImage) -> Vec<f64> {
+fn histogram(image: &RgbImage) -> Vec<f64> {
     let mut bins = vec![0u32; 512];
-    for pixel in picture.pixels() {
+    for pixel in image.pixels() {
         let [r, g, b] = pixel.0.map(|v| usize::from(v >> 5));
         bins[(r << 3 | g) << 3 | b] += 1;
     }
-    let pixels = f64::from(picture.width()) * f64::from(picture.height());
+    let pixels = f64::from(image.width()) * f64::from(image.height());
     bins.into_iter().map(|n| f64::from(n) / pixels).collect()
 }
 
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_grey_pictures() {
+    fn of_two_grey_images() {
         let grey = |v: u8| RgbImage::from_pixel(16, 12, image::Rgb([v; 3]));
         let both = similarity(&grey(100), &grey(110));
         let close = |a: Option<f64>, b: f64| assert!((a.unwrap() - b).abs() < 1e-6, "{a:?} {b}");

@@ -15,17 +15,17 @@ pub struct Statistics {
     pub mu: Vec<f64>,
     /// `[d, d]`, with n - 1.
     pub sigma: Mat<f64>,
-    /// How many pictures it is of; files of other programs do not say.
+    /// How many images it is of; files of other programs do not say.
     pub count: Option<usize>,
 }
 
 impl Statistics {
     /// # Errors
-    /// [`Error::Failed`] for fewer than two pictures, which have no covariance.
+    /// [`Error::Failed`] for fewer than two images, which have no covariance.
     pub fn of(features: &Features) -> Result<Self> {
         let (n, d) = (features.len(), features.width());
         if n < 2 {
-            return Err(Error::Failed(format!("expected at least two pictures, got {n}")));
+            return Err(Error::Failed(format!("expected at least two images, got {n}")));
         }
         let mut mu = vec![0.0; d];
         for row in features.rows() {
@@ -60,7 +60,7 @@ impl Statistics {
         Ok(Self { mu: mu.values, sigma, count })
     }
 
-    /// Writes `mu` and `sigma`, and the number of pictures as `n`, which pytorch-fid ignores. The same statistics give the
+    /// Writes `mu` and `sigma`, and the number of images as `n`, which pytorch-fid ignores. The same statistics give the
     /// same bytes.
     ///
     /// # Errors

@@ -66,7 +66,7 @@ fn pictures_are_compared_with_those_of_their_name() {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
         RgbImage::from_pixel(16, 16, Rgb([grey; 3])).save(dir.join(folder).join(name)).unwrap();
     }
-    let arguments = ["metrics", "--images", "a", "--reference", "b", "--out", "m.json", "--pictures", "p.jsonl"];
+    let arguments = ["metrics", "--images", "a", "--reference", "b", "--out", "m.json", "--per-image", "p.jsonl"];
     in_folder(dir, &arguments).assert().success().stdout(contains("no partner"));
     let metrics = json_of(&dir.join("m.json"));
     assert_eq!((&metrics[2]["name"], &metrics[2]["n"]), (&json!("psnr"), &json!([1, 1])));
@@ -74,7 +74,7 @@ fn pictures_are_compared_with_those_of_their_name() {
     let row = json_of(&dir.join("p.jsonl"));
     assert_eq!((&row["file_name"], &row["identical"]), (&json!("x.png"), &json!(false)));
     std::fs::remove_file(dir.join("b/x.png")).unwrap();
-    in_folder(dir, &arguments).arg("--overwrite").assert().failure().stderr(contains("no picture has the name"));
+    in_folder(dir, &arguments).arg("--overwrite").assert().failure().stderr(contains("no image has the name"));
 }
 
 #[test]

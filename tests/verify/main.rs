@@ -1,6 +1,8 @@
 //! Every recorded case of the kinds that `selma verify` knows, at its tolerance.
 
 mod judges;
+mod metrics;
+mod models;
 mod scorers;
 #[cfg(feature = "simulator")]
 mod simulator;

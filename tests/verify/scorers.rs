@@ -8,7 +8,7 @@ use selma::evaluate::scores::Scores;
 use selma::formats::safetensors::Safetensors;
 use serde_json::{Value, json};
 
-use crate::judges::root;
+use crate::models::root;
 
 const IMAGES: [&str; 4] = ["wide", "tall", "square", "big"];
 const TEXTS: [&str; 4] =
@@ -114,6 +114,28 @@ fn rewards_and_aesthetics_are_the_recorded_ones_and_compare_image_by_image() {
     let mut ours = scores(&out);
     ours.pictures.truncate(2);
     close(&ours, recorded("judge-aesthetic", "out.image_score"), 1e-5);
+}
+
+/// Of four images of one text the one with the largest recorded reward, the third.
+#[test]
+fn the_best_image_is_selected_by_a_scorer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, out) = (images(dir.path(), [TEXTS[0]; 4]), dir.path().join("best"));
+    let select = |arguments: &[&str]| {
+        let mut command = Command::cargo_bin("selma").unwrap();
+        command.args(["select", "--device", "cpu", "--quiet", "--overwrite", "--rule", "best-of:4"]);
+        command.arg("--images").arg(&images).arg("--out").arg(&out).args(arguments);
+        command
+    };
+    let reward = weights("imagereward", "judge-image-reward");
+    select(&["--by", "imagereward", &reward]).assert().success();
+    let row: Value = serde_json::from_slice(&std::fs::read(out.join("metadata.jsonl")).unwrap()).unwrap();
+    let chosen = std::fs::read(out.join(row["file_name"].as_str().unwrap())).unwrap();
+    assert_eq!(chosen, std::fs::read(images.join("square.png")).unwrap());
+    let score = row["score"].as_f64().unwrap();
+    assert!((score - recorded("judge-image-reward", "out.rewards_first_prompt")[2]).abs() < 5e-5, "{score}");
+    let refused = select(&["--by", "scores.json", &reward]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--weights: expected --by clipscore"));
 }
 
 /// Each question alone: the recorded greedy answers, and by yes-no what the logits say.

@@ -85,7 +85,7 @@ impl Source {
         if let Some(odd) = eval.weights.iter().find(|text| !text.starts_with("blip-vqa=")) {
             return Err(Error::Usage(format!("--weights {odd}: expected blip-vqa=MODEL")));
         }
-        let weights = scorers::given(eval, scorers::BLIP_VQA).unwrap_or("Salesforce/blip-vqa-base");
+        let weights = scorers::given(&eval.weights, scorers::BLIP_VQA).unwrap_or("Salesforce/blip-vqa-base");
         let weights = common.judge(weights)?;
         let record = eval.out.with_extension("answers.jsonl");
         let judge = BlipJudge::open(&weights, form, &record, &common.device()?, scorers::precision(common)?)?;

@@ -60,7 +60,7 @@ pub fn run(eval: &Eval, kinds: &[Kind], common: &Common) -> Result<()> {
         return Err(Error::Usage("--questions and --answers are for dsg and tifa".into()));
     }
     let dir = eval.images.as_deref().ok_or_else(|| Error::Usage("--images: expected a folder".into()))?;
-    let places = places(eval, kinds)?;
+    let places = places(&eval.weights, kinds)?;
     let outs: Vec<PathBuf> = kinds.iter().map(|kind| of_kind(&eval.out, *kind, kinds.len())).collect();
     outs.iter().try_for_each(|out| eval.overwrite.check(out))?;
     let entries = eval.entries(dir, &[], common)?;
@@ -91,8 +91,8 @@ pub fn precision(common: &Common) -> Result<DType> {
 }
 
 /// The weights that `--weights NAME=MODEL` gives a name.
-pub fn given<'a>(eval: &'a Eval, name: &str) -> Option<&'a str> {
-    eval.weights.iter().rev().find_map(|text| text.split_once('=').filter(|(n, _)| *n == name)).map(|(_, model)| model)
+pub fn given<'a>(weights: &'a [String], name: &str) -> Option<&'a str> {
+    weights.iter().rev().find_map(|text| text.split_once('=').filter(|(n, _)| *n == name)).map(|(_, model)| model)
 }
 
 /// `scores.json` of several scorers is `scores.NAME.json` of each.
@@ -103,8 +103,27 @@ fn of_kind(out: &Path, kind: Kind, count: usize) -> PathBuf {
     }
 }
 
-fn places<'a>(eval: &'a Eval, kinds: &[Kind]) -> Result<Vec<[Option<&'a str>; 2]>> {
-    for text in &eval.weights {
+/// The images of several folders by one scorer. What networks computed is kept in the file `cache`.
+///
+/// # Errors
+/// [`Error::Usage`] for weights of another name; whatever is wrong with images and weights.
+pub fn of_folders(
+    kind: Kind,
+    weights: &[String],
+    folders: &[Vec<Entry>],
+    cache: &Path,
+    common: &Common,
+) -> Result<Vec<Scores>> {
+    let place = places(weights, &[kind])?;
+    let cache = ValueCache::open(cache)?;
+    let (device, dtype) = (common.device()?, precision(common)?);
+    let work = Work { common, cache: &cache, device: &device, dtype };
+    let scorer = work.load(kind, &place[0])?;
+    folders.iter().map(|entries| work.score(&scorer, entries)).collect()
+}
+
+fn places<'a>(weights: &'a [String], kinds: &[Kind]) -> Result<Vec<[Option<&'a str>; 2]>> {
+    for text in weights {
         let name = text.split_once('=').map(|(name, _)| name);
         let known = kinds.iter().map(|kind| kind.name());
         let known: Vec<&str> = known.chain(kinds.contains(&Kind::Aesthetic).then_some(AESTHETIC_CLIP)).collect();
@@ -114,8 +133,8 @@ fn places<'a>(eval: &'a Eval, kinds: &[Kind]) -> Result<Vec<[Option<&'a str>; 2]
         }
     }
     let of = |kind: &Kind| {
-        let clip = (*kind == Kind::Aesthetic).then(|| given(eval, AESTHETIC_CLIP)).flatten();
-        [given(eval, kind.name()), clip]
+        let clip = (*kind == Kind::Aesthetic).then(|| given(weights, AESTHETIC_CLIP)).flatten();
+        [given(weights, kind.name()), clip]
     };
     Ok(kinds.iter().map(of).collect())
 }

@@ -1,4 +1,4 @@
-//! What the user named: folders of pictures, features, statistics.
+//! What the user named: folders of images, features, statistics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(super) enum Kind {
 
 const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
 
-/// A picture and the one that it is compared with.
+/// An image and the one that it is compared with.
 pub(super) struct Named {
     pub name: String,
     pub image: PathBuf,
@@ -36,40 +36,38 @@ pub(super) fn read(path: &Path) -> Result<Set> {
     }
 }
 
-/// The pictures of a folder by name.
+/// The images of a folder by name.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::File`] where there is none.
-pub(super) fn pictures(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+pub(super) fn images(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
-    let mut pictures = BTreeMap::new();
+    let mut images = BTreeMap::new();
     for entry in entries {
         let path = entry.map_err(|e| Error::io(dir, e))?.path();
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         if ENDINGS.contains(&&*ending) && path.is_file() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            pictures.insert(name, path);
+            images.insert(name, path);
         }
     }
-    match pictures.is_empty() {
-        true => Err(Error::file(dir, "no pictures here; expected .png, .jpg, .webp or .bmp files")),
-        false => Ok(pictures),
+    match images.is_empty() {
+        true => Err(Error::file(dir, "no images here; expected .png, .jpg, .webp or .bmp files")),
+        false => Ok(images),
     }
 }
 
-/// The pictures with a reference of the same file name, and how many have none.
+/// The images with a reference of the same file name, and how many have none.
 ///
 /// # Errors
-/// As [`pictures`]; [`Error::File`] where no name is in both folders.
-pub(super) fn pairs(images: &Path, reference: &Path) -> Result<(Vec<Named>, usize)> {
-    let (ours, mut theirs) = (pictures(images)?, pictures(reference)?);
-    let all = ours.len();
-    let pair = |(name, image): (String, PathBuf)| Some(Named { reference: theirs.remove(&name)?, name, image });
-    let pairs: Vec<Named> = ours.into_iter().filter_map(pair).collect();
-    if pairs.is_empty() {
-        let message = format!("no picture has the name of one in {}", reference.display());
-        return Err(Error::file(images, message));
-    }
-    let alone = all - pairs.len();
+/// As [`images`].
+pub(super) fn pairs(images: &BTreeMap<String, PathBuf>, reference: &Path) -> Result<(Vec<Named>, usize)> {
+    let mut theirs = self::images(reference)?;
+    let pair = |(name, image): (&String, &PathBuf)| {
+        let (name, image) = (name.clone(), image.clone());
+        Some(Named { reference: theirs.remove(&name)?, name, image })
+    };
+    let pairs: Vec<Named> = images.iter().filter_map(pair).collect();
+    let alone = images.len() - pairs.len();
     Ok((pairs, alone))
 }
