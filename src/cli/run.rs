@@ -53,6 +53,9 @@ impl Run {
         for model in [&mut config.images.model, &mut config.experts.model] {
             *model = common.model(Path::new(model))?.to_string_lossy().into_owned();
         }
+        for weights in config.judge.scorers.values_mut().chain(&mut config.judge.blip_vqa) {
+            *weights = common.judge(weights)?.to_string_lossy().into_owned();
+        }
         for (key, url) in [("[prompts] llm", &config.prompts.llm), ("[judge] url", &config.judge.url)] {
             let Some(url) = url else { continue };
             common.check_offline(key, url)?;
@@ -148,6 +151,11 @@ fn show(summary: &Summary) {
         let p = overall.p_value.map_or(String::new(), |p| format!("  p = {p:.4}"));
         let name = format!("{} less {}", pair.ours, pair.theirs);
         outln!("{name:42} {}{p}", difference(&overall.estimate));
+    }
+    for column in &summary.scorers {
+        for arm in column.arms.iter().filter(|arm| !arm.name.starts_with("expert-")) {
+            outln!("{:24} {:>8.3}  {}", arm.name, arm.overall.mean, column.benchmark);
+        }
     }
     if let Some(sweep) = &summary.sweep {
         for arm in &sweep.arms {

@@ -11,7 +11,7 @@ use super::held_out::{Purpose, Set, sets};
 use super::images::Generator;
 use super::judge::Judge;
 use super::settings::ChooseSettings;
-use super::{ActiveTask, Run};
+use super::{ActiveTask, Run, scorers};
 use crate::error::{Error, Result};
 use crate::evaluate::folder;
 use crate::evaluate::questions::Item;
@@ -65,10 +65,14 @@ fn settings<'a>(run: &Run<'a>) -> &'a ChooseSettings {
 
 /// The settings that decide the choice, as an input. Where answers come from a file they are not among them: an expert is not trained
 /// anew for another answer.
-pub(super) fn inputs(run: &Run) -> String {
+///
+/// # Errors
+/// As [`scorers::by_input`].
+pub(super) fn inputs(run: &Run) -> Result<String> {
     let (c, e, j) = (settings(run), &run.config.evaluate, &run.config.judge);
     let judge = json!([e.own_benchmark(), e.dependencies, j.model]);
-    format!("{} {judge} {}", json!(c), run.generation_inputs(&e.draw))
+    let by = scorers::by_input(run)?.map_or(String::new(), |by| format!(" {by}"));
+    Ok(format!("{} {judge} {}{by}", json!(c), run.generation_inputs(&e.draw)))
 }
 
 /// The steps at which a candidate is taken.

@@ -1,8 +1,14 @@
 //! What the tables of a pipeline must agree on.
 
+use std::path::Path;
+
 use super::RunConfig;
 use super::config::ALL_IN_ONE;
+use super::scorers::AESTHETIC_CLIP;
 use crate::error::{Error, Result};
+use crate::evaluate::visual_qa::Form;
+use crate::formats::hub::JudgeId;
+use crate::judges::kind::Kind;
 use crate::shapes;
 
 impl RunConfig {
@@ -94,20 +100,50 @@ impl RunConfig {
         if name == "none" && self.choose.is_some() {
             return wrong("[choose]: needs a benchmark in [evaluate] that scores the checkpoints".into());
         }
-        match (e.asks(), &j.url, &j.answers) {
-            (true, Some(_), None) | (true, None, Some(_)) | (false, None, None) => {}
-            (true, ..) => {
+        let answerers = [j.url.is_some(), j.answers.is_some(), j.blip_vqa.is_some()];
+        match (e.asks(), answerers.iter().filter(|&&given| given).count()) {
+            (true, 1) | (false, 0) => {}
+            (true, _) => {
                 return wrong(format!(
-                    "[judge]: benchmark = {name:?} expects one of url = \"URL\" and answers = \"FILE\""
+                    "[judge]: benchmark = {name:?} expects one of url = \"URL\", answers = \"FILE\" and blip-vqa = \"MODEL\""
                 ));
             }
             (false, ..) => {
                 return wrong(format!("[judge]: benchmark = {name:?} has its own judge, or none; leave it out"));
             }
         }
+        self.check_scorers()?;
         if j.url.is_some() && j.model.is_none() {
             return wrong("[judge]: model is missing".into());
         }
         Ok(())
+    }
+}
+
+impl RunConfig {
+    fn check_scorers(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        let (e, j) = (&self.evaluate, &self.judge);
+        if let Some(name) = j.scorers.keys().find(|name| Kind::parse(name).is_none() && *name != AESTHETIC_CLIP) {
+            let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+            return wrong(format!("[judge.scorers]: `{name}`: expected {} or {AESTHETIC_CLIP}", all.join(", ")));
+        }
+        let blip = j.blip_vqa.iter().map(|given| ("[judge]: blip-vqa", given));
+        let scorers = j.scorers.iter().map(|(name, given)| (name.as_str(), given));
+        let absent = |given: &str| !Path::new(given).exists() && JudgeId::parse(given).is_none();
+        if let Some((name, given)) = blip.chain(scorers).find(|(_, given)| absent(given)) {
+            return wrong(format!("{name}: {given}: no such folder or file, and not an id on the hub (ORG/NAME)"));
+        }
+        if !j.scorers.is_empty() && e.benchmark == "none" {
+            return wrong("[judge.scorers]: needs a benchmark in [evaluate], whose pictures are scored".into());
+        }
+        if let Some(by) = j.by.as_ref().filter(|by| Kind::parse(by).is_none() || !j.scorers.contains_key(*by)) {
+            return wrong(format!("[judge]: by = {by:?}: expected a name of [judge.scorers]"));
+        }
+        match j.answer_form.as_deref().map(Form::parse) {
+            Some(None) => wrong("[judge]: answer-form: expected \"greedy\", \"yes-no\" or \"rank\"".into()),
+            Some(_) if j.blip_vqa.is_none() => wrong("[judge]: answer-form: is for blip-vqa".into()),
+            _ => Ok(()),
+        }
     }
 }

@@ -91,6 +91,8 @@ impl RunConfig {
         evaluate.questions = evaluate.questions.map(within);
         let mut judge: JudgeSettings = keys::take(&mut table, "judge")?.unwrap_or_default();
         judge.answers = judge.answers.map(within);
+        judge.blip_vqa = judge.blip_vqa.map(model);
+        judge.scorers.values_mut().for_each(|given| *given = model(given.clone()));
         let config = Self {
             skills,
             prompts,

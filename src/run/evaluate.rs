@@ -12,9 +12,10 @@ use super::estimate::{Costs, Effort};
 use super::folder::{Inputs, Paths};
 use super::held_out::{self, Purpose, Set};
 use super::images::Generator;
-use super::judge::Judge;
+use super::judge::{EVALUATION, Judge};
 use super::plan::{SELECTED, put};
 use super::question_set::QuestionSet;
+use super::scorers::{self, Column};
 use super::stage::{Stage, Task, Work};
 use super::sweep::{Strict, Sweep};
 use super::{ActiveTask, Run, merge};
@@ -49,10 +50,16 @@ impl Work for Evaluate {
     fn inputs(&self, run: &Run, _: &Task, inputs: &mut Inputs) -> Result<Paths> {
         put(inputs, "model", run.model(&run.config.experts.model, None)?);
         put(inputs, "settings", settings_input(run)?);
+        if let Some(scorers) = scorers::input(run, None)? {
+            put(inputs, "scorers", scorers);
+        }
+        if let Some(judge) = scorers::blip_input(run)? {
+            put(inputs, "blip-vqa", judge);
+        }
         if let Some(answers) = run.config.judge.answers.as_ref().filter(|answers| answers.exists()) {
             put(inputs, "answers", digest::file(answers)?);
         }
-        Ok(Paths { mutable_inputs: vec!["answers"], ..Paths::one("evaluate") })
+        Ok(Paths { mutable_inputs: vec!["answers", "scorers", "blip-vqa"], ..Paths::one("evaluate") })
     }
 
     fn estimate(&self, run: &Run, _: &Task, costs: &Costs) -> Result<Effort> {
@@ -131,6 +138,16 @@ pub struct Summary {
     /// What a judge with a stricter naming limit makes of the same pictures, of the benchmark `shapes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<Strict>,
+    /// What the scorers of the run say, one a column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scorers: Vec<Column>,
+}
+
+impl ArmScores {
+    fn of((name, scores): &(String, Scores)) -> Self {
+        let (skills, families) = (scores.skills.clone(), scores.families.clone());
+        Self { name: name.clone(), overall: scores.overall, skills, families }
+    }
 }
 
 fn is_none(count: &usize) -> bool {
@@ -219,7 +236,7 @@ pub(super) fn pictures(arm: &str, set: &str, seed: u64) -> String {
 /// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
 fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
     let sets = held_out::sets(run, Purpose::Evaluation, &|_| true)?;
-    let judge = Judge::open(run, "evaluate", &run.config.evaluate.benchmark, watcher)?;
+    let judge = Judge::open(run, EVALUATION, &run.config.evaluate.benchmark, watcher)?;
     let drawn = draw(run, &sets, watcher)?;
     let mut all: Vec<(String, Scores)> = Vec::new();
     let mut swept = Vec::new();
@@ -238,6 +255,9 @@ fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
         }
     }
     judge.complete()?;
+    let unswept = drawn.iter().filter(|drawing| drawing.swept.is_none());
+    let arms: Vec<(&str, &[Entry])> = unswept.map(|drawing| (&*drawing.arm.name, &*drawing.entries)).collect();
+    let columns = scorers::columns(run, &arms, watcher)?;
     let base = all[0].1.clone();
     for (name, scores) in &mut all {
         if name != BASE {
@@ -246,6 +266,7 @@ fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
         scores.write(&run.folder.path(format!("evaluate/{name}/scores.json")))?;
     }
     let mut summary = summary(run, &sets, &all)?;
+    summary.scorers = columns;
     if !run.config.evaluate.guidance_sweep.is_empty() {
         summary.sweep = Some(Sweep::of(&swept)?);
     }
@@ -322,7 +343,7 @@ fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<Drawn>
 }
 
 /// Every arm less the base, and what else the paper and the selection are about.
-fn comparisons(all: &[(String, Scores)]) -> Result<Vec<Compared>> {
+pub(super) fn comparisons(all: &[(String, Scores)]) -> Result<Vec<Compared>> {
     let scores = |name: &str| all.iter().find(|(other, _)| other == name).map(|(_, scores)| scores);
     let selected = format!("{MERGED}{SELECTED}");
     let all_selected = format!("{ALL_IN_ONE}{SELECTED}");
@@ -337,14 +358,8 @@ fn comparisons(all: &[(String, Scores)]) -> Result<Vec<Compared>> {
     Ok(comparisons)
 }
 
-fn means(all: &[(String, Scores)]) -> Vec<ArmScores> {
-    let one = |(name, scores): &(String, Scores)| ArmScores {
-        name: name.clone(),
-        overall: scores.overall,
-        skills: scores.skills.clone(),
-        families: scores.families.clone(),
-    };
-    all.iter().map(one).collect()
+pub(super) fn means(all: &[(String, Scores)]) -> Vec<ArmScores> {
+    all.iter().map(ArmScores::of).collect()
 }
 
 fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary> {
@@ -358,5 +373,6 @@ fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary>
         comparisons: comparisons(all)?,
         sweep: None,
         strict: None,
+        scorers: Vec::new(),
     })
 }

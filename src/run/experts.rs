@@ -56,7 +56,7 @@ impl Work for Experts {
         let own = format!("experts/{part}");
         let mut outputs = vec!["lora.safetensors", "metrics.jsonl"];
         if c.choose.is_some() {
-            put(inputs, "choose", best_checkpoint::inputs(run));
+            put(inputs, "choose", best_checkpoint::inputs(run)?);
             outputs.push(best_checkpoint::NAME);
         }
         Ok(Paths {

@@ -1,23 +1,31 @@
-//! Who scores the pictures of a run: the judge of the built-in world, an endpoint, or a file of answers.
+//! Who scores the images of a run: the judge of the built-in world, an endpoint, a file of answers, BLIP-VQA, or a scorer.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Run, held_out};
+use super::{Run, held_out, scorers};
 use crate::error::{Error, Result};
 use crate::evaluate::answers::Answers;
 use crate::evaluate::folder::Entry;
 use crate::evaluate::pairing::pair;
 use crate::evaluate::question_scores;
 use crate::evaluate::questions::Item;
+use crate::evaluate::scorers::ValueCache;
 use crate::evaluate::scores::Scores;
 use crate::evaluate::shapes;
 use crate::evaluate::vision::VisionJudge;
+use crate::evaluate::visual_qa::{BlipJudge, Form};
 use crate::formats::jsonl;
+use crate::judges::kind as scorer;
+use crate::judges::scorer::Scorer;
 use crate::prompting::llm::{Api, Client, Role};
+use crate::tensor::DType;
 use crate::train::watcher::Watcher;
+
+/// The name under which the evaluation opens its judge.
+pub(super) const EVALUATION: &str = "evaluate";
 
 pub(super) struct Judge<'a> {
     run: &'a Run<'a>,
@@ -33,6 +41,8 @@ enum Kind {
     BuiltIn,
     Endpoint(Box<VisionJudge>),
     File(Answers),
+    Blip(RefCell<Box<BlipJudge>>),
+    Scorer(Box<Scorer>, ValueCache),
 }
 
 impl<'a> Judge<'a> {
@@ -49,13 +59,23 @@ impl<'a> Judge<'a> {
             let folder = record.parent().unwrap_or(Path::new(""));
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
-        let kind = match (&settings.answers, &settings.url) {
+        // Selection and choice go by a scorer, where one is named for them.
+        if let Some(by) = settings.by.as_deref().and_then(scorer::Kind::parse).filter(|_| name != EVALUATION) {
+            let kind = Kind::Scorer(Box::new(scorers::load(run, by)?), scorers::cache(run, name)?);
+            return Ok(Self { run, benchmark, kind, list, unanswered: RefCell::default() });
+        }
+        let kind = match (&settings.answers, &settings.blip_vqa) {
             _ if !run.config.evaluate.asks() => Kind::BuiltIn,
             // The list of what it lacks is what it is made from.
             (Some(path), _) if !path.exists() => Kind::File(Answers::none(path)),
             (Some(path), _) => Kind::File(Answers::read(path, &held_out::items(run)?)?),
-            (None, url) => {
-                let client = client(run, url.as_deref().unwrap_or_default())?;
+            (None, Some(weights)) => {
+                let form = settings.answer_form.as_deref().and_then(Form::parse).unwrap_or(Form::Greedy);
+                let judge = BlipJudge::open(Path::new(weights), form, &record, &run.device, DType::F32)?;
+                Kind::Blip(RefCell::new(Box::new(judge)))
+            }
+            (None, None) => {
+                let client = client(run, settings.url.as_deref().unwrap_or_default())?;
                 if client.exposes_key() {
                     watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
                 }
@@ -70,6 +90,8 @@ impl<'a> Judge<'a> {
         let model = self.run.config.judge.model.as_deref();
         match (&self.kind, model) {
             (Kind::BuiltIn, _) => "builtin".into(),
+            (Kind::Blip(judge), _) => judge.borrow().name().into(),
+            (Kind::Scorer(scorer, _), _) => scorer.describe(),
             (Kind::Endpoint(_), model) => model.unwrap_or_default().into(),
             (Kind::File(_), Some(model)) => format!("answers of {model}"),
             (Kind::File(_), None) => "answers".into(),
@@ -92,6 +114,9 @@ impl<'a> Judge<'a> {
         if let Kind::BuiltIn = self.kind {
             return shapes::evaluate(entries, p.seed).map(Some);
         }
+        if let Kind::Scorer(scorer, cache) = &self.kind {
+            return scorers::score(self.run, scorer, entries, cache, watcher).map(Some);
+        }
         let paired = pair(Path::new(place), entries, items)?;
         let named = |entry: &Entry| Entry { file_name: format!("{place}/{}", entry.file_name), ..entry.clone() };
         let named: Vec<Entry> = paired.pictures.iter().map(|(entry, _)| named(entry)).collect();
@@ -109,7 +134,19 @@ impl<'a> Judge<'a> {
         watcher: &mut dyn Watcher,
     ) -> Result<Option<Vec<Vec<Option<String>>>>> {
         match &self.kind {
-            Kind::BuiltIn => Ok(None),
+            Kind::BuiltIn | Kind::Scorer(..) => Ok(None),
+            Kind::Blip(judge) => {
+                let mut told = |done| {
+                    if watcher.stopped() {
+                        let message = "stopped; every answer so far is recorded, and the same command goes on";
+                        return Err(Error::Interrupted(message.into()));
+                    }
+                    watcher.prepared("pictures judged", done, asked.len());
+                    Ok(())
+                };
+                let answers = judge.borrow_mut().answers(asked, &mut told)?;
+                Ok(Some(answers.into_iter().map(|answers| answers.into_iter().map(Some).collect()).collect()))
+            }
             Kind::File(answers) => {
                 let missing: Vec<Value> =
                     asked.iter().flat_map(|(entry, item)| self.lacks(answers, entry, item)).collect();

@@ -28,6 +28,7 @@ mod prompts;
 mod question_set;
 mod questions;
 pub mod report;
+mod scorers;
 mod select;
 pub mod settings;
 pub mod stage;

@@ -25,6 +25,8 @@ impl QuestionSet {
         let c = run.config;
         match self {
             _ if !c.evaluate.asks() => 0,
+            // A scorer selects without questions.
+            QuestionSet::Learnt if c.judge.by.is_some() => 0,
             QuestionSet::Learnt => c.select.as_ref().map_or(0, |_| c.prompts.count),
             QuestionSet::HeldOut(Purpose::Choice) => c.choose.as_ref().map_or(0, |choose| choose.prompts),
             QuestionSet::HeldOut(Purpose::Evaluation) => match c.evaluate.questions {

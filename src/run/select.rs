@@ -1,4 +1,4 @@
-//! Stage `select`: of several pictures of each prompt the best one, by the benchmark's judge.
+//! Stage `select`: of several images of each prompt the best one, by the benchmark's judge or by a scorer.
 
 use std::path::Path;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use super::plan::put;
 use super::question_set::QuestionSet;
 use super::settings::SelectSettings;
 use super::stage::{Stage, Task, Work};
-use super::{ActiveTask, Run, held_out, images};
+use super::{ActiveTask, Run, held_out, images, scorers};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::evaluate::folder::{self, Entry};
@@ -48,6 +48,9 @@ impl Work for Select {
         images::model_inputs(run, inputs)?;
         put(inputs, "rule", settings(run).rule.clone());
         put(inputs, "judge", judge_inputs(run));
+        if let Some(by) = scorers::by_input(run)? {
+            put(inputs, "by", by);
+        }
         Ok(Paths::one(&format!("select/{}", task.part())))
     }
 
@@ -72,7 +75,7 @@ fn judge_inputs(run: &Run) -> String {
 /// # Errors
 /// [`Error::Failed`] naming the first.
 pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
-    if run.config.select.is_none() || run.config.evaluate.asks() {
+    if run.config.select.is_none() || run.config.evaluate.asks() || run.config.judge.by.is_some() {
         return Ok(());
     }
     match prompts.iter().find_map(|prompt| Some((prompt, parse(&prompt.text).err()?))) {
@@ -145,7 +148,7 @@ fn candidates(
     judge: &Judge,
     watcher: &mut dyn Watcher,
 ) -> Result<Vec<Candidate>> {
-    let items = match run.config.evaluate.asks() {
+    let items = match run.config.evaluate.asks() && run.config.judge.by.is_none() {
         true => held_out::written(run, part, QuestionSet::Learnt)?,
         false => Vec::new(),
     };

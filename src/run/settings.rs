@@ -1,5 +1,6 @@
 //! The tables of a pipeline file, with the paper's settings where they leave something out.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,15 @@ pub struct JudgeSettings {
     pub model: Option<String>,
     /// Answers that were given elsewhere, as for `selma eval --answers`.
     pub answers: Option<PathBuf>,
+    /// BLIP-VQA in this process: a folder, a file, or an id on the Hugging Face hub.
+    pub blip_vqa: Option<String>,
+    /// Of BLIP-VQA: `greedy`, `yes-no` or `rank`.
+    pub answer_form: Option<String>,
+    /// Scorers of one number a picture, further columns of the evaluation: `clipscore`, `pickscore`, `hpsv2`, `hpsv2.1`,
+    /// `imagereward`, `aesthetic` -> weights as of [`JudgeSettings::blip_vqa`].
+    pub scorers: BTreeMap<String, String>,
+    /// The scorer that `[select]` and `[choose]` go by; where left out, they go by the benchmark.
+    pub by: Option<String>,
     #[serde(flatten)]
     pub endpoint: EndpointOptions,
 }

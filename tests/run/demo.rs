@@ -69,6 +69,7 @@ fn the_demo_measures_every_skill_on_captions_that_no_expert_saw() {
         report.contains("What made it")
             && report.contains("At other guidances")
             && report.contains("selma demo")
+            && report.contains("Not measured: CLIPScore, PickScore")
             && report.matches("<img").count() >= 40
     );
 }

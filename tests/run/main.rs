@@ -5,8 +5,11 @@ mod asked;
 mod demo;
 mod endpoints;
 mod kills;
+#[path = "../verify/models.rs"]
+mod models;
 mod pieces;
 mod resume;
+mod scorers;
 #[allow(dead_code, reason = "the tests of the client need more of it")]
 #[path = "../prompting/server.rs"]
 mod server;

@@ -48,7 +48,6 @@ fn the_annotated_example_is_the_papers_setting() {
     let judge = JudgeSettings {
         url: Some("http://localhost:8001".into()),
         model: Some("qwen2.5-vl-7b-instruct".into()),
-        answers: None,
         endpoint: EndpointOptions {
             parallel: Some(4),
             timeout: Some(120.0),
@@ -57,6 +56,7 @@ fn the_annotated_example_is_the_papers_setting() {
             max_requests: Some(100_000),
             ..EndpointOptions::default()
         },
+        ..JudgeSettings::default()
     };
     assert_eq!(asked.select.unwrap().rule, "best-of:4");
     assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));

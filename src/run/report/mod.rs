@@ -2,6 +2,7 @@
 
 mod beside;
 mod chart;
+mod columns;
 mod examples;
 mod page;
 mod picture;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 
-use super::{Contents, beside};
+use super::{Contents, beside, columns};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::statistics::{Difference, Estimate};
 use crate::run::config::ALL_IN_ONE;
@@ -159,6 +159,7 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
             }
         }
         (beside::tables(summary))
+        (columns::table(c, summary))
         h3 { "Differences" }
         table {
             thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
