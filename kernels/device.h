@@ -46,6 +46,30 @@ DEV unsigned pack2(float low, float high, f16) {
     return bits;
 }
 
+// 2^x to 2 units in the last place; 0 where that is below 2^-126.
+DEV float exp2_or_zero(float x) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
+// 1 / x to a unit in the last place; 0 for an infinite x.
+DEV float reciprocal(float x) {
+    float value;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+
+// x, of which the compiler knows no more: what was found before a loop is not computed anew in it.
+DEV int opaque(int x) {
+    asm("" : "+r"(x));
+    return x;
+}
+template <class T> DEV const T* opaque(const T* x) {
+    asm("" : "+l"(x));
+    __builtin_assume(__isGlobal(x));
+    return x;
+}
 // In a branch that is seldom taken: keeps the compiler from computing it always and choosing afterwards.
 DEV void stay_a_branch() { asm volatile(""); }
 

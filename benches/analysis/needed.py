@@ -8,10 +8,10 @@ MULTIPLICATIONS = 16 * 8 * 16
 # Values of k in a step of tile.h, in 16 bits.
 STEP = 32
 SIZES = {"large": 128, "small": 64}
-# Keys or queries that attention takes at a time, and rows of a block.
-ATTENTION_TILE, ATTENTION_ROWS = 32, 64
-# Products of [rows, tile] with the head's values that each kernel makes.
-ATTENTION = {"attention_forward": 2, "attention_backward_q": 3, "attention_backward_kv": 4}
+# Keys or queries that attention takes at a time, and rows of a block: half as many for heads wider than ATTENTION_NARROW.
+ATTENTION_TILE, ATTENTION_ROWS, ATTENTION_NARROW = 32, 128, 80
+# Products that make [rows, tile] from the head's values, of which there are a multiple of 16, and that sum up such values.
+ATTENTION = {"attention_forward": (1, 1), "attention_backward_q": (2, 1), "attention_backward_kv": (2, 2)}
 
 
 def steps(values):
@@ -27,8 +27,10 @@ def mmas(launch, block):
     kind, _, size = launch.kernel.rpartition("_")
     if kind in ATTENTION:
         along = value("tq") if kind.endswith("kv") else value("tk")
-        tiles = math.ceil(along / ATTENTION_TILE)
-        return ATTENTION[kind] * ATTENTION_ROWS * tiles * ATTENTION_TILE * int(size) // MULTIPLICATIONS
+        tiles, size, (dots, sums) = math.ceil(along / ATTENTION_TILE), int(size), ATTENTION[kind]
+        rows = ATTENTION_ROWS if size <= ATTENTION_NARROW else ATTENTION_ROWS // 2
+        values = dots * math.ceil(size / 16) * 16 + sums * size
+        return rows * tiles * ATTENTION_TILE * values // MULTIPLICATIONS
     if size not in SIZES:
         return 0
     if kind == "matmul_tn":

@@ -118,6 +118,11 @@ DEV float __fadd_rn(float a, float b) { return a + b; }
 DEV float __fmul_rn(float a, float b) { return a * b; }
 DEV float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 DEV float __fsqrt_rn(float x) { return sqrtf(x); }
+DEV float exp2_or_zero(float x) {
+    const float value = exp2f(x);
+    return value < 1.17549435e-38f ? 0.f : value;
+}
+DEV float reciprocal(float x) { return 1.f / x; }
 DEV unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
 
 struct bf16 {
@@ -146,6 +151,7 @@ DEV f16 to_f16(float x) {
 DEV unsigned pack2(float low, float high, bf16) { return to_bf16(low).bits | (unsigned)to_bf16(high).bits << 16; }
 DEV unsigned pack2(float low, float high, f16) { return to_f16(low).bits | (unsigned)to_f16(high).bits << 16; }
 
+template <class T> DEV T opaque(T x) { return x; }
 DEV void stay_a_branch() {}
 
 // ---- warps ----

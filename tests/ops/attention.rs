@@ -41,7 +41,7 @@ fn threads_do_not_change_large_sums() {
     with((1, 600, 300, 2, 6, false), |case| case.threads());
 }
 
-/// Each size of head that has kernels, and some between; fewer and more rows than a block has. In 16 bits the kernels round
+/// Each size of head that has kernels, and some between; fewer and more rows than a block or a tile has. In 16 bits the kernels round
 /// probabilities and their gradients before they multiply them.
 #[test]
 fn every_device_agrees() {
@@ -54,6 +54,17 @@ fn every_device_agrees() {
         (1, 35, 35, 1, 160, true),
         (2, 20, 21, 2, 5, false),
         (1, 9, 130, 1, 24, true),
+        // Some queries of a second block and one key of another tile; one query; more and fewer queries than keys.
+        (1, 130, 65, 1, 40, false),
+        (2, 1, 77, 1, 40, false),
+        (1, 70, 33, 1, 48, true),
+        (1, 40, 140, 1, 64, true),
+        (1, 131, 40, 1, 80, true),
+        // The first sizes that need the next kernels, of which rows are no whole chunks, and an odd one.
+        (1, 20, 40, 2, 33, false),
+        (1, 40, 20, 1, 41, true),
+        (1, 33, 34, 1, 65, false),
+        (1, 40, 50, 1, 88, true),
     ] {
         with(size, |case| case.devices_within([2f64.powi(-18), 2f64.powi(-6), 2f64.powi(-9)]));
     }

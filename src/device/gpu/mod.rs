@@ -26,7 +26,6 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use arena::Usage;
-pub(crate) use argument::MOST_SHARED_BYTES;
 pub use buffer::Buffer;
 #[cfg(feature = "cuda")]
 pub use cuda::{Card, cards};

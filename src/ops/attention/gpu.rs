@@ -1,8 +1,8 @@
 //! Launches of `attention.cu` and `attention_backward.cu`. Heads that are too wide for them: `gpu_unfused.rs`.
 
 use super::{Shape, gpu_unfused};
+use crate::device::gpu::Launcher;
 use crate::device::gpu::table::{Kernel, kernels};
-use crate::device::gpu::{Launcher, MOST_SHARED_BYTES};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
 
@@ -22,10 +22,10 @@ static KERNELS: [Kernels; 5] = [
         backward_kv: &kernels::ATTENTION_BACKWARD_KV_32,
     },
     Kernels {
-        size: 48,
-        forward: &kernels::ATTENTION_FORWARD_48,
-        backward_q: &kernels::ATTENTION_BACKWARD_Q_48,
-        backward_kv: &kernels::ATTENTION_BACKWARD_KV_48,
+        size: 40,
+        forward: &kernels::ATTENTION_FORWARD_40,
+        backward_q: &kernels::ATTENTION_BACKWARD_Q_40,
+        backward_kv: &kernels::ATTENTION_BACKWARD_KV_40,
     },
     Kernels {
         size: 64,
@@ -47,6 +47,45 @@ static KERNELS: [Kernels; 5] = [
     },
 ];
 
+impl Kernels {
+    /// Tensors whose rows attention_backward_kv keeps in registers, in 16 bits.
+    fn held(&self) -> usize {
+        usize::from(self.size <= kernels::ATTENTION_KV_HELD) + usize::from(self.size <= kernels::ATTENTION_K_HELD)
+    }
+}
+
+/// What a block of a kernel for heads of `size` channels has: `Head` in `attention.h`.
+#[derive(Clone, Copy)]
+struct Block {
+    size: usize,
+    dtype: DType,
+    warps: usize,
+    rows_of_warp: usize,
+}
+
+impl Block {
+    fn new(size: usize, dtype: DType) -> Self {
+        let (narrow, floats) = (size <= kernels::ATTENTION_NARROW, dtype == DType::F32);
+        let warps = kernels::ATTENTION_WARPS / if floats && !narrow { 2 } else { 1 };
+        let rows_of_warp = kernels::ATTENTION_ROWS * if floats || !narrow { 1 } else { 2 };
+        Self { size, dtype, warps, rows_of_warp }
+    }
+
+    fn rows(&self) -> usize {
+        self.warps * self.rows_of_warp
+    }
+
+    /// `Layout`, two numbers for each row of two tiles, and `Scratch`.
+    fn shared_bytes(&self, kept: usize, held: usize) -> usize {
+        let tile = self.warps * kernels::ATTENTION_TILE;
+        let (held, scratch) =
+            if self.dtype == DType::F32 { (0, self.warps * kernels::ATTENTION_ROWS) } else { (held, 0) };
+        let rows = (kept - held) * self.rows() + (held * self.rows()).max(4 * tile);
+        let row = self.size.next_multiple_of(16) * self.dtype.size() + 16;
+        rows * row + (scratch + 4) * tile * size_of::<f32>()
+    }
+}
+
 /// The result, like `q`; and for the backward pass the result again, and the logarithm of each row's sum of exponentials,
 /// f32 `[n, heads, tq]`: neither for a wide head.
 pub fn forward(shape: &Shape, [q, k, v]: [&Tensor; 3]) -> Result<(Tensor, Vec<Tensor>)> {
@@ -56,7 +95,7 @@ pub fn forward(shape: &Shape, [q, k, v]: [&Tensor; 3]) -> Result<(Tensor, Vec<Te
     let Shape { n, tq, tk, heads, causal, .. } = *shape;
     let y = q.empty_like()?;
     let log_sums = q.new_empty(&[n, heads, tq], DType::F32)?;
-    let launch = shape.over(q.kernel(kernels.forward)?, tq, kernels.size, 1, q.dtype());
+    let launch = shape.over(q.kernel(kernels.forward)?, tq, Block::new(kernels.size, q.dtype()), 1, 1);
     let launch = launch.output(&y).output(&log_sums).input(q).input(k).input(v);
     shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
     Ok((y.clone(), vec![y, log_sums]))
@@ -74,24 +113,24 @@ pub fn backward(
         return gpu_unfused::backward(shape, [q, k, v], dy, wants);
     };
     let Shape { tq, tk, heads, n, causal, .. } = *shape;
-    let dtype = q.dtype();
+    let block = Block::new(kernels.size, q.dtype());
     let delta = log_sums.empty_like()?;
     let threads = kernels::ATTENTION_THREADS;
     let launch = q.kernel(&kernels::ATTENTION_BACKWARD_DELTA)?.block(threads);
-    let launch = launch.grid([tq.div_ceil(threads / 32), heads, n]);
+    let launch = launch.grid([tq.div_ceil(threads / kernels::ATTENTION_DELTA_LANES), heads, n]);
     shape.heads(launch.output(&delta).input(dy).input(y).int(tq)).launch()?;
 
     let mut gradients = [const { None }; 3];
     if wants[0] {
         let dq = q.empty_like()?;
-        let launch = shape.over(q.kernel(kernels.backward_q)?, tq, kernels.size, 2, dtype);
+        let launch = shape.over(q.kernel(kernels.backward_q)?, tq, block, 2, 2);
         let launch = launch.output(&dq).input(dy).input(q).input(k).input(v).input(log_sums).input(&delta);
         shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
         gradients[0] = Some(dq);
     }
     if wants[1] || wants[2] {
         let (dk, dv) = (k.empty_like()?, v.empty_like()?);
-        let launch = shape.over(q.kernel(kernels.backward_kv)?, tk, kernels.size, 2, dtype);
+        let launch = shape.over(q.kernel(kernels.backward_kv)?, tk, block, 2, kernels.held());
         let launch = launch.output(&dk).output(&dv).input(dy).input(q).input(k).input(v);
         let launch = launch.input(log_sums).input(&delta);
         shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
@@ -106,20 +145,10 @@ impl Shape {
         KERNELS.iter().find(|kernels| self.size <= kernels.size)
     }
 
-    /// Blocks that keep `kept` tiles of rows of a kernel for `size` channels: four warps, or two where shared memory does
-    /// not suffice for four.
-    fn over<'a>(&self, launch: Launcher<'a>, rows: usize, size: usize, kept: usize, dtype: DType) -> Launcher<'a> {
-        let shared = |warps: usize| {
-            let rows = kept * warps * kernels::ATTENTION_ROWS + 2 * kernels::ATTENTION_TILE;
-            let tiles = rows * (size * dtype.size() + 16);
-            let scratch = if dtype == DType::F32 { warps * kernels::ATTENTION_ROWS } else { 0 };
-            // Two values for each row that is walked along.
-            tiles + (scratch + 2) * kernels::ATTENTION_TILE * size_of::<f32>()
-        };
-        let most = kernels::ATTENTION_THREADS / 32;
-        let warps = if shared(most) <= MOST_SHARED_BYTES { most } else { most / 2 };
-        let blocks = rows.div_ceil(warps * kernels::ATTENTION_ROWS);
-        launch.grid([blocks, self.heads, self.n]).block(warps * 32).dynamic_shared(shared(warps))
+    /// Blocks that take these rows of `kept` tensors, `held` of them in registers.
+    fn over<'a>(&self, launch: Launcher<'a>, rows: usize, block: Block, kept: usize, held: usize) -> Launcher<'a> {
+        let launch = launch.grid([rows.div_ceil(block.rows()), self.heads, self.n]).block(block.warps * 32);
+        launch.dynamic_shared(block.shared_bytes(kept, held))
     }
 
     /// The number of heads and their size.
