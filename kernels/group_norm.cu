@@ -5,95 +5,182 @@
 //
 // A group is spread over the rows of NHWC memory, so a block takes a slab of neighbouring pixels with all channels, and
 // statistics need two kernels: group_norm_slabs gives mean and sum of squared deviations of each slab and group, and
-// every block of group_norm_forward merges those of its sample (Chan, Golub & LeVeque 1979) before it normalises its
-// slab. Deviations are from the slab's own mean, because E[x^2] - mean^2 cancels where |mean| >> deviation. The backward
-// pass goes the same way with sums for each channel in between. All orders of summation are fixed.
+// group_norm_groups merges those of a sample (Chan, Golub & LeVeque 1979). Each thread sums up deviations from its own first
+// pixel and their squares, reading x once. E[x^2] - mean^2 cancels where |mean| >> deviation; here, of n values, the sum of
+// squares is at most n + 1 times what remains of it. The backward pass goes the same way with sums for each channel in
+// between. All orders of summation are fixed.
 //
-// With b = sizeof(scalar_t), a value costs at least 2b bytes forward and 3b backward (5b and 8b without a cache: x is
-// read by each pass, the later ones from L2). About 10 FLOPs a value forward, 20 backward; 30 and 50 with SiLU.
+// With b = sizeof(scalar_t), a value costs at least 2b bytes forward and 3b backward (3b and 5b without a cache), which is the
+// limit. About 10 FLOPs a value forward, 20 backward; 30 and 50 with SiLU.
 #include "kernel.h"
 #include "reduce.h"
 
 CONSTANT(GROUP_NORM_THREADS, 256);
 
-DEV float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+DEV float sigmoid(float x) { return reciprocal(1.f + exp2_or_zero(-1.44269504f * x)); }
 
 struct Slab {
-    long long first, end;  // pixels, counted through all samples
-    int sample;
+    long long first;  // pixel, counted through all samples
+    int pixels, sample;
 };
 DEV Slab slab_of_block(int pixels, int slab_pixels) {
-    Slab slab;
-    slab.sample = blockIdx.y;
-    const long long start = (long long)slab.sample * pixels;
-    slab.first = start + (long long)blockIdx.x * slab_pixels;
-    slab.end = min(slab.first + slab_pixels, start + pixels);
-    return slab;
+    const int first = blockIdx.x * slab_pixels;
+    return {(long long)blockIdx.y * pixels + first, min(slab_pixels, pixels - first), (int)blockIdx.y};
 }
 
-// channels[k * c + channel] = the sum of value k of each channel over a slab, in shared memory. `add(sums, pixel, column)`
-// adds one pixel's PACK channels from `column` on. `scratch` is as long as the block's threads hold sums.
-template <int K, class Add> DEV void sum_channels(float* channels, float* scratch, const Slab& slab, int c, Add add) {
-    const int packs = (c + PACK - 1) / PACK, across = min(packs, blockDim.x), rows = blockDim.x / across;
-    const int row = threadIdx.x / across, lane = threadIdx.x % across;
-    for (int base = 0; base < packs; base += across) {
-        const int column = (base + lane) * PACK;
-        float sums[K][PACK] = {};
-        if (row < rows && column < c)
-            for (long long pixel = slab.first + row; pixel < slab.end; pixel += rows) add(sums, pixel, column);
-        if (row < rows) {
+// How threads share a slab: `across` of them have a pixel's packs of channels, `rows` pixels are taken at a time.
+struct Threads {
+    int packs, across, rows, row, lane;
+};
+DEV Threads threads_of(int c) {
+    Threads threads;
+    threads.packs = (c + PACK - 1) / PACK;
+    threads.across = min(threads.packs, blockDim.x);
+    threads.rows = blockDim.x / threads.across;
+    threads.row = threadIdx.x / threads.across;
+    threads.lane = threadIdx.x % threads.across;
+    return threads;
+}
+// Pixels of a slab that threads of this row have.
+DEV int pixels_of(const Threads& threads, int row, int pixels) {
+    return row < threads.rows ? (pixels - row + threads.rows - 1) / threads.rows : 0;
+}
+
+// Packs that are all WHOLE and at multiples of 16 bytes need no checks.
+template <class... X> DEV bool whole(int c, const X*... x) { return c % PACK == 0 && (aligned16(x) && ...); }
+template <bool WHOLE> DEV void load_of(float (&values)[PACK], const scalar_t* x, int left) {
+    if (WHOLE) load_whole(values, x);
+    else load_pack(values, x, left);
+}
+template <bool WHOLE> DEV void store_of(scalar_t* y, const float (&values)[PACK], int left) {
+    if (WHOLE) store_whole(y, values);
+    else store_pack(y, values, left);
+}
+
+// Calls sum(sums, column) for each of the thread's packs of channels, with K sums of each of its channels, which are then in
+// scratch for all: of value k, channel `base + PACK lane + j` and row r at ((k PACK + j) rows + r) across + lane. Calls
+// merge(channel, first of its scratch) for each channel.
+template <int K, class Sum, class Merge> DEV void channels_of_slab(float* scratch, int c, Sum sum, Merge merge) {
+    const Threads threads = threads_of(c);
+    for (int base = 0; base < threads.packs; base += threads.across) {
+        const int column = (base + threads.lane) * PACK;
+        if (threads.row < threads.rows) {
+            float sums[K][PACK] = {};
+            if (column < c) sum(sums, column);
 #pragma unroll
             for (int k = 0; k < K; k++)
 #pragma unroll
-                for (int j = 0; j < PACK; j++) scratch[((k * PACK + j) * rows + row) * across + lane] = sums[k][j];
+                for (int j = 0; j < PACK; j++)
+                    scratch[((k * PACK + j) * threads.rows + threads.row) * threads.across + threads.lane] = sums[k][j];
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < K * PACK * across; i += blockDim.x) {
-            const int k = i / across / PACK, j = i / across % PACK, channel = (base + i % across) * PACK + j;
-            float total = 0.f;
-            for (int r = 0; r < rows; r++) total += scratch[((k * PACK + j) * rows + r) * across + i % across];
-            if (channel < c) channels[k * c + channel] = total;
+        for (int i = threadIdx.x; i < PACK * threads.across; i += blockDim.x) {
+            const int j = i / threads.across, lane = i % threads.across, channel = (base + lane) * PACK + j;
+            if (channel < c) merge(channel, scratch + j * threads.rows * threads.across + lane);
         }
         __syncthreads();
     }
 }
 
-// partial [n, slabs, groups, 2]: mean, and sum of squared deviations from it. Dynamic shared memory: c + groups floats
-// and one PACK for each thread.
-KERNEL_BOUNDS(group_norm_slabs, GROUP_NORM_THREADS, 2)
-(float* partial, const scalar_t* x, int pixels, int c, int groups, int slab_pixels) {
-    DYN_SHARED(float, scratch);
-    float* channels = scratch + blockDim.x * PACK;
-    float* means = channels + c;
-    const Slab slab = slab_of_block(pixels, slab_pixels);
-    const int width = c / groups;
-    float* out = partial + ((long long)slab.sample * gridDim.x + blockIdx.x) * groups * 2;
-
-    sum_channels<1>(channels, scratch, slab, c, [&](float(&sums)[1][PACK], long long pixel, int column) {
-        float v[PACK];
-        load_pack(v, x + pixel * c + column, c - column);
+template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, float* squares, const scalar_t* x, int c,
+                                               const Slab& slab) {
+    const Threads threads = threads_of(c);
+    const int count = pixels_of(threads, threads.row, slab.pixels);
+    // The first rows of threads have `most` pixels, the others one less.
+    const int most = pixels_of(threads, 0, slab.pixels), longer = slab.pixels - (most - 1) * threads.rows;
+    const float share = 1.f / slab.pixels;
+    const auto sum = [&](float(&sums)[2][PACK], int column) {
+        const scalar_t* at = x + (slab.first + threads.row) * c + column;
+        if (count == 0) return;
+        float shift[PACK], total[PACK] = {}, square[PACK] = {};
+        load_of<WHOLE>(shift, at, c - column);
+#pragma unroll(WHOLE ? 2 : 1)
+        for (int i = 1; i < count; i++) {
+            at += threads.rows * c;
+            float v[PACK];
+            load_of<WHOLE>(v, at, c - column);
 #pragma unroll
-        for (int j = 0; j < PACK; j++) sums[0][j] += v[j];
-    });
-    for (int g = threadIdx.x; g < groups; g += blockDim.x) {
-        float sum = 0.f;
-        for (int j = 0; j < width; j++) sum += channels[g * width + j];
-        out[2 * g] = means[g] = sum / ((slab.end - slab.first) * width);
-    }
-    __syncthreads();
-    sum_channels<1>(channels, scratch, slab, c, [&](float(&sums)[1][PACK], long long pixel, int column) {
-        float v[PACK];
-        load_pack(v, x + pixel * c + column, c - column);
+            for (int j = 0; j < PACK; j++) {
+                const float deviation = v[j] - shift[j];
+                total[j] += deviation;
+                square[j] = fmaf(deviation, deviation, square[j]);
+            }
+        }
+        const float own = 1.f / count;
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
-            const float deviation = column + j < c ? v[j] - means[(column + j) / width] : 0.f;
-            sums[0][j] += deviation * deviation;
+            sums[0][j] = shift[j] + total[j] * own;
+            sums[1][j] = fmaxf(square[j] - total[j] * total[j] * own, 0.f);
         }
+    };
+    channels_of_slab<2>(scratch, c, sum, [&](int channel, const float* of) {
+        const float* squares_of = of + PACK * threads.rows * threads.across;
+        float mean = 0.f, square = 0.f;
+#pragma unroll 1
+        for (int r = 0; r < threads.rows; r++) mean += of[r * threads.across] * (r < longer ? most : most - 1);
+        mean *= share;
+#pragma unroll 1
+        for (int r = 0; r < threads.rows; r++) {
+            const float distance = of[r * threads.across] - mean;
+            square += squares_of[r * threads.across] + (r < longer ? most : most - 1) * distance * distance;
+        }
+        means[channel] = mean;
+        squares[channel] = square;
     });
+}
+
+// partial [n, groups, slabs, 2]: mean, and sum of squared deviations from it. Dynamic shared memory: 2 c floats and two PACKs
+// for each thread.
+KERNEL_BOUNDS(group_norm_slabs, GROUP_NORM_THREADS, 4)
+(float* partial, const scalar_t* x, int pixels, int c, int groups, int slab_pixels) {
+    DYN_SHARED(float, scratch);
+    float* means = scratch + 2 * blockDim.x * PACK;
+    float* squares = means + c;
+    const Slab slab = slab_of_block(pixels, slab_pixels);
+    if (whole(c, x)) slab_statistics<true>(scratch, means, squares, x, c, slab);
+    else slab_statistics<false>(scratch, means, squares, x, c, slab);
+
+    const int width = c / groups;
     for (int g = threadIdx.x; g < groups; g += blockDim.x) {
-        float sum = 0.f;
-        for (int j = 0; j < width; j++) sum += channels[g * width + j];
-        out[2 * g + 1] = sum;
+        float mean = 0.f, square = 0.f;
+#pragma unroll 1
+        for (int j = 0; j < width; j++) mean += means[g * width + j];
+        mean /= width;
+#pragma unroll 1
+        for (int j = 0; j < width; j++) {
+            const float distance = means[g * width + j] - mean;
+            square += squares[g * width + j] + slab.pixels * distance * distance;
+        }
+        float* out = partial + (((long long)slab.sample * groups + g) * gridDim.x + blockIdx.x) * 2;
+        out[0] = mean;
+        out[1] = square;
+    }
+}
+
+// mean and rstd [n, groups]. A warp merges the slabs of a group: mean = sum n_i m_i / n, M2 = sum M2_i + n_i (m_i - mean)^2.
+KERNEL_BOUNDS(group_norm_groups, GROUP_NORM_THREADS, 2)
+(float* mean, float* rstd, const float* partial, int pixels, int c, int groups, int slab_pixels, float eps) {
+    const int group = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (group >= groups) return;
+    const int width = c / groups, slabs = (pixels + slab_pixels - 1) / slab_pixels;
+    const long long at = (long long)blockIdx.y * groups + group;
+    const float* statistics = partial + at * slabs * 2;
+    const float values = (float)pixels * width;
+    float sum = 0.f, squares = 0.f;
+    for (int s = lane; s < slabs; s += 32) {
+        const float count = (float)min(slab_pixels, pixels - s * slab_pixels) * width;
+        sum += count * statistics[s * 2];
+    }
+    const float m = warp_sum(sum) / values;
+    for (int s = lane; s < slabs; s += 32) {
+        const float count = (float)min(slab_pixels, pixels - s * slab_pixels) * width;
+        const float distance = statistics[s * 2] - m;
+        squares += statistics[s * 2 + 1] + count * distance * distance;
+    }
+    const float r = rsqrtf(warp_sum(squares) / values + eps);
+    if (lane == 0) {
+        mean[at] = m;
+        rstd[at] = r;
     }
 }
 
@@ -101,110 +188,124 @@ KERNEL_BOUNDS(group_norm_slabs, GROUP_NORM_THREADS, 2)
 struct Channels {
     float mean[PACK], rstd[PACK], weight[PACK], bias[PACK];
 };
-DEV Channels channels_of(int column, int c, int width, const float* mean, const float* rstd, const float* weight,
-                         const float* bias) {
+// `group` is that of each channel; mean and rstd are those of the sample.
+DEV Channels channels_of(int (&group)[PACK], int column, int c, int width, const float* mean, const float* rstd,
+                         const float* weight, const float* bias) {
     Channels channels;
     load_floats(channels.weight, weight + column, c - column);
     load_floats(channels.bias, bias + column, c - column);
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
-        const int g = min(column + j, c - 1) / width;
-        channels.mean[j] = mean[g];
-        channels.rstd[j] = rstd[g];
+        group[j] = min(column + j, c - 1) / width;
+        channels.mean[j] = mean[group[j]];
+        channels.rstd[j] = rstd[group[j]];
     }
     return channels;
 }
-
-// y, and for the backward pass mean and rstd [n, groups]. Dynamic shared memory: 2 groups floats.
-KERNEL_BOUNDS(group_norm_forward, GROUP_NORM_THREADS, 2)
-(scalar_t* y, float* mean, float* rstd, const scalar_t* x, const float* weight, const float* bias, const float* partial,
- int pixels, int c, int groups, int slab_pixels, float eps, int silu) {
-    DYN_SHARED(float, means);
-    float* rstds = means + groups;
-    const Slab slab = slab_of_block(pixels, slab_pixels);
-    const int width = c / groups, slabs = gridDim.x, lane = threadIdx.x % 32;
-    const float* statistics = partial + (long long)slab.sample * slabs * groups * 2;
-    const float values = (float)pixels * width;
-
-    // A warp merges the slabs of a group: mean = sum n_i m_i / n, M2 = sum M2_i + n_i (m_i - mean)^2.
-    for (int g = threadIdx.x / 32; g < groups; g += blockDim.x / 32) {
-        float sum = 0.f, squares = 0.f;
-        for (int s = lane; s < slabs; s += 32) {
-            const float count = (float)min(slab_pixels, pixels - s * slab_pixels) * width;
-            sum += count * statistics[(s * groups + g) * 2];
-        }
-        const float m = warp_sum(sum) / values;
-        for (int s = lane; s < slabs; s += 32) {
-            const float count = (float)min(slab_pixels, pixels - s * slab_pixels) * width;
-            const float distance = statistics[(s * groups + g) * 2] - m;
-            squares += statistics[(s * groups + g) * 2 + 1] + count * distance * distance;
-        }
-        const float r = rsqrtf(warp_sum(squares) / values + eps);
-        if (lane == 0) {
-            means[g] = m;
-            rstds[g] = r;
-            if (blockIdx.x == 0) {
-                mean[slab.sample * groups + g] = m;
-                rstd[slab.sample * groups + g] = r;
-            }
-        }
+// Calls pack(offset, left) for the thread's pixels and packs of a slab, after begin(column) for each of its packs of channels.
+template <bool WHOLE, class Begin, class Pack> DEV void each_pack(int c, const Slab& slab, Begin begin, Pack pack) {
+    const Threads threads = threads_of(c);
+    const int count = pixels_of(threads, threads.row, slab.pixels);
+    for (int column = threads.lane * PACK; column < c; column += threads.across * PACK) {
+        if (count) begin(column);
+        long long offset = (slab.first + threads.row) * c + column;
+#pragma unroll(WHOLE ? 2 : 1)
+        for (int i = 0; i < count; i++, offset += threads.rows * c) pack(offset, c - column);
     }
-    __syncthreads();
+}
 
-    const int packs = (c + PACK - 1) / PACK, across = min(packs, blockDim.x), rows = blockDim.x / across;
-    if (threadIdx.x / across >= rows) return;
-    for (int column = threadIdx.x % across * PACK; column < c; column += across * PACK) {
-        const Channels at = channels_of(column, c, width, means, rstds, weight, bias);
-        for (long long pixel = slab.first + threadIdx.x / across; pixel < slab.end; pixel += rows) {
-            float v[PACK];
-            load_pack(v, x + pixel * c + column, c - column);
+template <bool WHOLE>
+DEV void normalise(scalar_t* y, const scalar_t* x, const float* weight, const float* bias, const float* mean,
+                   const float* rstd, int c, int width, const Slab& slab, int silu) {
+    Channels at;
+    const auto begin = [&](int column) {
+        int group[PACK];
+        at = channels_of(group, column, c, width, mean, rstd, weight, bias);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                v[j] = (v[j] - at.mean[j]) * at.rstd[j] * at.weight[j] + at.bias[j];
-                if (silu) v[j] *= sigmoid(v[j]);
-            }
-            store_pack(y + pixel * c + column, v, c - column);
+        for (int j = 0; j < PACK; j++) at.weight[j] *= at.rstd[j];
+    };
+    each_pack<WHOLE>(c, slab, begin, [&](long long offset, int left) {
+        float v[PACK];
+        load_of<WHOLE>(v, x + offset, left);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) v[j] = fmaf(v[j] - at.mean[j], at.weight[j], at.bias[j]);
+        if (silu) {
+#pragma unroll
+            for (int j = 0; j < PACK; j++) v[j] *= sigmoid(v[j]);
         }
-    }
+        store_of<WHOLE>(y + offset, v, left);
+    });
+}
+KERNEL_BOUNDS(group_norm_forward, GROUP_NORM_THREADS, 4)
+(scalar_t* y, const scalar_t* x, const float* weight, const float* bias, const float* mean, const float* rstd, int pixels,
+ int c, int groups, int slab_pixels, int silu) {
+    const Slab slab = slab_of_block(pixels, slab_pixels);
+    mean += slab.sample * groups;
+    rstd += slab.sample * groups;
+    if (whole(c, y, x)) normalise<true>(y, x, weight, bias, mean, rstd, c, c / groups, slab, silu);
+    else normalise<false>(y, x, weight, bias, mean, rstd, c, c / groups, slab, silu);
 }
 
 // z = dy f'(..) and xhat of one pixel's pack.
+template <bool WHOLE>
 DEV void before_silu(float (&z)[PACK], float (&xhat)[PACK], const scalar_t* dy, const scalar_t* x, int left,
                      const Channels& at, int silu) {
-    load_pack(z, dy, left);
-    load_pack(xhat, x, left);
+    load_of<WHOLE>(z, dy, left);
+    load_of<WHOLE>(xhat, x, left);
 #pragma unroll
-    for (int j = 0; j < PACK; j++) {
-        xhat[j] = (xhat[j] - at.mean[j]) * at.rstd[j];
-        if (silu) {
-            const float v = xhat[j] * at.weight[j] + at.bias[j], s = sigmoid(v);
-            z[j] *= s * (1.f + v * (1.f - s));
+    for (int j = 0; j < PACK; j++) xhat[j] = (xhat[j] - at.mean[j]) * at.rstd[j];
+    if (silu) {
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            const float v = fmaf(xhat[j], at.weight[j], at.bias[j]), s = sigmoid(v);
+            z[j] *= s * fmaf(v, 1.f - s, 1.f);
         }
     }
 }
 
-// partial [n, slabs, 2, c]: sums of z and of z xhat. Dynamic shared memory: 2 c floats and two PACKs for each thread.
+template <bool WHOLE>
+DEV void slab_gradients(float* out, float* scratch, const scalar_t* dy, const scalar_t* x, const float* weight,
+                        const float* bias, const float* mean, const float* rstd, int c, int width, const Slab& slab,
+                        int silu) {
+    const Threads threads = threads_of(c);
+    const int count = pixels_of(threads, threads.row, slab.pixels);
+    const auto sum = [&](float(&sums)[2][PACK], int column) {
+        if (count == 0) return;
+        int group[PACK];
+        const Channels at = channels_of(group, column, c, width, mean, rstd, weight, bias);
+        long long offset = (slab.first + threads.row) * c + column;
+#pragma unroll(WHOLE ? 2 : 1)
+        for (int i = 0; i < count; i++, offset += threads.rows * c) {
+            float z[PACK], xhat[PACK];
+            before_silu<WHOLE>(z, xhat, dy + offset, x + offset, c - column, at, silu);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                sums[0][j] += z[j];
+                sums[1][j] = fmaf(z[j], xhat[j], sums[1][j]);
+            }
+        }
+    };
+    channels_of_slab<2>(scratch, c, sum, [&](int channel, const float* of) {
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            float total = 0.f;
+#pragma unroll 1
+            for (int r = 0; r < threads.rows; r++) total += of[(k * PACK * threads.rows + r) * threads.across];
+            out[k * c + channel] = total;
+        }
+    });
+}
+// partial [n, slabs, 2, c]: sums of z and of z xhat. Dynamic shared memory: two PACKs for each thread.
 KERNEL_BOUNDS(group_norm_backward_slabs, GROUP_NORM_THREADS, 2)
 (float* partial, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias, const float* mean,
  const float* rstd, int pixels, int c, int groups, int slab_pixels, int silu) {
     DYN_SHARED(float, scratch);
-    float* channels = scratch + 2 * blockDim.x * PACK;
     const Slab slab = slab_of_block(pixels, slab_pixels);
-    const int width = c / groups;
     mean += slab.sample * groups;
     rstd += slab.sample * groups;
-    sum_channels<2>(channels, scratch, slab, c, [&](float(&sums)[2][PACK], long long pixel, int column) {
-        const Channels at = channels_of(column, c, width, mean, rstd, weight, bias);
-        float z[PACK], xhat[PACK];
-        before_silu(z, xhat, dy + pixel * c + column, x + pixel * c + column, c - column, at, silu);
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            sums[0][j] += z[j];
-            sums[1][j] += z[j] * xhat[j];
-        }
-    });
     float* out = partial + ((long long)slab.sample * gridDim.x + blockIdx.x) * 2 * c;
-    for (int i = threadIdx.x; i < 2 * c; i += blockDim.x) out[i] = channels[i];
+    if (whole(c, dy, x)) slab_gradients<true>(out, scratch, dy, x, weight, bias, mean, rstd, c, c / groups, slab, silu);
+    else slab_gradients<false>(out, scratch, dy, x, weight, bias, mean, rstd, c, c / groups, slab, silu);
 }
 
 // A block for each group and sample: sums [n, 2, c] over the slabs, and averages [n, groups, 2] of g and g xhat.
@@ -234,27 +335,37 @@ KERNEL_BOUNDS(group_norm_backward_groups, GROUP_NORM_THREADS, 2)
     }
 }
 
+// dx = z (rstd weight) - xhat (rstd avg(g xhat)) - rstd avg(g).
+template <bool WHOLE>
+DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias,
+                  const float* mean, const float* rstd, const float* averages, int c, int width, const Slab& slab, int silu) {
+    Channels at;
+    float scale[PACK], constant[PACK], along[PACK];
+    const auto begin = [&](int column) {
+        int group[PACK];
+        at = channels_of(group, column, c, width, mean, rstd, weight, bias);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            scale[j] = at.rstd[j] * at.weight[j];
+            constant[j] = at.rstd[j] * averages[2 * group[j]];
+            along[j] = at.rstd[j] * averages[2 * group[j] + 1];
+        }
+    };
+    each_pack<WHOLE>(c, slab, begin, [&](long long offset, int left) {
+        float z[PACK], xhat[PACK];
+        before_silu<WHOLE>(z, xhat, dy + offset, x + offset, left, at, silu);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) z[j] = fmaf(z[j], scale[j], -fmaf(xhat[j], along[j], constant[j]));
+        store_of<WHOLE>(dx + offset, z, left);
+    });
+}
 KERNEL_BOUNDS(group_norm_backward, GROUP_NORM_THREADS, 2)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias, const float* mean,
  const float* rstd, const float* averages, int pixels, int c, int groups, int slab_pixels, int silu) {
     const Slab slab = slab_of_block(pixels, slab_pixels);
-    const int width = c / groups, packs = (c + PACK - 1) / PACK, across = min(packs, blockDim.x);
-    const int rows = blockDim.x / across;
     mean += slab.sample * groups;
     rstd += slab.sample * groups;
     averages += slab.sample * groups * 2;
-    if (threadIdx.x / across >= rows) return;
-    for (int column = threadIdx.x % across * PACK; column < c; column += across * PACK) {
-        const Channels at = channels_of(column, c, width, mean, rstd, weight, bias);
-        for (long long pixel = slab.first + threadIdx.x / across; pixel < slab.end; pixel += rows) {
-            float z[PACK], xhat[PACK];
-            before_silu(z, xhat, dy + pixel * c + column, x + pixel * c + column, c - column, at, silu);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                const float* average = averages + min(column + j, c - 1) / width * 2;
-                z[j] = at.rstd[j] * (z[j] * at.weight[j] - average[0] - xhat[j] * average[1]);
-            }
-            store_pack(dx + pixel * c + column, z, c - column);
-        }
-    }
+    if (whole(c, dx, dy, x)) gradient<true>(dx, dy, x, weight, bias, mean, rstd, averages, c, c / groups, slab, silu);
+    else gradient<false>(dx, dy, x, weight, bias, mean, rstd, averages, c, c / groups, slab, silu);
 }

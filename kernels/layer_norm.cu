@@ -3,8 +3,9 @@
 // and its gradients, with g = dy weight, xhat = (x - mean) rstd and averages over the row:
 //   dx = rstd (g - avg(g) - xhat avg(g xhat)),   dweight[c] = sum over rows of dy xhat,   dbias[c] = sum of dy
 //
-// A warp takes a row, a block eight of them: no barriers. The variance is that of differences to the mean, so a row is
-// read three times, the later ones from L1 (a row of 1280 values has 2.5 KiB in 16 bits).
+// A warp takes a row, a block eight of them: no barriers. The variance is that of differences to the mean. A lane keeps its
+// part of the row in registers, up to 5 packs of 16 bytes (1280 values of 16 bits in a row); longer rows, and rows that are no
+// whole packs, are read three times, the later ones from L1.
 // With b = sizeof(scalar_t), at least 2b bytes a value forward and 3b backward; about 8 FLOPs a value forward, 14 backward.
 #include "kernel.h"
 #include "reduce.h"
@@ -18,14 +19,51 @@ template <class F> DEV float sum_of_row(int c, F f) {
     return warp_sum(sum);
 }
 
-// y, and mean and rstd [rows] for the backward pass.
-KERNEL_BOUNDS(layer_norm_forward, LAYER_NORM_THREADS, 4)
-(scalar_t* y, float* mean, float* rstd, const scalar_t* x, const float* weight, const float* bias, long long rows, int c,
- float eps) {
-    const long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (row >= rows) return;
-    x += row * c;
-    y += row * c;
+// Calls f(i, column) for the packs of a row that this lane keeps, at most EACH.
+template <int EACH, class F> DEV void each_kept(int c, F f) {
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int column = (i * 32 + threadIdx.x % 32) * PACK;
+        if (column < c) f(i, column);
+    }
+}
+// Packs that a lane must keep; 0 where rows are no whole packs at multiples of 16 bytes, or too long.
+template <class... X> DEV int packs_of_lane(int c, const X*... x) {
+    const int packs = (c / PACK + 31) / 32;
+    return c % PACK == 0 && (aligned16(x) && ...) && packs <= 5 ? packs : 0;
+}
+
+struct Statistics {
+    float mean, rstd;
+};
+template <int EACH>
+DEV Statistics forward_kept(scalar_t* y, const scalar_t* x, const float* weight, const float* bias, int c, float eps) {
+    float v[EACH][PACK], sum = 0.f, squares = 0.f;
+    each_kept<EACH>(c, [&](int i, int column) {
+        load_whole(v[i], x + column);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum += v[i][j];
+    });
+    const float m = warp_sum(sum) / c;
+    each_kept<EACH>(c, [&](int i, int) {
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            v[i][j] -= m;
+            squares = fmaf(v[i][j], v[i][j], squares);
+        }
+    });
+    const float r = rsqrtf(warp_sum(squares) / c + eps);
+    each_kept<EACH>(c, [&](int i, int column) {
+        float w[PACK], b[PACK];
+        load_floats(w, weight + column, PACK);
+        load_floats(b, bias + column, PACK);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) v[i][j] = fmaf(v[i][j] * r, w[j], b[j]);
+        store_whole(y + column, v[i]);
+    });
+    return {m, r};
+}
+DEV Statistics forward_any(scalar_t* y, const scalar_t* x, const float* weight, const float* bias, int c, float eps) {
     const float m = sum_of_row(c, [&](int column) {
         float v[PACK], sum = 0.f;
         load_pack(v, x + column, c - column);
@@ -41,10 +79,6 @@ KERNEL_BOUNDS(layer_norm_forward, LAYER_NORM_THREADS, 4)
         return sum;
     }) / c;
     const float r = rsqrtf(variance + eps);
-    if (threadIdx.x % 32 == 0) {
-        mean[row] = m;
-        rstd[row] = r;
-    }
     for (int column = threadIdx.x % 32 * PACK; column < c; column += 32 * PACK) {
         float v[PACK], w[PACK], b[PACK];
         load_pack(v, x + column, c - column);
@@ -54,19 +88,58 @@ KERNEL_BOUNDS(layer_norm_forward, LAYER_NORM_THREADS, 4)
         for (int j = 0; j < PACK; j++) v[j] = (v[j] - m) * r * w[j] + b[j];
         store_pack(y + column, v, c - column);
     }
+    return {m, r};
 }
 
-KERNEL_BOUNDS(layer_norm_backward, LAYER_NORM_THREADS, 4)
-(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* mean, const float* rstd,
- long long rows, int c) {
+// y, and mean and rstd [rows] for the backward pass.
+KERNEL_BOUNDS(layer_norm_forward, LAYER_NORM_THREADS, 3)
+(scalar_t* y, float* mean, float* rstd, const scalar_t* x, const float* weight, const float* bias, long long rows, int c,
+ float eps) {
     const long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= rows) return;
-    const float m = mean[row], r = rstd[row];
+    const int packs = packs_of_lane(c, x, y);
+    x += row * c;
+    y += row * c;
+    const Statistics of = packs == 0   ? forward_any(y, x, weight, bias, c, eps)
+                          : packs <= 2 ? forward_kept<2>(y, x, weight, bias, c, eps)
+                          : packs <= 3 ? forward_kept<3>(y, x, weight, bias, c, eps)
+                                       : forward_kept<5>(y, x, weight, bias, c, eps);
+    if (threadIdx.x % 32 == 0) {
+        mean[row] = of.mean;
+        rstd[row] = of.rstd;
+    }
+}
+
+template <int EACH>
+DEV void backward_kept(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r, int c) {
+    float g[EACH][PACK], xhat[EACH][PACK], sum = 0.f, along = 0.f;
+    each_kept<EACH>(c, [&](int i, int column) {
+        float w[PACK];
+        load_whole(g[i], dy + column);
+        load_whole(xhat[i], x + column);
+        load_floats(w, weight + column, PACK);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            g[i][j] *= w[j];
+            xhat[i][j] = (xhat[i][j] - m) * r;
+            sum += g[i][j];
+            along = fmaf(g[i][j], xhat[i][j], along);
+        }
+    });
+    sum = r * warp_sum(sum) / c;
+    along = r * warp_sum(along) / c;
+    each_kept<EACH>(c, [&](int i, int column) {
+#pragma unroll
+        for (int j = 0; j < PACK; j++) g[i][j] = fmaf(g[i][j], r, -fmaf(xhat[i][j], along, sum));
+        store_whole(dx + column, g[i]);
+    });
+}
+DEV void backward_any(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r, int c) {
     // g and xhat of a pack; both are 0 past the end of the row.
     const auto load_both = [&](float(&g)[PACK], float(&xhat)[PACK], int column) {
         float w[PACK];
-        load_pack(g, dy + row * c + column, c - column);
-        load_pack(xhat, x + row * c + column, c - column);
+        load_pack(g, dy + column, c - column);
+        load_pack(xhat, x + column, c - column);
         load_floats(w, weight + column, c - column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
@@ -93,8 +166,23 @@ KERNEL_BOUNDS(layer_norm_backward, LAYER_NORM_THREADS, 4)
         load_both(g, xhat, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) g[j] = r * (g[j] - average - xhat[j] * along);
-        store_pack(dx + row * c + column, g, c - column);
+        store_pack(dx + column, g, c - column);
     }
+}
+KERNEL_BOUNDS(layer_norm_backward, LAYER_NORM_THREADS, 2)
+(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* mean, const float* rstd,
+ long long rows, int c) {
+    const long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    const float m = mean[row], r = rstd[row];
+    const int packs = packs_of_lane(c, dx, dy, x);
+    dx += row * c;
+    dy += row * c;
+    x += row * c;
+    if (packs == 0) backward_any(dx, dy, x, weight, m, r, c);
+    else if (packs <= 2) backward_kept<2>(dx, dy, x, weight, m, r, c);
+    else if (packs <= 3) backward_kept<3>(dx, dy, x, weight, m, r, c);
+    else backward_kept<5>(dx, dy, x, weight, m, r, c);
 }
 
 // partial [slabs, 2, c]: sums over slab_rows rows of dy xhat and of dy. A block has blockDim.x neighbouring channels of

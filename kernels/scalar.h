@@ -46,13 +46,23 @@ template <class T> DEV void add_pair(float (&values)[2], const T* x) {
     values[0] += to_float(T{(uint16_t)bits}), values[1] += to_float(T{(uint16_t)(bits >> 16)});
 }
 
+// A pack that is all there, at a multiple of 16 bytes.
+DEV void load_whole(float (&values)[PACK], const scalar_t* x) {
+    unpack(values, *reinterpret_cast<const uint4*>(x), scalar_t{});
+}
+DEV void store_whole(scalar_t* y, const float (&values)[PACK]) {
+    // The simulator does not see a store of what a call returns.
+    const uint4 bits = packed(values, scalar_t{});
+    *reinterpret_cast<uint4*>(y) = bits;
+}
+
 DEV bool aligned16(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 15) == 0; }
 
 // The next PACK values at x, of which `left` exist (it may be 0 or less); zeros for the rest. One 16-byte load where
 // they are all there and x is aligned, so every length and every view is legal and the usual ones are fast.
 DEV void load_pack(float (&values)[PACK], const scalar_t* x, long long left) {
     if (left >= PACK && aligned16(x)) {
-        unpack(values, *reinterpret_cast<const uint4*>(x), scalar_t{});
+        load_whole(values, x);
     } else {
 #pragma unroll
         for (int i = 0; i < PACK; i++) values[i] = i < left ? to_float(x[i]) : 0.f;
@@ -60,7 +70,7 @@ DEV void load_pack(float (&values)[PACK], const scalar_t* x, long long left) {
 }
 DEV void store_pack(scalar_t* y, const float (&values)[PACK], long long left) {
     if (left >= PACK && aligned16(y)) {
-        *reinterpret_cast<uint4*>(y) = packed(values, scalar_t{});
+        store_whole(y, values);
     } else {
 #pragma unroll
         for (int i = 0; i < PACK; i++)

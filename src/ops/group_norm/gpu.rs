@@ -8,28 +8,32 @@ use crate::ops::sums::sum_rows;
 use crate::tensor::{DType, Tensor};
 
 const THREADS: usize = kernels::GROUP_NORM_THREADS;
-/// Values of a slab, about: 32 KiB in 16 bits, small enough for its second read to come from the cache. The order of all
-/// sums follows from it.
+/// Values of a slab, about: 32 KiB in 16 bits, some eight for each of a thread's channels. The order of all sums follows
+/// from it.
 const SLAB_VALUES: usize = 1 << 14;
 
 /// The result, and mean and 1 / sqrt(variance + eps) of each group, f32 `[n, groups]`. `weight` and `bias` are f32.
 pub fn forward(shape: &Shape, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<(Tensor, [Tensor; 2])> {
     let Shape { n, pixels, c, groups, .. } = *shape;
     let grid = [shape.slabs(), n, 1];
-    let partial = x.new_empty(&[n, shape.slabs(), groups, 2], DType::F32)?;
+    let partial = x.new_empty(&[n, groups, shape.slabs(), 2], DType::F32)?;
     let launch = x.kernel(&kernels::GROUP_NORM_SLABS)?.grid(grid).block(THREADS);
-    let launch = launch.dynamic_shared(floats(THREADS * pack(x.dtype()) + c + groups));
+    let launch = launch.dynamic_shared(floats(2 * (THREADS * pack(x.dtype()) + c)));
     let launch = launch.output(&partial).input(x);
     launch.int(pixels).int(c).int(groups).int(shape.slab_pixels()).launch()?;
 
-    let y = x.empty_like()?;
     let mean = x.new_empty(&[n, groups], DType::F32)?;
     let rstd = x.new_empty(&[n, groups], DType::F32)?;
-    let launch = x.kernel(&kernels::GROUP_NORM_FORWARD)?.grid(grid).block(THREADS);
-    let launch = launch.dynamic_shared(floats(2 * groups)).output(&y).output(&mean).output(&rstd);
-    let launch = launch.input(x).input(weight).input(bias).input(&partial);
+    let launch = x.kernel(&kernels::GROUP_NORM_GROUPS)?.grid([groups.div_ceil(THREADS / 32), n, 1]).block(THREADS);
+    let launch = launch.output(&mean).output(&rstd).input(&partial);
     let launch = launch.int(pixels).int(c).int(groups).int(shape.slab_pixels());
-    launch.float(shape.eps as f32).int(shape.silu.into()).launch()?;
+    launch.float(shape.eps as f32).launch()?;
+
+    let y = x.empty_like()?;
+    let launch = x.kernel(&kernels::GROUP_NORM_FORWARD)?.grid(grid).block(THREADS).output(&y);
+    let launch = launch.input(x).input(weight).input(bias).input(&mean).input(&rstd);
+    let launch = launch.int(pixels).int(c).int(groups).int(shape.slab_pixels());
+    launch.int(shape.silu.into()).launch()?;
     Ok((y, [mean, rstd]))
 }
 
@@ -47,7 +51,7 @@ pub fn backward(
     let grid = [shape.slabs(), n, 1];
     let partial = x.new_empty(&[n, shape.slabs(), 2, c], DType::F32)?;
     let launch = x.kernel(&kernels::GROUP_NORM_BACKWARD_SLABS)?.grid(grid).block(THREADS);
-    let launch = launch.dynamic_shared(floats(2 * THREADS * pack(x.dtype()) + 2 * c)).output(&partial);
+    let launch = launch.dynamic_shared(floats(2 * THREADS * pack(x.dtype()))).output(&partial);
     let launch = launch.input(dy).input(x).input(weight).input(bias).input(mean).input(rstd);
     let launch = launch.int(pixels).int(c).int(groups).int(shape.slab_pixels());
     launch.int(shape.silu.into()).launch()?;
