@@ -61,6 +61,7 @@ pub mod metrics;
 pub mod mix;
 pub mod nn;
 pub mod ops;
+pub mod paragraph;
 pub mod pretrain;
 pub mod prompting;
 pub mod random;

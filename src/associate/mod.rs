@@ -1,5 +1,6 @@
 //! Which text belongs to which picture, in small groups: VEGA's association score (Zhou et al. 2024, arXiv:2406.10228).
 
+pub mod ask;
 pub mod groups;
 pub mod replies;
 

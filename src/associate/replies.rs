@@ -25,6 +25,11 @@ pub fn association_is_right(answer: &str, response: &str) -> bool {
     of(response).starts_with(&of(answer))
 }
 
+/// The pictures that a reply to an association names, in their order.
+pub fn named(response: &str) -> Vec<u64> {
+    numbers(response, "Picture ", "")
+}
+
 /// The pictures that a reply to interleaved image-text comprehension names: `[Picture N]`, only without any `[PictureN]`,
 /// and 0 if there is none either.
 pub fn named_pictures(response: &str) -> Vec<u64> {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::folder::{self, Entry};
 use crate::evaluate::pairing::pair;
+use crate::evaluate::quality::{self, Measure};
 use crate::evaluate::question_scores;
 use crate::evaluate::questions::{Dependencies, Item, dsg, tifa};
 use crate::evaluate::scores::Scores;
@@ -33,7 +34,8 @@ pub struct Eval {
     /// `index`, `skill`, `item_id`), or of images that are named after the items of the questions. Optional with --answers.
     #[arg(long, value_name = "DIR", required_unless_present = "answers")]
     images: Option<PathBuf>,
-    /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption. One number a picture, and
+    /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption. sharpness, noise, exposure:
+    /// from the pixels (of noise the negated strength, so that more is better in each). One number a picture, and
     /// several with commas between: clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic.
     #[arg(long, value_name = "NAME")]
     benchmark: String,
@@ -136,6 +138,14 @@ impl Eval {
 
     fn scorer<'a>(&'a self, common: &'a Common) -> Result<Scorer<'a>> {
         let benchmark = self.benchmark.as_str();
+        if Measure::parse(benchmark).is_some() {
+            return match (&self.judge, &self.questions) {
+                (None, None) => Ok(Scorer { eval: self, common, asked: None }),
+                _ => {
+                    Err(Error::Usage(format!("--benchmark {benchmark}: is measured, without --judge and --questions")))
+                }
+            };
+        }
         let read: fn(&Path) -> Result<Vec<Item>> = match benchmark {
             "shapes" => {
                 let message = match self.judge.as_deref() {
@@ -182,7 +192,11 @@ impl Scorer<'_> {
         let seed = self.common.seed();
         let Some((items, source)) = &self.asked else {
             let dir = dir.ok_or_else(|| Error::Usage("--images: expected a folder".into()))?;
-            return shapes::evaluate(&self.eval.entries(dir, &[], self.common)?, seed);
+            let entries = self.eval.entries(dir, &[], self.common)?;
+            return match Measure::parse(&self.eval.benchmark) {
+                Some(measure) => quality::evaluate(measure, &entries, seed),
+                None => shapes::evaluate(&entries, seed),
+            };
         };
         let (dir, entries) = match dir {
             Some(dir) => (dir, self.eval.entries(dir, items, self.common)?),

@@ -14,6 +14,7 @@ use crate::generate::folder::{Existing, Finished, Folder};
 use crate::generate::loras::Strength;
 use crate::generate::{Generator, Observer, Settings, Source, parameters};
 use crate::lora;
+use crate::lora::gate::GateFile;
 use crate::train::config::Prediction;
 
 /// Generate images from prompts, with a model and any number of LoRAs
@@ -61,6 +62,12 @@ pub struct Generate {
     /// A LoRA and its strength [default: 1]; repeatable
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Model and LoRAs")]
     lora: Vec<String>,
+    /// Weigh the LoRAs for each prompt by a gate of `selma merge --gate`; without --lora, its experts are looked for beside it
+    #[arg(long, value_name = "FILE", help_heading = "Model and LoRAs")]
+    gate: Option<PathBuf>,
+    /// A file of learned embeddings (textual inversion), whose tokens the prompts can use; repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Model and LoRAs")]
+    embedding: Vec<PathBuf>,
     /// Warn of LoRA tensors that fit nothing, instead of refusing the file
     #[arg(long, help_heading = "Model and LoRAs")]
     allow_unused: bool,
@@ -92,11 +99,13 @@ impl Generate {
             ("--init-image", self.init_image.as_deref()),
             ("--vae", self.vae.as_deref()),
             ("--vocab", self.vocab.as_deref()),
+            ("--gate", self.gate.as_deref()),
         ])?;
+        input::check(self.embedding.iter().map(|path| ("--embedding", Some(path.as_path()))))?;
         let prompts = self.read_prompts()?;
         self.model = common.model(&self.model)?;
         let image = self.init_image.as_deref().map(image::read).transpose()?;
-        let loras = parse_loras(&self.lora)?;
+        let loras = self.loras()?;
         let mut folder = Folder {
             out: &self.out,
             prompts: &prompts,
@@ -114,6 +123,7 @@ impl Generate {
             vae: self.vae.clone(),
             vocab: self.vocab.clone(),
             prediction: self.prediction.in_scheduler(),
+            embeddings: self.embedding.clone(),
         };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         let from_image = image.is_some();
@@ -127,7 +137,10 @@ impl Generate {
             generator.reserve(&folder, &loras, from_image, gpu, &mut note)?;
         }
         generator.place(&device)?;
-        generator.with_loras(loras, self.allow_unused, &mut note)?;
+        match &self.gate {
+            None => generator.with_loras(loras, self.allow_unused, &mut note)?,
+            Some(gate) => generator.with_gate(gate, loras, self.allow_unused)?,
+        };
         folder.inputs = inputs.join().expect("hashing does not panic")?;
         let mut terminal = Terminal::new(common)?;
         generator.generate(&folder, &mut terminal)?;
@@ -144,6 +157,24 @@ impl Generate {
             }
         }
         Ok(())
+    }
+
+    /// The LoRAs that are given; else those of the gate, where there is one.
+    fn loras(&self) -> Result<Vec<Strength>> {
+        let Some(gate) = &self.gate else { return parse_loras(&self.lora) };
+        let file = GateFile::read(gate)?;
+        let loras = match self.lora.is_empty() {
+            false => parse_loras(&self.lora)?,
+            true => file.beside(gate).into_iter().map(|path| Strength { path, scale: 1.0 }).collect(),
+        };
+        if let Some(missing) = loras.iter().find(|lora| !lora.path.exists()) {
+            let message =
+                "no such file; the gate was trained on an expert of this name: give the gate's LoRAs by --lora";
+            return Err(Error::file(&missing.path, message));
+        }
+        // Before the model is loaded.
+        file.check(gate, &loras.iter().map(|lora| lora.path.clone()).collect::<Vec<_>>())?;
+        Ok(loras)
     }
 
     fn existing(&self) -> Existing {
@@ -172,7 +203,7 @@ impl Generate {
             // peft keeps the strength that was trained beside the file.
             files.extend(Some(lora.path.with_file_name("adapter_config.json")).filter(|beside| beside.is_file()));
         }
-        files.extend(self.init_image.clone());
+        files.extend(self.init_image.iter().chain(&self.gate).chain(&self.embedding).cloned());
         Ok(files)
     }
 }

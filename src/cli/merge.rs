@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Common;
 use crate::cli::existing::Overwrite;
+use crate::cli::gate::GateOptions;
 use crate::error::{Error, Result};
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
@@ -55,13 +56,16 @@ pub struct Merge {
     allow_unused: bool,
     #[command(flatten)]
     overwrite: Overwrite,
+    #[command(flatten)]
+    gate: GateOptions,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   selma merge --lora counting.safetensors --lora spatial.safetensors --out merged.safetensors
   selma merge --method concat --lora a.safetensors:0.7 --lora b.safetensors:0.5 --out mix.safetensors
-  selma merge --method concat --lora style.safetensors:0.8 --into ./sd15 --out ./sd15-style";
+  selma merge --method concat --lora style.safetensors:0.8 --into ./sd15 --out ./sd15-style
+  selma merge --gate --model ./sd15 --data ./photos --lora a.safetensors --lora b.safetensors --out gate.safetensors";
 
 impl Merge {
     /// Merges the LoRAs, and writes the result.
@@ -70,6 +74,12 @@ impl Merge {
     /// For LoRAs that cannot be read or merged, and a result that is in the way.
     pub fn run(mut self, common: &Common) -> Result<()> {
         let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
+        if self.gate.asked()
+            && let Some((path, _)) = inputs.iter().find(|(_, weight)| weight.is_some())
+        {
+            let message = format!("--lora {}: a gate finds the weights itself; give none", path.display());
+            return Err(Error::Usage(message));
+        }
         if self.method == Method::Average && inputs.iter().any(|(_, w)| w.is_some()) {
             return Err(Error::Usage(
                 "average weighs every LoRA by 1/T; use --method concat with weights of your own".into(),
@@ -83,6 +93,10 @@ impl Merge {
             *model = common.model(model)?;
         }
         let model = self.into.as_ref().or(self.model.as_ref());
+        if let (true, Some(model)) = (self.gate.asked(), model) {
+            let loras: Vec<PathBuf> = inputs.into_iter().map(|(path, _)| path).collect();
+            return self.gate.run(&loras, model, &self.out, self.allow_unused, common);
+        }
         let modules = model.map(|m| base::modules(m)).transpose()?;
         let mut loaded = Vec::new();
         for (path, _) in &inputs {

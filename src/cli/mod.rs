@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod eval;
 mod existing;
+mod gate;
 mod generate;
 mod input;
 mod inspect;
@@ -23,14 +24,19 @@ pub mod merge;
 mod metrics;
 mod mix;
 mod model;
+mod paragraph;
 mod pretrain;
 mod progress;
 mod prompts;
 mod questions;
+mod regenerate;
 mod run;
+mod search;
 mod select;
 mod selfcheck;
 mod spatial;
+mod survey;
+mod tokens;
 mod train;
 mod verify;
 
@@ -238,10 +244,14 @@ enum Command {
     Metrics(metrics::Metrics),
     Questions(Box<questions::Questions>),
     Select(select::Select),
+    Search(Box<search::Search>),
+    Survey(survey::Survey),
     Chat(Box<chat::Chat>),
+    Regenerate(Box<regenerate::Regenerate>),
     Mix(mix::Mix),
     Spatial(spatial::Spatial),
-    Associate(associate::Associate),
+    Paragraph(paragraph::Paragraph),
+    Associate(Box<associate::Associate>),
     Inspect(inspect::Inspect),
     Convert(convert::Convert),
     Pretrain(pretrain::Pretrain),
@@ -339,10 +349,14 @@ fn run(mut cli: Cli) -> Result<()> {
         Command::Merge(merge) => merge.run(&cli.common),
         Command::Metrics(metrics) => metrics.run(&cli.common),
         Command::Mix(mix) => mix.run(&cli.common),
+        Command::Paragraph(paragraph) => paragraph.run(&cli.common),
         Command::Pretrain(pretrain) => pretrain.run(&cli.common),
         Command::Prompts(prompts) => prompts.run(&cli.common),
         Command::Questions(questions) => questions.run(&cli.common),
+        Command::Regenerate(regenerate) => regenerate.run(&cli.common),
         Command::Run(run) => run.run(&cli.common),
+        Command::Search(search) => search.run(&cli.common),
+        Command::Survey(survey) => survey.run(&cli.common),
         Command::Select(select) => select.run(&cli.common),
         Command::Selfcheck(selfcheck) => selfcheck.run(&cli.common),
         Command::Spatial(spatial) => spatial.run(&cli.common),

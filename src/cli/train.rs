@@ -6,11 +6,13 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::cli::terminal::Terminal;
+use crate::cli::tokens::{self, TokenOptions};
 use crate::cli::{Common, parse_precision};
 use crate::device::memory;
 use crate::error::Result;
 use crate::train::config::{TrainConfig, TrainOptions};
 use crate::train::preparation::Preparation;
+use crate::train::tokens::TokenSettings;
 use crate::train::trainer::Trainer;
 use crate::train::watcher::Watcher;
 
@@ -37,12 +39,17 @@ pub struct Train {
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
     #[arg(long)]
     vocab: Option<PathBuf>,
+    #[command(flatten)]
+    tokens: TokenOptions,
 }
 
 impl Train {
     pub fn run(self, common: &Common) -> Result<()> {
         let (vocab, resume, dry_run) = (self.vocab.clone(), self.resume, self.dry_run);
-        let mut config = self.resolve()?;
+        let (mut config, tokens) = self.resolve()?;
+        if let (Some(tokens), false) = (tokens, dry_run) {
+            return tokens::train(config, tokens, vocab.as_deref(), resume, common);
+        }
         config.model = common.model(Path::new(&config.model))?.display().to_string();
         config.seed = common.given_seed.unwrap_or(config.seed);
         if common.precision != "auto" {
@@ -108,7 +115,7 @@ impl Train {
         Ok(())
     }
 
-    fn resolve(self) -> Result<TrainConfig> {
+    fn resolve(self) -> Result<(TrainConfig, Option<TokenSettings>)> {
         let mut config = match (&self.config, &self.preset) {
             (Some(path), _) => TrainConfig::read(path)?,
             (None, Some(name)) => TrainConfig::preset(name)?,
@@ -117,6 +124,7 @@ impl Train {
         config.flip &= !self.no_flip;
         self.options.apply(&mut config);
         config.validate()?;
-        Ok(config)
+        let tokens = self.tokens.settings(&config)?;
+        Ok((config, tokens))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 
 use crate::data::buckets::Fit;
 use crate::data::dataset::Dataset;
@@ -185,6 +186,18 @@ impl Examples {
             watcher.prepared("captions encoded", i + 1, captions.len());
         }
         Ok(())
+    }
+
+    /// Every caption of the dataset, each with its image.
+    pub fn all_captions(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let samples = self.dataset.samples().iter();
+        samples.flat_map(|sample| sample.captions.iter().map(|text| (sample.image.as_path(), text.as_str())))
+    }
+
+    /// The captions of micro-batch `number`, as [`Examples::batch`] has their states.
+    pub fn captions(&mut self, number: u64) -> Vec<String> {
+        let positions = self.positions(number);
+        positions.iter().map(|(position, item)| self.caption(*position, item)).collect()
     }
 
     /// The different captions in the micro-batches `numbers`.

@@ -35,6 +35,8 @@ pub struct Tokenizer {
     end: i64,
     pad: i64,
     max_length: usize,
+    /// Added tokens of several vectors, each with the tokens that it stands for.
+    vectors: Vec<(String, String)>,
 }
 
 /// The ids of one text.
@@ -135,7 +137,37 @@ impl Tokenizer {
         // The pad token is special like the others. With "!" as pad token (SD2, SDXL's second tokenizer) every "!" in a
         // text is therefore cut out and becomes the pad id.
         inner.add_special_tokens(&[bos, eos, unk, pad]);
-        Ok(Self { inner, start, end, pad: pad_id, max_length: max_length(config, &config_path)? })
+        Ok(Self { inner, start, end, pad: pad_id, max_length: max_length(config, &config_path)?, vectors: Vec::new() })
+    }
+
+    /// Adds a token of `vectors` vectors, which is found in texts before all other tokens are, in the letters that it has.
+    /// Those after the first are called `TOKEN_1`, `TOKEN_2`, as in diffusers. Their ids follow all others; the first is
+    /// returned.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a token that is empty or has white space, or that the vocabulary has already.
+    pub fn add_token(&mut self, token: &str, vectors: usize) -> Result<i64> {
+        if token.is_empty() || token.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            let message = format!("`{token}` cannot be a token; expected a name without white space, such as <robin>");
+            return Err(Error::Usage(message));
+        }
+        let part = |i: usize| if i == 0 { token.to_owned() } else { format!("{token}_{i}") };
+        let names: Vec<String> = (0..vectors).map(part).collect();
+        if let Some(known) = names.iter().find(|name| self.inner.token_to_id(name).is_some()) {
+            return Err(Error::Usage(format!("the tokenizer has a token `{known}` already; choose another name")));
+        }
+        let new: Vec<AddedToken> =
+            names.iter().map(|name| AddedToken::from(name.clone(), false).normalized(false)).collect();
+        self.inner.add_tokens(&new);
+        if vectors > 1 {
+            self.vectors.push((token.to_owned(), names.join(" ")));
+        }
+        self.inner.token_to_id(token).map(i64::from).ok_or_else(|| Error::Failed(format!("`{token}` was not added")))
+    }
+
+    /// The id that ends a text.
+    pub fn end(&self) -> i64 {
+        self.end
     }
 
     /// Ids in one encoded text: 77.
@@ -148,8 +180,16 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Failed`] if the library refuses, which no text is known to cause.
     pub fn tokens(&self, text: &str) -> Result<Vec<i64>> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| Error::Failed(format!("cannot tokenize `{text}`: {e}")))?;
+        let mut text = std::borrow::Cow::Borrowed(text);
+        for (token, parts) in &self.vectors {
+            if text.contains(token.as_str()) {
+                text = text.replace(token.as_str(), parts).into();
+            }
+        }
+        let encoding = self
+            .inner
+            .encode_fast(&*text, false)
+            .map_err(|e| Error::Failed(format!("cannot tokenize `{text}`: {e}")))?;
         Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
     }
 

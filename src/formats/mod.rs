@@ -4,6 +4,7 @@ pub mod atomic;
 pub mod checkpoint;
 pub mod component;
 pub mod digest;
+pub mod embeddings;
 pub mod hub;
 pub mod image;
 pub mod journal;

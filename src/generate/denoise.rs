@@ -5,6 +5,7 @@ use crate::autograd::Tape;
 use crate::diffusion::Sampler;
 use crate::diffusion::guidance::guide;
 use crate::error::Result;
+use crate::lora::gate::{Mixture, Rows};
 use crate::nn::{AddedConditions, AutoencoderKl, UNet};
 use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
@@ -33,6 +34,8 @@ pub struct Denoising<'a> {
     pub negative: Conditions,
     /// Height and width of the image in pixels (SDXL's size conditions).
     pub size: (usize, usize),
+    /// Experts whose shares differ from row to row: of the guided batch, its negative half first.
+    pub mixture: Option<(&'a Mixture, Rows)>,
 }
 
 impl Denoising<'_> {
@@ -64,7 +67,7 @@ impl Denoising<'_> {
             let input = if guided { stack(&input, &input)? } else { input };
             let times = vec![timestep as f32; rows];
             let tape = Tape::off();
-            let output = self.unet.forward(&tape, &input, &times, &conditions.context, added.as_ref())?;
+            let output = self.predict(&tape, &input, &times, &conditions.context, added.as_ref())?;
             let output = ops::cast(&output, DType::F32)?;
             let output = if guided {
                 let shape = latents.shape();
@@ -78,6 +81,44 @@ impl Denoising<'_> {
             seen(i, &latents)?;
         }
         latents.to_cpu()
+    }
+
+    /// What the UNet makes of a batch, rows of different shares one after the other.
+    fn predict(
+        &self,
+        tape: &Tape,
+        input: &Tensor,
+        times: &[f32],
+        context: &Tensor,
+        added: Option<&AddedConditions>,
+    ) -> Result<Tensor> {
+        let Some((mixture, rows)) = &self.mixture else {
+            return self.unet.forward(tape, input, times, context, added);
+        };
+        if let [(set, _)] = rows.runs[..] {
+            mixture.set(rows, set);
+            return self.unet.forward(tape, input, times, context, added);
+        }
+        let (mut first, mut all) = (0, None);
+        for &(set, count) in &rows.runs {
+            let part = |t: &Tensor| {
+                let row = t.len() / t.shape()[0];
+                t.view(first * row, &[&[count], &t.shape()[1..]].concat())
+            };
+            let added = added.map(|added| AddedConditions {
+                text_embeds: part(&added.text_embeds),
+                time_ids: part(&added.time_ids),
+            });
+            mixture.set(rows, set);
+            let times = &times[first..first + count];
+            let output = self.unet.forward(tape, &part(input), times, &part(context), added.as_ref())?;
+            all = Some(match &all {
+                None => output,
+                Some(before) => stack(before, &output)?,
+            });
+            first += count;
+        }
+        Ok(all.expect("a batch has rows"))
     }
 
     fn added_conditions(&self, pooled: &Tensor, rows: usize) -> AddedConditions {

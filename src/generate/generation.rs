@@ -10,6 +10,7 @@ use crate::data::preprocess::{Crop, Preprocess};
 use crate::diffusion::{Sampler, sampler};
 use crate::error::{Error, Result};
 use crate::formats;
+use crate::lora::gate::{Mixture, Rows};
 use crate::nn::{AutoencoderKl, UNet};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -59,6 +60,8 @@ pub struct Batch<'a> {
     pub positive: Conditions,
     pub negative: Conditions,
     pub start: Option<&'a Start>,
+    /// As [`Denoising::mixture`].
+    pub mixture: Option<(&'a Mixture, Rows)>,
 }
 
 impl Start {
@@ -205,7 +208,7 @@ impl Batch<'_> {
     /// # Errors
     /// Those of [`Generation::network_calls`] and `seen`; where the device has no room.
     pub fn pixels(self, mut seen: impl FnMut() -> Result<()>) -> Result<(Tensor, Tensor)> {
-        let Self { networks, generation, noise, positive, negative, start } = self;
+        let Self { networks, generation, noise, positive, negative, start, mixture } = self;
         let sampler = generation.sampler(networks)?;
         let vae = networks.vae;
         let (height, width) = generation.size;
@@ -227,8 +230,8 @@ impl Batch<'_> {
             }
         };
         let guidance = generation.guidance;
-        let mut denoising =
-            Denoising { unet: networks.unet, sampler, guidance, positive, negative, size: generation.size };
+        let size = generation.size;
+        let mut denoising = Denoising { unet: networks.unet, sampler, guidance, positive, negative, size, mixture };
         let fresh = |i: usize, _: &Tensor| Ok(normals(Stream::Sampler, i));
         let latents = denoising.run(first, latents, fresh, |_, _| seen())?;
         let pixels = decode(vae, &latents)?;

@@ -17,8 +17,11 @@ use crate::data::image_latents::ImageLatents;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
+use crate::formats::embeddings::Embeddings;
 use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, png};
+use crate::lora;
+use crate::lora::gate::GateFile;
 use crate::tensor::DType;
 use crate::train::identity;
 
@@ -32,6 +35,8 @@ pub struct Source {
     pub vocab: Option<PathBuf>,
     /// What the UNet predicts, where the model's scheduler says something else.
     pub prediction: Option<String>,
+    /// Files of learned embeddings, whose tokens prompts can use.
+    pub embeddings: Vec<PathBuf>,
 }
 
 /// A model with its LoRAs.
@@ -39,6 +44,8 @@ pub struct Generator {
     pub model: StableDiffusion,
     source: Source,
     loras: Vec<Strength>,
+    /// The file of the gate that weighs them.
+    gate: Option<PathBuf>,
     /// The image that all images start from, and the share of the schedule that runs on it.
     start: Option<(RgbImage, f64)>,
 }
@@ -74,7 +81,11 @@ impl Generator {
         if let Some(name) = &source.prediction {
             model.scheduler["prediction_type"] = name.as_str().into();
         }
-        Ok(Self { model, source, loras: Vec::new(), start: None })
+        for path in &source.embeddings {
+            let embeddings = Embeddings::read(path)?;
+            model.text.add(&embeddings.all, dtype).map_err(|e| Error::file(path, e.to_string()))?;
+        }
+        Ok(Self { model, source, loras: Vec::new(), gate: None, start: None })
     }
 
     /// Moves every network to `device`. LoRAs that are applied later go there too.
@@ -97,7 +108,30 @@ impl Generator {
     ) -> Result<&mut Self> {
         self.model.take_off();
         loras::apply(&loras, &self.source.model, allow_unused, &mut self.model, note)?;
-        self.loras = loras;
+        (self.loras, self.gate) = (loras, None);
+        Ok(self)
+    }
+
+    /// Takes the experts of a gate on, weighed by it for each prompt, and all other LoRAs off.
+    ///
+    /// # Errors
+    /// [`Error::File`] where `loras` are not the gate's experts; [`Error::Usage`] for strengths; as
+    /// [`StableDiffusion::apply_gated`].
+    pub fn with_gate(&mut self, gate: &Path, loras: Vec<Strength>, allow_unused: bool) -> Result<&mut Self> {
+        let file = GateFile::read(gate)?;
+        let paths: Vec<PathBuf> = loras.iter().map(|lora| lora.path.clone()).collect();
+        file.check(gate, &paths)?;
+        if let Some(lora) = loras.iter().find(|lora| lora.scale != 1.0) {
+            let message = format!("{}: a gate weighs its experts itself; give no strength", lora.path.display());
+            return Err(Error::Usage(message));
+        }
+        self.model.take_off();
+        let base = lora::base::modules(&self.source.model)?;
+        let experts = paths.iter().map(|path| lora::load(path, Some(&base), allow_unused));
+        let experts: Vec<lora::Loaded> = experts.collect::<Result<_>>()?;
+        let experts: Vec<&lora::Expert> = experts.iter().map(|loaded| &loaded.expert).collect();
+        self.model.apply_gated(&experts, file.gates).map_err(|e| Error::file(gate, e.to_string()))?;
+        (self.loras, self.gate) = (loras, Some(gate.into()));
         Ok(self)
     }
 
@@ -194,6 +228,7 @@ impl Generator {
             model: &self.source.model,
             vae: self.source.vae.as_deref(),
             loras: &self.loras,
+            gate: self.gate.as_deref(),
             inputs: &folder.inputs,
             strength: self.strength(),
         };

@@ -25,7 +25,8 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::{ModelDir, vae_folder};
 use crate::lora::attach::{self, attach_all};
-use crate::lora::{Expert, Factors};
+use crate::lora::gate::{Gates, Mixture};
+use crate::lora::{Expert, Factors, merge};
 use crate::nn::{AutoencoderKl, Config, UNet};
 use crate::tensor::{DType, release_pool};
 
@@ -37,6 +38,16 @@ pub struct StableDiffusion {
     /// The model's own `scheduler/scheduler_config.json`.
     pub scheduler: serde_json::Value,
     pub dtype: DType,
+    /// Experts on the UNet that a gate weighs anew for each prompt.
+    gate: Option<Gated>,
+}
+
+/// Experts and their gates.
+struct Gated {
+    mixture: Mixture,
+    gates: Gates,
+    /// The pooled text state of the empty prompt.
+    empty: Vec<f64>,
 }
 
 impl StableDiffusion {
@@ -64,6 +75,7 @@ impl StableDiffusion {
             },
             scheduler,
             dtype,
+            gate: None,
         };
         // What conversions used is of no use to activations.
         release_pool();
@@ -110,10 +122,32 @@ impl StableDiffusion {
 
     /// Takes every LoRA off again.
     pub fn take_off(&mut self) {
+        self.gate = None;
         self.unet.visit(&mut attach::detach);
         for encoder in &mut self.text.encoders {
             encoder.model.visit(&mut attach::detach);
         }
+    }
+
+    /// Adds experts whose UNet layers `gates` weigh for each prompt. Their layers in text encoders, from whose states the
+    /// shares come, have equal shares.
+    ///
+    /// # Errors
+    /// As [`StableDiffusion::apply`]; [`Error::Failed`] where a layer has no gate; [`Error::Shape`] for gates of a model with
+    /// other text states.
+    pub fn apply_gated(&mut self, experts: &[&Expert], gates: Gates) -> Result<()> {
+        let share = 1.0 / experts.len() as f64;
+        let all: Vec<(&Expert, f64)> = experts.iter().map(|expert| (*expert, share)).collect();
+        let mut texts = merge::merge(&all, &merge::Options::new(merge::Method::Average))?.expert;
+        texts.components.remove("unet");
+        self.apply(&[texts])?;
+        let mixture = Mixture::attach(experts, &mut self.unet, self.dtype)?;
+        let states = self.encode(&[String::new()], None, 0)?.context;
+        let [_, tokens, width] = states.dims("gate")?;
+        mixture.check(&gates, width)?;
+        let empty = self.text.pooled("", &states.with_shape(&[tokens, width]), 1)?;
+        self.gate = Some(Gated { mixture, gates, empty });
+        Ok(())
     }
 
     /// Adds LoRA experts to the UNet and the text encoders; each keeps its own strength.

@@ -18,6 +18,8 @@ pub(super) struct Sources<'a> {
     /// The folder of another VAE.
     pub vae: Option<&'a Path>,
     pub loras: &'a [Strength],
+    /// The file of the gate that weighs the LoRAs.
+    pub gate: Option<&'a Path>,
     /// A hash of all that these files hold, such as [`inputs_hash`] finds.
     pub inputs: &'a str,
     /// Of an image to start from.
@@ -32,6 +34,7 @@ pub(super) struct Parameters {
     prediction: String,
     lora_hashes: String,
     lora_strengths: String,
+    gate: String,
     precision: String,
     inputs: String,
     /// The model's own sampler.
@@ -40,7 +43,7 @@ pub(super) struct Parameters {
 
 impl Parameters {
     /// # Errors
-    /// [`crate::Error::Io`] where a LoRA cannot be read.
+    /// [`crate::Error::Io`] where a LoRA or a gate cannot be read.
     pub fn new(model: &StableDiffusion, sources: &Sources) -> Result<Self> {
         let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let list = |items: Vec<String>| items.join(", ");
@@ -60,6 +63,7 @@ impl Parameters {
                 .into(),
             lora_hashes: list(hashes.collect::<Result<_>>()?),
             lora_strengths: list(strengths.collect()),
+            gate: sources.gate.map_or(Ok(String::new()), |gate| digest::tensors(gate).map(|hash| hash[..12].into()))?,
             precision: Some(model.dtype.name()).filter(|name| *name != "f32").unwrap_or_default().into(),
             inputs: sources.inputs.into(),
             scheduler: of_scheduler("_class_name").into(),
@@ -74,7 +78,7 @@ impl Parameters {
             text += &format!("\nNegative prompt: {negative}");
         }
         let some = |set: bool, value: String| if set { value } else { String::new() };
-        let settings: [(&str, &str); 17] = [
+        let settings: [(&str, &str); 18] = [
             ("Steps", &g.steps.to_string()),
             ("Sampler", sampler_name(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
             ("CFG scale", &g.guidance.scale.to_string()),
@@ -88,6 +92,7 @@ impl Parameters {
             ("Clip skip", &some(g.clip_skip > 0, (g.clip_skip + 1).to_string())),
             ("Lora hashes", &self.lora_hashes),
             ("Lora strengths", &self.lora_strengths),
+            ("Lora gate", &self.gate),
             ("Precision", &self.precision),
             ("Inputs", &self.inputs),
             ("Seed", &g.seed.to_string()),

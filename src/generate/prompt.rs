@@ -6,8 +6,10 @@ use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::embeddings::Embedding;
 use crate::formats::model_dir::ModelDir;
-use crate::nn::{ClipOutput, ClipText};
+use crate::lora::gate;
+use crate::nn::{ClipOutput, ClipText, Param};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -79,7 +81,53 @@ impl TextEncoders {
     /// # Errors
     /// [`Error::Usage`] where the encoder has no layer left.
     pub fn encode(&self, prompts: &[String], second: Option<&[String]>, clip_skip: usize) -> Result<Conditions> {
-        self.encode_window(prompts, second, clip_skip, None)
+        self.encode_window(&Tape::off(), prompts, second, clip_skip, None)
+    }
+
+    /// Adds tokens with embeddings of their own to every encoder, after those that were added before.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a token that there is already; [`Error::Failed`] for embeddings that do not fit the encoders.
+    pub fn add(&mut self, embeddings: &[Embedding], dtype: DType) -> Result<()> {
+        let count = self.encoders.len();
+        if let Some(embedding) = embeddings.iter().find(|embedding| embedding.rows.len() != count) {
+            let message = format!(
+                "`{}` has embeddings for {} text encoders, and this model has {count}; it is of another family",
+                embedding.token,
+                embedding.rows.len()
+            );
+            return Err(Error::Failed(message));
+        }
+        for (number, encoder) in self.encoders.iter_mut().enumerate() {
+            let width = encoder.model.config.hidden_size;
+            let old = encoder.model.added().map(|rows| rows.get().to_cpu()).transpose()?;
+            let mut rows: Vec<f32> = old.map_or(Vec::new(), |rows| rows.reals::<f32>().into_owned());
+            for embedding in embeddings {
+                let own = &embedding.rows[number];
+                if own.shape()[1] != width {
+                    let message = format!(
+                        "`{}` has {} values a vector, and this model's text encoder {width}; it is of another family",
+                        embedding.token,
+                        own.shape()[1]
+                    );
+                    return Err(Error::Failed(message));
+                }
+                let first = encoder.tokenizer.add_token(&embedding.token, own.shape()[0])?;
+                let expected = encoder.model.config.vocab_size + rows.len() / width;
+                if first != expected as i64 {
+                    let message = format!(
+                        "the tokenizer gives `{}` the id {first}, and the text encoder has {expected} rows before it",
+                        embedding.token
+                    );
+                    return Err(Error::Failed(message));
+                }
+                rows.extend_from_slice(&own.reals::<f32>());
+            }
+            let rows = Tensor::from_reals(rows.clone(), &[rows.len() / width, width], dtype);
+            let rows = rows.to(&encoder.model.device())?;
+            encoder.model.set_added(Some(Param::new("added_tokens", rows)));
+        }
+        Ok(())
     }
 
     /// Encodes prompts of any length: in `parts` windows of at most 75 tokens each (see `data::windows`), whose states
@@ -89,16 +137,24 @@ impl TextEncoders {
     /// # Errors
     /// As [`TextEncoders::encode`].
     pub fn encode_long(&self, prompts: &[String], clip_skip: usize, parts: usize) -> Result<Conditions> {
+        self.encode_on(&Tape::off(), prompts, clip_skip, parts)
+    }
+
+    /// The same on a tape, for embeddings of added tokens that are trained.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::encode`].
+    pub fn encode_on(&self, tape: &Tape, prompts: &[String], clip_skip: usize, parts: usize) -> Result<Conditions> {
         if parts == 1 {
-            return self.encode(prompts, None, clip_skip);
+            return self.encode_window(tape, prompts, None, clip_skip, None);
         }
-        let mut all = self.encode_window(prompts, None, clip_skip, Some(0))?;
+        let mut all = self.encode_window(tape, prompts, None, clip_skip, Some(0))?;
         for part in 1..parts {
-            let next = self.encode_window(prompts, None, clip_skip, Some(part))?.context;
+            let next = self.encode_window(tape, prompts, None, clip_skip, Some(part))?.context;
             let ([n, length, width], [_, more, _]) = (all.context.dims("encode")?, next.dims("encode")?);
-            let flat = |t: &Tensor| t.with_shape(&[n, t.len() / n]);
-            let joined = ops::concat_channels(&Tape::off(), &flat(&all.context), &flat(&next))?;
-            all.context = joined.with_shape(&[n, length + more, width]);
+            let flat = |t: &Tensor| ops::reshape(tape, t, &[n, t.len() / n]);
+            let joined = ops::concat_channels(tape, &flat(&all.context)?, &flat(&next)?)?;
+            all.context = ops::reshape(tape, &joined, &[n, length + more, width])?;
         }
         Ok(all)
     }
@@ -115,15 +171,30 @@ impl TextEncoders {
         Ok(parts)
     }
 
+    /// The mean of a prompt's states `[t, d]` over its own tokens, in its `parts` windows.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn pooled(&self, prompt: &str, states: &Tensor, parts: usize) -> Result<Vec<f64>> {
+        let tokenizer = &self.encoders[0].tokenizer;
+        let ids = |window| match parts {
+            1 => tokenizer.encode(prompt),
+            _ => tokenizer.encode_window(prompt, window),
+        };
+        let ids: Vec<Vec<i64>> = (0..parts).map(|window| Ok(ids(window)?.ids)).collect::<Result<_>>()?;
+        let [_, width] = states.dims("gate")?;
+        Ok(gate::pooled(&states.to_cpu()?.reals::<f64>(), width, &ids, tokenizer.end()))
+    }
+
     fn encode_window(
         &self,
+        tape: &Tape,
         prompts: &[String],
         second: Option<&[String]>,
         clip_skip: usize,
         window: Option<usize>,
     ) -> Result<Conditions> {
-        let tape = Tape::off();
-        let first = self.encoders[0].run(prompts, window)?;
+        let first = self.encoders[0].run(tape, prompts, window)?;
         let layers = first.hidden_states.len() - 1;
         if clip_skip >= layers {
             let message = format!("--clip-skip {clip_skip}: the text encoder has {layers} layers");
@@ -132,13 +203,13 @@ impl TextEncoders {
         if !self.is_xl() {
             let context = match clip_skip {
                 0 => first.last_hidden_state,
-                k => self.encoders[0].model.final_layer_norm(&tape, from_end(&first, k + 1))?,
+                k => self.encoders[0].model.final_layer_norm(tape, from_end(&first, k + 1))?,
             };
             return Ok(Conditions { context, pooled: None });
         }
-        let other = self.encoders[1].run(second.unwrap_or(prompts), window)?;
+        let other = self.encoders[1].run(tape, second.unwrap_or(prompts), window)?;
         let depth = clip_skip + 2;
-        let context = ops::concat_channels(&tape, from_end(&first, depth), from_end(&other, depth))?;
+        let context = ops::concat_channels(tape, from_end(&first, depth), from_end(&other, depth))?;
         Ok(Conditions { context, pooled: other.text_embeds })
     }
 
@@ -162,7 +233,7 @@ impl TextEncoders {
 
 impl TextEncoder {
     /// `window`: of texts of any length; none: what fits of them.
-    fn run(&self, prompts: &[String], window: Option<usize>) -> Result<ClipOutput> {
+    fn run(&self, tape: &Tape, prompts: &[String], window: Option<usize>) -> Result<ClipOutput> {
         let mut ids = Vec::new();
         for prompt in prompts {
             let encoded = match window {
@@ -172,7 +243,7 @@ impl TextEncoder {
             ids.extend(encoded.ids);
         }
         let length = ids.len() / prompts.len().max(1);
-        self.model.forward(&Tape::off(), &Tensor::new(ids, &[prompts.len(), length]))
+        self.model.forward(tape, &Tensor::new(ids, &[prompts.len(), length]))
     }
 }
 

@@ -4,9 +4,10 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::generation::{Batch, Generation, Networks, Start};
-use super::{Conditions, StableDiffusion};
+use super::{Conditions, Gated, StableDiffusion};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
+use crate::lora::gate::Rows;
 use crate::tensor::Tensor;
 
 /// One image to generate.
@@ -119,7 +120,12 @@ impl StableDiffusion {
             return Ok((Tensor::new(Vec::<f32>::new(), &[0]), Vec::new()));
         };
         let (positive, negative) = self.conditions(requests)?;
+        let mixture = match &self.gate {
+            None => None,
+            Some(gate) => Some((&gate.mixture, self.mixed_rows(gate, requests, &positive)?)),
+        };
         Batch {
+            mixture,
             networks: self.networks(),
             generation: &first.generation,
             noise: requests.iter().map(|request| (request.generation.seed, request.index)).collect(),
@@ -128,6 +134,25 @@ impl StableDiffusion {
             start,
         }
         .run(seen)
+    }
+
+    /// The experts' shares for each row of the batch. The negative half has those of the empty prompt.
+    fn mixed_rows(&self, gate: &Gated, requests: &[Request], positive: &Conditions) -> Result<Rows> {
+        let mut states = Vec::new();
+        if requests[0].generation.guidance.scale > 1.0 {
+            states.extend(std::iter::repeat_n(&gate.empty[..], requests.len()));
+        }
+        let context = positive.context.to_cpu()?;
+        let [rows, tokens, width] = context.dims("gate")?;
+        debug_assert_eq!(rows, requests.len());
+        let own = requests.iter().enumerate().map(|(row, request)| {
+            let parts = if request.parts > 1 { self.text.parts(&request.prompt)? } else { 1 };
+            let own = context.view(row * tokens * width, &[tokens, width]);
+            self.text.pooled(&request.prompt, &own, parts)
+        });
+        let own: Vec<Vec<f64>> = own.collect::<Result<_>>()?;
+        states.extend(own.iter().map(Vec::as_slice));
+        gate.mixture.rows(&gate.gates, &states)
     }
 
     fn conditions(&self, requests: &[Request]) -> Result<(Conditions, Conditions)> {

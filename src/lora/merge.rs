@@ -237,14 +237,20 @@ fn align<'a>(inputs: &[(&'a Expert, f64)], weights: &[f64]) -> Result<BTreeMap<(
     Ok(modules)
 }
 
+/// The weighted sum of a module's products, without loss: factors stacked, the scale 1.
+///
+/// # Errors
+/// [`Error::Shape`] where they do not fit each other.
+pub(crate) fn weighted_sum(terms: &[Term]) -> Result<Factors> {
+    let (up, down) = svd::stacked(&products(terms));
+    svd::from_matrices(&up, &down, &terms[0].factors.weight_shape(), up.ncols() as f64)
+}
+
 /// The factors of one merged module; where it is not the plain sum, also what the method wanted.
 fn one_module(terms: &[Term], options: &Options, place: &str) -> Result<(Factors, Option<Mat<f64>>)> {
     let shape = terms[0].factors.weight_shape();
     match options.method {
-        Method::Average | Method::Concat => {
-            let (up, down) = svd::stacked(&products(terms));
-            Ok((svd::from_matrices(&up, &down, &shape, up.ncols() as f64)?, None))
-        }
+        Method::Average | Method::Concat => Ok((weighted_sum(terms)?, None)),
         Method::Svd => {
             let svd = Svd::of_sum(&products(terms))?;
             Ok((svd.factors(svd.keep(options.cut()), &shape)?, None))

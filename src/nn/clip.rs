@@ -109,6 +109,8 @@ pub struct ClipOutput {
 pub struct ClipText {
     pub config: ClipConfig,
     token_embedding: Param,
+    /// Rows of tokens that follow the vocabulary, `[k, c]`.
+    added: Option<Param>,
     position_embedding: Param,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
@@ -155,6 +157,7 @@ impl ClipText {
             .transpose()?;
         let embeddings = w.scope("embeddings");
         Ok(Self {
+            added: None,
             token_embedding: embeddings.matrix("token_embedding.weight", config.vocab_size, c)?,
             position_embedding: embeddings.matrix("position_embedding.weight", config.max_position_embeddings, c)?,
             layers: (0..config.num_hidden_layers)
@@ -194,7 +197,17 @@ impl ClipText {
     /// # Errors
     /// [`Error::Shape`] for too many tokens, or an id outside the vocabulary.
     pub fn forward(&self, tape: &Tape, ids: &Tensor) -> Result<ClipOutput> {
-        self.forward_with(tape, ids, None)
+        self.forward_with(tape, ids, self.added.as_ref().map(Param::get).as_ref())
+    }
+
+    /// Gives the encoder the rows of tokens that follow its vocabulary, `[k, c]`, in the place of earlier ones.
+    pub fn set_added(&mut self, rows: Option<Param>) {
+        self.added = rows;
+    }
+
+    /// The rows of tokens that follow the vocabulary.
+    pub fn added(&self) -> Option<&Param> {
+        self.added.as_ref()
     }
 
     /// As [`ClipText::forward`], with the rows of `new` `[k, c]` as the tokens that follow the vocabulary.

@@ -107,6 +107,7 @@ impl<'a> Generator<'a> {
             vae: vae.map(Path::to_path_buf),
             vocab: run.config.vocab.clone(),
             prediction: None,
+            embeddings: Vec::new(),
         };
         // Training says what is unusual about the model.
         let inner = generate::Generator::load(source, run.dtype, &mut |_| ())?;

@@ -1,6 +1,8 @@
 //! Spatial relations between the objects of a picture: what boxes say of them, VISOR's shares, and suites of prompts.
 
+pub mod answers;
 pub mod detections;
+pub mod layout;
 pub mod relation;
 pub mod suite;
 pub mod visor;

@@ -174,6 +174,21 @@ pub fn read(path: &Path) -> Result<Asks> {
     asked(&value).map_err(|why| Error::file(path, why))
 }
 
+/// Reads a suite of [`make`], whose ids also name files.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::File`] for a file that is no suite, or an id that is no file name.
+pub fn read_suite(path: &Path) -> Result<Vec<Prompt>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let suite: Vec<Prompt> = serde_json::from_str(&text)
+        .map_err(|e| Error::file(path, format!("expected the prompts that `selma spatial make` writes: {e}")))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match suite.iter().find(|prompt| prompt.id.is_empty() || !prompt.id.chars().all(plain)) {
+        Some(prompt) => Err(Error::file(path, format!("the id `{}`: expected letters, digits, - and _", prompt.id))),
+        None => Ok(suite),
+    }
+}
+
 /// As [`read`], of a parsed file.
 ///
 /// # Errors

@@ -53,6 +53,7 @@ impl Samples {
         };
         for (i, (positive, negative)) in self.prompts.iter().enumerate() {
             let batch = Batch {
+                mixture: None,
                 networks: Networks { unet, vae: &vae, scheduler: &self.scheduler, is_xl: self.is_xl },
                 generation: &generation,
                 noise: vec![(self.seed, i as u64)],

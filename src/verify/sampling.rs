@@ -130,7 +130,7 @@ pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let guidance =
         Guidance { scale: case.f64("guidance_scale")?, rescale: case.json["guidance_rescale"].as_f64().unwrap_or(0.0) };
     let size = (case.usize("height")?, case.usize("width")?);
-    let mut denoising = Denoising { unet: &model.unet, sampler, guidance, positive, negative, size };
+    let mut denoising = Denoising { unet: &model.unet, sampler, guidance, positive, negative, size, mixture: None };
     let noise = case.tensors.contains("in.noise").then(|| case.tensor("in.noise")).transpose()?;
     let steps = case.tensor("out.step_latents")?;
     let &[_, n, c, h, w] = steps.shape() else {

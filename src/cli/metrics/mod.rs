@@ -2,7 +2,7 @@
 
 mod folders;
 mod networks;
-mod sets;
+pub(super) mod sets;
 
 use std::path::PathBuf;
 

@@ -40,7 +40,7 @@ pub(super) fn read(path: &Path) -> Result<Set> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::File`] where there is none.
-pub(super) fn images(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
+pub fn images(dir: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))?;
     let mut images = BTreeMap::new();
     for entry in entries {

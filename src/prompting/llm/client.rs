@@ -23,8 +23,8 @@ pub struct Client {
 /// What is sent.
 struct Request<'a> {
     text: &'a str,
-    /// A `data:` URL.
-    image: Option<&'a str>,
+    /// `data:` URLs.
+    images: &'a [&'a str],
     /// How many times the usual length the reply may have.
     longer: u64,
 }
@@ -33,7 +33,7 @@ impl Request<'_> {
     /// What it may cost at most. No endpoint that is known counts more for an image of SDXL's size.
     fn tokens(&self) -> u64 {
         const IMAGE: u64 = 2048;
-        Usage::estimate(self.text.len()) + self.image.map_or(0, |_| IMAGE)
+        Usage::estimate(self.text.len()) + IMAGE * self.images.len() as u64
     }
 }
 
@@ -98,7 +98,7 @@ impl Client {
     /// # Errors
     /// [`Error::Failed`] if the endpoint refuses, a cap is reached, or the last try failed too; it says what happened.
     pub fn complete(&self, text: &str) -> Result<Reply> {
-        self.ask(&Request { text, image: None, longer: 1 })
+        self.ask(&Request { text, images: &[], longer: 1 })
     }
 
     /// As [`Client::complete`], about an image: a `data:` URL. For chat endpoints. The reply may have `longer` times the usual
@@ -107,7 +107,15 @@ impl Client {
     /// # Errors
     /// Those of [`Client::complete`].
     pub fn complete_about(&self, text: &str, image: &str, longer: u64) -> Result<Reply> {
-        self.ask(&Request { text, image: Some(image), longer })
+        self.complete_about_all(text, &[image], longer)
+    }
+
+    /// As [`Client::complete_about`], about several images in their order.
+    ///
+    /// # Errors
+    /// Those of [`Client::complete`].
+    pub fn complete_about_all(&self, text: &str, images: &[&str], longer: u64) -> Result<Reply> {
+        self.ask(&Request { text, images, longer })
     }
 
     fn ask(&self, request: &Request<'_>) -> Result<Reply> {
@@ -161,7 +169,7 @@ impl Client {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
         let said = Dialect { max_tokens: worst.output, ..dialect.clone() };
-        let body = wire::body(self.api, &self.settings.model, asked.text, asked.image, &said).to_string();
+        let body = wire::body(self.api, &self.settings.model, asked.text, asked.images, &said).to_string();
         let mut response = match request.send(body) {
             Ok(response) => response,
             Err(error) => return (Err(self.broken(error)), worst),

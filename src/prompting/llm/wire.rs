@@ -52,16 +52,14 @@ pub(super) struct Dialect {
     pub temperature: Option<f64>,
 }
 
-/// A request: a text, and in the chat protocol an image with it, as a `data:` URL.
-pub(super) fn body(api: Api, model: &str, text: &str, image: Option<&str>, dialect: &Dialect) -> Value {
+/// A request: a text, and in the chat protocol images with it, as `data:` URLs.
+pub(super) fn body(api: Api, model: &str, text: &str, images: &[&str], dialect: &Dialect) -> Value {
     let mut body = match api {
         Api::Chat => {
-            let content = match image {
-                None => json!(text),
-                Some(url) => json!([
-                    {"type": "text", "text": text},
-                    {"type": "image_url", "image_url": {"url": url}}
-                ]),
+            let image = |url: &&str| json!({"type": "image_url", "image_url": {"url": url}});
+            let content = match images {
+                [] => json!(text),
+                _ => std::iter::once(json!({"type": "text", "text": text})).chain(images.iter().map(image)).collect(),
             };
             json!({"model": model, "messages": [{"role": "user", "content": content}]})
         }

@@ -50,12 +50,18 @@ impl Naming {
 }
 
 pub(super) fn classify(features: &Features, naming: Naming) -> Option<Shape> {
-    let values = features.values();
-    let far = |typical: &[f32; 8]| {
-        let parts = typical.iter().zip(values).zip(TOLERANCE);
-        parts.map(|((typical, value), tolerance)| ((value - typical) / tolerance).powi(2)).sum::<f32>().sqrt()
-    };
-    let distances = TYPICAL.iter().map(|(shape, typical)| (*shape, far(typical)));
-    let (shape, distance) = distances.min_by(|a, b| a.1.total_cmp(&b.1))?;
+    let (shape, distance) = nearest(&features.values())?;
     (distance <= naming.farthest(shape)).then_some(shape)
+}
+
+/// The shape whose typical features are nearest, and how far they are.
+pub(super) fn nearest(values: &[f32; 8]) -> Option<(Shape, f32)> {
+    let distances = TYPICAL.iter().map(|(shape, typical)| (*shape, distance(values, typical)));
+    distances.min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// How far features are from typical ones, in units of [`TOLERANCE`].
+pub(super) fn distance(values: &[f32; 8], typical: &[f32; 8]) -> f32 {
+    let parts = typical.iter().zip(values).zip(TOLERANCE);
+    parts.map(|((typical, value), tolerance)| ((value - typical) / tolerance).powi(2)).sum::<f32>().sqrt()
 }

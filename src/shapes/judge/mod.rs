@@ -17,9 +17,11 @@ mod colour;
 mod features;
 mod questions;
 mod segment;
+mod taught;
 mod view;
 
 pub use answer::{Verdict, answer, gate, judge};
 pub use classify::Naming;
 pub use questions::{Ask, Noun, Question, questions};
+pub use taught::Taught;
 pub use view::{Found, View};

@@ -1,5 +1,7 @@
 //! `selma chat`: drawing in a dialogue with a language model.
 
+mod serve;
+
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use crate::generate::{Generator, Settings, Source};
 use crate::prompting::llm::{self, Client, Limits};
 
 /// What the language model is told before the dialogue.
-const RULES: &str = include_str!("chat_rules.txt");
+const RULES: &str = include_str!("rules.txt");
 
 /// Talk to a language model that draws.
 ///
@@ -47,6 +49,9 @@ pub struct Chat {
     /// What you say. Repeatable; without it, lines are read from the standard input.
     #[arg(long, value_name = "TEXT", conflicts_with = "replay")]
     say: Vec<String>,
+    /// Talk on a page in the browser, at http://127.0.0.1:PORT; nobody but this machine can open it. Port 0 takes a free one.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7862", requires = "llm", conflicts_with = "say")]
+    serve: Option<u16>,
     /// Folder for the pictures and dialogue.jsonl.
     #[arg(long)]
     out: PathBuf,
@@ -122,11 +127,16 @@ impl Chat {
     }
 
     fn talk(&self, client: &Client, session: &mut Session, common: &Common) -> Result<()> {
-        let reply = |session: &mut Session| -> Result<()> {
+        let answer = |session: &mut Session| -> Result<Outcome> {
             let raw = client.complete(&request(session.events()))?.text;
-            show(&session.assistant(&raw)?, common);
-            Ok(())
+            let outcome = session.assistant(&raw)?;
+            show(&outcome, common);
+            Ok(outcome)
         };
+        if let Some(port) = self.serve {
+            return serve::serve(port, &self.out, session, &answer, common);
+        }
+        let reply = |session: &mut Session| answer(session).map(drop);
         // A killed dialogue may end in a question.
         if matches!(session.events().last(), Some(Event::User { .. })) {
             reply(session)?;

@@ -1,4 +1,6 @@
-//! `selma spatial`: prompts about relations, and how often pictures show them.
+//! `selma spatial`: prompts about relations, and how often images show them.
+
+mod layout;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,10 +9,12 @@ use serde_json::json;
 
 use crate::cli::Common;
 use crate::error::{Error, Result};
+use crate::evaluate::questions::dsg;
+use crate::evaluate::scores::Scores;
 use crate::formats::atomic;
 use crate::spatial::suite::{self, PREPOSITIONS};
 use crate::spatial::visor::{Seen, Summary, summary};
-use crate::spatial::{Relation, detections};
+use crate::spatial::{Relation, answers, detections};
 
 /// Test whether pictures show spatial relations.
 #[derive(clap::Args)]
@@ -22,6 +26,7 @@ pub struct Spatial {
 #[derive(clap::Subcommand)]
 enum Command {
     Make(Make),
+    Layout(Box<layout::Layout>),
     Score(Score),
 }
 
@@ -44,6 +49,9 @@ struct Make {
     /// The prompts, as JSON.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Their questions too, as CSV with DSG's columns: `selma eval --benchmark dsg --questions` has a judge answer them.
+    #[arg(long, value_name = "FILE")]
+    questions: Option<PathBuf>,
     /// Replace the file if it is there.
     #[arg(long)]
     overwrite: bool,
@@ -51,18 +59,22 @@ struct Make {
 
 /// Score pictures by what a detector saw in them, with VISOR's shares.
 ///
-/// in front of, behind, around and among cannot be told from boxes: they are listed without a score.
+/// in front of, behind, around and among cannot be told from boxes: they are listed without a score. A judge that answers
+/// questions can tell them: give its scores by --scores.
 #[derive(clap::Args)]
 struct Score {
     /// Prompts of `selma spatial make`, or an object {id: {a, b, rel}} as VISOR's.
     #[arg(long, value_name = "FILE")]
     prompts: PathBuf,
     /// {"PROMPT_K": [{"label", "score", "box": [x1, y1, x2, y2]}]}, K from 0 on, pixels, y down.
-    #[arg(long, value_name = "FILE", required_unless_present = "results")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["results", "scores"])]
     detections: Option<PathBuf>,
     /// Instead, a result file of VISOR's authors: {"PROMPT_K": {"classes", "sra"}}.
     #[arg(long, value_name = "FILE", conflicts_with = "detections")]
     results: Option<PathBuf>,
+    /// Instead, scores of `selma eval --benchmark dsg` on the suite's questions.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["detections", "results"])]
+    scores: Option<PathBuf>,
     /// Detections count above this score.
     #[arg(long, default_value_t = detections::THRESHOLD)]
     threshold: f64,
@@ -78,6 +90,7 @@ impl Spatial {
     pub fn run(self, common: &Common) -> Result<()> {
         match self.command {
             Command::Make(make) => make.run(common),
+            Command::Layout(layout) => layout.run(common),
             Command::Score(score) => score.run(common),
         }
     }
@@ -85,7 +98,8 @@ impl Spatial {
 
 impl Make {
     fn run(self, common: &Common) -> Result<()> {
-        super::refuse_existing(&self.out, self.overwrite)?;
+        let outs = [Some(&self.out), self.questions.as_ref()];
+        outs.into_iter().flatten().try_for_each(|out| super::refuse_existing(out, self.overwrite))?;
         let named = |name: &String| Relation::parse(name).map_err(|e| Error::Usage(format!("--relations: {e}")));
         let relations: Vec<Relation> = match self.relations.is_empty() {
             true => PREPOSITIONS.to_vec(),
@@ -94,6 +108,9 @@ impl Make {
         let objects: Vec<String> = self.objects.iter().map(|object| object.trim().to_owned()).collect();
         let prompts = suite::make(&objects, &relations, self.count, common.seed())?;
         suite::write(&self.out, &prompts)?;
+        if let Some(file) = &self.questions {
+            dsg::write(file, &answers::questions(&prompts))?;
+        }
         let swapped = prompts.iter().filter(|prompt| prompt.swap_of.is_some()).count();
         match common.json {
             true => outjson!(json!({"out": self.out, "prompts": prompts.len(), "swapped": swapped})),
@@ -109,18 +126,23 @@ impl Score {
             super::refuse_existing(out, self.overwrite)?;
         }
         let prompts = suite::read(&self.prompts)?;
-        let (found, recorded);
-        let (file, groups) = match (&self.detections, &self.results) {
-            (Some(file), _) => {
+        let (found, recorded, answered);
+        let (file, groups) = match (&self.detections, &self.results, &self.scores) {
+            (Some(file), ..) => {
                 found = detections::read(file)?;
                 let seen = |asked: &_, found: &Vec<_>| detections::seen(asked, found, self.threshold);
                 (file, detections::by_prompt(&prompts, &found, seen))
             }
-            (None, Some(file)) => {
+            (_, _, Some(file)) => {
+                answered = answers::by_image(&Scores::read(file)?).map_err(|e| Error::file(file, e.to_string()))?;
+                let seen = |asked: &_, answers: &Vec<_>| answers::seen(asked, answers);
+                (file, detections::by_prompt(&prompts, &answered, seen))
+            }
+            (None, Some(file), _) => {
                 recorded = detections::read_recorded(file)?;
                 (file, detections::by_prompt(&prompts, &recorded, detections::seen_recorded))
             }
-            (None, None) => return Err(Error::Usage("--detections: expected a file".into())),
+            (None, None, None) => return Err(Error::Usage("--detections: expected a file".into())),
         };
         let groups = groups.map_err(|e| Error::file(file, e.to_string()))?;
         let mut by_relation: BTreeMap<Relation, Vec<&[Seen]>> = BTreeMap::new();

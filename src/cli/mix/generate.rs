@@ -1,4 +1,4 @@
-//! `selma mix`: training pictures between classes, with soft labels.
+//! `selma mix generate`: training images between classes, with soft labels.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::cli::Common;
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
+use crate::formats::embeddings::Embeddings;
 use crate::formats::{atomic, image, jsonl, png};
 use crate::generate::generation::{Generation, Start};
 use crate::generate::request::Request;
@@ -19,34 +20,25 @@ use crate::mix::labels::{evaluations, shares};
 use crate::mix::meta::{self, Row};
 use crate::mix::plan::{self, Class, Mode, Task};
 
-/// Draw training pictures between the classes of a data set (Diff-Mix).
-#[derive(clap::Args)]
-pub struct Mix {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    Generate(Box<Generate>),
-}
-
 /// Draw pictures on their way from one class to another, with soft labels.
 ///
 /// Writes data/SOURCE/TARGET-NUMBER-STRENGTH.png, meta.csv as Diff-Mix does, and labels.jsonl with class indices. A picture
 /// drawn with strength s counts 1 - s^gamma for its source and s^gamma for its target.
 #[derive(clap::Args)]
-struct Generate {
+pub(super) struct Generate {
     /// What draws: shapes, a folder, a checkpoint, or an id of the Hugging Face hub.
     #[arg(long)]
     model: PathBuf,
     /// A LoRA file, and its strength (1 if left out). Repeatable.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
+    /// Tokens of the classes, as `selma mix train` learns them (learned_embeds.safetensors).
+    #[arg(long, value_name = "FILE")]
+    embedding: Option<PathBuf>,
     /// A folder of pictures for each class.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The prompt of a class; {} stands for its name.
+    /// The prompt of a class; {} stands for its name, or for its token with --embedding.
     #[arg(long, default_value = "a photo of a {}")]
     prompt: String,
     /// mix: from a picture of any class towards any class; aug: towards its own; gen: from noise.
@@ -74,22 +66,16 @@ struct Generate {
     vocab: Option<PathBuf>,
 }
 
-impl Mix {
-    pub fn run(self, common: &Common) -> Result<()> {
-        match self.command {
-            Command::Generate(generate) => generate.run(common),
-        }
-    }
-}
-
 impl Generate {
-    fn run(mut self, common: &Common) -> Result<()> {
+    pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
         let classes = plan::classes(&self.data)?;
+        let words = self.words(&classes)?;
         let tasks = plan::tasks(&classes, self.mode, self.multiplier, &self.strengths, common.seed());
         self.begin(&classes, common)?;
         self.model = common.model(&self.model)?;
-        let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
+        let embeddings: Vec<PathBuf> = self.embedding.iter().cloned().collect();
+        let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), embeddings, ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
         generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
@@ -108,7 +94,7 @@ impl Generate {
                 if interrupt.asked() {
                     return Err(Error::Interrupted("stopped; the same command with --resume goes on".into()));
                 }
-                let drawn = self.draw(&generator, &classes, task, common)?;
+                let drawn = self.draw(&generator, &classes, &words, task, common)?;
                 let folder = atomic::folder(&path);
                 std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
                 png::save(&path, &drawn, None)?;
@@ -154,7 +140,7 @@ impl Generate {
         let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
         let counts: Vec<usize> = classes.iter().map(|class| class.pictures.len()).collect();
         let settings: Value = json!({
-            "model": self.model, "lora": self.lora, "prompt": self.prompt, "mode": format!("{:?}", self.mode),
+            "model": self.model, "lora": self.lora, "embedding": self.embedding, "prompt": self.prompt, "mode": format!("{:?}", self.mode),
             "strengths": self.strengths, "gamma": self.gamma, "multiplier": self.multiplier, "settings": self.settings,
             "seed": common.seed(), "classes": names, "pictures": counts,
         });
@@ -176,9 +162,31 @@ impl Generate {
         }
     }
 
-    fn draw(&self, generator: &Generator, classes: &[Class], task: &Task, common: &Common) -> Result<RgbImage> {
+    /// What stands for each class in prompts: its token, or its name.
+    fn words(&self, classes: &[Class]) -> Result<Vec<String>> {
+        let Some(file) = &self.embedding else {
+            return Ok(classes.iter().map(|class| class.name.clone()).collect());
+        };
+        let embeddings = Embeddings::read(file)?;
+        let token = |class: &Class| {
+            let known = || embeddings.classes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+            embeddings.of_class(&class.name).map(str::to_owned).ok_or_else(|| {
+                Error::file(file, format!("has no token of the class `{}`; its classes: {}", class.name, known()))
+            })
+        };
+        classes.iter().map(token).collect()
+    }
+
+    fn draw(
+        &self,
+        generator: &Generator,
+        classes: &[Class],
+        words: &[String],
+        task: &Task,
+        common: &Common,
+    ) -> Result<RgbImage> {
         let model = &generator.model;
-        let prompt = self.prompt.replace("{}", &classes[task.target].name);
+        let prompt = self.prompt.replace("{}", &words[task.target]);
         let generation = Generation::new(&self.settings, common.seed(), model);
         let (height, width) = generation.size;
         let starts = self.mode != Mode::Gen;

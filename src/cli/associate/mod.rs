@@ -1,4 +1,6 @@
-//! `selma associate`: which text belongs to which picture, scored.
+//! `selma associate`: which text belongs to which image, scored.
+
+mod images;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,19 +13,24 @@ use crate::cli::Common;
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
 
-/// Score how well pictures are told apart by their texts, as VEGA does.
+use images::ImageOptions;
+
+/// Score how well images are told apart by their texts, as VEGA does.
 ///
-/// --similarities: JSON lines {"similarity": [[..], ..]}, a row a picture, a column a text, picture i belonging to text i;
+/// --images: a folder of `selma generate`, an image a prompt; prompts are put into groups, and a judge says which image belongs
+/// to which text: CLIP, or a language model that sees (--llm, with its key from OPENAI_API_KEY). --similarities: JSON lines {"similarity": [[..], ..]}, a row a picture, a column a text, picture i belonging to text i;
 /// groups of one size are scored together. --replies: JSON lines as of VEGA's test files, with `response` and either
 /// `answer` (image-text association) or `truth_fig_idx` (interleaved comprehension).
 #[derive(clap::Args)]
 pub struct Associate {
     /// Groups of similarities.
-    #[arg(long, value_name = "FILE", required_unless_present = "replies")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["replies", "images"])]
     similarities: Option<PathBuf>,
     /// Replies of a language model.
     #[arg(long, value_name = "FILE")]
     replies: Option<PathBuf>,
+    #[command(flatten)]
+    images: ImageOptions,
     /// The scores, as JSON.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -56,6 +63,11 @@ impl Associate {
         if let Some(file) = &self.replies {
             report.insert("replies".into(), scored_replies(file, common)?);
         }
+        if self.images.asked() {
+            let (groups, rows) = self.images.run(self.out.as_deref(), common)?;
+            report.insert("judged".into(), groups);
+            report.insert("made_groups".into(), rows);
+        }
         let report = Value::Object(report);
         if let Some(out) = &self.out {
             atomic::write(out, |w| writeln!(w, "{report:#}"))?;
@@ -68,20 +80,25 @@ impl Associate {
 }
 
 fn similarities(file: &Path, common: &Common) -> Result<Value> {
-    let mut by_size: BTreeMap<usize, Vec<(usize, Similarities)>> = BTreeMap::new();
-    for (line, group) in jsonl::read::<Group>(file)? {
-        by_size.entry(group.similarity.len()).or_default().push((line, group.similarity));
-    }
-    if by_size.is_empty() {
+    let groups: Vec<(usize, Similarities)> =
+        jsonl::read::<Group>(file)?.into_iter().map(|(line, group)| (line, group.similarity)).collect();
+    if groups.is_empty() {
         return Err(Error::file(file, "no group in it"));
+    }
+    score_groups(groups, common).map_err(|(line, e)| Error::file(file, format!("line {line}: {e}")))
+}
+
+/// The scores of groups by size and rule; an error has the number of the group that it is about.
+fn score_groups(groups: Vec<(usize, Similarities)>, common: &Common) -> Result<Value, (usize, Error)> {
+    let mut by_size: BTreeMap<usize, Vec<(usize, Similarities)>> = BTreeMap::new();
+    for (number, matrix) in groups {
+        by_size.entry(matrix.len()).or_default().push((number, matrix));
     }
     let mut rows = Vec::new();
     for (k, groups) in &by_size {
         for (name, rule) in Rule::ALL {
-            let texts = |(line, matrix): &(usize, Similarities)| {
-                rule.texts(matrix).map_err(|e| Error::file(file, format!("line {line}: {e}")))
-            };
-            let texts: Vec<Vec<usize>> = groups.iter().map(texts).collect::<Result<_>>()?;
+            let texts = |(number, matrix): &(usize, Similarities)| rule.texts(matrix).map_err(|e| (*number, e));
+            let texts: Vec<Vec<usize>> = groups.iter().map(texts).collect::<Result<_, _>>()?;
             let Some(Score { exact, per_picture, groups }) = score(&texts) else { continue };
             let (by_chance, one_by_chance) = rule.chance(*k);
             if !common.json {

@@ -1,0 +1,58 @@
+//! What a judge of yes/no questions says of a suite's images: the third judge beside boxes and layouts.
+
+use std::collections::BTreeMap;
+
+use super::suite::Prompt;
+use super::visor::{Asked, Seen};
+use crate::error::{Error, Result};
+use crate::evaluate::questions::dsg::{Annotated, Proposition};
+use crate::evaluate::scores::{Answered, Scores};
+
+/// The suite's questions in DSG's form: each object, and the relation, which depends on all of them.
+pub fn questions(suite: &[Prompt]) -> Vec<Annotated> {
+    let item = |prompt: &Prompt| Annotated {
+        id: prompt.id.clone(),
+        prompt: prompt.prompt.clone(),
+        propositions: prompt.questions.iter().map(|question| proposition(prompt, question)).collect(),
+    };
+    suite.iter().map(item).collect()
+}
+
+fn proposition(prompt: &Prompt, question: &super::suite::Question) -> Proposition {
+    let tuple = match prompt.objects.get(question.id - 1) {
+        Some(object) => format!("entity - whole ({object})"),
+        None => {
+            let stated = &prompt.relations[(question.id - 1 - prompt.objects.len()).min(prompt.relations.len() - 1)];
+            let others = [Some(&stated.b), stated.c.as_ref()].into_iter().flatten().cloned().collect::<Vec<_>>();
+            format!("relation - spatial ({}, {}, {})", stated.a, others.join(", "), stated.prep)
+        }
+    };
+    let parents = question.parents.iter().copied().filter(|&parent| parent > 0).collect();
+    Proposition { id: question.id, parents, tuple, question: question.q.clone() }
+}
+
+/// The answers about each image, by `ID_K`: image K, from 0 on, of prompt ID.
+///
+/// # Errors
+/// [`Error::Failed`] for scores of images without the suite's ids.
+pub fn by_image(scores: &Scores) -> Result<BTreeMap<String, Vec<Answered>>> {
+    let (mut counts, mut images) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
+    for picture in &scores.pictures {
+        let id = picture.item_id.as_deref().ok_or_else(|| {
+            Error::Failed(format!("{} has no id of a prompt; score it by the suite's questions", picture.file_name))
+        })?;
+        let count = counts.entry(id).or_default();
+        images.insert(format!("{id}_{count}"), picture.questions.clone());
+        *count += 1;
+    }
+    Ok(images)
+}
+
+/// What the answers say of one prompt. The relation holds where its question and those of all objects are answered by yes.
+pub fn seen(asked: &Asked, answers: &[Answered]) -> Seen {
+    let objects = if asked.c.is_some() { 3 } else { 2 };
+    let yes = |id: usize| answers.iter().any(|answer| answer.id == id && answer.yes);
+    let all = (1..=objects).all(yes);
+    let others = (2..=objects).all(yes);
+    Seen { a: yes(1), b: others, holds: Some(all && yes(objects + 1)), opposite: None }
+}
