@@ -12,6 +12,7 @@
 // AdamW reads 16 and writes 12 bytes a parameter, and sizeof(scalar_t) for its copy in compute precision; the norm reads
 // 4, EMA moves 12. 12 FLOPs a parameter: all bound by memory. A thread has four neighbouring values.
 #include "kernel.h"
+#include "optimizer.h"
 #include "reduce.h"
 
 CONSTANT(OPTIMIZER_THREADS, 256);
@@ -46,28 +47,21 @@ KERNEL_BOUNDS(clip_factor, OPTIMIZER_THREADS, 1)
     }
 }
 
-// rates [3] of update t: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t), where take is 1 - b. progress [3]: the loss scale,
-// updates since it last changed, all updates; what is skipped (clip[0] = 0) is no update. lr [count]: one for each update,
-// the last also for all that follow, so that a skipped step does not move the schedule. An interval of 0 leaves the scale
-// alone. One thread.
+// rate [1] of the update that is made now; the other arguments as next_rate has them. One thread.
+KERNEL(update_rate)(float* rate, float* progress, const float* clip, const float* lr, int count, int interval) {
+    if (threadIdx.x == 0) rate[0] = next_rate(progress, clip, lr, count, interval);
+}
+
+// rates [3] of update t: 1 - lr decay, lr / (1 - b1^t), sqrt(1 - b2^t), where take is 1 - b. One thread.
 KERNEL(adamw_rates)
 (float* rates, float* progress, const float* clip, const float* lr, int count, float decay, float take_first,
  float take_second, int interval) {
     if (threadIdx.x) return;
-    const float rate = lr[progress[2] < count ? (int)progress[2] : count - 1];
-    const bool skipped = clip[0] == 0.f;
-    if (!skipped) {
-        progress[1] += 1.f;
-        progress[2] += 1.f;
-    }
-    if (interval && (skipped || progress[1] >= interval)) {
-        progress[0] *= skipped ? .5f : 2.f;
-        progress[1] = 0.f;
-    }
+    const float rate = next_rate(progress, clip, lr, count, interval);
     const double t = progress[2] > 1.f ? progress[2] : 1.f;
     rates[0] = (float)(1. - (double)rate * decay);
-    rates[1] = (float)(rate / -expm1(t * log1p(-(double)take_first)));
-    rates[2] = (float)sqrt(-expm1(t * log1p(-(double)take_second)));
+    rates[1] = (float)(rate / one_minus_power(take_first, t));
+    rates[2] = (float)sqrt(one_minus_power(take_second, t));
 }
 
 // `copy` takes p in compute precision. Nothing changes where clip[0] is 0.

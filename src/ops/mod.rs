@@ -53,7 +53,7 @@ pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_group, linear_residual};
 pub use lora::{LoraLayer, LoraOrder, LoraSizes, lora_linear};
-pub use loss::weighted_mse;
+pub use loss::{Distance, weighted_distance, weighted_mse};
 pub use matmul::matmul;
 pub use pool::{Window, avg_pool2d, max_pool2d};
 pub use posterior::{LOG_VARIANCE, kl_divergence, posterior_sample};

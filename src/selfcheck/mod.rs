@@ -88,6 +88,11 @@ pub fn run(gpu: &Gpu, size: Size, mut seen: impl FnMut(&Row) -> Result<()>) -> R
             tell(optimizer::steps(&device, &launched, dtype, in_8_bits)?)?;
         }
     }
+    for dtype in [DType::F32, DType::Bf16, DType::F16] {
+        for row in optimizer::others(&device, &launched, dtype)? {
+            tell(row)?;
+        }
+    }
     tell(optimizer::noise(&gpu, &launched)?)?;
     tell(replayed)?;
     match never_run.first() {

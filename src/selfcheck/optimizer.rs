@@ -9,7 +9,7 @@ use crate::device::gpu::recorder::Launched;
 use crate::error::Result;
 use crate::nn::Param;
 use crate::ops;
-use crate::ops::optimizer::{AdamW, AdamW8bit, Optimizer, decoded};
+use crate::ops::optimizer::{Adafactor, AdamW, AdamW8bit, Lion, Optimizer, Prodigy, ScheduleFree, Sgd, decoded};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::parameters::FlatParameters;
@@ -25,9 +25,21 @@ const CODE_BOUND: f64 = 1e-3;
 /// Gradients of two micro-batches added up, clipped, and applied by AdamW, with a running average of the weights; with
 /// moments in f32 or in 8 bits.
 pub fn steps(device: &Device, launched: &Launched, dtype: DType, in_8_bits: bool) -> Result<Row> {
-    let reference = trained(&Device::Cpu, dtype, in_8_bits)?;
+    let run = |device: &Device| -> Result<[(&'static str, Tensor); 4]> {
+        let optimizer: Box<dyn Optimizer> = if in_8_bits { Box::new(AdamW8bit(ADAMW)) } else { Box::new(ADAMW) };
+        let flat = trained(device, dtype, optimizer)?;
+        let state = flat.state()?;
+        let [first, second] = match &state[..] {
+            [(_, m), (_, m_scales), (_, v), (_, v_scales)] => [(m, m_scales, true), (v, v_scales, false)]
+                .map(|(codes, scales, signed)| Tensor::new(decoded(codes, scales, TRAINED, signed), &[TRAINED])),
+            _ => [state[0].1.clone(), state[1].1.clone()],
+        };
+        let average = flat.average()?.expect("kept");
+        Ok([("weights", flat.master()?), ("first moment", first), ("second moment", second), ("average", average)])
+    };
+    let reference = run(&Device::Cpu)?;
     launched.take();
-    let there = trained(device, dtype, in_8_bits)?;
+    let there = run(device)?;
     let (bound, moments) = match in_8_bits {
         true => (CODE_BOUND, ", moments in 8 bits"),
         false => (LEAST_BOUND, ""),
@@ -41,11 +53,75 @@ pub fn steps(device: &Device, launched: &Launched, dtype: DType, in_8_bits: bool
     Ok(worst(name, dtype, quantities.into_iter(), launched.take()))
 }
 
-/// What the steps have made, by name.
-fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<[(&'static str, Tensor); 4]> {
+/// The same by the other optimizers.
+pub fn others(device: &Device, launched: &Launched, dtype: DType) -> Result<Vec<Row>> {
+    let betas = (0.9, 0.999);
+    type Made = fn((f64, f64)) -> Box<dyn Optimizer>;
+    let all: [(&str, Made); 5] = [
+        ("Prodigy", |betas| {
+            Box::new(Prodigy {
+                betas,
+                beta3: betas.1.sqrt(),
+                eps: 1e-8,
+                weight_decay: 0.05,
+                d0: 1e-2,
+                d_coef: 1.0,
+                growth_rate: f64::INFINITY,
+                use_bias_correction: true,
+                safeguard_warmup: false,
+            })
+        }),
+        ("Lion", |betas| Box::new(Lion { betas, weight_decay: 0.05 })),
+        ("SGD", |_| Box::new(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.05 })),
+        ("schedule-free AdamW", |betas| Box::new(ScheduleFree { betas, eps: 1e-8, weight_decay: 0.05 })),
+        ("Adafactor", |betas| {
+            Box::new(Adafactor {
+                matrices: vec![SHAPE],
+                eps: (1e-30, 1e-3),
+                clip_threshold: 1.0,
+                decay_rate: -0.8,
+                beta1: Some(betas.0),
+                weight_decay: 0.05,
+                scale_parameter: true,
+                relative_step: false,
+                warmup_init: false,
+            })
+        }),
+    ];
+    let mut rows = Vec::new();
+    for (what, made) in all {
+        let reference = trained(&Device::Cpu, dtype, made(betas))?;
+        launched.take();
+        let there = trained(device, dtype, made(betas))?;
+        // Lion's step turns with the sign of a number near 0, and Prodigy's is a ratio of sums of rounded differences.
+        let quantities = [
+            ("weights", there.master()?, reference.master()?),
+            ("average", there.average()?.expect("kept"), reference.average()?.expect("kept")),
+        ];
+        let quantities =
+            quantities.map(|(name, there, here)| (name.to_owned(), relative_error(&there, &here), CODE_BOUND));
+        let name = format!("{STEPS} steps of {what}, {TRAINED} values");
+        rows.push(worst(name, dtype, quantities.into_iter(), launched.take()));
+        if what == "schedule-free AdamW" {
+            // Without an average of the run, the result is the optimizer's own.
+            let result = |device: &Device| -> Result<Tensor> {
+                let params = vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)];
+                let flat = FlatParameters::new(params, dtype, made(betas))?;
+                Ok(flat.average()?.expect("of the optimizer"))
+            };
+            let (there, here) = (result(device)?, result(&Device::Cpu)?);
+            let quantity = ("result".to_owned(), relative_error(&there, &here), LEAST_BOUND);
+            rows.push(worst(format!("result of {what}"), dtype, [quantity].into_iter(), launched.take()));
+        }
+    }
+    Ok(rows)
+}
+
+const ADAMW: AdamW = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
+
+/// A weight after the steps of `optimizer`, with the run's average.
+fn trained(device: &Device, dtype: DType, optimizer: Box<dyn Optimizer>) -> Result<FlatParameters> {
     let params = vec![Param::new("trained", normals(0, &SHAPE).cast(dtype).to(device)?)];
-    let adamw = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
-    let optimizer: Box<dyn Optimizer> = if in_8_bits { Box::new(AdamW8bit(adamw)) } else { Box::new(adamw) };
     let mut flat = FlatParameters::new(params, dtype, optimizer)?;
     flat.keep_average(0.9)?;
     for i in 0..2 * STEPS {
@@ -58,14 +134,7 @@ fn trained(device: &Device, dtype: DType, in_8_bits: bool) -> Result<[(&'static 
             flat.update(1e-2, 0.5)?;
         }
     }
-    let state = flat.state()?;
-    let [first, second] = match &state[..] {
-        [(_, m), (_, m_scales), (_, v), (_, v_scales)] => [(m, m_scales, true), (v, v_scales, false)]
-            .map(|(codes, scales, signed)| Tensor::new(decoded(codes, scales, TRAINED, signed), &[TRAINED])),
-        _ => [state[0].1.clone(), state[1].1.clone()],
-    };
-    let average = flat.average()?.expect("kept");
-    Ok([("weights", flat.master()?), ("first moment", first), ("second moment", second), ("average", average)])
+    Ok(flat)
 }
 
 /// Noise, which must be the CPU's to the bit, and latents mixed with it.

@@ -64,6 +64,16 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
             ops::weighted_mse(tape, &x[0], &x[1], &weights.to(device)?)
         },
     ));
+    checks.push(check(
+        "weighted_distance 2x64x64x4".into(),
+        vec![tracked(&latents), frozen(&latents)],
+        |tape, x, device| {
+            let weights = (0..2 * SIDE * SIDE).map(|i| (i % 3) as f32 * 0.5).collect();
+            let weights = Tensor::new(weights, &[2, SIDE, SIDE]).to(device)?;
+            let c = Tensor::new(vec![0.1_f32, 0.9], &[2]).to(device)?;
+            ops::weighted_distance(tape, &x[0], &x[1], &weights, &c, ops::Distance::Huber)
+        },
+    ));
     let moments = [2, SIDE, SIDE, 8];
     checks.push(check("posterior_sample 2x64x64x4".into(), vec![tracked(&moments), frozen(&latents)], |tape, x, _| {
         ops::posterior_sample(tape, &x[0], &x[1])

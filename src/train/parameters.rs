@@ -4,7 +4,7 @@ use crate::autograd::Gradients;
 use crate::device::Device;
 use crate::error::Result;
 use crate::nn::Param;
-use crate::ops::optimizer::{self, Optimizer, Parameters, Progress, Step};
+use crate::ops::optimizer::{self, DISTANCE, Optimizer, Parameters, Progress, Step};
 use crate::tensor::{DType, Tensor};
 
 /// Names in training states, beside those of the optimizer.
@@ -104,6 +104,7 @@ impl FlatParameters {
             self.average = Some(optimizer::copy(&values, DType::F32)?);
         }
         self.flat.values = values;
+        self.flat.state = self.optimizer.initial(&self.flat.values)?;
         self.publish();
         Ok(())
     }
@@ -141,12 +142,31 @@ impl FlatParameters {
         self.gradient.to_cpu()
     }
 
-    /// The running average of the master copy, where the run keeps one; f32 `[n]` on the CPU.
+    /// The running average of the master copy, where the run or its optimizer keeps one; f32 `[n]` on the CPU.
     ///
     /// # Errors
     /// What a GPU says.
     pub fn average(&self) -> Result<Option<Tensor>> {
-        self.average.as_ref().map(Tensor::to_cpu).transpose()
+        self.result()?.as_ref().map(Tensor::to_cpu).transpose()
+    }
+
+    /// The average, on the parameters' device.
+    fn result(&self) -> Result<Option<Tensor>> {
+        match &self.average {
+            Some(average) => Ok(Some(average.clone())),
+            None => self.optimizer.result(&self.flat),
+        }
+    }
+
+    /// How far Prodigy believes the values to be from where they end: its learning rate is this times the given one.
+    ///
+    /// # Errors
+    /// What a GPU says.
+    pub fn distance(&self) -> Result<Option<f64>> {
+        match self.flat.state.iter().find(|(name, _)| *name == DISTANCE) {
+            Some((_, distance)) => Ok(Some(distance.view(0, &[1]).to_cpu()?.item())),
+            None => Ok(None),
+        }
     }
 
     /// What the optimizer keeps, by name, on the CPU.
@@ -215,7 +235,7 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn publish_average(&self) -> Result<()> {
-        match &self.average {
+        match &self.result()? {
             Some(average) => self.show(&optimizer::copy(average, self.flat.copy.dtype())?),
             None => self.publish(),
         }

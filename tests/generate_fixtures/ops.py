@@ -120,6 +120,14 @@ def weighted_mse(prediction, target, weight):
     return (weight * (prediction - target).square().flatten(1).mean(1)).mean().reshape(1)
 
 
+def weighted_distance(prediction, target, weight, c, kind):
+    """As weighted_mse with the distances of kohya's sd-scripts (conditional_loss), and a weight for each position."""
+    root = (prediction - target).square() + c[:, None, None, None].square()
+    c = c[:, None, None, None]
+    each = {"huber": 2 * c * (root.sqrt() - c), "smooth_l1": 2 * (root.sqrt() - c), "squared": (prediction - target).square()}[kind]
+    return (weight[..., None] * each).mean().reshape(1)
+
+
 # ---- drawing inputs and recording cases
 
 
@@ -337,6 +345,20 @@ def record_pointwise(r):
         )
 
 
+def record_distances(r):
+    for kind in ["squared", "huber", "smooth_l1"]:
+        n, h, w, c = 3, 4, 5, 4
+        r.record(
+            weighted_distance,
+            dict(
+                prediction=r.normal(n, h, w, c), target=r.normal(n, h, w, c), weight=r.normal(n, h, w).abs() + 0.1,
+                c=r.normal(n).abs() * 0.3 + 0.01,
+            ),
+            without_gradient=("target", "weight", "c"),
+            kind=kind,
+        )
+
+
 def record_adamw(r):
     """Four AdamW steps after clipping the global norm of two tensors, in float64: `p.0`, `p.1`, gradients `g.<step>.<i>`."""
     for lr, betas, eps, weight_decay, max_norm in [(1e-2, (0.9, 0.999), 1e-8, 0.01, 1.0), (3e-3, (0.8, 0.95), 1e-6, 0.3, 100.0)]:
@@ -381,7 +403,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "fixtures" / "ops.safetensors")
     out = parser.parse_args().out
     recorder = Recorder(seed=20260307)
-    for record in (record_products, record_convolutions, record_norms, record_attention, record_pointwise, record_adamw):
+    for record in (record_products, record_convolutions, record_norms, record_attention, record_pointwise, record_adamw, record_distances):
         record(recorder)
     check_timestep_embedding(recorder)
     for name, x in recorder.tensors.items():

@@ -14,6 +14,7 @@ mod lora;
 mod loss;
 mod matmul;
 mod optimizer;
+mod optimizers;
 mod pool;
 mod posterior;
 mod rows;

@@ -13,39 +13,39 @@ use selma::train::parameters::FlatParameters;
 
 use crate::support::{close, devices, fixtures, inputs, near, near_within, values};
 
-const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
+pub const LENGTHS: [usize; 4] = [1, 6, 1030, 40_001];
 const SETTINGS: AdamW = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
 const LR: f64 = 1e-2;
 
 /// Looks random, the same everywhere; f32.
-fn random(n: usize, seed: u64) -> Vec<f32> {
+pub fn random(n: usize, seed: u64) -> Vec<f32> {
     values(n, seed).into_iter().map(|x| 2.0 * x as f32).collect()
 }
 
-fn floats(values: &[f32]) -> Tensor {
+pub fn floats(values: &[f32]) -> Tensor {
     Tensor::new(values.to_vec(), &[values.len()])
 }
 
 /// Numbers as passes on `device` take them.
-fn numbers(values: &[f64], device: &Device) -> Tensor {
+pub fn numbers(values: &[f64], device: &Device) -> Tensor {
     Tensor::new(values.to_vec(), &[values.len()]).cast(device.number_dtype()).to(device).unwrap()
 }
 
-fn everywhere() -> Vec<Device> {
+pub fn everywhere() -> Vec<Device> {
     [Device::Cpu].into_iter().chain(devices()).collect()
 }
 
 /// Updates of one optimizer on one device.
-struct Run<'a> {
+pub struct Run<'a> {
     optimizer: &'a dyn Optimizer,
     device: Device,
-    parameters: Parameters,
+    pub parameters: Parameters,
     progress: Tensor,
-    lr: Tensor,
+    pub lr: Tensor,
 }
 
 impl<'a> Run<'a> {
-    fn new(optimizer: &'a dyn Optimizer, device: &Device, start: &[f32], dtype: DType) -> Self {
+    pub fn new(optimizer: &'a dyn Optimizer, device: &Device, start: &[f32], dtype: DType) -> Self {
         let start = floats(start).to(device).unwrap();
         Self {
             optimizer,
@@ -56,7 +56,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn step(&mut self, gradient: &[f32], factor: f64) {
+    pub fn step(&mut self, gradient: &[f32], factor: f64) {
         let (gradient, factor) = (floats(gradient).to(&self.device).unwrap(), numbers(&[factor], &self.device));
         let (lr, progress) = (&self.lr, &mut self.progress);
         let step = Step { gradient: &gradient, factor: &factor, lr, progress, interval: 0 };
@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
         self.parameters.values.to_cpu().unwrap().data().to_vec()
     }
 
-    fn state(&self, i: usize) -> Tensor {
+    pub fn state(&self, i: usize) -> Tensor {
         self.parameters.state[i].1.to_cpu().unwrap()
     }
 }

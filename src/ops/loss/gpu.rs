@@ -1,5 +1,6 @@
 //! Launches of `loss.cu`.
 
+use super::Distance;
 use crate::device::gpu::table::kernels;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -29,6 +30,51 @@ fn both(prediction: &Tensor, target: &Tensor, weights: &Tensor, scale: &Tensor) 
     let launch = launch.grid([blocks, n, 1]).block(THREADS).output(&partial).output(&gradient);
     let launch = launch.input(prediction).input(target).input(weights).input(scale);
     launch.long(values / n).launch()?;
+    Ok([mean_of_parts(&partial, values)?, gradient])
+}
+
+pub fn weighted_distance(
+    prediction: &Tensor,
+    target: &Tensor,
+    weights: &Tensor,
+    c: &Tensor,
+    distance: Distance,
+) -> Result<Tensor> {
+    // Nobody reads the gradient of this pass: any number is good enough for its scale.
+    let [loss, _] = both_of_distance(prediction, target, weights, c, distance, &c.view(0, &[1]))?;
+    Ok(loss)
+}
+
+/// The gradient of the prediction, as [`gradient`].
+pub fn distance_gradient(
+    prediction: &Tensor,
+    target: &Tensor,
+    weights: &Tensor,
+    c: &Tensor,
+    distance: Distance,
+    dy: &Tensor,
+) -> Result<Tensor> {
+    let [_, gradient] = both_of_distance(prediction, target, weights, c, distance, dy)?;
+    Ok(gradient)
+}
+
+/// As [`both`].
+fn both_of_distance(
+    prediction: &Tensor,
+    target: &Tensor,
+    weights: &Tensor,
+    c: &Tensor,
+    distance: Distance,
+    scale: &Tensor,
+) -> Result<[Tensor; 2]> {
+    let (n, values) = (c.len(), prediction.len());
+    let blocks = (values / n).div_ceil(kernels::LOSS_VALUES);
+    let partial = prediction.new_empty(&[n * blocks], DType::F32)?;
+    let gradient = prediction.empty_like()?;
+    let launch = prediction.kernel(&kernels::WEIGHTED_DISTANCE)?;
+    let launch = launch.grid([blocks, n, 1]).block(THREADS).output(&partial).output(&gradient);
+    let launch = launch.input(prediction).input(target).input(weights).input(scale).input(c);
+    launch.long(values / n).long(values / weights.len()).int(distance as usize).launch()?;
     Ok([mean_of_parts(&partial, values)?, gradient])
 }
 

@@ -1,5 +1,6 @@
 //! Launches of `optimizer.cu` that all optimizers share.
 
+use super::Step;
 use crate::device::gpu::table::kernels;
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -36,4 +37,12 @@ pub fn move_average(average: &mut Tensor, values: &Tensor, keep: &Tensor) -> Res
     let n = average.len();
     let launch = average.kernel(&kernels::MOVING_AVERAGE)?.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
     launch.update(average).input(values).input(keep).long(n).launch()
+}
+
+/// The learning rate of the update that is made now, f32 `[1]`. Counts the step, and adapts the loss scale.
+pub fn rate(step: &mut Step<'_>) -> Result<Tensor> {
+    let rate = step.progress.new_empty(&[1], DType::F32)?;
+    let launch = step.progress.kernel(&kernels::UPDATE_RATE)?.block(32).output(&rate).update(step.progress);
+    launch.input(step.factor).input(step.lr).int(step.lr.len()).int(step.interval as usize).launch()?;
+    Ok(rate)
 }

@@ -5,17 +5,27 @@
 //! An optimizer is one file: its settings, which implement [`Optimizer`], and its bodies. It names what it keeps; states
 //! of training runs and the way to a device follow from that.
 
+mod adafactor;
 mod adamw;
 mod adamw_8bit;
 mod cpu;
 mod gpu;
+mod lion;
+mod prodigy;
 mod progress;
+mod schedule_free;
+mod sgd;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, device_of};
+pub use adafactor::Adafactor;
 pub use adamw::AdamW;
 pub use adamw_8bit::{AdamW8bit, BLOCK, code_values, decoded};
+pub use lion::Lion;
+pub use prodigy::{DISTANCE, Prodigy};
 pub use progress::Progress;
+pub use schedule_free::ScheduleFree;
+pub use sgd::Sgd;
 
 /// How parameters follow their gradients.
 pub trait Optimizer: Send + Sync {
@@ -40,6 +50,14 @@ pub trait Optimizer: Send + Sync {
     /// # Errors
     /// What a GPU says.
     fn update(&self, parameters: &mut Parameters, step: Step<'_>) -> Result<()>;
+
+    /// The values that the run is for, f32 `[n]` on their device, where they are others than those that are trained.
+    ///
+    /// # Errors
+    /// What a GPU says.
+    fn result(&self, _parameters: &Parameters) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
 }
 
 /// All parameters that are trained, one after the other, and what their optimizer keeps.
