@@ -106,6 +106,7 @@ impl Generate {
         self.model = common.model(&self.model)?;
         let image = self.init_image.as_deref().map(image::read).transpose()?;
         let loras = self.loras()?;
+        input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let mut folder = Folder {
             out: &self.out,
             prompts: &prompts,

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::Common;
 use crate::cli::existing::Overwrite;
 use crate::cli::gate::GateOptions;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
@@ -74,11 +74,16 @@ impl Merge {
     /// For LoRAs that cannot be read or merged, and a result that is in the way.
     pub fn run(mut self, common: &Common) -> Result<()> {
         let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
+        input::check(inputs.iter().map(|(path, _)| ("--lora", Some(path.as_path()))))?;
         if self.gate.asked()
             && let Some((path, _)) = inputs.iter().find(|(_, weight)| weight.is_some())
         {
             let message = format!("--lora {}: a gate finds the weights itself; give none", path.display());
             return Err(Error::Usage(message));
+        }
+        // Of a single LoRA there is nothing to average.
+        if let ([(_, Some(_))], Method::Average) = (&inputs[..], self.method) {
+            self.method = Method::Concat;
         }
         if self.method == Method::Average && inputs.iter().any(|(_, w)| w.is_some()) {
             return Err(Error::Usage(

@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod eval;
 mod existing;
+mod extract;
 mod gate;
 mod generate;
 mod input;
@@ -254,6 +255,8 @@ enum Command {
     Associate(Box<associate::Associate>),
     Inspect(inspect::Inspect),
     Convert(convert::Convert),
+    Extract(extract::Extract),
+    Resize(extract::Resize),
     Pretrain(pretrain::Pretrain),
     Verify(verify::Verify),
     Doctor(doctor::Doctor),
@@ -263,6 +266,11 @@ enum Command {
     /// Print a completion script for bash, zsh, fish, elvish or powershell
     Completions {
         shell: clap_complete::Shell,
+    },
+    /// Print the man page of selma, or of one of its commands
+    Man {
+        /// Such as train.
+        command: Option<String>,
     },
 }
 
@@ -341,6 +349,8 @@ fn run(mut cli: Cli) -> Result<()> {
         Command::Convert(convert) => convert.run(&cli.common),
         Command::Demo(demo) => demo.run(&cli.common),
         Command::Doctor(doctor) => doctor.run(&cli.common),
+        Command::Extract(extract) => extract.run(&cli.common),
+        Command::Resize(resize) => resize.run(&cli.common),
         Command::Eval(eval) => eval.run(&cli.common),
         Command::Train(train) => train.run(&cli.common),
         Command::Generate(generate) => generate.run(&cli.common),
@@ -361,11 +371,29 @@ fn run(mut cli: Cli) -> Result<()> {
         Command::Selfcheck(selfcheck) => selfcheck.run(&cli.common),
         Command::Spatial(spatial) => spatial.run(&cli.common),
         Command::Verify(verify) => verify.run(&cli.common),
+        Command::Man { command } => man(command.as_deref()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "selma", &mut std::io::stdout());
             Ok(())
         }
     }
+}
+
+/// Prints the man page of the program, or of the command `name`.
+fn man(name: Option<&str>) -> Result<()> {
+    let mut program = Cli::command();
+    program.build();
+    let page = match name {
+        None => program,
+        Some(name) => {
+            let unknown = || Error::Usage(format!("man {name}: there is no such command; `selma --help` lists them"));
+            program.find_subcommand(name).cloned().ok_or_else(unknown)?
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text).map_err(|e| Error::Failed(e.to_string()))?;
+    outln!("{}", String::from_utf8_lossy(&text).trim_end());
+    Ok(())
 }
 
 /// A number that nobody can foretell, of 32 bits, as other tools take them.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::{Common, eval};
+use crate::cli::{Common, eval, input};
 use crate::error::{Error, Result};
 use crate::evaluate::folder;
 use crate::evaluate::scores::Scores;
@@ -50,6 +50,7 @@ impl Select {
     /// For images without scores, and an output folder that is in use.
     pub fn run(self, common: &Common) -> Result<()> {
         let rule = Rule::parse(&self.rule)?;
+        input::check(self.images.iter().map(|path| ("--images", Some(path.as_path()))))?;
         let scorer = match &self.by[..] {
             [name] if !name.exists() => name.to_str().and_then(Kind::parse),
             _ => None,
@@ -57,6 +58,9 @@ impl Select {
         if scorer.is_none() && !self.weights.is_empty() {
             let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
             return Err(Error::Usage(format!("--weights: expected --by {}", all.join(", --by "))));
+        }
+        if scorer.is_none() {
+            input::check(self.by.iter().map(|path| ("--by", Some(path.as_path()))))?;
         }
         if scorer.is_none() && self.images.len() != self.by.len() {
             return Err(Error::Usage(format!(

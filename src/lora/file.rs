@@ -8,6 +8,7 @@ use super::base::BaseModules;
 use super::dense;
 use super::expert::{Expert, Factors};
 use super::keys::{self, Key, KeyTable, Place, Role};
+use super::lycoris;
 use super::metadata::AdapterConfig;
 use super::state;
 use crate::error::{Error, Result};
@@ -81,13 +82,19 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     }
     let places = group(&file, base, &mut loaded)?;
     for (place, parts) in drop_doubled(&file, places, &mut loaded)? {
+        let shape = base.and_then(|b| b.get(&place.component)?.get(&place.module));
+        if parts.keys().any(|role| matches!(role, Role::Lycoris(_))) {
+            let factors = lycoris::factors(&file, &parts, shape)?;
+            loaded.expert.insert(&place.component, &place.module, factors);
+            loaded.applied.extend(parts.into_values().map(|key| (key, place.clone())));
+            continue;
+        }
         let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {
             let lacks = if parts.contains_key(&Role::Down) { "lora_up (B)" } else { "lora_down (A)" };
             let why = format!("{}.{} has no {lacks} beside it", place.component, place.module);
             loaded.unused.extend(parts.values().map(|key| (key.clone(), why.clone())));
             continue;
         };
-        let shape = base.and_then(|b| b.get(&place.component)?.get(&place.module));
         let mid = parts.get(&Role::Mid).map(|key| finite(&file, key)).transpose()?;
         let (down, up) = fit(&path, (down, finite(&file, down)?), (up, finite(&file, up)?), mid, shape)?;
         let rank = down.shape()[0];
@@ -257,7 +264,7 @@ fn join(dims: &[usize]) -> String {
     dims.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn finite(file: &Safetensors, key: &str) -> Result<Tensor> {
+pub(super) fn finite(file: &Safetensors, key: &str) -> Result<Tensor> {
     let tensor = file.weight(key)?.cast(DType::F32);
     if !tensor.is_finite() {
         return Err(Error::file(file.path(), format!("{key} holds values too large for f32")));
@@ -265,7 +272,7 @@ fn finite(file: &Safetensors, key: &str) -> Result<Tensor> {
     Ok(tensor)
 }
 
-fn scalar(file: &Safetensors, key: &str) -> Result<f64> {
+pub(super) fn scalar(file: &Safetensors, key: &str) -> Result<f64> {
     let tensor = file.tensor(key)?;
     if tensor.len() != 1 {
         let message = format!("{key} has shape {:?}, expected one number", tensor.shape());

@@ -20,7 +20,7 @@ pub struct Summary {
     /// Of the whole file.
     pub sha256: String,
     pub family: Option<&'static str>,
-    /// `diffusers`, `peft` or `kohya`: by its keys.
+    /// `diffusers`, `peft`, `kohya` or `LyCORIS`: by its keys.
     pub layout: &'static str,
     pub components: BTreeMap<String, ComponentSummary>,
     pub values: usize,
@@ -77,6 +77,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
         family: family(&loaded.expert).map(Family::name),
         layout: match () {
             _ if loaded.metadata.contains_key(state::LAYERS) => "state of selma train",
+            _ if keys().any(|k| [".hada_", ".lokr_", ".diff"].iter().any(|part| k.contains(part))) => "LyCORIS",
             _ if keys().any(|k| k.contains(".lora_down.") || k.contains(".lora_up.")) => "kohya",
             _ if keys().any(|k| k.starts_with("base_model.")) => "peft",
             _ => "diffusers",

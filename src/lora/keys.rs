@@ -16,6 +16,8 @@ pub enum Role {
     Mid,
     Alpha,
     Scale,
+    /// Of an adapter of LyCORIS, by the name in the file: `hada_w1_a`, `lokr_w2`, `diff`.
+    Lycoris(&'static str),
 }
 
 /// A key, split into the spelling of its module and its role.
@@ -53,14 +55,30 @@ const PARTS: [(&str, Role); 15] = [
     (".scale", Role::Scale),
 ];
 
-const OTHER_ALGORITHMS: [(&str, &str); 15] = [
+/// Tensors of LyCORIS's adapters that a sum of products expresses.
+const LYCORIS: [&str; 14] = [
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "hada_t2",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_t2",
+    "diff",
+];
+
+const OTHER_ALGORITHMS: [(&str, &str); 13] = [
     (".lora_magnitude_vector", "DoRA"),
     (".dora_scale", "DoRA"),
-    (".hada_", "LoHa"),
-    (".lokr_", "LoKr"),
     (".oft_", "OFT"),
     (".rescale", "BOFT"),
-    (".diff", "a full difference (LyCORIS diff)"),
+    (".diff_b", "the difference of a bias (LyCORIS diff_b)"),
     (".w_norm", "trained norms (LyCORIS)"),
     (".b_norm", "trained norms (LyCORIS)"),
     (".a1.weight", "GLoRA"),
@@ -80,6 +98,11 @@ pub fn split(key: &str) -> Key<'_> {
         if let Some(stem) = key.strip_suffix(suffix) {
             return Key::Part { stem, role };
         }
+    }
+    if let Some((stem, last)) = key.rsplit_once('.')
+        && let Some(name) = LYCORIS.iter().find(|name| **name == last)
+    {
+        return Key::Part { stem, role: Role::Lycoris(name) };
     }
     for (infix, role) in [(".lora_A.", Role::Down), (".lora_B.", Role::Up)] {
         if let Some((stem, rest)) = key.split_once(infix) {

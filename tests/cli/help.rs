@@ -69,4 +69,22 @@ fn a_path_that_is_not_there_is_told_with_its_option() {
     let eval = ["eval", "--benchmark", "shapes", "--judge", "builtin", "--images"];
     refused(&[&eval[..], &["gone"]].concat(), &["gone", "no such file", "--images"]);
     refused(&["convert", "gone.safetensors", "--to", "kohya"], &["gone.safetensors", "no such file"]);
+    refused(&["merge", "--lora", "gone.safetensors:0.5"], &["gone.safetensors", "no such file", "--lora"]);
+    refused(&["resize", "gone.safetensors", "--rank", "2"], &["gone.safetensors", "no such file"]);
+    let select = ["select", "--rule", "top:1", "--images", "gone", "--by", "gone.json"];
+    refused(&select, &["gone", "no such file", "--images"]);
+}
+
+#[test]
+fn man_pages_of_the_program_and_of_a_command() {
+    let page = |arguments: &[&str]| {
+        let output = selma().arg("man").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (whole, train) = (page(&[]), page(&["train"]));
+    assert!(whole.contains(".TH selma 1") && whole.contains("train"), "{whole}");
+    assert!(train.contains(".TH selma-train 1") && train.contains("optimizer"), "{train}");
+    let output = selma().args(["man", "nothing"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -2,7 +2,9 @@
 
 mod bake;
 mod convert;
+mod extract;
 mod formats;
+mod lycoris;
 mod merge;
 mod reports;
 mod support;
