@@ -140,6 +140,9 @@ pub enum Basis {
     /// The same, and for the CPU path itself what rounding gives a network with so many matrices; the factor turns a relative
     /// error into one of the quantity.
     Network { matrices: usize, scale: f64 },
+    /// An update that has the size of the learning rate whatever the gradient's is: what rounding gives a gradient through so many
+    /// matrices turns the sign of some of its elements. The factor is that of a part of the parameters.
+    Signs { matrices: usize, scale: f64 },
     /// The standard deviation that the errors of a network's output, which are compared too, give a few numbers computed from
     /// it. How far a single one is off is luck.
     Derived { spread: f64 },
@@ -171,6 +174,11 @@ impl Checks {
     /// Of what was compared last: it is a network's output. `scale` is 1 for a relative error.
     pub fn of_network(&mut self, matrices: usize, scale: f64) {
         self.basis(Basis::Network { matrices, scale });
+    }
+
+    /// Of what was compared last: it is an update of AdamW's first steps, whose gradients passed through so many matrices.
+    pub fn of_signs(&mut self, matrices: usize, scale: f64) {
+        self.basis(Basis::Signs { matrices, scale });
     }
 
     /// Of what was compared last: errors of a network's output give it this standard deviation.

@@ -66,6 +66,9 @@ pub fn run(dir: &Path, root: Option<&Path>, device: &Device, precision: DType) -
                 Device::Gpu(_) => None,
             };
             check.tolerance = check.tolerance.max(bound.unwrap_or_else(|| 2.0 * lent(&plain, check)));
+            if matches!(check.basis, Basis::Signs { .. }) {
+                check.tolerance = check.tolerance.min(MOVED);
+            }
         }
     }
     Ok(Outcome { kind, checks })
@@ -76,6 +79,7 @@ fn of_formats(check: &Check, precision: DType) -> Option<f64> {
     match check.basis {
         Basis::Plain => None,
         Basis::Network { matrices, scale } => Some(scale * roundings(matrices, precision)),
+        Basis::Signs { matrices, scale } => Some(turned_signs(matrices, scale, precision)),
         Basis::Derived { spread } => Some(2.0 * DEVIATIONS * spread),
     }
 }
@@ -92,6 +96,17 @@ fn roundings(matrices: usize, precision: DType) -> f64 {
         _ => 2.0_f64.powi(-24),
     };
     unit * (4.0 * matrices as f64).sqrt()
+}
+
+/// An update without any movement is off by 1; one within this bound has moved, and mostly the right way.
+const MOVED: f64 = 0.9;
+
+/// What turned signs may make of the relative error of an update. An element of a gradient is about normal, and is off by a normal
+/// error of a share e of its deviation: its sign turns with a probability of e / pi, and each that does adds the square of twice
+/// the update. Six times that share is as unlikely as six deviations are of one number.
+fn turned_signs(matrices: usize, scale: f64, precision: DType) -> f64 {
+    let turned = 6.0 * roundings(matrices, precision) / std::f64::consts::PI;
+    (scale * (4.0 * turned).sqrt()).min(MOVED)
 }
 
 /// What `check` may be off by according to the CPU's run in the same format.
@@ -194,6 +209,21 @@ mod tests {
         assert!(!of(score, &run(0.07, &[])[0]).ok());
         // The CPU's own error counts where it is larger.
         assert!((bounds(&run(0.05, &[]))[0] - 0.1).abs() < 1e-12);
+    }
+
+    /// However large the network, an update that did not happen is found.
+    #[test]
+    fn an_update_that_did_not_happen_is_out_of_bounds() {
+        for precision in [DType::Bf16, DType::F16] {
+            for matrices in [1, 100, 10_000] {
+                assert!(turned_signs(matrices, 2.0, precision) < 1.0);
+            }
+        }
+        // A network of 25 matrices in f16: sqrt(100) / 2048 of the deviation, and 6 / pi of that of the signs.
+        assert!(
+            (turned_signs(25, 1.0, DType::F16) - f64::sqrt(4.0 * 6.0 * (10.0 / 2048.0) / std::f64::consts::PI)).abs()
+                < 1e-12
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Cases of single networks: unet_forward, text_encoder, vae, tokenizer.
 
 use super::case::{Case, Checks};
+use super::networks::matrices;
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
@@ -17,6 +18,7 @@ pub fn unet_forward(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     let ours = unet.forward(&Tape::off(), &sample, &case.timesteps("in.timestep")?, &context, added.as_ref())?;
     let mut checks = Checks::default();
     checks.feature_map("sample", &ours, &case.tensor("out.sample")?, 2e-5)?;
+    checks.of_network(matrices(unet.parameters()), 1.0);
     Ok(checks)
 }
 
@@ -40,6 +42,7 @@ pub fn text_encoder(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     let mut compare = |name: &str, tensor: &crate::tensor::Tensor| -> Result<()> {
         let reference = case.tensor(&format!("out.{name}"))?;
         checks.relative(name, &tensor.to_cpu()?.reals::<f32>(), &reference, 1e-5);
+        checks.of_network(matrices(encoder.parameters()), 1.0);
         Ok(())
     };
     compare("last_hidden_state", &ours.last_hidden_state)?;
@@ -59,6 +62,7 @@ pub fn vae(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut checks = Checks::default();
     for (name, ours) in [("mean", mean), ("logvar", logvar), ("image", image)] {
         checks.feature_map(name, &ours, &case.tensor(&format!("out.{name}"))?, 2e-5)?;
+        checks.of_network(matrices(vae.parameters()), 1.0);
     }
     Ok(checks)
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::case::{Case, Checks, channels_first, relative_error};
 use super::models::added_conditions;
+use super::networks::matrices;
 use super::sampling::noise_schedule;
 use crate::autograd::Tape;
 use crate::device::Device;
@@ -18,18 +19,21 @@ use crate::lora::attach::{self, transposed};
 use crate::nn::{ClipText, Param, UNet};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
+use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
 use crate::train::step::{MicroBatch, Noise, Objective};
 
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
     unet.place(device)?;
+    let depth = matrices(unet.parameters());
     let (params, names) = recorded_loras(case, &mut unet, dtype)?;
 
     let objective = Objective {
         schedule: noise_schedule(&case.json["noise_schedule"])?,
         prediction: Prediction::parse(case.str("prediction_type")?)?,
         snr_gamma: case.json["snr_gamma"].as_f64(),
+        loss: Loss::default(),
     };
     let (lr, adamw) = recorded_adamw(case, "lr")?;
     let mut flat = FlatParameters::new(params, dtype, adamw)?;
@@ -61,6 +65,8 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
                 (computed.loss.to_cpu()?.item() - reference).abs() / reference.abs(),
                 3e-5,
             );
+            // The square of a difference.
+            checks.of_network(depth, 2.0);
             if i == 0 {
                 let outputs = [
                     ("noisy_latents", &computed.noisy),
@@ -69,20 +75,22 @@ pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> 
                 ];
                 for (name, ours) in outputs {
                     checks.relative(name, &channels_first(ours)?, &case.tensor(&format!("out.0.{name}"))?, 2e-5);
+                    checks.of_network(if name == "model_pred" { depth } else { 1 }, 1.0);
                 }
             }
         }
         if step == 0 {
             let scale = flat.progress()?.scale;
             let gradient: Vec<f32> = flat.gradient()?.data::<f32>().iter().map(|g| g / scale).collect();
-            compare(case, &flat, &names, "out.grad.", &gradient, None, [5e-5, 2e-3], &mut checks)?;
+            compare(case, &flat, &names, "out.grad.", &gradient, None, [5e-5, 2e-3], depth, &mut checks)?;
         }
         norms.push(flat.update(lr, max_norm)? as f32);
     }
     let trained = flat.master()?;
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
-    compare(case, &flat, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], &mut checks)?;
-    compare(case, &flat, &names, "out.lora.", trained.data(), Some(start.data()), [3e-3, 3e-2], &mut checks)?;
+    checks.of_network(BACKWARD * depth, 1.0);
+    compare(case, &flat, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], depth, &mut checks)?;
+    compare(case, &flat, &names, "out.lora.", trained.data(), Some(start.data()), [3e-3, 3e-2], depth, &mut checks)?;
     Ok(checks)
 }
 
@@ -96,6 +104,7 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     if case.usize("first_new_id")? != encoder.config.vocab_size {
         return Err(case.error("`first_new_id`: new tokens follow the vocabulary"));
     }
+    let depth = matrices(unet.parameters()) + matrices(encoder.parameters());
     let (params, names) = recorded_loras(case, &mut unet, dtype)?;
     let row = encoder.token(case.usize("initializer_id")? as i64)?.to_cpu()?;
     let (classes, width) = (case.usize("classes")?, row.len());
@@ -108,6 +117,7 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
         })?,
         prediction: Prediction::parse(case.json["prediction_type"].as_str().unwrap_or("epsilon"))?,
         snr_gamma: case.json["snr_gamma"].as_f64(),
+        loss: Loss::default(),
     };
     let (lora_lr, adamw) = recorded_adamw(case, "lr")?;
     let mut lora = FlatParameters::new(params, dtype, adamw)?;
@@ -121,6 +131,7 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
             latents: case.feature_map(&format!("in.{step}.latents"), dtype)?,
             noise: Noise::Given(case.feature_map(&format!("in.{step}.noise"), dtype)?),
             weights: vec![1.0; timesteps.len()],
+            mask: None,
             timesteps,
             // That of the tape takes its place.
             context: Tensor::zeros(&[1], dtype),
@@ -147,7 +158,7 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
             let unscaled = |flat: &FlatParameters| -> Result<Vec<f32>> {
                 Ok(flat.gradient()?.data::<f32>().iter().map(|g| g / scale).collect())
             };
-            compare(case, &lora, &names, "out.grad.", &unscaled(&lora)?, None, [5e-5, 2e-3], &mut checks)?;
+            compare(case, &lora, &names, "out.grad.", &unscaled(&lora)?, None, [5e-5, 2e-3], depth, &mut checks)?;
             checks.relative("grad.embeddings", &unscaled(&embeddings)?, &case.tensor("out.grad.embeddings")?, 5e-5);
         }
         norms.push(lora.update(lora_lr, case.f64("max_grad_norm")?)? as f32);
@@ -155,8 +166,18 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     }
     checks.relative("grad_norm", &norms, &case.tensor("out.grad_norm")?, 3e-5);
     let trained = lora.master()?;
-    compare(case, &lora, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], &mut checks)?;
-    compare(case, &lora, &names, "out.lora.", trained.data(), Some(lora_start.data()), [3e-3, 3e-2], &mut checks)?;
+    compare(case, &lora, &names, "out.lora.", trained.data(), None, [1e-4, f64::INFINITY], depth, &mut checks)?;
+    compare(
+        case,
+        &lora,
+        &names,
+        "out.lora.",
+        trained.data(),
+        Some(lora_start.data()),
+        [3e-3, 3e-2],
+        depth,
+        &mut checks,
+    )?;
     let (ours, reference) = (embeddings.master()?, case.tensor("out.embeddings")?);
     checks.relative("embeddings", ours.data::<f32>(), &reference, 1e-4);
     let minus = |x: &[f32]| x.iter().zip(rows_start.data::<f32>()).map(|(a, b)| a - b).collect::<Vec<f32>>();
@@ -232,6 +253,7 @@ fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {
         latents: case.feature_map(&format!("in.{i}.latents"), dtype)?,
         noise: Noise::Given(case.feature_map(&format!("in.{i}.noise"), dtype)?),
         weights: vec![1.0; timesteps.len()],
+        mask: None,
         timesteps,
         context: case.tensor(&format!("in.{i}.encoder_hidden_states"))?.cast(dtype),
         added: added_conditions(case, &format!("in.{i}."), dtype)?,
@@ -248,6 +270,7 @@ fn compare(
     values: &[f32],
     origin: Option<&[f32]>,
     tolerances: [f64; 2],
+    depth: usize,
     checks: &mut Checks,
 ) -> Result<()> {
     let (mut ours, mut theirs, mut offset) = (Vec::new(), Vec::new(), 0);
@@ -267,10 +290,27 @@ fn compare(
             (a, b) = (minus(a, &origin), minus(b, &origin));
         }
         checks.push(format!("{what} {name}"), relative_error(&a, &b), tolerances[1]);
+        of_format(checks, what, depth, A_MATRIX);
         ours.extend(a);
         theirs.extend(b);
         offset += len;
     }
     checks.push(format!("{what}, all"), relative_error(&ours, &theirs), tolerances[0]);
+    of_format(checks, what, depth, 1.0);
     Ok(())
+}
+
+/// A gradient passed through each matrix three times: forwards, backwards, and to the parameter.
+const BACKWARD: usize = 3;
+/// One matrix of a LoRA may have a gradient far smaller than what it is the difference of.
+const A_MATRIX: f64 = 4.0;
+
+/// Where the bound of what was compared last comes from in 16 bits, through a network of `depth` matrices.
+fn of_format(checks: &mut Checks, what: &str, depth: usize, scale: f64) {
+    match what {
+        "grad" => checks.of_network(BACKWARD * depth, scale),
+        "update" => checks.of_signs(BACKWARD * depth, scale),
+        // The update says more.
+        _ => {}
+    }
 }

@@ -109,3 +109,55 @@ fn factors_of_other_shapes_are_an_error() {
         assert!(error.contains("case.json") && error.contains("lora.init"), "{error}");
     }
 }
+
+/// In 16 bits on the CPU, where nothing but the format gives the bounds: recorded numbers are within them, and mistakes are not.
+#[test]
+fn bounds_of_formats_break_at_a_mistake() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity/cases");
+    let broken = tempfile::tempdir().unwrap();
+    let worst = |folder: &Path, precision| {
+        let outcome = verify::run(folder, Some(&cases.join("..")), &Device::Cpu, precision).unwrap();
+        (outcome.worst().quantity.clone(), outcome.worst().ok())
+    };
+    let sample = |name: &str, x: &Tensor, _: &dyn Fn(&str) -> Tensor| {
+        (name == "out.sample")
+            .then(|| Tensor::new(x.data::<f32>().iter().map(|x| 1.3 * x).collect::<Vec<_>>(), x.shape()))
+    };
+    // One matrix that went the other way, and one gradient that is half as large.
+    let reversed = |name: &str, x: &Tensor, init: &dyn Fn(&str) -> Tensor| {
+        let module = name.strip_prefix("out.lora.").filter(|module| module.ends_with("attn1.to_q.lora_B.weight"))?;
+        let start = init(&format!("lora.init.{module}"));
+        let pairs = start.data::<f32>().iter().zip(x.data::<f32>());
+        Some(Tensor::new(pairs.map(|(start, end)| start - (end - start)).collect::<Vec<_>>(), x.shape()))
+    };
+    let halved = |name: &str, x: &Tensor, _: &dyn Fn(&str) -> Tensor| {
+        let wanted = name.starts_with("out.grad.") && name.ends_with(".weight");
+        wanted.then(|| Tensor::new(x.data::<f32>().iter().map(|x| x / 2.0).collect::<Vec<_>>(), x.shape()))
+    };
+    type Mistake<'a> = &'a dyn Fn(&str, &Tensor, &dyn Fn(&str) -> Tensor) -> Option<Tensor>;
+    let mistakes: [(&str, &str, Mistake); 3] = [
+        ("unet_sd1", "sample", &sample),
+        ("lora_train_sd1_attn", "update", &reversed),
+        ("lora_train_sd1_attn", "grad", &halved),
+    ];
+    for precision in [DType::Bf16, DType::F16] {
+        for (case, quantity, mistake) in &mistakes {
+            let folder = cases.join(case);
+            assert!(worst(&folder, precision).1, "{case} in {precision:?}: {}", worst(&folder, precision).0);
+            let file = Safetensors::open(&folder.join("tensors.safetensors")).unwrap();
+            let read = |name: &str| file.tensor(name).unwrap();
+            let mut changed = 0;
+            let tensors = file.names().map(|name| {
+                let wrong = mistake(name, &read(name), &read);
+                changed += usize::from(wrong.is_some());
+                (name.to_owned(), wrong.unwrap_or_else(|| read(name)))
+            });
+            let tensors: Vec<_> = tensors.collect();
+            assert!(changed > 0, "{case}: nothing to plant a mistake in");
+            std::fs::copy(folder.join("case.json"), broken.path().join("case.json")).unwrap();
+            write(&broken.path().join("tensors.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+            let (found, ok) = worst(broken.path(), precision);
+            assert!(!ok && found.starts_with(quantity), "{case} in {precision:?}: {found}");
+        }
+    }
+}
