@@ -18,6 +18,7 @@ use crate::nn::{Param, UNet};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
+use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
 use crate::train::step::{MicroBatch, Noise, Objective};
 use crate::train::steps::Steps;
@@ -72,12 +73,18 @@ impl TrainStep {
         Ok(Self {
             flat: FlatParameters::new(params, dtype, adamw())?,
             unet,
-            objective: Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None },
+            objective: Objective {
+                schedule: schedule()?,
+                prediction: Prediction::Epsilon,
+                snr_gamma: None,
+                loss: Loss::default(),
+            },
             batch: MicroBatch {
                 latents: normals(Stream::Latents, &map).cast(dtype),
                 noise: noise(batch, 0),
                 timesteps: (0..batch).map(|i| (i * 397 + 211) % 1000).collect(),
                 weights: vec![1.0; batch],
+                mask: None,
                 context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },

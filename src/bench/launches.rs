@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::lora::{Targets, attach};
 use crate::nn::{AddedConditions, Param, UNet};
 use crate::tensor::{DType, Tensor};
+use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
 use crate::train::step::{MicroBatch, Objective};
 use crate::train::steps::Steps;
@@ -47,13 +48,15 @@ pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 
         noise: noise(batch, 0),
         timesteps: vec![500; batch],
         weights: vec![1.0; batch],
+        mask: None,
         context: zeros(&[batch, TOKENS, context]),
         added: has_sizes.then(|| AddedConditions {
             text_embeds: zeros(&[batch, POOLED]),
             time_ids: Tensor::zeros(&[batch, 6], DType::F32),
         }),
     };
-    let objective = Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None };
+    let objective =
+        Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None, loss: Loss::default() };
     let mut steps = Steps::new(&Device::Gpu(gpu), 1, vec![LR])?;
     commands.take();
     steps.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;

@@ -122,7 +122,7 @@ impl Train {
             (None, None) => TrainConfig::default(),
         };
         config.flip &= !self.no_flip;
-        self.options.apply(&mut config);
+        self.options.resolve(&mut config);
         config.validate()?;
         let tokens = self.tokens.settings(&config)?;
         Ok((config, tokens))

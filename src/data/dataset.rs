@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::data::draw::{Draw, Purpose};
 use crate::error::{Error, Result};
 use kind::Kind;
 
@@ -121,6 +122,41 @@ impl Dataset {
     pub fn add_regularisation(&mut self, dir: &Path, reading: &Reading) -> Result<()> {
         let subset = Subset { is_reg: true, repeats: 1, ..reading.subset.clone() };
         self.add(dir, &Reading { subset, ..reading.clone() })
+    }
+
+    /// Takes a share of the images out, at least one, which the seed alone decides; regularisation images stay.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where nothing would be left to train on.
+    pub fn hold_out(&mut self, share: f64, seed: u64) -> Result<Self> {
+        let mut ranked: Vec<(u64, usize)> = (0..self.len())
+            .filter(|&i| !self.subset(&self.samples[i]).is_reg)
+            .map(|i| (Draw::new(seed, Purpose::HeldOut, i as u64, 0).next(), i))
+            .collect();
+        ranked.sort_unstable();
+        let count = ((ranked.len() as f64 * share).round() as usize).max(1);
+        if count >= ranked.len() {
+            let message =
+                format!("validation-split {share} of {} leaves none to train on", self::count(ranked.len(), "image"));
+            return Err(Error::Usage(message));
+        }
+        let held: BTreeSet<usize> = ranked[..count].iter().map(|&(_, i)| i).collect();
+        let mut other = Self { samples: Vec::new(), notes: Vec::new(), ..self.clone() };
+        for (i, sample) in std::mem::take(&mut self.samples).into_iter().enumerate() {
+            if held.contains(&i) { other.samples.push(sample) } else { self.samples.push(sample) }
+        }
+        Ok(other)
+    }
+
+    /// The same with each image once, and captions as they are written.
+    pub fn plain(mut self) -> Self {
+        for subset in &mut self.subsets {
+            subset.repeats = 1;
+            let Variation { prefix, suffix, .. } = subset.variation.clone();
+            subset.variation = Variation { prefix, suffix, ..Variation::default() };
+        }
+        self.samples.iter_mut().for_each(|sample| sample.captions.truncate(1));
+        self
     }
 
     /// The settings that hold for a sample.

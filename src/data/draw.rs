@@ -10,6 +10,7 @@ pub(super) enum Purpose {
     Tags = 4,
     Caption = 5,
     Batches = 6,
+    HeldOut = 7,
 }
 
 /// A stream of numbers for one (seed, purpose, a, b).

@@ -32,6 +32,8 @@ pub struct Encoders {
     pub text_content: String,
     /// Windows that every caption is encoded in: more than one for long captions.
     pub windows: usize,
+    /// What is put behind transparent pixels; without it the colours that they hide are seen.
+    pub background: Option<[u8; 3]>,
     vae: Option<AutoencoderKl>,
     text: Option<TextEncoders>,
 }
@@ -65,6 +67,7 @@ impl Encoders {
             vae_files,
             text_content: named(identity::of_folders(&text)?),
             windows: 1,
+            background: None,
             vae: None,
             text: None,
         })
@@ -111,7 +114,12 @@ impl Encoders {
         crop_box: &CropBox,
         keep: bool,
     ) -> Result<Posterior> {
-        let key = Key::posterior(image.digest.as_bytes(), &crop_box.content(), &self.vae_content);
+        let background = self.background.filter(|_| image.alpha);
+        let transform = match background {
+            None => crop_box.content(),
+            Some([r, g, b]) => format!("{} over {r},{g},{b}", crop_box.content()),
+        };
+        let key = Key::posterior(image.digest.as_bytes(), &transform, &self.vae_content);
         if let Some(posterior) = self.cache.posterior(&key)? {
             return Ok(posterior);
         }
@@ -119,7 +127,10 @@ impl Encoders {
         if identity::of_bytes(&bytes) != image.digest {
             return Err(Error::file(&sample.image, "the image changed while the run was going"));
         }
-        let pixels = crop_box.apply(&image::decode(&bytes, &sample.image)?);
+        let pixels = crop_box.apply(&match background {
+            None => image::decode(&bytes, &sample.image)?,
+            Some(background) => image::decode_over(&bytes, &sample.image, background)?,
+        });
         let vae = match &self.vae {
             Some(vae) => vae,
             None => {

@@ -13,6 +13,8 @@ use crate::data::kept_latents;
 use crate::data::latent_cache::TextStates;
 use crate::data::loader::{Item, Loader};
 use crate::data::manifest::Manifest;
+use crate::data::masks::Masks;
+use crate::data::noise::NoiseSettings;
 use crate::data::preprocess::{Crop, CropBox, Preprocess};
 use crate::error::{Error, Result};
 use crate::generate::Conditions;
@@ -20,9 +22,9 @@ use crate::nn::AddedConditions;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
-use crate::train::identity;
 use crate::train::step::{MicroBatch, Noise};
 use crate::train::watcher::Watcher;
+use crate::train::{identity, provenance};
 
 /// Latents that are encoded ahead may take this much of the disk, whatever the crops; beyond it only datasets with at
 /// most two crops an image are.
@@ -50,6 +52,8 @@ pub struct Examples {
     ahead: bool,
     /// Whether the forms of captions that vary are encoded ahead.
     texts_ahead: bool,
+    noise: NoiseSettings,
+    masks: Option<Masks>,
     /// The latents beside the images are learnt from: the hash of all of them.
     latents: Option<String>,
 }
@@ -72,6 +76,10 @@ impl Examples {
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
         let latents = kept_latents::usable(config, &dataset, &images, &encoders.vae_files, side, latent, watcher)?;
+        let masks = match &config.mask_data {
+            Some(dir) => Some(Masks::open(dir, &dataset)?),
+            None => config.masked_loss.then_some(Masks::Alpha),
+        };
         let visits = visits(&dataset);
         let mut buckets: BTreeMap<Option<(u32, u32)>, Vec<u32>> = BTreeMap::new();
         for (visit, &sample) in visits.iter().enumerate() {
@@ -93,6 +101,8 @@ impl Examples {
             ahead_bytes: AHEAD_BYTES,
             ahead: false,
             texts_ahead: true,
+            noise: config.noise(),
+            masks,
             latents,
         })
     }
@@ -107,7 +117,10 @@ impl Examples {
 
     /// The hash of everything that is learnt from.
     pub fn content_hash(&self) -> String {
-        let images = images::content_hash(&self.dataset, &self.images);
+        let mut images = images::content_hash(&self.dataset, &self.images);
+        if let Some(Masks::Files(_, masks)) = &self.masks {
+            images = identity::of_bytes(format!("{images} masks {masks}").as_bytes());
+        }
         match &self.latents {
             None => images,
             Some(latents) => identity::of_bytes(format!("{images} {latents}").as_bytes()),
@@ -117,6 +130,11 @@ impl Examples {
     /// The list of everything that is learnt from.
     pub fn manifest(&self) -> Manifest {
         Manifest::new(&self.config.data, &self.dataset, &self.images)
+    }
+
+    /// What a LoRA in kohya's layout says of the run.
+    pub fn provenance(&self) -> BTreeMap<String, String> {
+        provenance::of_training(&self.config, &self.dataset, self.preprocess.width)
     }
 
     pub fn encoders(&self) -> &Encoders {
@@ -263,7 +281,8 @@ impl Examples {
     /// the position in the run alone.
     pub fn batch(&mut self, number: u64, train_timesteps: Range<u32>) -> Result<MicroBatch> {
         let items = self.positions(number);
-        let (mut latents, mut offset_noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut latents, mut noises, mut timesteps) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
+        let mut mask = Vec::new();
         let (mut texts, mut time_ids, mut map) = (Vec::new(), Vec::new(), Vec::new());
         let mut weights = Vec::new();
         for (position, item) in &items {
@@ -281,8 +300,15 @@ impl Examples {
             let unit = draw(Stream::Posterior);
             let values = mean.iter().zip(std.iter()).zip(&unit);
             latents.extend(values.map(|((m, s), n)| factor * (m + s * n)));
-            if self.config.noise_offset != 0.0 {
-                offset_noise.extend(self.offset_noise(draw(Stream::Noise), posterior.mean.shape(), position));
+            let &[rows, columns, channels] = posterior.mean.shape() else {
+                return Err(Error::shape("batch", format!("latents {:?}", posterior.mean)));
+            };
+            if !self.noise.is_plain() {
+                let drawn = self.noise.draw([rows, columns, channels], position);
+                noises.iter_mut().zip(drawn).for_each(|(all, one)| all.extend(one));
+            }
+            if let Some(masks) = &self.masks {
+                mask.extend(masks.at(sample, &crop_box, [rows, columns])?);
             }
             let within = random::below(self.config.seed, Stream::Timestep, position, 0, train_timesteps.len() as u32);
             timesteps.push((train_timesteps.start + within) as usize);
@@ -298,13 +324,15 @@ impl Examples {
         let conditions = conditions(&texts, self.dtype);
         Ok(MicroBatch {
             latents: batch(latents),
-            noise: if self.config.noise_offset == 0.0 {
+            noise: if self.noise.is_plain() {
                 Noise::Drawn { seed: self.config.seed, positions: (number * n as u64..).take(n).collect() }
             } else {
-                Noise::Given(batch(offset_noise))
+                let [noise, seen] = noises.map(batch);
+                if self.noise.perturbation == 0.0 { Noise::Given(noise) } else { Noise::Perturbed { noise, seen } }
             },
             timesteps,
             weights,
+            mask: self.masks.is_some().then(|| Tensor::new(mask, &[n, map[0], map[1]])),
             context: conditions.context,
             added: conditions
                 .pooled
@@ -315,17 +343,6 @@ impl Examples {
     /// One text as the UNet is told about it, `[1, 77, d]`.
     pub fn conditions(&mut self, text: &str) -> Result<Conditions> {
         Ok(conditions(&[self.encoders.text(text, true)?], self.dtype))
-    }
-
-    /// Adds one number a channel, `noise_offset` strong (crosslabs.org, "Diffusion With Offset Noise", 2023).
-    fn offset_noise(&self, mut noise: Vec<f32>, shape: &[usize], position: u64) -> Vec<f32> {
-        let strength = self.config.noise_offset as f32;
-        let channels = shape[shape.len() - 1];
-        let offsets = random::normals(self.config.seed, Stream::Noise, position, 1, channels);
-        for pixel in noise.chunks_mut(channels) {
-            pixel.iter_mut().zip(&offsets).for_each(|(x, o)| *x += strength * o);
-        }
-        noise
     }
 }
 

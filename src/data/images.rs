@@ -16,6 +16,8 @@ pub struct ImageFile {
     pub size: (u32, u32),
     /// SHA-256 of the file.
     pub digest: String,
+    /// Whether it has an alpha channel.
+    pub alpha: bool,
 }
 
 impl ImageFile {
@@ -45,7 +47,8 @@ pub fn survey(dataset: &Dataset, watcher: &mut dyn Watcher) -> Result<Vec<ImageF
 
 fn image(sample: &Sample) -> Result<ImageFile> {
     let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
-    Ok(ImageFile { size: image::size(&bytes, &sample.image)?, digest: identity::of_bytes(&bytes) })
+    let (size, alpha) = (image::size(&bytes, &sample.image)?, image::has_alpha(&bytes, &sample.image)?);
+    Ok(ImageFile { size, digest: identity::of_bytes(&bytes), alpha })
 }
 
 /// The hash of what a run learns from: names, images and captions, in their order.

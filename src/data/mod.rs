@@ -14,6 +14,8 @@ mod kept_latents;
 pub mod latent_cache;
 pub mod loader;
 pub mod manifest;
+pub mod masks;
+pub mod noise;
 pub mod preprocess;
 mod prompt_line;
 pub mod prompts;

@@ -35,6 +35,51 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     Ok(picture.into_rgb8())
 }
 
+/// As [`decode`], with `background` behind what is transparent.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_over(bytes: &[u8], path: &Path, background: [u8; 3]) -> Result<RgbImage> {
+    let (decoder, orientation) = header(bytes, path)?;
+    if !decoder.color_type().has_alpha() {
+        return decode(bytes, path);
+    }
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    picture.apply_orientation(orientation);
+    let picture = picture.into_rgba8();
+    let over = |pixel: &image::Rgba<u8>| {
+        let alpha = f32::from(pixel[3]) / 255.0;
+        let mixed = |i: usize| alpha * f32::from(pixel[i]) + (1.0 - alpha) * f32::from(background[i]);
+        image::Rgb([0, 1, 2].map(|i| mixed(i).round() as u8))
+    };
+    let pixels: Vec<u8> = picture.pixels().flat_map(|pixel| over(pixel).0).collect();
+    Ok(RgbImage::from_raw(picture.width(), picture.height(), pixels).expect("three for each pixel"))
+}
+
+/// Whether the file has an alpha channel, by its header.
+///
+/// # Errors
+/// As [`decode`], for what the header shows.
+pub fn has_alpha(bytes: &[u8], path: &Path) -> Result<bool> {
+    Ok(header(bytes, path)?.0.color_type().has_alpha())
+}
+
+/// The alpha channel in grey, turned as [`decode`] turns the image; none for an image without.
+///
+/// # Errors
+/// As [`decode`].
+pub fn alpha(bytes: &[u8], path: &Path) -> Result<Option<RgbImage>> {
+    let (decoder, orientation) = header(bytes, path)?;
+    if !decoder.color_type().has_alpha() {
+        return Ok(None);
+    }
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    picture.apply_orientation(orientation);
+    let picture = picture.into_rgba8();
+    let pixels = picture.pixels().flat_map(|pixel| [pixel[3]; 3]).collect();
+    Ok(RgbImage::from_raw(picture.width(), picture.height(), pixels))
+}
+
 /// Decodes as it is stored: in its own colours, with transparency, without the EXIF orientation.
 ///
 /// # Errors

@@ -3,16 +3,20 @@
 
 use std::path::{Path, PathBuf};
 
+use super::loss::{HuberSchedule, Loss, LossType};
 use super::lr_schedule::{LrSchedule, Shape};
 use crate::data::buckets::Buckets;
 use crate::data::dataset::{Asked, Reading, Subset, Variation};
+use crate::data::noise::NoiseSettings;
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
 use crate::ops::LoraOrder;
 use crate::settings::{Keys, check, settings};
 
 mod choices;
-pub use choices::{Format, Optimizer, Prediction, SavePrecision, TrainOn};
+mod optimizer;
+pub use choices::{Format, Prediction, SavePrecision, TrainOn};
+pub use optimizer::Optimizer;
 
 /// Below this resolution images are cropped to a square unless buckets are asked for.
 const SHORTEST_WITH_BUCKETS: u32 = 256;
@@ -31,7 +35,7 @@ settings! {
         vae: PathBuf,
         /// Folder of images with `metadata.jsonl`, `metadata.csv` or captions beside them; or a dataset TOML of kohya's
         /// scripts.
-        #[arg(long, alias = "train-data-dir")]
+        #[arg(long, aliases = ["train-data-dir", "dataset-config"])]
         #[aside]
         data: PathBuf = PathBuf::new(),
         /// Folder of regularisation images, which show the class and not the subject. They are visited as often as all
@@ -75,7 +79,7 @@ settings! {
         /// Micro-batches of a step.
         #[arg(long, alias = "gradient-accumulation-steps")]
         grad_accum: usize = 4 => check::at_least_1,
-        /// Learning rate.
+        /// Learning rate (default: 3e-4; of Prodigy 1).
         #[arg(long, alias = "learning-rate")]
         lr: f64 = 3e-4 => check::positive,
         /// Learning rate after the warm-up. Steps that f16 skips do not count.
@@ -92,14 +96,20 @@ settings! {
         warmup: u64 = 0,
         /// The optimizer.
         #[arg(long, alias = "optimizer-type")]
-        optimizer: Optimizer = Optimizer::Adamw,
-        /// Decoupled weight decay.
+        optimizer: Optimizer = Optimizer::AdamW,
+        /// Settings of the optimizer by the names of its package: KEY=VALUE, several at once or one by one. Prodigy has d_coef,
+        /// d0, growth_rate, use_bias_correction, safeguard_warmup and beta3; SGD momentum and nesterov; Adafactor
+        /// scale_parameter, relative_step, warmup_init, clip_threshold, decay_rate, beta1 and eps; all but SGD and Adafactor
+        /// betas; all weight_decay.
+        #[arg(long, num_args = 1..)]
+        optimizer_args: Vec<String> = Vec::new(),
+        /// Decoupled weight decay (default: 0.01; of other optimizers than AdamW 0).
         #[arg(long, alias = "adam-weight-decay")]
         weight_decay: f64 = 1e-2 => check::not_negative,
-        /// Decay of AdamW's running means, of the gradient and of its square: beta1,beta2.
+        /// Decay of the running means of the gradient and of its square: beta1,beta2 (default: 0.9,0.999; of Lion 0.9,0.99).
         #[arg(long, value_parser = parse_betas)]
         betas: [f64; 2] = [0.9, 0.999] => betas,
-        /// AdamW's epsilon.
+        /// Epsilon of AdamW, Prodigy and schedule-free AdamW.
         #[arg(long, alias = "adam-epsilon")]
         eps: f64 = 1e-8 => check::positive,
         /// Largest norm of the gradient. 0: gradients are not clipped.
@@ -143,9 +153,52 @@ settings! {
         /// Gamma of the min-SNR weighting (default: no weighting).
         #[arg(long, alias = "min-snr-gamma")]
         snr_gamma: f64 => check::positive,
+        /// Distance between the prediction and its target.
+        #[arg(long)]
+        loss_type: LossType = LossType::L2,
+        /// How the c of huber and smooth-l1 follows from the noise.
+        #[arg(long)]
+        huber_schedule: HuberSchedule = HuberSchedule::Snr,
+        /// c of huber and smooth-l1, in pure noise.
+        #[arg(long)]
+        huber_c: f64 = 0.1 => check::positive,
+        /// Factor of c, with the schedules exponential and constant.
+        #[arg(long)]
+        huber_scale: f64 = 1.0 => check::positive,
         /// Standard deviation of one number that is added to the noise of each channel of an image.
         #[arg(long)]
         noise_offset: f64 = 0.0 => check::not_negative,
+        /// Levels of lower resolution that the noise is made of, such as 6. 0: plain noise.
+        #[arg(long)]
+        multires_noise_iterations: usize = 0,
+        /// What each of these levels is multiplied by, compared with the one before.
+        #[arg(long)]
+        multires_noise_discount: f64 = 0.3 => check::positive,
+        /// The network sees noise to which other noise, this strong, was added; what it is to predict stays.
+        #[arg(long, alias = "input-perturbation")]
+        ip_noise_gamma: f64 = 0.0 => check::not_negative,
+        /// Learn from the opaque parts of images alone.
+        #[arg(long, alias = "alpha-mask")]
+        masked_loss: bool = false,
+        /// Folder of masks, an image for each image, of its name: white is learnt, black is not.
+        #[arg(long, alias = "conditioning-data-dir")]
+        #[aside]
+        mask_data: PathBuf,
+        /// Colour behind transparent pixels: white, black or #rrggbb. Without it the colours that they hide are learnt.
+        #[arg(long)]
+        alpha_background: String => alpha_background,
+        /// Folder of images that are not trained on. Their loss, at noise and timesteps that are always the same, goes to
+        /// validation.jsonl and TensorBoard: where it rises, the run learns by heart.
+        #[arg(long)]
+        #[aside]
+        validation_data: PathBuf,
+        /// Share of the images in --data that are held out for it.
+        #[arg(long)]
+        validation_split: f64 = 0.0 => check::below_1,
+        /// Steps between two measurements of it (default: --save-every).
+        #[arg(long, alias = "validate-every-n-steps")]
+        #[aside]
+        validate_every: u64 => check::at_least_1,
         /// Share of captions that are replaced by the empty one.
         #[arg(long, alias = "caption-dropout-rate")]
         caption_dropout: f64 = 0.0 => check::share,
@@ -274,9 +327,35 @@ fn bucket_steps(name: &str, steps: &u32) -> Result<()> {
     check::require(*steps > 0 && steps.is_multiple_of(8), name, steps, "a multiple of 8")
 }
 
+fn alpha_background(name: &str, value: &str) -> Result<()> {
+    let known = colour(value).is_some();
+    check::require(known, name, &format!("`{value}`"), "white, black or a colour such as #80a0ff")
+}
+
+/// Red, green and blue of `white`, `black` or `#rrggbb`.
+fn colour(text: &str) -> Option<[u8; 3]> {
+    let hexadecimal = match text {
+        "white" => "ffffff",
+        "black" => "000000",
+        other => other.strip_prefix('#').filter(|digits| digits.len() == 6)?,
+    };
+    let value = u32::from_str_radix(hexadecimal, 16).ok()?;
+    Some([16, 8, 0].map(|shift| (value >> shift) as u8))
+}
+
 fn precision(name: &str, value: &str) -> Result<()> {
     let known = ["auto", "f32", "bf16", "f16"].contains(&value);
     check::require(known, name, &value, "auto, f32, bf16 or f16")
+}
+
+impl TrainOptions {
+    /// Puts the options that are given on top of `config`; another optimizer brings its defaults.
+    pub fn resolve(self, config: &mut TrainConfig) {
+        if let Some(optimizer) = self.optimizer {
+            config.change_optimizer(optimizer);
+        }
+        self.apply(config);
+    }
 }
 
 impl TrainConfig {
@@ -336,7 +415,11 @@ impl TrainConfig {
                 _ => {}
             }
         }
-        let mut table: toml::Table = self.to_toml()?.parse().expect("it was just written");
+        let mut base = self.clone();
+        if let Some(toml::Value::String(name)) = others.get("optimizer") {
+            base.change_optimizer(Optimizer::parse(name)?);
+        }
+        let mut table: toml::Table = base.to_toml()?.parse().expect("it was just written");
         table.extend(others);
         table.try_into().map_err(|e: toml::de::Error| Error::Usage(e.to_string().trim_end().to_string()))
     }
@@ -365,6 +448,11 @@ impl TrainConfig {
             return Err(Error::Usage(message));
         }
         self.check_ranges()?;
+        self.optimizer(&[])?;
+        let once = self.validation_split == 0.0 || self.validation_data.is_none();
+        check::require(once, "validation-split", &self.validation_split, "0 beside validation-data")?;
+        let free = self.ema == 0.0 || !self.optimizer.averages();
+        check::require(free, "ema", &self.ema, "0: schedule-free AdamW averages by itself")?;
         let expected = format!("at most steps ({})", self.steps);
         check::require(self.warmup <= self.steps, "warmup", &self.warmup, &expected)?;
         let last = self.max_timestep.unwrap_or(u32::MAX);
@@ -388,6 +476,48 @@ impl TrainConfig {
     /// alpha / rank: what B·A is multiplied by.
     pub fn scale(&self) -> f64 {
         self.alpha() / self.rank as f64
+    }
+
+    /// How a difference counts.
+    pub fn loss(&self) -> Loss {
+        Loss { kind: self.loss_type, schedule: self.huber_schedule, c: self.huber_c, scale: self.huber_scale }
+    }
+
+    /// How noise is made.
+    pub fn noise(&self) -> NoiseSettings {
+        let levels = self.multires_noise_iterations;
+        NoiseSettings {
+            seed: self.seed,
+            offset: self.noise_offset,
+            multires: (levels > 0).then_some((levels, self.multires_noise_discount)),
+            perturbation: self.ip_noise_gamma,
+        }
+    }
+
+    /// What is put behind transparent pixels.
+    pub fn background(&self) -> Option<[u8; 3]> {
+        colour(self.alpha_background.as_deref()?)
+    }
+
+    /// Whether images are held out.
+    pub fn validates(&self) -> bool {
+        self.validation_split > 0.0 || self.validation_data.is_some()
+    }
+
+    /// The settings under which held-out images are seen: one by one, without chance.
+    pub fn of_validation(&self) -> Self {
+        Self {
+            batch_size: 1,
+            crop: Crop::Center,
+            flip: false,
+            noise_offset: 0.0,
+            multires_noise_iterations: 0,
+            ip_noise_gamma: 0.0,
+            masked_loss: false,
+            mask_data: None,
+            train_on: TrainOn::Pixels,
+            ..self.clone()
+        }
     }
 
     /// The timesteps of a schedule of so many that are trained at.

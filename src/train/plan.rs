@@ -35,8 +35,9 @@ pub struct DiskPlan {
 impl DiskPlan {
     fn new(config: &TrainConfig, trained: usize) -> Self {
         let saves = config.steps.div_ceil(config.save_every);
-        let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
-        let a_value = DType::F32.size() + config.optimizer.moment_bytes() + average;
+        let averages = config.ema > 0.0 || config.optimizer.averages();
+        let average = if averages { DType::F32.size() } else { 0 };
+        let a_value = DType::F32.size() + config.optimizer.state_bytes() + average;
         let loras = (config.steps / config.save_every).min(config.kept_loras() as u64);
         Self {
             states: (saves.min(config.keep as u64), (trained * a_value) as u64),
@@ -145,9 +146,9 @@ impl Plans {
         }
         let (unet_weights, vae_weights) = (weights(&files.unet, dtype)?, weights(vae_folder, dtype)?);
         let map = |pixels: usize| (pixels * pixels * vae.block_out_channels[0] * DType::F32.size()) as u64;
-        // Master copy, gradient, moments, the average, the network's copy, and the gradient as it comes from the tape.
+        // Master copy, gradient, the optimizer's state, the average, the network's copy, and the gradient as it comes from the tape.
         let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
-        let a_value = 3 * DType::F32.size() + average + config.optimizer.moment_bytes() + dtype.size();
+        let a_value = 3 * DType::F32.size() + average + config.optimizer.state_bytes() + dtype.size();
         let state = (trained * a_value) as u64;
         let disk = DiskPlan::new(config, trained);
         let a_sample = (kept + passing) / config.batch_size as u64;

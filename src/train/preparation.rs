@@ -41,6 +41,8 @@ pub struct Preparation {
     /// The LoRA that a new run starts from.
     pub(super) start: Option<Expert>,
     pub(super) samples: Option<Samples>,
+    /// Held-out images.
+    pub(super) validation: Option<Examples>,
     device: Device,
     pub(super) dtype: DType,
     unet_folder: PathBuf,
@@ -132,12 +134,26 @@ impl Preparation {
             dataset.add_regularisation(regular, &config.reading())?;
         }
         config.agree_with(&dataset.asked)?;
+        let held_out = match (&config.validation_data, config.validation_split) {
+            (Some(dir), _) => Some(Dataset::read(dir, &config.reading())?.plain()),
+            (None, share) if share > 0.0 => Some(dataset.hold_out(share, config.seed)?.plain()),
+            _ => None,
+        };
         let default = unet.sample_size * vae.downscale();
         let side = config.resolution.map_or(default, |side| side as usize);
 
         let images = images::survey(&dataset, watcher)?;
         let buckets = config.buckets(side as u32, images.iter().all(|image| image.size.0 == image.size.1))?;
         let fits = survey::fits(&dataset, &images, buckets.as_ref())?;
+        let transparent = images.iter().filter(|image| image.alpha).count();
+        if transparent > 0 && config.alpha_background.is_none() && !config.masked_loss {
+            watcher.note(&format!(
+                "{} of {} images have an alpha channel: transparent pixels are learnt in the colours that they hide; \
+                 --alpha-background white fills them, --masked-loss leaves them out",
+                transparent,
+                images.len()
+            ));
+        }
         if announced {
             dataset.notes.iter().for_each(|note| watcher.note(note));
             survey::table(&dataset, &images, &fits, side as u32).iter().for_each(|line| watcher.note(line));
@@ -173,6 +189,7 @@ impl Preparation {
         plans.check(&config)?;
         let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
         encoders.windows = windows;
+        encoders.background = config.background();
         let latent = side.div_ceil(vae.downscale());
         let latent = [latent, latent, vae.latent_channels];
         let factor = vae.scaling_factor;
@@ -199,6 +216,22 @@ impl Preparation {
             Vec::new()
         };
         examples.prepare(first * accumulated..config.steps * accumulated, &texts, watcher)?;
+        let validation = match held_out {
+            None => None,
+            Some(dataset) => {
+                let images = images::survey(&dataset, watcher)?;
+                let fits = survey::fits(&dataset, &images, buckets.as_ref())?;
+                let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
+                encoders.windows = windows;
+                encoders.background = config.background();
+                let (plain, count) = (config.of_validation(), dataset.len() as u64);
+                watcher.note(&format!("{count} images are held out for validation"));
+                let mut held =
+                    Examples::open(&plain, dataset, (images, fits), encoders, side as u32, latent, factor, watcher)?;
+                held.prepare(0..count, &[], watcher)?;
+                Some(held)
+            }
+        };
         let samples = match config.sample_every {
             0 => None,
             _ => Some(samples(&config, &files, scheduler, vae_folder, side, dtype, &mut examples)?),
@@ -215,6 +248,7 @@ impl Preparation {
             state,
             start,
             samples,
+            validation,
             device: device.clone(),
             dtype,
         }))
@@ -306,7 +340,7 @@ fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {
     }
     let schedule = NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule.into())?)?;
     let prediction = Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or("epsilon"))?;
-    Ok(Objective { schedule, prediction, snr_gamma: config.snr_gamma })
+    Ok(Objective { schedule, prediction, snr_gamma: config.snr_gamma, loss: config.loss() })
 }
 
 /// Everything that decides the numbers of a run. Where it lies, how often it saves and what it draws does not.

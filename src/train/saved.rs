@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::config::{Format, TrainConfig};
+use crate::data::examples::Examples;
 use crate::error::{Error, Result};
 use crate::lora::save::{self, Layout};
 use crate::lora::{BaseModules, Expert, base, provenance};
@@ -24,7 +25,7 @@ pub struct SavedLoras {
 impl SavedLoras {
     /// # Errors
     /// [`Error::File`] where kohya's layout is asked for and the model's headers cannot be read.
-    pub fn new(config: &TrainConfig) -> Result<Self> {
+    pub fn new(config: &TrainConfig, examples: &Examples) -> Result<Self> {
         let model = Path::new(&config.model);
         let kohya = config.format == Format::Kohya;
         Ok(Self {
@@ -33,7 +34,14 @@ impl SavedLoras {
             dtype: config.save_precision.dtype(),
             keep: config.kept_loras(),
             base: kohya.then(|| base::modules(model)).transpose()?,
-            metadata: if kohya { provenance::prediction(model)?.into_iter().collect() } else { BTreeMap::new() },
+            metadata: match kohya {
+                false => BTreeMap::new(),
+                true => {
+                    let mut metadata = examples.provenance();
+                    metadata.extend(provenance::prediction(model)?);
+                    metadata
+                }
+            },
         })
     }
 
@@ -49,6 +57,9 @@ impl SavedLoras {
     pub fn write(&self, path: &Path, expert: Expert, step: u64) -> Result<()> {
         let mut metadata = self.metadata.clone();
         metadata.insert("selma.step".into(), step.to_string());
+        if self.layout == Layout::Kohya {
+            metadata.insert("ss_steps".into(), step.to_string());
+        }
         save::write(self.layout, path, &expert.stored_as(self.dtype), self.base.as_ref(), &metadata)
     }
 

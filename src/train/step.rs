@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::loss::{Loss, LossType};
 use crate::autograd::{Gradients, Tape};
 use crate::device::Device;
 use crate::device::gpu::noise::{Draw, Target, add_noise};
@@ -18,6 +19,7 @@ pub struct Objective {
     pub prediction: Prediction,
     /// min-SNR weighting (Hang et al. 2023, arXiv:2303.09556).
     pub snr_gamma: Option<f64>,
+    pub loss: Loss,
 }
 
 /// A micro-batch on the CPU: latents `[n, h, w, c]` and their noise, one timestep a sample, text states `[n, l, d]`.
@@ -27,6 +29,8 @@ pub struct MicroBatch {
     pub timesteps: Vec<usize>,
     /// Of each sample in the loss, besides min-SNR's.
     pub weights: Vec<f64>,
+    /// What each latent pixel weighs, f32 `[n, h, w]`, where not all weigh the same.
+    pub mask: Option<Tensor>,
     pub context: Tensor,
     pub added: Option<AddedConditions>,
 }
@@ -35,6 +39,8 @@ pub struct MicroBatch {
 pub enum Noise {
     /// Like the latents, on the CPU.
     Given(Tensor),
+    /// The same, where the network sees another noise than it is to predict.
+    Perturbed { noise: Tensor, seen: Tensor },
     /// The standard normal numbers of [`Stream::Noise`] for these positions in the run, one a sample; a network on a GPU
     /// has them drawn there. The numbers are the same, but there they are not rounded before they are added.
     Drawn { seed: u64, positions: Vec<u64> },
@@ -46,8 +52,10 @@ pub struct Prepared {
     input: Input,
     /// f32 `[n]`.
     timesteps: Tensor,
-    /// Weights in the loss, f32 `[n]`.
+    /// Weights in the loss, f32 `[n]` or `[n, h, w]`.
     weights: Tensor,
+    /// Where the distance of each sample bends, f32 `[n]`; none where the loss is plain.
+    bends: Option<Tensor>,
     context: Tensor,
     added: Option<AddedConditions>,
 }
@@ -78,6 +86,7 @@ impl Prepared {
             Input::Drawn { latents, signal, sigma, index, step, .. } => vec![latents, signal, sigma, index, step],
         };
         all.extend([&mut self.timesteps, &mut self.weights, &mut self.context]);
+        all.extend(&mut self.bends);
         if let Some(added) = &mut self.added {
             all.extend([&mut added.text_embeds, &mut added.time_ids]);
         }
@@ -120,13 +129,14 @@ impl Objective {
         let (latents, n) = (&batch.latents, batch.timesteps.len());
         let floats = |values: Vec<f32>| Tensor::new(values, &[n]);
         let input = match (&batch.noise, device) {
-            (Noise::Given(noise), _) => self.noised(latents, noise, &batch.timesteps)?,
+            (Noise::Given(noise), _) => self.noised(latents, noise, noise, &batch.timesteps)?,
+            (Noise::Perturbed { noise, seen }, _) => self.noised(latents, noise, seen, &batch.timesteps)?,
             (Noise::Drawn { seed, positions }, Device::Cpu) => {
                 let len = latents.len() / positions.len().max(1);
                 let draw = |&position| random::normals(*seed, Stream::Noise, position, 0, len);
                 let values: Vec<f32> = positions.par_iter().flat_map_iter(draw).collect();
                 let noise = Tensor::new(values, latents.shape()).cast(latents.dtype());
-                self.noised(latents, &noise, &batch.timesteps)?
+                self.noised(latents, &noise, &noise, &batch.timesteps)?
             }
             (Noise::Drawn { seed, positions }, Device::Gpu(_)) => {
                 let alphas = batch.timesteps.iter().map(|&t| self.schedule.alpha(t));
@@ -143,10 +153,23 @@ impl Objective {
                 }
             }
         };
+        let weights: Vec<f32> = weights.iter().zip(&batch.weights).map(|(a, b)| (a * b) as f32).collect();
+        let plain = self.loss.kind == LossType::L2 && batch.mask.is_none();
         Ok(Prepared {
             input,
+            bends: match plain {
+                true => None,
+                false => Some(floats(self.loss.bends(&self.schedule, &batch.timesteps)?)),
+            },
             timesteps: floats(batch.timesteps.iter().map(|&t| t as f32).collect()),
-            weights: floats(weights.iter().zip(&batch.weights).map(|(a, b)| (a * b) as f32).collect()),
+            weights: match &batch.mask {
+                None => floats(weights),
+                Some(mask) => {
+                    let each = mask.len() / n.max(1);
+                    let masked = mask.data::<f32>().iter().enumerate().map(|(i, x)| x * weights[i / each]);
+                    Tensor::new(masked.collect::<Vec<f32>>(), mask.shape())
+                }
+            },
             context: batch.context.clone(),
             added: batch.added.clone(),
         })
@@ -176,15 +199,37 @@ impl Objective {
     ) -> Result<Computed> {
         let [noisy, target] = self.input(&batch.input)?;
         let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, context, batch.added.as_ref())?;
-        let loss = ops::weighted_mse(&tape, &predicted, &target, &batch.weights)?;
+        let loss = self.compare(&tape, &predicted, &target, batch)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;
         Ok(Computed { noisy, target, predicted, loss, gradients })
     }
 
-    fn noised(&self, latents: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<Input> {
+    /// The loss of a micro-batch without its gradients.
+    ///
+    /// # Errors
+    /// As [`Objective::compute`].
+    pub fn measure(&self, unet: &UNet, batch: &MicroBatch) -> Result<f64> {
+        let device = unet.device();
+        let mut batch = self.prepare(batch, &device)?;
+        for tensor in batch.tensors() {
+            *tensor = tensor.to(&device)?;
+        }
+        let ([noisy, target], tape) = (self.input(&batch.input)?, Tape::off());
+        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, &batch.context, batch.added.as_ref())?;
+        Ok(self.compare(&tape, &predicted, &target, &batch)?.to_cpu()?.item())
+    }
+
+    fn compare(&self, tape: &Tape, predicted: &Tensor, target: &Tensor, batch: &Prepared) -> Result<Tensor> {
+        match &batch.bends {
+            None => ops::weighted_mse(tape, predicted, target, &batch.weights),
+            Some(c) => ops::weighted_distance(tape, predicted, target, &batch.weights, c, self.loss.distance()),
+        }
+    }
+
+    fn noised(&self, latents: &Tensor, noise: &Tensor, seen: &Tensor, timesteps: &[usize]) -> Result<Input> {
         Ok(Input::Noised {
-            noisy: self.schedule.add_noise(latents, noise, timesteps)?,
+            noisy: self.schedule.add_noise(latents, seen, timesteps)?,
             target: self.prediction.target(&self.schedule, latents, noise, timesteps)?,
         })
     }

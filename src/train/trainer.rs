@@ -17,6 +17,7 @@ use super::saved::SavedLoras;
 use super::step::Objective;
 use super::steps::Steps;
 use super::tensorboard::EventFile;
+use super::validation::Validation;
 use super::watcher::{StepReport, Watcher};
 use crate::data::examples::Examples;
 use crate::device::Device;
@@ -25,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::lora::{Expert, attach, state};
 use crate::nn::UNet;
-use crate::ops::optimizer::AdamW;
 use crate::tensor::DType;
 
 /// One LoRA expert in training.
@@ -44,6 +44,7 @@ pub struct Trainer {
     metrics: Metrics,
     events: EventFile,
     samples: Option<Samples>,
+    validation: Option<Validation>,
     steps: Steps,
     saved: SavedLoras,
 }
@@ -71,13 +72,25 @@ impl Trainer {
     /// # Errors
     /// Where targets or state do not fit the UNet, or the output folder cannot be written.
     pub fn start(prepared: Preparation, mut unet: UNet) -> Result<Self> {
-        let Preparation { config, folder, plans, examples, objective, run, state, start, samples, dtype, .. } =
-            prepared;
+        let Preparation {
+            config,
+            folder,
+            plans,
+            examples,
+            objective,
+            run,
+            state,
+            start,
+            samples,
+            validation,
+            dtype,
+            ..
+        } = prepared;
         unet.set_checkpointing(config.checkpointing);
         let branches = Branches::attach(&config, start.as_ref(), &mut unet, dtype)?;
-        let (beta1, beta2) = (config.betas[0], config.betas[1]);
-        let settings = AdamW { betas: (beta1, beta2), eps: config.eps, weight_decay: config.weight_decay };
-        let mut flat = FlatParameters::new(branches.params(), dtype, config.optimizer.with(settings))?;
+        let params = branches.params();
+        let shapes: Vec<Vec<usize>> = params.iter().map(|param| param.get().shape().to_vec()).collect();
+        let mut flat = FlatParameters::new(params, dtype, config.optimizer(&shapes)?)?;
         if config.ema > 0.0 {
             flat.keep_average(config.ema)?;
         }
@@ -87,13 +100,20 @@ impl Trainer {
             (None, Some(start)) => flat.set_values(branches.values(&start))?,
             (None, None) => {}
         }
-        let saved = SavedLoras::new(&config)?;
+        let saved = SavedLoras::new(&config, &examples)?;
         let timesteps = config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let steps = Steps::new(&unet.device(), config.grad_accum, config.schedule().rates())?;
         let resumed = (flat.step > 0).then_some(flat.step);
         let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
         let events = EventFile::create(&config.out, resumed)?;
+        let validation = match validation {
+            None => None,
+            Some(held_out) => {
+                let path = folder.join("validation.jsonl");
+                Some(Validation::new(held_out, timesteps.clone(), &path, flat.step)?)
+            }
+        };
         Ok(Self {
             config,
             folder,
@@ -108,6 +128,7 @@ impl Trainer {
             metrics,
             events,
             samples,
+            validation,
             steps,
             saved,
         })
@@ -154,6 +175,9 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::run`].
     pub fn run_to(&mut self, end: u64, watcher: &mut dyn Watcher) -> Result<()> {
+        if self.flat.step == 0 && end > 0 {
+            self.validate(watcher)?;
+        }
         while self.flat.step < end {
             let before = self.flat.step;
             self.next_step(end, watcher).map_err(|error| self.stopped_by(error, before, watcher))?;
@@ -172,6 +196,11 @@ impl Trainer {
         // Before the state is saved: a run that is killed while it draws comes back to this step.
         if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
             samples.draw(&self.unet, step)?;
+        }
+        let every = self.config.validate_every.unwrap_or(self.config.save_every);
+        if self.validation.is_some() && (last || step.is_multiple_of(every)) {
+            self.report(true, watcher)?;
+            self.validate(watcher)?;
         }
         let stopped = watcher.stopped();
         if saving || stopped {
@@ -222,6 +251,19 @@ impl Trainer {
         self.steps.update(&mut self.flat, self.config.max_grad_norm)
     }
 
+    /// Measures the loss of held-out images with the LoRA that would be saved now.
+    fn validate(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
+        let Some(validation) = &mut self.validation else { return Ok(()) };
+        let step = self.flat.step;
+        self.flat.publish_average()?;
+        let loss = validation.measure(&self.objective, &self.unet, step);
+        self.flat.publish();
+        let loss = loss?;
+        self.events.scalars(step, &[("validation/loss", loss)])?;
+        watcher.note(&format!("validation loss {loss:.5} after {step} steps"));
+        Ok(())
+    }
+
     /// Records what steps have measured once there is enough of it, or where nothing may be left in a GPU's memory.
     fn report(&mut self, all: bool, watcher: &mut dyn Watcher) -> Result<()> {
         if !(all || self.steps.is_full()) {
@@ -248,6 +290,9 @@ impl Trainer {
         // An interrupted run saves where an unbroken one does not: its LoRA is NAME.safetensors alone.
         if self.flat.step.is_multiple_of(self.config.save_every) {
             self.saved.write_step(self.expert()?, self.flat.step)?;
+        }
+        if let Some(distance) = self.flat.distance()? {
+            self.events.scalars(self.flat.step, &[("train/d", distance)])?;
         }
         let layers = BTreeMap::from([(state::LAYERS.to_string(), state::describe(&self.branches.layers()))]);
         checkpoint::save_with(&self.folder.states(), &self.flat, &self.run, self.config.keep, &layers)?;

@@ -6,6 +6,7 @@ mod dataset;
 mod examples;
 mod folders;
 mod loader;
+mod noise;
 mod preprocess;
 mod prompts;
 mod tokenizer;

@@ -75,7 +75,7 @@ fn a_file_and_the_command_line_say_the_same() {
     assert_eq!(selma(&["--config".into(), file.display().to_string()]), refused);
     let config = TrainConfig::read(&file).unwrap();
     assert_eq!((config.rank, config.alpha, config.lr, config.betas), (3, Some(-2.0), 1.0, [0.5, 0.9]));
-    assert_eq!((config.optimizer, config.lr_schedule), (Optimizer::Adamw8bit, Shape::CosineRestarts));
+    assert_eq!((config.optimizer, config.lr_schedule), (Optimizer::AdamW8bit, Shape::CosineRestarts));
     assert_eq!((config.prediction, config.flip, config.checkpointing), (Prediction::VPrediction, false, true));
     assert_eq!(config.targets, ["to_q", "to_k"]);
 }
@@ -148,4 +148,32 @@ fn the_presets_are_the_settings_of_the_papers_scripts() {
     let otherwise =
         TrainConfig { resolution: Some(1024), batch_size: 4, grad_accum: 8, steps: 10_000, save_every: 2000, ..sd };
     assert_eq!(xl, otherwise);
+}
+
+/// Names and arguments are those of kohya's scripts.
+#[test]
+fn optimizers_have_their_own_defaults_and_arguments() {
+    let config = |text: &str| TrainConfig::from_toml(text).unwrap();
+    let prodigy =
+        config("optimizer_type = 'Prodigy'\noptimizer_args = ['d_coef=2', 'betas=0.9,0.99', 'growth_rate=inf']");
+    assert_eq!((prodigy.optimizer, prodigy.lr, prodigy.weight_decay), (Optimizer::Prodigy, 1.0, 0.0));
+    prodigy.optimizer(&[]).unwrap();
+    assert_eq!(config("optimizer = 'lion'").betas, [0.9, 0.99]);
+    assert_eq!(config("optimizer = 'AdamWScheduleFree'\nlr = 0.5").lr, 0.5);
+    assert_eq!(config("optimizer_type = 'SGDNesterov'").optimizer, Optimizer::SgdNesterov);
+    assert_eq!(config("optimizer_type = 'AdaFactor'").optimizer, Optimizer::Adafactor);
+    // Resolved settings are read back to the same.
+    assert_eq!(config(&prodigy.to_toml().unwrap()), prodigy);
+    for (text, words) in [
+        ("optimizer_args = ['d_coef=2']", ["adamw has no `d_coef`", "betas, weight_decay, eps"]),
+        ("optimizer = 'prodigy'\noptimizer_args = ['d_coef']", ["`d_coef`", "KEY=VALUE"]),
+        ("optimizer = 'prodigy'\noptimizer_args = ['d_coef=-1']", ["d_coef is -1", "above 0"]),
+        ("optimizer = 'prodigy'\noptimizer_args = ['d_coef=1', 'd_coef=2']", ["d_coef", "twice"]),
+        ("optimizer = 'prodigy'\noptimizer_args = ['decouple=False']", ["decouple=False", "not available"]),
+        ("optimizer = 'prodigy'\noptimizer_args = ['safeguard_warmup=maybe']", ["maybe", "True or False"]),
+        ("optimizer = 'adafactor'\noptimizer_args = ['betas=1']", ["two numbers", "betas"]),
+    ] {
+        let error = config(text).optimizer(&[]).err().expect("an error").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    }
 }

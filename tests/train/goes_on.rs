@@ -92,3 +92,26 @@ fn pure_noise_at_the_end_does_not_fit_epsilon() {
     let [plain, zero] = ["plain", "zero"].map(|name| bytes(dir.path().join(name).join("metrics.jsonl")));
     assert!(plain != zero);
 }
+
+#[test]
+fn every_optimizer_resumes_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path());
+    let mut results = Vec::new();
+    for name in ["adamw8bit", "prodigy", "lion", "adafactor", "sgd-nesterov", "schedule-free"] {
+        let (whole, broken) = (dir.path().join(format!("{name}-whole")), dir.path().join(format!("{name}-broken")));
+        let settings = ["--steps", "4", "--save-every", "2", "--optimizer", name];
+        for out in [&whole, &broken] {
+            train(&data, out, &settings).assert().success();
+        }
+        std::fs::remove_file(broken.join("state/step-00000004.safetensors")).unwrap();
+        train(&data, &broken, &settings).arg("--resume").assert().success();
+        same(&whole, &broken, &["lora.safetensors", "metrics.jsonl", "state/step-00000004.safetensors"]);
+        // What the state gives as a LoRA is what the run gives.
+        let [result, state] =
+            ["lora.safetensors", "state/step-00000004.safetensors"].map(|file| deltas(&whole.join(file)));
+        assert_eq!(result, state, "{name}");
+        assert!(!results.contains(&result), "{name} trains as another optimizer does");
+        results.push(result);
+    }
+}

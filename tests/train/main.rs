@@ -3,6 +3,7 @@
 mod config;
 mod data;
 mod goes_on;
+mod losses;
 mod records;
 mod saved;
 mod schedule;

@@ -124,3 +124,35 @@ fn the_average_is_what_is_saved() {
     }
     assert_eq!(deltas(&out.join("state/step-00000003.safetensors")), deltas(&out.join("lora.safetensors")));
 }
+
+/// What managers of LoRAs show: sd-scripts' keys.
+#[test]
+fn a_lora_in_kohyas_layout_says_how_it_was_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path());
+    std::fs::write(data.join("1.txt"), "a cat, red fur, A CAT").unwrap();
+    let out = dir.path().join("out");
+    let settings = ["--steps", "4", "--save-every", "2", "--format", "kohya", "--lr", "2e-3", "--snr-gamma", "5"];
+    let prodigy = ["--optimizer", "prodigy", "--optimizer-args", "d_coef=2", "weight_decay=0.1"];
+    train(&data, &out, &settings).args(prodigy).assert().success();
+    let file = Safetensors::open(&out.join("lora-00000002.safetensors")).unwrap();
+    for (key, value) in [
+        ("ss_sd_model_name", "tiny-sd1"),
+        ("ss_steps", "2"),
+        ("ss_max_train_steps", "4"),
+        ("ss_learning_rate", "0.002"),
+        ("ss_optimizer", "prodigy(d_coef=2,weight_decay=0.1)"),
+        ("ss_num_train_images", "3"),
+        ("ss_num_reg_images", "0"),
+        ("ss_min_snr_gamma", "5"),
+        ("ss_noise_offset", "None"),
+        ("ss_loss_type", "l2"),
+        ("ss_dataset_dirs", r#"{"images":{"n_repeats":1,"img_count":3}}"#),
+        ("ss_network_dim", "2"),
+    ] {
+        assert_eq!(file.metadata().get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let tags: serde_json::Value = serde_json::from_str(&file.metadata()["ss_tag_frequency"]).unwrap();
+    assert_eq!((&tags["images"]["a cat"], &tags["images"]["red fur"]), (&2.into(), &1.into()));
+    assert!(!file.metadata().values().any(|value| value.contains(&dir.path().display().to_string())));
+}

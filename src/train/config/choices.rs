@@ -1,6 +1,5 @@
 //! Settings that are one of a few names.
 
-use crate::ops::optimizer::{self, AdamW, AdamW8bit};
 use crate::settings::named;
 use crate::tensor::DType;
 
@@ -67,34 +66,6 @@ impl SavePrecision {
             SavePrecision::F32 => DType::F32,
             SavePrecision::F16 => DType::F16,
             SavePrecision::Bf16 => DType::Bf16,
-        }
-    }
-}
-
-/// How parameters are updated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Optimizer {
-    Adamw,
-    /// AdamW with moments in 8 bits a value: a quarter of their memory
-    Adamw8bit,
-}
-
-named!(Optimizer, "optimizer");
-
-impl Optimizer {
-    /// With these settings.
-    pub fn with(self, settings: AdamW) -> Box<dyn optimizer::Optimizer> {
-        match self {
-            Optimizer::Adamw => Box::new(settings),
-            Optimizer::Adamw8bit => Box::new(AdamW8bit(settings)),
-        }
-    }
-
-    /// Bytes of both moments of one value; the scales of blocks add a hundredth.
-    pub fn moment_bytes(self) -> usize {
-        match self {
-            Optimizer::Adamw => 2 * size_of::<f32>(),
-            Optimizer::Adamw8bit => 2,
         }
     }
 }

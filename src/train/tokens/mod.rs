@@ -117,7 +117,7 @@ impl TokenTrainer {
             if let (None, Some(start)) = (&state, &start) {
                 flat.set_values(branches.values(start))?;
             }
-            lora = Some((flat, branches, SavedLoras::new(&config)?));
+            lora = Some((flat, branches, SavedLoras::new(&config, &examples)?));
         }
         start::resume_from(&folder, resume, &settings, &run, state.as_ref(), &mut rows, &mut lora)?;
         let windows = match config.long_prompts {

@@ -34,8 +34,11 @@ pub(super) fn check(config: &TrainConfig, settings: &TokenSettings, dtype: DType
     if config.ema > 0.0 {
         return refuse("--ema");
     }
-    if config.optimizer != Optimizer::Adamw {
-        return refuse("--optimizer other than adamw");
+    if config.optimizer != Optimizer::AdamW || !config.optimizer_args.is_empty() {
+        return refuse("--optimizer other than adamw, and --optimizer-args");
+    }
+    if config.validates() {
+        return refuse("--validation-split and --validation-data");
     }
     if settings.vectors == 0 || settings.vectors > 64 {
         return Err(Error::Usage(format!("--vectors {}: expected 1 to 64", settings.vectors)));

@@ -12,6 +12,7 @@ use crate::nn::UNet;
 use crate::ops::optimizer::{AdamW, Progress};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
+use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
 use crate::train::step::{MicroBatch, Noise, Objective};
 use crate::train::steps::Steps;
@@ -60,6 +61,7 @@ impl Run {
             schedule: NoiseSchedule::new(&schedule).expect("a schedule"),
             prediction: Prediction::V,
             snr_gamma: Some(5.0),
+            loss: Loss::default(),
         };
         Self { gpu, unet, flat, objective, dtype }
     }
@@ -78,6 +80,7 @@ impl Run {
             },
             timesteps: (0..n).map(|i| (i * 397 + number as usize * 211) % 1000).collect(),
             weights: vec![1.0; n],
+            mask: None,
             context: normals(Stream::Posterior, &[n, 5, 8]),
             added: None,
         }

@@ -1,0 +1,52 @@
+//! The loss of images that are not trained on, at noise and timesteps that are always the same: where it rises while the
+//! training loss falls, the run learns its images by heart.
+
+use std::path::Path;
+
+use super::metrics::Metrics;
+use super::step::Objective;
+use crate::data::examples::Examples;
+use crate::error::Result;
+use crate::nn::UNet;
+
+/// Timesteps at which each image is judged, spread evenly over those that are trained at.
+const TIMESTEPS: usize = 4;
+
+/// The held-out images of a run.
+pub struct Validation {
+    examples: Examples,
+    timesteps: Vec<usize>,
+    records: Metrics,
+}
+
+impl Validation {
+    /// Of `examples` in batches of one, which are prepared. Records go to the file `path`, which is cut back to `step`.
+    ///
+    /// # Errors
+    /// As [`Metrics::resume`].
+    pub fn new(examples: Examples, trained: std::ops::Range<u32>, path: &Path, step: u64) -> Result<Self> {
+        let length = f64::from(trained.end - trained.start);
+        let middle = |i: usize| trained.start as usize + ((i as f64 + 0.5) / TIMESTEPS as f64 * length) as usize;
+        Ok(Self { examples, timesteps: (0..TIMESTEPS).map(middle).collect(), records: Metrics::resume(path, step)? })
+    }
+
+    /// The mean loss of all images, which is recorded as that after `step` steps.
+    ///
+    /// # Errors
+    /// Whatever is wrong with an image, the network, or the disk.
+    pub fn measure(&mut self, objective: &Objective, unet: &UNet, step: u64) -> Result<f64> {
+        let mut sum = 0.0;
+        let count = self.examples.len() as u64;
+        for number in 0..count {
+            for &timestep in &self.timesteps {
+                let mut batch = self.examples.batch(number, 0..1)?;
+                batch.timesteps = vec![timestep];
+                sum += objective.measure(unet, &batch)?;
+            }
+        }
+        let loss = sum / (count * TIMESTEPS as u64) as f64;
+        self.records.append(step, &[("loss", loss)])?;
+        self.records.flush()?;
+        Ok(loss)
+    }
+}
