@@ -40,7 +40,7 @@ impl Outcome {
 /// AdamW's first steps have the size of the rate whatever the gradient's is, and one sign that rounding turns is an error of
 /// 0.2 in a small matrix: its update may be off by ten times what all are, as in f32. A judge's few numbers may be off by
 /// twice three standard deviations, as the errors of the embeddings, states or logits that they are computed from make them.
-/// Ids and ranks are compared where candidates are further apart than two such bounds.
+/// Ids and ranks are compared where candidates are further apart than two such bounds. What a tokenizer makes is equal.
 ///
 /// The CPU path itself is held to what independent roundings give a network: see [`roundings`]. Its other quantities have
 /// no bound of their own: they are reported, and what is not a number is found.
@@ -61,17 +61,19 @@ pub fn run(dir: &Path, root: Option<&Path>, device: &Device, precision: DType) -
             Device::Gpu(_) => compare(&case, &kind, &Device::Cpu, precision)?,
         };
         for check in &mut checks {
-            let bound = match device {
-                Device::Cpu => of_formats(check, precision),
-                Device::Gpu(_) => None,
-            };
-            check.tolerance = check.tolerance.max(bound.unwrap_or_else(|| 2.0 * lent(&plain, check)));
+            let own = matches!(device, Device::Cpu).then(|| of_formats(check, precision)).flatten();
+            check.tolerance = widened(check, own.unwrap_or_else(|| 2.0 * lent(&plain, check)));
             if matches!(check.basis, Basis::Signs { .. }) {
                 check.tolerance = check.tolerance.min(MOVED);
             }
         }
     }
     Ok(Outcome { kind, checks })
+}
+
+/// The tolerance in 16 bits. What is to be equal, such as ids that a tokenizer makes, has no part in rounding.
+fn widened(check: &Check, bound: f64) -> f64 {
+    if check.tolerance == 0.0 { 0.0 } else { check.tolerance.max(bound) }
 }
 
 /// A bound that no run has part in, for quantities that have one.
@@ -197,7 +199,7 @@ mod tests {
             checks.order("order", pairs, 1e-3, 0.01);
             checks.0
         };
-        let bounds = |plain: &[Check]| [0, 1].map(|i| (2.0 * lent(plain, &plain[i])).max(plain[i].tolerance));
+        let bounds = |plain: &[Check]| [0, 1].map(|i| widened(&plain[i], 2.0 * lent(plain, &plain[i])));
         // Two bounds of 0.06: the pair 0.2 apart is compared, the one 0.1 apart is not.
         let plain = run(0.0, &[(0.2, true), (0.1, false)]);
         let [score, order] = bounds(&plain);
@@ -224,6 +226,14 @@ mod tests {
             (turned_signs(25, 1.0, DType::F16) - f64::sqrt(4.0 * 6.0 * (10.0 / 2048.0) / std::f64::consts::PI)).abs()
                 < 1e-12
         );
+    }
+
+    #[test]
+    fn ids_stay_equal_in_16_bits() {
+        let mut checks = Checks::default();
+        checks.equal("input_ids", &[1, 2], &[1, 3]);
+        let wrong = &checks.0[0];
+        assert!(!Check { tolerance: widened(wrong, 2.0 * lent(&checks.0, wrong)), ..wrong.clone() }.ok());
     }
 
     #[test]
