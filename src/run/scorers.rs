@@ -145,7 +145,7 @@ pub(super) fn columns(run: &Run, arms: &[(&str, &[Entry])], watcher: &mut dyn Wa
     for kind in not_measured(run) {
         for (arm, _) in arms {
             match std::fs::remove_file(path(arm, kind)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path(arm, kind), e)),
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(path(arm, kind), e)),
                 _ => {}
             }
         }
