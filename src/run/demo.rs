@@ -24,7 +24,7 @@ struct Effort {
     sweep: &'static [f64],
 }
 
-const SHORT: Effort = Effort { prompts: 200, steps: 100, held_out: 60, sweep: &[2.0, 4.0] };
+const SHORT: Effort = Effort { prompts: 480, steps: 250, held_out: 60, sweep: &[2.0, 4.0] };
 /// A thousand prompts: where gains differ by 20 points from prompt to prompt, the interval of their mean is 1.3 to
 /// either side.
 const THOROUGH: Effort = Effort { prompts: 480, steps: 250, held_out: 200, sweep: &[1.0, 2.0, 4.0, 5.0] };
