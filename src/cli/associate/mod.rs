@@ -18,9 +18,10 @@ use images::ImageOptions;
 /// Score how well images are told apart by their texts, as VEGA does.
 ///
 /// --images: a folder of `selma generate`, an image a prompt; prompts are put into groups, and a judge says which image belongs
-/// to which text: CLIP, or a language model that sees (--llm, with its key from OPENAI_API_KEY). --similarities: JSON lines {"similarity": [[..], ..]}, a row a picture, a column a text, picture i belonging to text i;
-/// groups of one size are scored together. --replies: JSON lines as of VEGA's test files, with `response` and either
-/// `answer` (image-text association) or `truth_fig_idx` (interleaved comprehension).
+/// to which text: CLIP, or a language model that sees (--llm, with its key from OPENAI_API_KEY). --similarities: JSON lines
+/// {"similarity": [[..], ..]}, a row an image, a column a text, image i belonging to text i; groups of one size are scored
+/// together. --replies: JSON lines as of VEGA's test files, with `response` and either `answer` (image-text association) or
+/// `truth_fig_idx` (interleaved comprehension).
 #[derive(clap::Args)]
 pub struct Associate {
     /// Groups of similarities.

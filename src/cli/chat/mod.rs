@@ -24,8 +24,8 @@ const RULES: &str = include_str!("rules.txt");
 
 /// Talk to a language model that draws.
 ///
-/// The model asks for pictures by tags in its replies: image, edit, variation, select and refine. Pictures and dialogue.jsonl
-/// go into --out. --replay draws a recorded dialogue again, and says whether every picture is the same. The key is read from
+/// The model asks for images by tags in its replies: image, edit, variation, select and refine. Images and dialogue.jsonl
+/// go into --out. --replay draws a recorded dialogue again, and says whether every image is the same. The key is read from
 /// OPENAI_API_KEY.
 #[derive(clap::Args)]
 pub struct Chat {
@@ -52,7 +52,7 @@ pub struct Chat {
     /// Talk on a page in the browser, at http://127.0.0.1:PORT; nobody but this machine can open it. Port 0 takes a free one.
     #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "7862", requires = "llm", conflicts_with = "say")]
     serve: Option<u16>,
-    /// Folder for the pictures and dialogue.jsonl.
+    /// Folder for the images and dialogue.jsonl.
     #[arg(long)]
     out: PathBuf,
     /// Go on with the dialogue in --out.

@@ -20,9 +20,9 @@ use crate::mix::labels::{evaluations, shares};
 use crate::mix::meta::{self, Row};
 use crate::mix::plan::{self, Class, Mode, Task};
 
-/// Draw pictures on their way from one class to another, with soft labels.
+/// Draw images on their way from one class to another, with soft labels.
 ///
-/// Writes data/SOURCE/TARGET-NUMBER-STRENGTH.png, meta.csv as Diff-Mix does, and labels.jsonl with class indices. A picture
+/// Writes data/SOURCE/TARGET-NUMBER-STRENGTH.png, meta.csv as Diff-Mix does, and labels.jsonl with class indices. An image
 /// drawn with strength s counts 1 - s^gamma for its source and s^gamma for its target.
 #[derive(clap::Args)]
 pub(super) struct Generate {
@@ -35,13 +35,13 @@ pub(super) struct Generate {
     /// Tokens of the classes, as `selma mix train` learns them (learned_embeds.safetensors).
     #[arg(long, value_name = "FILE")]
     embedding: Option<PathBuf>,
-    /// A folder of pictures for each class.
+    /// A folder of images for each class.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// The prompt of a class; {} stands for its name, or for its token with --embedding.
     #[arg(long, default_value = "a photo of a {}")]
     prompt: String,
-    /// mix: from a picture of any class towards any class; aug: towards its own; gen: from noise.
+    /// mix: from an image of any class towards any class; aug: towards its own; gen: from noise.
     #[arg(long, value_enum, default_value = "mix")]
     mode: Mode,
     /// Strengths that are drawn from, with commas.
@@ -50,7 +50,7 @@ pub(super) struct Generate {
     /// How fast the label follows the strength.
     #[arg(long, default_value_t = 0.8)]
     gamma: f64,
-    /// Pictures drawn for each one of the data set.
+    /// Images drawn for each one of the data set.
     #[arg(long, default_value_t = 1)]
     multiplier: usize,
     #[command(flatten)]
@@ -58,7 +58,7 @@ pub(super) struct Generate {
     /// Folder for data/, meta.csv and labels.jsonl.
     #[arg(long)]
     out: PathBuf,
-    /// Keep the pictures that are there, and draw the missing ones.
+    /// Keep the images that are there, and draw the missing ones.
     #[arg(long)]
     resume: bool,
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.

@@ -16,7 +16,7 @@ use crate::spatial::suite::{self, PREPOSITIONS};
 use crate::spatial::visor::{Seen, Summary, summary};
 use crate::spatial::{Relation, answers, detections};
 
-/// Test whether pictures show spatial relations.
+/// Test whether images show spatial relations.
 #[derive(clap::Args)]
 pub struct Spatial {
     #[command(subcommand)]
@@ -33,7 +33,7 @@ enum Command {
 /// Write prompts for spatial relations between two or three objects.
 ///
 /// Prompts of asymmetric relations get a partner with the two objects exchanged. `selma generate --prompts` draws them; name
-/// the pictures PROMPT_K, K from 0 on, for a detector.
+/// the images PROMPT_K, K from 0 on, for a detector.
 #[derive(clap::Args)]
 struct Make {
     /// The objects, with commas.
@@ -57,7 +57,7 @@ struct Make {
     overwrite: bool,
 }
 
-/// Score pictures by what a detector saw in them, with VISOR's shares.
+/// Score images by what a detector saw in them, with VISOR's shares.
 ///
 /// in front of, behind, around and among cannot be told from boxes: they are listed without a score. A judge that answers
 /// questions can tell them: give its scores by --scores.
