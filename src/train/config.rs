@@ -3,23 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::loss::{HuberSchedule, Loss, LossType};
-use super::lr_schedule::{LrSchedule, Shape};
-use crate::data::buckets::Buckets;
-use crate::data::dataset::{Asked, Reading, Subset, Variation};
-use crate::data::noise::NoiseSettings;
+use super::loss::{HuberSchedule, LossType};
+use super::lr_schedule::Shape;
 use crate::data::preprocess::Crop;
 use crate::error::{Error, Result};
-use crate::ops::LoraOrder;
 use crate::settings::{Keys, check, settings};
 
 mod choices;
+mod derived;
 mod optimizer;
+mod ranges;
 pub use choices::{Format, Prediction, SavePrecision, TrainOn};
 pub use optimizer::Optimizer;
-
-/// Below this resolution images are cropped to a square unless buckets are asked for.
-const SHORTEST_WITH_BUCKETS: u32 = 256;
+use ranges::{
+    alpha_background, betas, bucket_steps, caption_separator, lora_order, output_name, parse_betas, precision,
+    resolution, targets,
+};
 
 settings! {
     /// Every setting of `selma train`, under its option's name.
@@ -284,70 +283,6 @@ settings! {
     }
 }
 
-fn parse_betas(text: &str) -> Result<[f64; 2], String> {
-    let numbers: Result<Vec<f64>, _> = text.split(',').map(|number| number.trim().parse()).collect();
-    let pair = numbers.ok().and_then(|numbers| numbers.try_into().ok());
-    pair.ok_or_else(|| "expected two numbers, such as 0.9,0.999".into())
-}
-
-fn betas(name: &str, values: &[f64; 2]) -> Result<()> {
-    values.iter().try_for_each(|value| check::below_1(name, value))
-}
-
-fn targets(name: &str, values: &[String]) -> Result<()> {
-    check::require(!values.is_empty(), name, &"empty", "at least one module suffix")
-}
-
-/// Eight pixels are one latent.
-fn resolution(name: &str, side: &u32) -> Result<()> {
-    let ok = (8..=8192).contains(side) && side.is_multiple_of(8);
-    check::require(ok, name, side, "a multiple of 8 up to 8192")
-}
-
-fn lora_order(_: &str, order: &str) -> Result<()> {
-    LoraOrder::parse(order).map(|_| ()).ok_or_else(|| unknown_order(order))
-}
-
-fn unknown_order(order: &str) -> Error {
-    let names = LoraOrder::NAMES.map(|(name, _)| name).join(", ");
-    Error::Usage(format!("lora-order is {order}, expected one of {names}"))
-}
-
-fn output_name(name: &str, value: &str) -> Result<()> {
-    let plain = !value.is_empty() && !value.starts_with('.') && !value.contains(['/', '\\']);
-    check::require(plain, name, &format!("`{value}`"), "a file name without ending and folder")
-}
-
-fn caption_separator(name: &str, value: &str) -> Result<()> {
-    check::require(!value.is_empty(), name, &"empty", "a character or more")
-}
-
-/// Eight pixels are one latent.
-fn bucket_steps(name: &str, steps: &u32) -> Result<()> {
-    check::require(*steps > 0 && steps.is_multiple_of(8), name, steps, "a multiple of 8")
-}
-
-fn alpha_background(name: &str, value: &str) -> Result<()> {
-    let known = colour(value).is_some();
-    check::require(known, name, &format!("`{value}`"), "white, black or a colour such as #80a0ff")
-}
-
-/// Red, green and blue of `white`, `black` or `#rrggbb`.
-fn colour(text: &str) -> Option<[u8; 3]> {
-    let hexadecimal = match text {
-        "white" => "ffffff",
-        "black" => "000000",
-        other => other.strip_prefix('#').filter(|digits| digits.len() == 6)?,
-    };
-    let value = u32::from_str_radix(hexadecimal, 16).ok()?;
-    Some([16, 8, 0].map(|shift| (value >> shift) as u8))
-}
-
-fn precision(name: &str, value: &str) -> Result<()> {
-    let known = ["auto", "f32", "bf16", "f16"].contains(&value);
-    check::require(known, name, &value, "auto, f32, bf16 or f16")
-}
-
 impl TrainOptions {
     /// Puts the options that are given on top of `config`; another optimizer brings its defaults.
     pub fn resolve(self, config: &mut TrainConfig) {
@@ -460,163 +395,5 @@ impl TrainConfig {
         check::require(self.min_timestep < last, "min-timestep", &self.min_timestep, &expected)?;
         let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty();
         check::require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")
-    }
-
-    /// # Errors
-    /// [`Error::Usage`] for an order that is none.
-    pub fn lora_order(&self) -> Result<LoraOrder> {
-        LoraOrder::parse(&self.lora_order).ok_or_else(|| unknown_order(&self.lora_order))
-    }
-
-    /// The given alpha, or the rank.
-    pub fn alpha(&self) -> f64 {
-        self.alpha.unwrap_or(self.rank as f64)
-    }
-
-    /// alpha / rank: what B·A is multiplied by.
-    pub fn scale(&self) -> f64 {
-        self.alpha() / self.rank as f64
-    }
-
-    /// How a difference counts.
-    pub fn loss(&self) -> Loss {
-        Loss { kind: self.loss_type, schedule: self.huber_schedule, c: self.huber_c, scale: self.huber_scale }
-    }
-
-    /// How noise is made.
-    pub fn noise(&self) -> NoiseSettings {
-        let levels = self.multires_noise_iterations;
-        NoiseSettings {
-            seed: self.seed,
-            offset: self.noise_offset,
-            multires: (levels > 0).then_some((levels, self.multires_noise_discount)),
-            perturbation: self.ip_noise_gamma,
-        }
-    }
-
-    /// What is put behind transparent pixels.
-    pub fn background(&self) -> Option<[u8; 3]> {
-        colour(self.alpha_background.as_deref()?)
-    }
-
-    /// Whether images are held out.
-    pub fn validates(&self) -> bool {
-        self.validation_split > 0.0 || self.validation_data.is_some()
-    }
-
-    /// The settings under which held-out images are seen: one by one, without chance.
-    pub fn of_validation(&self) -> Self {
-        Self {
-            batch_size: 1,
-            crop: Crop::Center,
-            flip: false,
-            noise_offset: 0.0,
-            multires_noise_iterations: 0,
-            ip_noise_gamma: 0.0,
-            masked_loss: false,
-            mask_data: None,
-            train_on: TrainOn::Pixels,
-            ..self.clone()
-        }
-    }
-
-    /// The timesteps of a schedule of so many that are trained at.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for bounds that the schedule does not have.
-    pub fn timesteps(&self, schedule: u32) -> Result<std::ops::Range<u32>> {
-        let end = self.max_timestep.unwrap_or(schedule);
-        let expected = format!("at most {schedule}, the timesteps of the model's schedule");
-        check::require(end <= schedule, "max-timestep", &end, &expected)?;
-        let expected = format!("below {end}");
-        check::require(self.min_timestep < end, "min-timestep", &self.min_timestep, &expected)?;
-        Ok(self.min_timestep..end)
-    }
-
-    /// How --data is read.
-    pub fn reading(&self) -> Reading {
-        Reading {
-            caption_column: self.caption_column.clone(),
-            caption_extension: self.caption_extension.clone(),
-            subset: Subset {
-                repeats: self.repeats,
-                variation: Variation {
-                    shuffle: self.shuffle_caption,
-                    separator: self.caption_separator.clone(),
-                    keep_tokens: self.keep_tokens,
-                    dropout: self.caption_dropout,
-                    tag_dropout: self.tag_dropout,
-                    ..Variation::default()
-                },
-                ..Subset::default()
-            },
-        }
-    }
-
-    /// The buckets of a run at `side` pixels; none where all images are cropped to a square. `all_square`: whether the
-    /// images are.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for steps that the resolution has no room for.
-    pub fn buckets(&self, side: u32, all_square: bool) -> Result<Option<Buckets>> {
-        if !self.buckets.unwrap_or(!all_square && side >= SHORTEST_WITH_BUCKETS) {
-            return Ok(None);
-        }
-        if side < self.bucket_steps || (self.bucket_upscale && side < self.bucket_min) {
-            let message = format!(
-                "resolution is {side}: buckets need at least bucket-steps ({}) and, with --bucket-upscale, bucket-min ({})",
-                self.bucket_steps, self.bucket_min
-            );
-            return Err(Error::Usage(message));
-        }
-        let longest = self.bucket_max.unwrap_or((2 * side).max(1024));
-        Ok(Some(Buckets::new(side, self.bucket_steps, self.bucket_upscale, self.bucket_min, longest)))
-    }
-
-    /// Takes over what a dataset file asks of the run, where the run's own settings leave it open.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where both say something, and not the same.
-    pub fn agree_with(&mut self, asked: &Asked) -> Result<()> {
-        let defaults = Self::default();
-        if asked.resolution.is_some() && self.resolution.is_none() {
-            self.resolution = asked.resolution;
-            resolution("resolution", &asked.resolution.unwrap_or_default())?;
-        }
-        self.buckets = self.buckets.or(asked.buckets);
-        self.bucket_max = self.bucket_max.or(asked.bucket_max);
-        let open = |mine: &mut u32, theirs: Option<u32>, default: u32| {
-            *mine = theirs.filter(|_| *mine == default).unwrap_or(*mine);
-        };
-        open(&mut self.bucket_min, asked.bucket_min, defaults.bucket_min);
-        open(&mut self.bucket_steps, asked.bucket_steps, defaults.bucket_steps);
-        self.bucket_upscale |= asked.bucket_upscale.unwrap_or(false);
-        bucket_steps("bucket_reso_steps", &self.bucket_steps)?;
-        let same = |name: &str, mine: Option<u64>, theirs: Option<u64>| match (mine, theirs) {
-            (Some(mine), Some(theirs)) if mine != theirs => {
-                let message =
-                    format!("{name} is {theirs} in the dataset file and {mine} in this run; give --{name} {theirs}");
-                Err(Error::Usage(message))
-            }
-            _ => Ok(()),
-        };
-        same("resolution", self.resolution.map(u64::from), asked.resolution.map(u64::from))?;
-        same("batch-size", Some(self.batch_size as u64), asked.batch_size.map(|size| size as u64))
-    }
-
-    /// The learning rate of every step.
-    pub fn schedule(&self) -> LrSchedule {
-        let schedule = LrSchedule::new(self.lr_schedule, self.lr, self.warmup, self.steps);
-        LrSchedule { cycles: self.lr_cycles, power: self.lr_power, ..schedule }
-    }
-
-    /// The LoRA of the newest saved step.
-    pub fn result(&self) -> PathBuf {
-        self.out.join(format!("{}.safetensors", self.output_name))
-    }
-
-    /// How many LoRAs of earlier steps are kept.
-    pub fn kept_loras(&self) -> usize {
-        self.keep_loras.unwrap_or(self.keep)
     }
 }

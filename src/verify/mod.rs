@@ -38,11 +38,13 @@ impl Outcome {
 /// is luck, so a loss may be off by what any loss, or the prediction that it is computed from, is off by there, a norm by
 /// what the gradients are, and one matrix's gradient by what any is; all of them together are held to their own error.
 /// AdamW's first steps have the size of the rate whatever the gradient's is, and one sign that rounding turns is an error of
-/// 0.2 in a small matrix: its update may be off by ten times what all are, as in f32. A judge's few numbers may be off by
+/// 0.2 in a small matrix: its update may be off by ten times what all are, as in f32, but never by as much as one that did not
+/// happen. A judge's few numbers may be off by
 /// twice three standard deviations, as the errors of the embeddings, states or logits that they are computed from make them.
 /// Ids and ranks are compared where candidates are further apart than two such bounds. What a tokenizer makes is equal.
 ///
-/// The CPU path itself is held to what independent roundings give a network: see [`roundings`]. Its other quantities have
+/// The CPU path itself is held to what independent roundings give a network, and turned signs an update: see [`roundings`] and
+/// [`turned_signs`]. Its other quantities have
 /// no bound of their own: they are reported, and what is not a number is found.
 /// Tokenizers, LoRA files and merged LoRAs are the CPU's work on every device; samplers compute in f32 on each.
 ///
