@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use crate::data::batch::{MicroBatch, Noise};
 use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
@@ -20,7 +21,7 @@ use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::step::Objective;
 use crate::train::steps::Steps;
 
 /// The names of the training steps that any machine can do.

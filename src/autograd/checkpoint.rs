@@ -11,6 +11,9 @@ use crate::tensor::Tensor;
 /// nothing in backward.
 ///
 /// The closure must own what it uses (clone the module's `Arc`s into it).
+///
+/// # Errors
+/// What `block` says, here and when it runs once more in the backward pass.
 pub fn checkpoint(
     tape: &Tape,
     inputs: &[&Tensor],

@@ -92,12 +92,18 @@ impl Tape {
     }
 
     /// For an op without a backward pass: fails if `x` is tracked.
+    ///
+    /// # Errors
+    /// [`Error::NoGradient`] where `x` is tracked.
     pub fn refuse(&self, op: &'static str, x: &Tensor) -> Result<()> {
         if self.wants(x) { Err(Error::NoGradient { op }) } else { Ok(()) }
     }
 
     /// Gradients of a scalar with respect to every leaf that it depends on. Uses the tape up; what the ops saved is
     /// freed as it goes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `loss` is not a scalar; what the gradient of an op says, with the op's name.
     pub fn backward(self, loss: &Tensor) -> Result<Gradients> {
         if loss.len() != 1 {
             return Err(Error::shape("backward", format!("the loss must be a scalar, not {:?}", loss.shape())));
@@ -107,6 +113,9 @@ impl Tape {
     }
 
     /// As [`Tape::backward`], from a given gradient of `output`.
+    ///
+    /// # Errors
+    /// What the gradient of an op says, with the op's name.
     pub fn backward_from(self, output: &Tensor, gradient: Tensor) -> Result<Gradients> {
         let Some(recording) = self.0 else {
             return Ok(Gradients::default());

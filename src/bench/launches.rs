@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{LR, noise, schedule, sd15};
+use crate::data::batch::MicroBatch;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::dry_run::Listed;
@@ -13,7 +14,7 @@ use crate::nn::{AddedConditions, Param, UNet};
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Objective};
+use crate::train::step::Objective;
 use crate::train::steps::Steps;
 
 /// The training steps that can be listed.

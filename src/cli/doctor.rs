@@ -2,7 +2,7 @@
 
 use crate::cli::Common;
 use crate::device::gpu::table::{Image, kernels};
-use crate::device::memory::{self, human};
+use crate::device::memory::{self, format_bytes};
 use crate::error::{Error, Result};
 
 /// Say what this machine has for selma: GPUs, driver, kernels, and what would make it faster.
@@ -84,7 +84,8 @@ pub fn report(json: bool) -> Result<()> {
         return Ok(());
     }
     outln!("selma     {}", report.version);
-    let free = report.free_memory.map_or(String::new(), |bytes| format!(", {} of memory are free", human(bytes)));
+    let free =
+        report.free_memory.map_or(String::new(), |bytes| format!(", {} of memory are free", format_bytes(bytes)));
     outln!("system    {}, {} threads{free}", report.system, report.threads);
     let (machine_code, ptx) = (report.machine_code.name(), report.ptx.name());
     outln!("kernels   {}; machine code: {machine_code}; PTX: {ptx}", report.kernels);
@@ -93,14 +94,14 @@ pub fn report(json: bool) -> Result<()> {
         (None, why) => outln!("driver    {}", why.as_deref().unwrap_or("unknown")),
     }
     for device in &report.devices {
-        let free = device.free_memory.map_or(String::new(), |bytes| format!(", {} of it free", human(bytes)));
+        let free = device.free_memory.map_or(String::new(), |bytes| format!(", {} of it free", format_bytes(bytes)));
         outln!(
             "{:<9} {}, compute capability {}, {} multiprocessors, {}{free}",
             device.device,
             device.name,
             device.capability,
             device.multiprocessors,
-            human(device.memory)
+            format_bytes(device.memory)
         );
         let taken = device.refused.as_ref().map(|why| format!("not usable: {why}"));
         let taken = taken.or_else(|| device.image.as_ref().map(|image| format!("kernels: {image}")));

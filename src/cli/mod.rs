@@ -52,7 +52,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::device::Device;
 use crate::device::gpu::table::kernels as kernels_of_gpu;
-use crate::device::memory::human;
+use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 use crate::prompting::llm as llm_client;
 use crate::tensor::DType;
@@ -215,7 +215,7 @@ impl Common {
     fn note_memory(&self, device: &Device) {
         if let Device::Gpu(gpu) = device {
             let usage = gpu.usage();
-            let (peak, reserved) = (human(usage.peak), human(usage.reserved));
+            let (peak, reserved) = (format_bytes(usage.peak), format_bytes(usage.reserved));
             self.note(format!("peak memory on the device: {peak}; {reserved} were taken for it"));
         }
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli::Common;
 use crate::cli::terminal::Terminal;
-use crate::device::memory::{self, human};
+use crate::device::memory::{self, format_bytes};
 use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::statistics;
@@ -91,7 +91,7 @@ pub(super) fn conduct(
     let done = run.go(selection, &mut terminal)?;
     terminal.finish();
     if let Some(usage) = memory::usage() {
-        common.note(format!("peak memory: {}", human(usage.peak)));
+        common.note(format!("peak memory: {}", format_bytes(usage.peak)));
     }
     let report = run.folder.path(run::report::NAME);
     let summary = run.summary();
@@ -118,7 +118,7 @@ fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
         return Ok(());
     }
     let line = |task: &str, status: &str, work: &str, bytes: u64, seconds: f64| {
-        outln!("{task:32} {status:9} {work:28} {:>10} {:>10}", human(bytes), duration(seconds));
+        outln!("{task:32} {status:9} {work:28} {:>10} {:>10}", format_bytes(bytes), duration(seconds));
     };
     for e in estimates {
         line(&e.task, e.status, &e.work, e.bytes, e.seconds);

@@ -99,17 +99,17 @@ impl Train {
         if let Some(usage) = usage {
             common.note(format!(
                 "peak memory: {} of {} planned; {} now, without files",
-                memory::human(usage.peak),
-                memory::human(planned),
-                memory::human(usage.anonymous)
+                memory::format_bytes(usage.peak),
+                memory::format_bytes(planned),
+                memory::format_bytes(usage.anonymous)
             ));
         }
         if let Some((usage, planned)) = on_gpu {
             common.note(format!(
                 "peak memory on the device: {} of {} planned; {} were taken for it",
-                memory::human(usage.peak),
-                memory::human(planned),
-                memory::human(usage.reserved)
+                memory::format_bytes(usage.peak),
+                memory::format_bytes(planned),
+                memory::format_bytes(usage.reserved)
             ));
         }
         Ok(())

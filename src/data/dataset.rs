@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::data::draw::{Draw, Purpose};
+use crate::data::rng::{Purpose, Rng};
 use crate::error::{Error, Result};
 use kind::Kind;
 
@@ -131,7 +131,7 @@ impl Dataset {
     pub fn hold_out(&mut self, share: f64, seed: u64) -> Result<Self> {
         let mut ranked: Vec<(u64, usize)> = (0..self.len())
             .filter(|&i| !self.subset(&self.samples[i]).is_reg)
-            .map(|i| (Draw::new(seed, Purpose::HeldOut, i as u64, 0).next(), i))
+            .map(|i| (Rng::new(seed, Purpose::HeldOut, i as u64, 0).next(), i))
             .collect();
         ranked.sort_unstable();
         let count = ((ranked.len() as f64 * share).round() as usize).max(1);

@@ -10,12 +10,12 @@ use crate::data::latent_cache::{Key, LatentCache, Posterior, TextStates};
 use crate::data::preprocess::CropBox;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::image;
 use crate::formats::model_dir::ModelDir;
 use crate::generate::TextEncoders;
 use crate::nn::AutoencoderKl;
 use crate::tensor::{DType, Tensor, release_pool};
-use crate::train::identity;
 
 /// The VAE and the text encoders of a run.
 pub struct Encoders {
@@ -52,7 +52,7 @@ impl Encoders {
         cache_dir: &Path,
     ) -> Result<Self> {
         let named = |hash: String| format!("{hash} {}", dtype.name());
-        let vae_files = identity::of_folders(&[vae_folder.into()])?;
+        let vae_files = content_hash::of_folders(&[vae_folder.into()])?;
         let mut text = vec![files.text_encoder.clone(), files.tokenizer.clone()];
         text.extend(files.text_encoder_2.iter().chain(&files.tokenizer_2).cloned());
         text.extend(vocab.map(PathBuf::from));
@@ -65,7 +65,7 @@ impl Encoders {
             cache: LatentCache::open(cache_dir)?,
             vae_content: named(vae_files.clone()),
             vae_files,
-            text_content: named(identity::of_folders(&text)?),
+            text_content: named(content_hash::of_folders(&text)?),
             windows: 1,
             background: None,
             vae: None,
@@ -124,7 +124,7 @@ impl Encoders {
             return Ok(posterior);
         }
         let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
-        if identity::of_bytes(&bytes) != image.digest {
+        if content_hash::of_bytes(&bytes) != image.digest {
             return Err(Error::file(&sample.image, "the image changed while the run was going"));
         }
         let pixels = crop_box.apply(&match background {

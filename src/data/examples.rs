@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 
+use crate::data::batch::{MicroBatch, Noise};
 use crate::data::buckets::Fit;
 use crate::data::dataset::Dataset;
-use crate::data::draw::{Draw, Purpose};
 use crate::data::encoders::Encoders;
 use crate::data::images::{self, ImageFile};
 use crate::data::kept_latents;
@@ -16,15 +16,16 @@ use crate::data::manifest::Manifest;
 use crate::data::masks::Masks;
 use crate::data::noise::NoiseSettings;
 use crate::data::preprocess::{Crop, CropBox, Preprocess};
+use crate::data::rng::{Purpose, Rng};
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::generate::Conditions;
 use crate::nn::AddedConditions;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
-use crate::train::step::{MicroBatch, Noise};
+use crate::train::provenance;
 use crate::train::watcher::Watcher;
-use crate::train::{identity, provenance};
 
 /// Latents that are encoded ahead may take this much of the disk, whatever the crops; beyond it only datasets with at
 /// most two crops an image are.
@@ -119,11 +120,11 @@ impl Examples {
     pub fn content_hash(&self) -> String {
         let mut images = images::content_hash(&self.dataset, &self.images);
         if let Some(Masks::Files(_, masks)) = &self.masks {
-            images = identity::of_bytes(format!("{images} masks {masks}").as_bytes());
+            images = content_hash::of_bytes(format!("{images} masks {masks}").as_bytes());
         }
         match &self.latents {
             None => images,
-            Some(latents) => identity::of_bytes(format!("{images} {latents}").as_bytes()),
+            Some(latents) => content_hash::of_bytes(format!("{images} {latents}").as_bytes()),
         }
     }
 
@@ -246,7 +247,7 @@ impl Examples {
         let seed = self.config.seed;
         let chosen = match sample.captions.len() {
             1 => 0,
-            count => Draw::new(seed, Purpose::Caption, position, 0).below(count as u64) as usize,
+            count => Rng::new(seed, Purpose::Caption, position, 0).below(count as u64) as usize,
         };
         self.dataset.subset(sample).variation.at(&sample.captions[chosen], seed, position)
     }
@@ -279,6 +280,9 @@ impl Examples {
 
     /// Micro-batch `number` of the run with everything drawn, or said how: posterior sample, noise and timestep depend on the seed and
     /// the position in the run alone.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Io`] where an image or a cached latent cannot be read any more; what the encoders say.
     pub fn batch(&mut self, number: u64, train_timesteps: Range<u32>) -> Result<MicroBatch> {
         let items = self.positions(number);
         let (mut latents, mut noises, mut timesteps) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
@@ -341,6 +345,9 @@ impl Examples {
     }
 
     /// One text as the UNet is told about it, `[1, 77, d]`.
+    ///
+    /// # Errors
+    /// What the text encoders say where the text is not cached.
     pub fn conditions(&mut self, text: &str) -> Result<Conditions> {
         Ok(conditions(&[self.encoders.text(text, true)?], self.dtype))
     }

@@ -20,7 +20,7 @@ pub struct ImageLatents {
     /// `[h, w, c]` f32, as the UNet sees them: multiplied by the scaling factor.
     pub values: Tensor,
     pub scaling_factor: f64,
-    /// [`crate::train::identity::of_folders`] of the VAE that decoded them.
+    /// [`crate::formats::content_hash::of_folders`] of the VAE that decoded them.
     pub vae: String,
     /// The SHA-256 of the image's file.
     pub image: String,

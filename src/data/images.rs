@@ -5,8 +5,8 @@ use sha2::{Digest, Sha256};
 
 use crate::data::dataset::{Dataset, Sample, Subset};
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::image;
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 /// One image's file.
@@ -48,7 +48,7 @@ pub fn survey(dataset: &Dataset, watcher: &mut dyn Watcher) -> Result<Vec<ImageF
 fn image(sample: &Sample) -> Result<ImageFile> {
     let bytes = std::fs::read(&sample.image).map_err(|e| Error::io(&sample.image, e))?;
     let (size, alpha) = (image::size(&bytes, &sample.image)?, image::has_alpha(&bytes, &sample.image)?);
-    Ok(ImageFile { size, digest: identity::of_bytes(&bytes), alpha })
+    Ok(ImageFile { size, digest: content_hash::of_bytes(&bytes), alpha })
 }
 
 /// The hash of what a run learns from: names, images and captions, in their order.

@@ -1,7 +1,7 @@
 //! Which samples a micro-batch holds: a seeded shuffle an epoch, and a position that follows from the number of the
 //! micro-batch alone, so that a resumed run needs no stored state.
 
-use super::draw::{Draw, Purpose};
+use super::rng::{Purpose, Rng};
 use crate::error::{Error, Result};
 
 /// The number of an epoch, that of its first batch, and its batches: a bucket, and which of its batches.
@@ -107,9 +107,9 @@ impl Loader {
             let range = self.of_bucket_before(bucket, low)..self.of_bucket_before(bucket, low + 1);
             batches.extend(range.map(|number| (bucket, number)));
         }
-        let mut draw = Draw::new(self.seed, Purpose::Batches, low, 0);
+        let mut rng = Rng::new(self.seed, Purpose::Batches, low, 0);
         for i in (1..batches.len()).rev() {
-            batches.swap(i, draw.below(i as u64 + 1) as usize);
+            batches.swap(i, rng.below(i as u64 + 1) as usize);
         }
         let found = batches[(number - first) as usize];
         self.batches = Some((low, first, batches));
@@ -149,9 +149,9 @@ fn too_many(len: usize) -> Error {
 /// Fisher-Yates.
 fn shuffled(len: usize, seed: u64, epoch: u64, bucket: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..len as u32).collect();
-    let mut draw = Draw::new(seed, Purpose::Shuffle, epoch, bucket);
+    let mut rng = Rng::new(seed, Purpose::Shuffle, epoch, bucket);
     for i in (1..len).rev() {
-        order.swap(i, draw.below(i as u64 + 1) as usize);
+        order.swap(i, rng.below(i as u64 + 1) as usize);
     }
     order
 }

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 
-use super::draw::{Draw, Purpose};
+use super::rng::{Purpose, Rng};
 use crate::error::{Error, Result};
 use crate::formats;
 use crate::settings::named;
@@ -80,10 +80,10 @@ impl Preprocess {
         [seed, index, epoch]: [u64; 3],
     ) -> CropBox {
         let spare = (resized.0 - target.0, resized.1 - target.1);
-        let mut draw = Draw::new(seed, Purpose::Crop, index, epoch);
+        let mut rng = Rng::new(seed, Purpose::Crop, index, epoch);
         // All three are always drawn, so that one setting does not change what another one gives.
-        let random = (draw.below(u64::from(spare.0) + 1) as u32, draw.below(u64::from(spare.1) + 1) as u32);
-        let heads = draw.next() >> 63 == 1;
+        let random = (rng.below(u64::from(spare.0) + 1) as u32, rng.below(u64::from(spare.1) + 1) as u32);
+        let heads = rng.next() >> 63 == 1;
         CropBox {
             original,
             resized,

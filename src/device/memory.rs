@@ -42,7 +42,7 @@ fn kibibytes(text: &str, field: &str) -> Option<u64> {
 }
 
 /// For people: GiB, MiB or KiB.
-pub fn human(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     match bytes >> 20 {
         0 => format!("{} KiB", bytes >> 10),
         mib @ 0..1024 => format!("{mib} MiB"),

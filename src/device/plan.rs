@@ -1,6 +1,6 @@
 //! The memory that a command will take, in phases, and whether it is there.
 
-use super::memory::human;
+use super::memory::format_bytes;
 use crate::error::{Error, Result};
 
 /// What is in memory at once in one part of a run.
@@ -18,13 +18,13 @@ impl Phase {
 
 /// The phases of a run, one after the other, in one memory.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct MemoryPlan {
     pub phases: Vec<Phase>,
     /// Besides them, throughout.
     pub program: u64,
 }
 
-impl Plan {
+impl MemoryPlan {
     /// The most that is taken at once.
     pub fn peak(&self) -> u64 {
         self.program + self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
@@ -32,12 +32,12 @@ impl Plan {
 
     /// What is planned and free, and a line a phase.
     pub fn lines(&self, title: &str, available: Option<u64>) -> Vec<String> {
-        let free = available.map_or(String::new(), |bytes| format!(", {} are free", human(bytes)));
-        let title = format!("{title}: {}{free}", human(self.peak()));
+        let free = available.map_or(String::new(), |bytes| format!(", {} are free", format_bytes(bytes)));
+        let title = format!("{title}: {}{free}", format_bytes(self.peak()));
         let line = |phase: &Phase| {
             let parts: Vec<String> =
-                phase.parts.iter().map(|(name, bytes)| format!("{name} {}", human(*bytes))).collect();
-            format!("  {:<18} {:>9}: {}", phase.name, human(self.program + phase.bytes()), parts.join(", "))
+                phase.parts.iter().map(|(name, bytes)| format!("{name} {}", format_bytes(*bytes))).collect();
+            format!("  {:<18} {:>9}: {}", phase.name, format_bytes(self.program + phase.bytes()), parts.join(", "))
         };
         std::iter::once(title).chain(self.phases.iter().map(line)).collect()
     }
@@ -52,8 +52,8 @@ impl Plan {
         }
         Err(Error::Failed(format!(
             "{work} needs {} of memory{place} and {} are free; what would help: {}",
-            human(self.peak()),
-            human(available),
+            format_bytes(self.peak()),
+            format_bytes(available),
             ways.join(", ")
         )))
     }
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn the_largest_phase_must_fit() {
         let phase = |name, mib: u64| Phase { name, parts: vec![("weights", mib << 20), ("activations", 1 << 20)] };
-        let plan = Plan { phases: vec![phase("reading", 3), phase("drawing", 7)], program: 2 << 20 };
+        let plan = MemoryPlan { phases: vec![phase("reading", 3), phase("drawing", 7)], program: 2 << 20 };
         assert_eq!(plan.peak(), 10 << 20);
         let lines = plan.lines("planned memory", Some(64 << 20));
         assert_eq!(lines[0], "planned memory: 10 MiB, 64 MiB are free");

@@ -112,6 +112,9 @@ const KNOWN: [&str; 30] = [
 
 impl Class {
     /// The class of a diffusers class name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the samplers that there are, for another name.
     pub fn from_diffusers(name: &str) -> Result<Self> {
         Ok(match name {
             "DDPMScheduler" => Class::Ddpm,
@@ -144,20 +147,7 @@ impl SchedulerConfig {
     /// # Errors
     /// [`Error::Usage`] naming an unknown key, an option that is not supported, or a value of the wrong kind.
     pub fn parse(class: Class, config: &Value) -> Result<Self> {
-        let map = config.as_object().ok_or_else(|| Error::Usage("scheduler config: expected a JSON object".into()))?;
-        for (key, value) in map {
-            let off = value.is_null() || value == false;
-            let key = key.as_str();
-            if UNSUPPORTED.contains(&key) && !off {
-                return Err(Error::Unavailable(format!("scheduler config: {key} = {value}")));
-            }
-            let known = KNOWN.contains(&key) || IGNORED.contains(&key) || UNSUPPORTED.contains(&key);
-            if !known && key != "timestep_scaling" && !key.starts_with('_') {
-                return Err(Error::Usage(format!(
-                    "scheduler config: unknown key {key:?}; remove it if it has no effect"
-                )));
-            }
-        }
+        check_keys(config)?;
         let read = Reader(config);
         let lcm = class == Class::Lcm;
         let solver = matches!(class, Class::DpmSolver | Class::UniPc);
@@ -166,13 +156,7 @@ impl SchedulerConfig {
         if class == Class::Euler && read.text("timestep_type", "discrete")? != "discrete" {
             return Err(Error::Unavailable("scheduler config: timestep_type other than \"discrete\"".into()));
         }
-        // A solver made from the other one's configuration falls back to its own default type.
-        let solver_types: [&str; 2] = if class == Class::UniPc { ["bh2", "bh1"] } else { ["midpoint", "heun"] };
-        let solver_type = match read.text("solver_type", solver_types[0])? {
-            t if solver_types.contains(&t.as_str()) => t,
-            t if ["midpoint", "heun", "logrho", "bh1", "bh2"].contains(&t.as_str()) => solver_types[0].into(),
-            t => return Err(unsupported("solver_type", &t)),
-        };
+        let solver_type = solver_type(class, &read)?;
         let parsed = Self {
             class,
             num_train_timesteps: read.count("num_train_timesteps", 1000)?,
@@ -271,6 +255,33 @@ impl SchedulerConfig {
 
 fn unsupported(key: &str, value: &str) -> Error {
     Error::Unavailable(format!("scheduler config: {key} = {value:?}"))
+}
+
+/// Refuses unknown keys, and what is not supported.
+fn check_keys(config: &Value) -> Result<()> {
+    let map = config.as_object().ok_or_else(|| Error::Usage("scheduler config: expected a JSON object".into()))?;
+    for (key, value) in map {
+        let off = value.is_null() || value == false;
+        let key = key.as_str();
+        if UNSUPPORTED.contains(&key) && !off {
+            return Err(Error::Unavailable(format!("scheduler config: {key} = {value}")));
+        }
+        let known = KNOWN.contains(&key) || IGNORED.contains(&key) || UNSUPPORTED.contains(&key);
+        if !known && key != "timestep_scaling" && !key.starts_with('_') {
+            return Err(Error::Usage(format!("scheduler config: unknown key {key:?}; remove it if it has no effect")));
+        }
+    }
+    Ok(())
+}
+
+fn solver_type(class: Class, read: &Reader<'_>) -> Result<String> {
+    // A solver made from the other one's configuration falls back to its own default type.
+    let solver_types: [&str; 2] = if class == Class::UniPc { ["bh2", "bh1"] } else { ["midpoint", "heun"] };
+    match read.text("solver_type", solver_types[0])? {
+        t if solver_types.contains(&t.as_str()) => Ok(t),
+        t if ["midpoint", "heun", "logrho", "bh1", "bh2"].contains(&t.as_str()) => Ok(solver_types[0].into()),
+        t => Err(unsupported("solver_type", &t)),
+    }
 }
 
 /// Typed access to the keys; an absent or null key has the default.

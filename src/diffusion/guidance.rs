@@ -6,6 +6,9 @@ use crate::tensor::{Tensor, buffer};
 
 /// `unconditional + scale * (conditional - unconditional)` over `[n, ..]`. With `rescale` > 0 each sample's spread is
 /// drawn towards that of the conditional output (Lin et al. 2023, arXiv:2305.08891, section 3.4).
+///
+/// # Errors
+/// [`crate::Error::Shape`] where the outputs differ in shape or device; what a GPU says.
 pub fn guide(unconditional: &Tensor, conditional: &Tensor, scale: f64, rescale: f64) -> Result<Combination> {
     let [u, c] = [unconditional, conditional].map(Combination::of);
     let guided = Combination::sum(&[(1.0 - scale, &u), (scale, &c)]);

@@ -17,6 +17,9 @@ pub enum Prediction {
 
 impl Prediction {
     /// Reads diffusers' `prediction_type`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] for another name.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "epsilon" => Ok(Prediction::Epsilon),
@@ -45,6 +48,9 @@ impl Prediction {
     }
 
     /// What the network is trained towards: `[n, ..]` like `image` and `noise`, one timestep a sample.
+    ///
+    /// # Errors
+    /// As [`NoiseSchedule::velocity`].
     pub fn target(
         self,
         schedule: &NoiseSchedule,

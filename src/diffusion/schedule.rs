@@ -50,11 +50,18 @@ impl NoiseSchedule {
     }
 
     /// `sqrt(a) * image + sqrt(1 - a) * noise` at one timestep for each of the `n` samples of `[n, ..]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the tensors differ in shape or there is not one timestep a sample; [`Error::Failed`] for a timestep
+    /// outside of the schedule.
     pub fn add_noise(&self, image: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<Tensor> {
         self.mix(image, noise, timesteps, |a| (a.sqrt(), (1.0 - a).sqrt()))
     }
 
     /// `sqrt(a) * noise - sqrt(1 - a) * image`: the target of v-prediction.
+    ///
+    /// # Errors
+    /// As [`NoiseSchedule::add_noise`].
     pub fn velocity(&self, image: &Tensor, noise: &Tensor, timesteps: &[usize]) -> Result<Tensor> {
         self.mix(image, noise, timesteps, |a| (-(1.0 - a).sqrt(), a.sqrt()))
     }

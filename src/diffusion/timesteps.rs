@@ -4,6 +4,9 @@ use super::config::{SchedulerConfig, Spacing};
 use crate::error::{Error, Result};
 
 /// `n` timesteps in descending order. Rounded to whole numbers unless `fractional`.
+///
+/// # Errors
+/// [`Error::Usage`] for no steps, or more than the model was trained with.
 pub fn spaced(config: &SchedulerConfig, n: usize, fractional: bool) -> Result<Vec<f64>> {
     let total = config.num_train_timesteps;
     check(total, n)?;
@@ -24,6 +27,9 @@ pub fn spaced(config: &SchedulerConfig, n: usize, fractional: bool) -> Result<Ve
 }
 
 /// As the multistep solvers do it: one point more, and the last one dropped. `last` limits the range from above.
+///
+/// # Errors
+/// As [`spaced`].
 pub fn spaced_for_solver(config: &SchedulerConfig, n: usize, last: usize) -> Result<Vec<f64>> {
     check(config.num_train_timesteps, n)?;
     Ok(match config.spacing {
@@ -40,6 +46,9 @@ pub fn spaced_for_solver(config: &SchedulerConfig, n: usize, last: usize) -> Res
 }
 
 /// The timesteps of consistency distillation, thinned out to `n`.
+///
+/// # Errors
+/// [`Error::Usage`] for no steps, or more than the model was distilled with.
 pub fn lcm(config: &SchedulerConfig, n: usize) -> Result<Vec<f64>> {
     let (total, origin) = (config.num_train_timesteps, config.original_inference_steps);
     check(total, n)?;

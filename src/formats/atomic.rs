@@ -129,6 +129,9 @@ pub fn folder(path: &Path) -> &Path {
 }
 
 /// [`fn@write`] of bytes that are already there.
+///
+/// # Errors
+/// As [`fn@write`].
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |w| w.write_all(bytes))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
-use crate::device::memory::human;
+use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -122,7 +122,7 @@ fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, i
         _ => 3 * u64::from(width) * u64::from(height),
     };
     if decoded.saturating_add(converted) > MAX_BYTES {
-        let (taken, most) = (human(decoded.saturating_add(converted)), human(MAX_BYTES));
+        let (taken, most) = (format_bytes(decoded.saturating_add(converted)), format_bytes(MAX_BYTES));
         return Err(refuse(format!("{width}x{height} pixels take {taken}, and {most} is the most; make it smaller")));
     }
     // A damaged EXIF block says nothing about the pixels.

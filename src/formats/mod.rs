@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod checkpoint;
 pub mod component;
+pub mod content_hash;
 pub mod digest;
 pub mod embeddings;
 pub mod hub;

@@ -17,13 +17,13 @@ use crate::data::image_latents::ImageLatents;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::embeddings::Embeddings;
 use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{atomic, png};
 use crate::lora;
 use crate::lora::gate::GateFile;
 use crate::tensor::DType;
-use crate::train::identity;
 
 /// Where a generator's networks come from.
 #[derive(Clone, Debug, Default)]
@@ -150,7 +150,7 @@ impl Generator {
             Some(vae) => model_dir::vae_folder(vae)?,
             None => ModelDir::open(&self.source.model)?.vae,
         };
-        identity::of_folders(&[folder])
+        content_hash::of_folders(&[folder])
     }
 
     /// The files of the LoRAs that are on.

@@ -164,6 +164,9 @@ pub fn model_files(model: &Path, vae: Option<&Path>, vocab: Option<&Path>) -> Re
 }
 
 /// The hash of all inputs: model, LoRAs, initial image. It reads every byte, so it runs on a thread of its own.
+///
+/// # Errors
+/// Of the thread: [`crate::Error::Io`] where a file cannot be read.
 pub fn inputs_hash(files: Vec<PathBuf>) -> std::thread::JoinHandle<Result<String>> {
     std::thread::spawn(move || digest::files(&files).map(|hash| hash[..16].into()))
 }

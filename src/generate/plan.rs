@@ -4,8 +4,8 @@ use super::StableDiffusion;
 use super::generation::Generation;
 use super::loras::Strength;
 use crate::device::gpu::Gpu;
-use crate::device::memory::human;
-use crate::device::plan::{Phase, Plan};
+use crate::device::memory::format_bytes;
+use crate::device::plan::{MemoryPlan, Phase};
 use crate::error::Result;
 use crate::formats::safetensors::Safetensors;
 use crate::nn::{Param, UNetConfig, VaeConfig};
@@ -54,7 +54,7 @@ impl Workload<'_> {
     ///
     /// # Errors
     /// [`crate::Error::File`] for a LoRA file that cannot be read.
-    pub fn plan(&self) -> Result<Plan> {
+    pub fn plan(&self) -> Result<MemoryPlan> {
         let model = self.model;
         let weights = parameters(model).map(|param| param.get().byte_len() as u64).sum();
         let mut loras = 0;
@@ -78,7 +78,7 @@ impl Workload<'_> {
         if self.from_image {
             phases.insert(0, phase("encoding an image", "feature maps", encoded));
         }
-        Ok(Plan { phases, program: SMALL })
+        Ok(MemoryPlan { phases, program: SMALL })
     }
 
     /// Bytes besides weights: of reading the prompts, of a step, of decoding a batch and of encoding an image.
@@ -109,7 +109,7 @@ impl Workload<'_> {
         let [_, drawn, decoded, _] = self.activations();
         let mut ways = Vec::new();
         if self.batch > 1 {
-            let an_image = human(drawn.max(decoded) / self.batch as u64);
+            let an_image = format_bytes(drawn.max(decoded) / self.batch as u64);
             ways.push(format!("a smaller --batch-size (an image takes {an_image})"));
         }
         ways.push("a smaller --width and --height".into());

@@ -1,10 +1,10 @@
-//! Putting LoRA branches onto the layers of a network, and reading them back.
+//! Attaching LoRAs to the layers of a network, and reading them back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::lora::expert::Factors;
-use crate::nn::{Layer, LoraBranch, Param};
+use crate::nn::{Layer, LoraWeights, Param};
 use crate::ops::LoraOrder;
 use crate::tensor::{DType, Tensor};
 
@@ -32,10 +32,10 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
         Param::new(format!("{name}.lora_B.weight"), up.cast(dtype).to(&device)?),
     ];
     let [a, b] = params.clone();
-    let branch = Some(LoraBranch { down: a, up: b, scale, order: LoraOrder::Auto });
+    let lora = Some(LoraWeights { a, b, scale, order: LoraOrder::Auto });
     match layer {
-        Layer::Linear(linear) => linear.lora = branch,
-        Layer::Conv(conv) => conv.lora = branch,
+        Layer::Linear(linear) => linear.lora = lora,
+        Layer::Conv(conv) => conv.lora = lora,
     }
     Ok(params)
 }
@@ -58,6 +58,9 @@ pub fn detach(layer: Layer<'_>) {
 }
 
 /// Applies several experts at once to the layer: ranks stacked, scales folded into B.
+///
+/// # Errors
+/// [`Error::Failed`] naming the layer where the experts differ in shape or do not fit its weight.
 pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Result<()> {
     let (Some(first), rank) = (experts.first(), experts.iter().map(|f| f.rank()).sum::<usize>()) else {
         return Ok(());
@@ -98,13 +101,19 @@ fn weight_of(layer: &Layer<'_>) -> Tensor {
 }
 
 /// The layer's branch in the layout of files, with `alpha = scale * rank`.
-pub fn factors(branch: &LoraBranch) -> Result<Factors> {
-    let (down, up) = (branch.down.get().to_cpu()?, branch.up.get().to_cpu()?);
+///
+/// # Errors
+/// [`Error::Shape`] where the factors do not fit each other; what a GPU says.
+pub fn factors(lora: &LoraWeights) -> Result<Factors> {
+    let (down, up) = (lora.a.get().to_cpu()?, lora.b.get().to_cpu()?);
     let rank = down.shape()[0] as f64;
-    Factors::new(in_files(&down), up, branch.scale * rank)
+    Factors::new(in_files(&down), up, lora.scale * rank)
 }
 
 /// Branches for a whole network: every module of `modules` must be found, by `visit`, among its layers.
+///
+/// # Errors
+/// [`Error::Failed`] naming a module that the network lacks, or whose weight the factors do not fit.
 pub fn attach_all(
     modules: &BTreeMap<String, Vec<&Factors>>,
     dtype: DType,

@@ -35,6 +35,9 @@ impl Loaded {
 }
 
 /// The file that a `--lora` argument means: itself, or the usual name inside of a folder.
+///
+/// # Errors
+/// [`Error::File`] for a folder that has none of those files.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.into());

@@ -61,6 +61,9 @@ pub fn errors(merged: &Merged) -> [(String, String); 2] {
 }
 
 /// ModelSpec's word for what a model predicts, where its scheduler says so.
+///
+/// # Errors
+/// [`crate::Error::File`] where the scheduler's configuration is there and cannot be read.
 pub fn prediction(model: &Path) -> Result<Option<(String, String)>> {
     let scheduler = model_dir::scheduler_config(model)?;
     let word = match scheduler["prediction_type"].as_str() {

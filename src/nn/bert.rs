@@ -100,6 +100,9 @@ impl Bert {
 }
 
 /// The first `rows` of each of `x` `[n, t, c]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where `x` has fewer rows or other dimensions; what a GPU says.
 pub fn first_rows(tape: &Tape, x: &Tensor, rows: usize) -> Result<Tensor> {
     let [n, t, c] = x.dims("first_rows")?;
     if rows == t {

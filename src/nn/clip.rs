@@ -242,6 +242,9 @@ impl ClipText {
     }
 
     /// The norm that ends the encoder, for callers who take an earlier layer's output. `[n, t, c]` -> the same shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the width of `x` is another; what a GPU says.
     pub fn final_layer_norm(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         self.final_layer_norm.forward(tape, x)
     }

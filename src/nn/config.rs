@@ -54,6 +54,9 @@ impl Config {
     }
 
     /// A positive integer.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for any other value, here and below.
     pub fn size(&self, key: &str, default: usize) -> Result<usize> {
         match self.get(key) {
             None => Ok(default),
@@ -62,6 +65,9 @@ impl Config {
     }
 
     /// One positive integer for each of `count` blocks, or one for all of them.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for another value or number of values.
     pub fn size_each(&self, key: &str, default: usize, count: usize) -> Result<Vec<usize>> {
         let Some(value) = self.get(key) else {
             return Ok(vec![default; count]);
@@ -75,6 +81,9 @@ impl Config {
     }
 
     /// A list of positive integers that is not empty.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for another value.
     pub fn sizes(&self, key: &str, default: &[usize]) -> Result<Vec<usize>> {
         match self.get(key) {
             None => Ok(default.to_vec()),
@@ -85,6 +94,10 @@ impl Config {
         }
     }
 
+    /// A number.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for what is no number.
     pub fn number(&self, key: &str, default: f64) -> Result<f64> {
         match self.get(key) {
             None => Ok(default),
@@ -92,6 +105,10 @@ impl Config {
         }
     }
 
+    /// True or false.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for what is neither true nor false.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         match self.get(key) {
             None => Ok(default),
@@ -100,6 +117,9 @@ impl Config {
     }
 
     /// One of `names`; returns its place among them. Absent means the first.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key, and `names`, for another value.
     pub fn choice(&self, key: &str, names: &[&str]) -> Result<usize> {
         match self.get(key) {
             None => Ok(0),
@@ -110,6 +130,9 @@ impl Config {
     }
 
     /// A list with one of `names` for each of `count` blocks; returns their places among them.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for another value or number of values.
     pub fn choices(&self, key: &str, names: &[&str], default: &[usize], count: usize) -> Result<Vec<usize>> {
         let found: Vec<usize> = match self.get(key) {
             None => default.to_vec(),
@@ -126,6 +149,9 @@ impl Config {
     }
 
     /// Keys that switch on something this engine does not do: each must be absent, null, or the value that is given.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key whose value is another.
     pub fn only(&self, supported: &[(&str, Value)]) -> Result<()> {
         for (key, only) in supported {
             if let Some(value) = self.get(key)
@@ -138,6 +164,9 @@ impl Config {
     }
 
     /// Keys that may be false or a list of false.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key for another value.
     pub fn never(&self, key: &str) -> Result<()> {
         match self.get(key) {
             Some(Value::Array(list)) if list.iter().all(|item| item == &json!(false)) => Ok(()),
@@ -152,6 +181,9 @@ impl Config {
     }
 
     /// Refuses keys that nobody asked for; those that begin with `_` are notes of the library that wrote the file.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming such a key.
     pub fn finish(&self) -> Result<()> {
         let known = self.known.borrow();
         match self.keys.keys().find(|key| !key.starts_with('_') && !known.contains(*key)) {

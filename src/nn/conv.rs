@@ -1,8 +1,8 @@
-//! Convolutions and their optional LoRA branch.
+//! Convolutions and their optional LoRA.
 
 use crate::autograd::Tape;
 use crate::error::Result;
-use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
+use crate::nn::{Layer, LoraWeights, Param, Visitor, Weights};
 use crate::ops::{self, Epilogue, Padding};
 use crate::tensor::Tensor;
 
@@ -15,15 +15,22 @@ pub struct Conv2d {
     pub bias: Param,
     pub stride: usize,
     pub padding: Padding,
-    pub lora: Option<LoraBranch>,
+    pub lora: Option<LoraWeights>,
 }
 
 impl Conv2d {
     /// A square kernel with the padding that keeps the size at stride 1.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming a weight that is missing or has another shape.
     pub fn load(w: &Weights, c_in: usize, c_out: usize, kernel: usize) -> Result<Self> {
         Self::strided(w, c_in, c_out, kernel, 1, Padding::all(kernel / 2))
     }
 
+    /// A square kernel with any stride and padding.
+    ///
+    /// # Errors
+    /// As [`Conv2d::load`].
     pub fn strided(
         w: &Weights,
         c_in: usize,
@@ -43,30 +50,39 @@ impl Conv2d {
     }
 
     /// `[n, h, w, c_in]` -> `[n, ho, wo, c_out]`.
+    ///
+    /// # Errors
+    /// As [`ops::conv2d`].
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         self.forward_epilogue(tape, x, Epilogue::default())
     }
 
     /// [`Conv2d::forward`] and what is added to it.
+    ///
+    /// # Errors
+    /// As [`ops::conv2d_epilogue`].
     pub fn forward_epilogue(&self, tape: &Tape, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         let (stride, padding) = (self.stride, self.padding);
         let (weight, bias) = (self.weight.get(), self.bias.get());
-        let Some(LoraBranch { down, up, scale, .. }) = &self.lora else {
+        let Some(LoraWeights { a, b, scale, .. }) = &self.lora else {
             return ops::conv2d_epilogue(tape, x, &weight, Some(&bias), stride, padding, epilogue);
         };
-        // The branch first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
+        // The LoRA first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
         // result is rounded.
-        let h = ops::conv2d(tape, x, &down.get(), None, stride, padding)?; // [n, ho, wo, r]
+        let h = ops::conv2d(tape, x, &a.get(), None, stride, padding)?; // [n, ho, wo, r]
         let h = if *scale == 1.0 { h } else { ops::scale(tape, &h, *scale)? };
-        let branch = match epilogue.residual {
-            Some(residual) => ops::linear_residual(tape, residual, &h, &up.get(), None, None)?,
-            None => ops::linear(tape, &h, &up.get(), None)?,
+        let lora = match epilogue.residual {
+            Some(residual) => ops::linear_residual(tape, residual, &h, &b.get(), None, None)?,
+            None => ops::linear(tape, &h, &b.get(), None)?,
         };
-        let epilogue = Epilogue { residual: Some(&branch), ..epilogue };
+        let epilogue = Epilogue { residual: Some(&lora), ..epilogue };
         ops::conv2d_epilogue(tape, x, &weight, Some(&bias), stride, padding, epilogue)
     }
 
     /// [`Conv2d::forward`] of `x` `[n, h, w, c_in]` upsampled to `height` and `width`.
+    ///
+    /// # Errors
+    /// As [`ops::upsample_conv2d`].
     pub fn forward_upsampled(&self, tape: &Tape, x: &Tensor, [height, width]: [usize; 2]) -> Result<Tensor> {
         let [_, h, w, _] = x.dims("Conv2d")?;
         if self.lora.is_none()

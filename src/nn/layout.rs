@@ -6,12 +6,18 @@ use crate::error::Result;
 use crate::tensor::{DType, Element, Tensor, buffer};
 
 /// `[n, c, h, w]` -> `[n, h, w, c]`; for convolution weights `[c_out, c_in, kh, kw]` -> `[c_out, kh, kw, c_in]`.
+///
+/// # Errors
+/// [`crate::Error::Shape`] where `x` does not have four dimensions.
 pub fn channels_last(x: &Tensor) -> Result<Tensor> {
     let [n, c, h, w] = x.dims("channels_last")?;
     Ok(transpose(x, c, h * w, &[n, h, w, c]))
 }
 
 /// `[n, h, w, c]` -> `[n, c, h, w]`, the inverse of [`channels_last`].
+///
+/// # Errors
+/// As [`channels_last`].
 pub fn channels_first(x: &Tensor) -> Result<Tensor> {
     let [n, h, w, c] = x.dims("channels_first")?;
     Ok(transpose(x, h * w, c, &[n, c, h, w]))

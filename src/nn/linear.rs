@@ -1,8 +1,8 @@
-//! Linear layers and their optional LoRA branch.
+//! Linear layers and their optional LoRA.
 
 use crate::autograd::Tape;
 use crate::error::Result;
-use crate::nn::{Layer, LoraBranch, Param, Visitor, Weights};
+use crate::nn::{Layer, LoraWeights, Param, Visitor, Weights};
 use crate::ops;
 use crate::tensor::Tensor;
 
@@ -13,10 +13,14 @@ pub struct Linear {
     pub weight: Param,
     /// `[out]`.
     pub bias: Option<Param>,
-    pub lora: Option<LoraBranch>,
+    pub lora: Option<LoraWeights>,
 }
 
 impl Linear {
+    /// Reads `weight` `[c_out, c_in]`, and `bias` where there is one.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming a weight that is missing or has another shape.
     pub fn load(w: &Weights, c_in: usize, c_out: usize, bias: bool) -> Result<Self> {
         Ok(Self {
             name: w.name().into(),
@@ -27,43 +31,55 @@ impl Linear {
     }
 
     /// `[.., in]` -> `[.., out]`.
+    ///
+    /// # Errors
+    /// As [`ops::linear`].
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         match &self.lora {
             None => ops::linear(tape, x, &weight, bias.as_ref()),
             Some(lora) => {
-                let (a, b) = (lora.down.get(), lora.up.get());
-                ops::lora_linear(tape, x, &weight, bias.as_ref(), lora.branch(&a, &b))
+                let (a, b) = (lora.a.get(), lora.b.get());
+                ops::lora_linear(tape, x, &weight, bias.as_ref(), lora.layer(&a, &b))
             }
         }
     }
 
     /// [`Linear::forward`] of one `x` for each of several layers without bias.
+    ///
+    /// # Errors
+    /// As [`ops::linear_group`].
     pub fn forward_group(tape: &Tape, x: &Tensor, layers: &[&Self]) -> Result<Vec<Tensor>> {
         let tensors: Vec<_> = layers
             .iter()
             .map(|layer| {
-                let factors = layer.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
+                let factors = layer.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get()));
                 (layer.weight.get(), factors)
             })
             .collect();
         let group = layers.iter().zip(&tensors).map(|(layer, (weight, factors))| {
-            let branch = layer.lora.as_ref().zip(factors.as_ref());
-            (weight, branch.map(|(lora, (a, b))| lora.branch(a, b)))
+            let lora = layer.lora.as_ref().zip(factors.as_ref());
+            (weight, lora.map(|(lora, (a, b))| lora.layer(a, b)))
         });
         ops::linear_group(tape, x, &group.collect::<Vec<_>>())
     }
 
     /// `residual` `[.., out]` plus [`Linear::forward`] of `x`.
+    ///
+    /// # Errors
+    /// As [`ops::linear_residual`].
     pub fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
-        let factors = self.lora.as_ref().map(|lora| (lora.down.get(), lora.up.get()));
-        let branch = self.lora.as_ref().zip(factors.as_ref());
-        let branch = branch.map(|(lora, (a, b))| lora.branch(a, b));
-        ops::linear_residual(tape, residual, x, &weight, bias.as_ref(), branch)
+        let factors = self.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get()));
+        let lora = self.lora.as_ref().zip(factors.as_ref());
+        let lora = lora.map(|(lora, (a, b))| lora.layer(a, b));
+        ops::linear_residual(tape, residual, x, &weight, bias.as_ref(), lora)
     }
 
     /// GEGLU of [`Linear::forward`]: `[.., in]` -> `[.., out / 2]`.
+    ///
+    /// # Errors
+    /// As [`ops::linear_geglu`].
     pub fn forward_geglu(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         match &self.lora {
             None => ops::linear_geglu(tape, x, &self.weight.get(), self.bias.as_ref().map(Param::get).as_ref()),

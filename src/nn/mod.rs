@@ -36,7 +36,7 @@ pub use inception::{Inception, InceptionOutput};
 pub use linear::Linear;
 pub use lpips::Lpips;
 pub use norm::{GroupNorm, LayerNorm};
-pub use param::{LoraBranch, Param};
+pub use param::{LoraWeights, Param};
 pub use save::save;
 pub use score_head::ScoreHead;
 pub use unet::{AddedConditions, UNet};

@@ -15,6 +15,10 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
+    /// Reads `weight` and `bias` `[channels]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming a weight that is missing or has another shape.
     pub fn load(w: &Weights, channels: usize, groups: usize, eps: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
             let message =
@@ -25,11 +29,17 @@ impl GroupNorm {
     }
 
     /// `[n, h, w, c]` -> the same shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the channels of `x` are others; what a GPU says.
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         self.apply(tape, x, false)
     }
 
     /// [`GroupNorm::forward`] and then SiLU, in one pass.
+    ///
+    /// # Errors
+    /// As [`GroupNorm::forward`].
     pub fn forward_silu(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         self.apply(tape, x, true)
     }
@@ -48,11 +58,18 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
+    /// Reads `weight` and `bias` `[channels]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] naming a weight that is missing or has another shape.
     pub fn load(w: &Weights, channels: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: w.vector("weight", channels)?, bias: w.vector("bias", channels)?, eps })
     }
 
     /// `[.., c]` -> the same shape.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the channels of `x` are others; what a GPU says.
     pub fn forward(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(tape, x, &self.weight.get(), &self.bias.get(), self.eps)
     }

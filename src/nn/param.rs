@@ -40,20 +40,20 @@ impl std::fmt::Debug for Param {
     }
 }
 
-/// A low-rank addition to a layer: `scale * up(down(x))`. On a linear layer `down` is `[r, in]`; on a convolution it has
-/// the base's kernel, stride and padding, `[r, kh, kw, c_in]`. `up` is `[out, r]` on both.
+/// The LoRA of a layer: `scale * b(a(x))`. On a linear layer `a` is `[r, in]`; on a convolution it has the base's kernel,
+/// stride and padding, `[r, kh, kw, c_in]`. `b` is `[out, r]` on both.
 #[derive(Clone, Debug)]
-pub struct LoraBranch {
-    pub down: Param,
-    pub up: Param,
+pub struct LoraWeights {
+    pub a: Param,
+    pub b: Param,
     pub scale: f64,
     /// Of the products on a linear layer.
     pub order: LoraOrder,
 }
 
-impl LoraBranch {
-    /// With its present factors `a` (down) and `b` (up), as the ops of a linear layer take it.
-    pub(super) fn branch<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> LoraLayer<'a> {
+impl LoraWeights {
+    /// With its present values `a` and `b`, as the ops of a linear layer take it.
+    pub(super) fn layer<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> LoraLayer<'a> {
         LoraLayer { a, b, scale: self.scale, order: self.order }
     }
 }

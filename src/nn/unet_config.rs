@@ -41,40 +41,7 @@ impl UNetConfig {
     /// # Errors
     /// [`crate::Error::File`] naming the key and the value that is not supported.
     pub fn parse(c: &Config) -> Result<Self> {
-        c.only(&[
-            ("act_fn", json!("silu")),
-            ("attention_type", json!("default")),
-            ("center_input_sample", json!(false)),
-            ("class_embed_type", Value::Null),
-            ("class_embeddings_concat", json!(false)),
-            ("conv_in_kernel", json!(3)),
-            ("conv_out_kernel", json!(3)),
-            ("cross_attention_norm", Value::Null),
-            ("downsample_padding", json!(1)),
-            ("dropout", json!(0)),
-            ("dual_cross_attention", json!(false)),
-            ("encoder_hid_dim", Value::Null),
-            ("encoder_hid_dim_type", Value::Null),
-            ("mid_block_only_cross_attention", json!(false)),
-            ("mid_block_scale_factor", json!(1)),
-            ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
-            ("num_attention_heads", Value::Null),
-            ("num_class_embeds", Value::Null),
-            ("resnet_out_scale_factor", json!(1)),
-            ("resnet_skip_time_act", json!(false)),
-            ("resnet_time_scale_shift", json!("default")),
-            ("reverse_transformer_layers_per_block", Value::Null),
-            ("time_cond_proj_dim", Value::Null),
-            ("time_embedding_act_fn", Value::Null),
-            ("time_embedding_dim", Value::Null),
-            ("time_embedding_type", json!("positional")),
-            ("timestep_post_act", Value::Null),
-        ])?;
-        c.never("only_cross_attention")?;
-        // Attention is computed in f32 here in any case.
-        c.flag("upcast_attention", false)?;
-        c.ignore(&["addition_embed_type_num_heads"]);
-
+        supported(c)?;
         let block_out_channels = c.sizes("block_out_channels", &[320, 640, 1280, 1280])?;
         let blocks = block_out_channels.len();
         let kinds = |key, names, default: fn(usize, usize) -> bool| -> Result<Vec<bool>> {
@@ -128,4 +95,42 @@ impl UNetConfig {
         c.finish()?;
         Ok(config)
     }
+}
+
+/// Refuses what no UNet here does.
+fn supported(c: &Config) -> Result<()> {
+    c.only(&[
+        ("act_fn", json!("silu")),
+        ("attention_type", json!("default")),
+        ("center_input_sample", json!(false)),
+        ("class_embed_type", Value::Null),
+        ("class_embeddings_concat", json!(false)),
+        ("conv_in_kernel", json!(3)),
+        ("conv_out_kernel", json!(3)),
+        ("cross_attention_norm", Value::Null),
+        ("downsample_padding", json!(1)),
+        ("dropout", json!(0)),
+        ("dual_cross_attention", json!(false)),
+        ("encoder_hid_dim", Value::Null),
+        ("encoder_hid_dim_type", Value::Null),
+        ("mid_block_only_cross_attention", json!(false)),
+        ("mid_block_scale_factor", json!(1)),
+        ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
+        ("num_attention_heads", Value::Null),
+        ("num_class_embeds", Value::Null),
+        ("resnet_out_scale_factor", json!(1)),
+        ("resnet_skip_time_act", json!(false)),
+        ("resnet_time_scale_shift", json!("default")),
+        ("reverse_transformer_layers_per_block", Value::Null),
+        ("time_cond_proj_dim", Value::Null),
+        ("time_embedding_act_fn", Value::Null),
+        ("time_embedding_dim", Value::Null),
+        ("time_embedding_type", json!("positional")),
+        ("timestep_post_act", Value::Null),
+    ])?;
+    c.never("only_cross_attention")?;
+    // Attention is computed in f32 here in any case.
+    c.flag("upcast_attention", false)?;
+    c.ignore(&["addition_embed_type_num_heads"]);
+    Ok(())
 }

@@ -162,6 +162,9 @@ impl AutoencoderKl {
     }
 
     /// Mean and unclamped log variance in one tensor, `[n, h/s, w/s, 2 * latent]`. Has a gradient.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the image does not have the channels of the VAE; what a GPU says.
     pub fn moments(&self, tape: &Tape, image: &Tensor) -> Result<Tensor> {
         self.check(image, self.config.in_channels, self.config.downscale())?;
         let h = self.encoder.forward(tape, &input(tape, image, &self.device(), self.dtype)?)?;

@@ -121,6 +121,9 @@ impl Weights {
     }
 
     /// A table `[rows, columns]` whose dimensions the file may store otherwise, such as `[1, rows, columns]`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming a tensor that is missing or does not have these elements.
     pub fn table(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
         let value = self.read(key)?;
         match value.len() == rows * columns && value.shape().last() == Some(&columns) {
@@ -137,6 +140,9 @@ impl Weights {
     }
 
     /// A bias or norm weight `[len]`, in the accumulator type.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming a tensor that is missing or has another shape; where a device has no room.
     pub fn vector(&self, key: &str, len: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
             return Ok(self.param(key, unset(gpu, &[len], self.dtype.accumulator())?));
@@ -151,6 +157,9 @@ impl Weights {
 
     /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]` or
     /// `[rows, columns, 1]`.
+    ///
+    /// # Errors
+    /// As [`Weights::vector`].
     pub fn matrix(&self, key: &str, rows: usize, columns: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
             return Ok(self.param(key, unset(gpu, &[rows, columns], self.dtype)?));
@@ -168,6 +177,9 @@ impl Weights {
 
     /// A convolution's weight `[c_out, c_in, k, k]`, handed out as `[c_out, k, k, c_in]`. Where `k` is 1 the file may
     /// store a matrix.
+    ///
+    /// # Errors
+    /// As [`Weights::vector`].
     pub fn kernel(&self, key: &str, c_out: usize, c_in: usize, k: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
             return Ok(self.param(key, unset(gpu, &[c_out, k, k, c_in], self.dtype)?));

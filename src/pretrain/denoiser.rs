@@ -1,29 +1,29 @@
 //! Text encoder and UNet, trained together.
 
 use super::Pretraining;
-use super::pairs::{LATENT_LEN, Pairs, example};
-use super::stage::{Computed, Recipe, Stage};
-use super::words;
+use super::latents::{LATENT_LEN, Pairs, example};
+use super::stage::{Recipe, Stage, StepOutput};
+use super::text_probe;
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::Result;
+use crate::formats::content_hash;
 use crate::generate::StableDiffusion;
 use crate::nn::{AutoencoderKl, ClipText, Param, UNet};
 use crate::ops;
 use crate::shapes::careless::Careless;
-use crate::shapes::draw::Draw;
 use crate::shapes::model::{
     LATENT_CHANNELS, LATENT_SIDE, Networks, scheduler_config, text_config, unet_config, vocabulary_size,
 };
+use crate::shapes::rng::Rng;
 use crate::shapes::vocabulary::tokenizer;
 use crate::shapes::{Split, caption};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::checkpoint::RunIdentity;
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 /// The name of the last stage's states and records.
@@ -53,10 +53,10 @@ pub(super) fn train(run: &Pretraining, mut vae: AutoencoderKl, pairs: &Pairs, wa
     vae.config.scaling_factor = pairs.scaling_factor;
     let mut denoiser = Denoiser::new(run.seed, BATCH, pairs, &run.device)?;
     let (text, unet, scheduler) = (text_config(vocabulary_size()), unet_config(), scheduler_config());
-    let model = identity::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
+    let model = content_hash::of_bytes(format!("{text}{unet}{scheduler}").as_bytes());
     let mut settings =
         format!("seed = {}\ntext-steps = {}\nsteps = {}\npairs = {}\n", run.seed, run.text_steps, run.steps, run.pairs);
-    words::train(run, &denoiser.text, watcher)?;
+    text_probe::train(run, &denoiser.text, watcher)?;
     let params = denoiser.params();
     let mut done = 0;
     let first = ("denoiser".to_owned(), "steps of text encoder and UNet", run.steps, 2e-3);
@@ -149,7 +149,7 @@ impl<'a> Denoiser<'a> {
         [self.text.parameters(), self.unet.parameters()].concat()
     }
 
-    pub fn compute(&self, leaves: &[Tensor], step: u64) -> Result<Computed> {
+    pub fn compute(&self, leaves: &[Tensor], step: u64) -> Result<StepOutput> {
         let (latents, ids) = self.batch(step)?;
         let noise = random::normals(self.seed, Stream::Noise, 0, step, latents.len());
         let noise = Tensor::new(noise, latents.shape());
@@ -166,7 +166,7 @@ impl<'a> Denoiser<'a> {
         let loss = ops::weighted_mse(&tape, &predicted, &target, &weights.to(&device)?)?;
         let losses = vec![("loss", loss.to_cpu()?.item())];
         let gradients = tape.backward(&loss)?;
-        Ok(Computed { gradients, losses })
+        Ok(StepOutput { gradients, losses })
     }
 
     /// Latents `[n, 16, 16, 4]` and ids `[n, 77]` of pairs chosen at random.
@@ -184,9 +184,9 @@ impl<'a> Denoiser<'a> {
                 (false, Some(careless)) => {
                     let (skill, index) = example(pair);
                     let shown = skill.prompt(Split::Train, self.seed, index).description;
-                    let mut draw = Draw::of_careless(self.seed, step * self.batch as u64 + i as u64);
-                    let told = careless.describe(&shown, &mut draw);
-                    ids.extend(self.tokenizer.encode(&caption::write(skill, &told, &mut draw))?.ids);
+                    let mut rng = Rng::of_careless(self.seed, step * self.batch as u64 + i as u64);
+                    let told = careless.describe(&shown, &mut rng);
+                    ids.extend(self.tokenizer.encode(&caption::write(skill, &told, &mut rng))?.ids);
                 }
             }
         }

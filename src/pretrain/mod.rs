@@ -3,17 +3,18 @@
 //! captions. Everything is drawn by index, so that a resumed run gives the bytes of an unbroken one.
 
 mod denoiser;
-mod pairs;
+mod latents;
 mod stage;
 #[cfg(all(test, feature = "simulator"))]
 mod tests;
+mod text_probe;
 mod vae;
-mod words;
 
 use std::path::{Path, PathBuf};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::model_dir::ModelDir;
 use crate::generate::StableDiffusion;
 use crate::nn::Config;
@@ -21,9 +22,8 @@ use crate::shapes::careless::Careless;
 use crate::shapes::model::{text_config, unet_config, vocabulary_size};
 use crate::tensor::DType;
 use crate::train::folder::OutputFolder;
-use crate::train::identity;
 use crate::train::watcher::Watcher;
-use pairs::Pairs;
+use latents::Pairs;
 
 /// A pretraining run. What it does not say is fixed: the model that ships is one run's, and everybody can repeat it.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +102,7 @@ impl Pretraining {
         let model = StableDiffusion::load(from, None, DType::F32)?;
         model.place(&self.device)?;
         let pairs = Pairs::encode(self, &model.vae, Some(model.vae.config.scaling_factor), watcher)?;
-        let hash = identity::of_folders(&[files.unet, files.text_encoder])?;
+        let hash = content_hash::of_folders(&[files.unet, files.text_encoder])?;
         denoiser::go_on(self, model, hash, &pairs, watcher)
     }
 

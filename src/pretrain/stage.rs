@@ -17,7 +17,7 @@ use crate::train::watcher::{StepReport, Watcher};
 const MAX_GRAD_NORM: f64 = 1.0;
 
 /// What one step computed; `losses` begin with the one that was differentiated.
-pub(super) struct Computed {
+pub(super) struct StepOutput {
     pub gradients: Gradients,
     pub losses: Vec<(&'static str, f64)>,
 }
@@ -75,7 +75,7 @@ impl Stage {
     pub fn run(
         &mut self,
         watcher: &mut dyn Watcher,
-        mut compute: impl FnMut(&[Tensor], u64) -> Result<Computed>,
+        mut compute: impl FnMut(&[Tensor], u64) -> Result<StepOutput>,
         mut saved: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         let Recipe { what, steps, .. } = self.recipe;
@@ -103,8 +103,8 @@ impl Stage {
         Ok(())
     }
 
-    fn one_step(&mut self, compute: &mut impl FnMut(&[Tensor], u64) -> Result<Computed>) -> Result<StepReport> {
-        let Computed { gradients, losses } = compute(&self.flat.leaves(), self.flat.step)?;
+    fn one_step(&mut self, compute: &mut impl FnMut(&[Tensor], u64) -> Result<StepOutput>) -> Result<StepReport> {
+        let StepOutput { gradients, losses } = compute(&self.flat.leaves(), self.flat.step)?;
         self.flat.accumulate(&gradients)?;
         let r = &self.recipe;
         let lr = LrSchedule::new(Shape::Cosine, r.lr, r.warmup, r.steps).at(self.flat.step);

@@ -1,8 +1,8 @@
 //! Steps on the simulator against the CPU's: the real networks, on small batches.
 
 use super::denoiser::Denoiser;
-use super::stage::{Computed, Recipe, Stage};
-use super::words::Reader;
+use super::stage::{Recipe, Stage, StepOutput};
+use super::text_probe::Reader;
 use super::*;
 use crate::device::gpu::{Checks, Gpu, Order};
 use crate::nn::{AutoencoderKl, Param};
@@ -50,7 +50,7 @@ fn train(
     run: &Pretraining,
     stage: &'static str,
     params: Vec<Param>,
-    compute: impl FnMut(&[Tensor], u64) -> Result<Computed>,
+    compute: impl FnMut(&[Tensor], u64) -> Result<StepOutput>,
 ) -> Trained {
     let recipe = Recipe {
         stage: stage.into(),

@@ -1,10 +1,11 @@
 //! The VAE: pictures through the encoder, a draw from the posterior, the decoder, and back.
 
 use super::Pretraining;
-use super::pairs::picture;
-use super::stage::{Computed, Recipe, Stage};
+use super::latents::picture;
+use super::stage::{Recipe, Stage, StepOutput};
 use crate::autograd::Tape;
 use crate::error::Result;
+use crate::formats::content_hash;
 use crate::nn::AutoencoderKl;
 use crate::ops;
 use crate::shapes::Skill;
@@ -12,7 +13,6 @@ use crate::shapes::model::{LATENT_CHANNELS, LATENT_SIDE, vae_config};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::checkpoint::RunIdentity;
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 pub(super) const STAGE: &str = "vae";
@@ -27,7 +27,7 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
     let config = vae_config(1.0);
     let identity = RunIdentity {
         settings: format!("seed = {}\nvae-steps = {}\n", run.seed, run.vae_steps),
-        model: identity::of_bytes(config.to_string().as_bytes()),
+        model: content_hash::of_bytes(config.to_string().as_bytes()),
         data: String::new(),
     };
     let vae = AutoencoderKl::initial(config, run.seed, DType::F32)?;
@@ -48,7 +48,13 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
 }
 
 /// Step `step` on the next `batch` pictures.
-pub(super) fn compute(seed: u64, batch: usize, vae: &AutoencoderKl, leaves: &[Tensor], step: u64) -> Result<Computed> {
+pub(super) fn compute(
+    seed: u64,
+    batch: usize,
+    vae: &AutoencoderKl,
+    leaves: &[Tensor],
+    step: u64,
+) -> Result<StepOutput> {
     let first = step * batch as u64;
     let skill = |i: u64| Skill::ALL[(i % Skill::ALL.len() as u64) as usize];
     let pictures: Vec<_> = (first..first + batch as u64).map(|i| (skill(i), i)).collect();
@@ -70,5 +76,5 @@ pub(super) fn compute(seed: u64, batch: usize, vae: &AutoencoderKl, leaves: &[Te
     let told = told.map(|(name, value)| Ok((name, value.to_cpu()?.item())));
     let losses = told.into_iter().collect::<Result<_>>()?;
     let gradients = tape.backward(&loss)?;
-    Ok(Computed { gradients, losses })
+    Ok(StepOutput { gradients, losses })
 }

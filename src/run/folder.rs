@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::stage::Task;
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::{atomic, digest};
-use crate::train::identity;
 
 /// What a task is made from, by name: hashes of files, and settings as they are.
 pub type Inputs = BTreeMap<String, String>;
@@ -202,7 +202,7 @@ impl RunFolder {
 /// One hash for all.
 fn of_hashes(hashes: &BTreeMap<String, String>) -> String {
     let lines: Vec<String> = hashes.iter().map(|(file, hash)| format!("{hash} {file}\n")).collect();
-    identity::of_bytes(lines.concat().as_bytes())
+    content_hash::of_bytes(lines.concat().as_bytes())
 }
 
 fn list(root: &Path, path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

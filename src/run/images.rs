@@ -10,11 +10,11 @@ use super::stage::{Stage, Task, Work};
 use super::{ActiveTask, Run, select};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::digest;
 use crate::generate::folder::{Existing, Finished, Folder};
 use crate::generate::loras::Strength;
 use crate::generate::{self, Observer, Settings, Source};
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 pub(super) struct Images;
@@ -144,7 +144,7 @@ impl<'a> Generator<'a> {
             settings: self.settings,
             images_per_prompt: 1,
             seed,
-            inputs: identity::of_bytes(inputs.as_bytes())[..16].into(),
+            inputs: content_hash::of_bytes(inputs.as_bytes())[..16].into(),
             existing: Existing::Repair,
             latents: self.keeps_latents.then(|| self.inner.vae_identity()).transpose()?,
         };

@@ -8,12 +8,12 @@ use super::plan::put;
 use super::stage::{Stage, Task, Work};
 use super::{ActiveTask, Run};
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::digest;
 use crate::prompting::llm::{EndpointOptions, Role};
 use crate::prompting::prompts::{self, Ask, Collector, Options};
 use crate::prompting::writer::{Endpoint, Replay, Writer, collect};
 use crate::prompting::{Record, Skill, builtin};
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 pub(super) struct Prompts;
@@ -30,7 +30,7 @@ impl Work for Prompts {
     fn inputs(&self, run: &Run, task: &Task, inputs: &mut Inputs) -> Result<Paths> {
         let (part, s) = (task.part(), &run.config.prompts);
         let skill = run.config.skills.iter().find(|skill| skill.id == part);
-        put(inputs, "skill", identity::of_bytes(format!("{skill:?}").as_bytes()));
+        put(inputs, "skill", content_hash::of_bytes(format!("{skill:?}").as_bytes()));
         let decides = json!([s.count, s.writer, s.llm_model, s.max_similarity, s.strict_words]);
         put(inputs, "settings", decides.to_string());
         if let Some(folder) = &s.replay {

@@ -4,11 +4,11 @@ use super::{LEAST_BOUND, Row, normals, relative_error, worst};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
-use crate::device::gpu::noise::{self, Draw, Target};
 use crate::device::gpu::recorder::Launched;
 use crate::error::Result;
 use crate::nn::Param;
 use crate::ops;
+use crate::ops::noise::{self, Draw, Target};
 use crate::ops::optimizer::{Adafactor, AdamW, AdamW8bit, Lion, Optimizer, Prodigy, ScheduleFree, Sgd, decoded};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
@@ -144,18 +144,16 @@ pub fn noise(gpu: &Gpu, launched: &Launched) -> Result<Row> {
     const SIZE: usize = 64 * 64 * 4;
     let (signal, sigma) = ([0.9_f32, 0.1], [0.43_f32, 0.99]);
     launched.take();
-    let index = gpu.upload(&INDEX.map(u64::cast_signed))?;
-    let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &gpu.upload(&[0_i64])? };
+    let device = Device::Gpu(gpu.clone());
+    let there = |x: Tensor| x.to(&device);
+    let (index, step) =
+        (there(Tensor::new(INDEX.map(u64::cast_signed).to_vec(), &[2]))?, there(Tensor::new(vec![0_i64], &[1]))?);
+    let [signal_there, sigma_there] = [signal, sigma].map(|rates| there(Tensor::new(rates.to_vec(), &[2])));
+    let draw = Draw { seed: SEED, stream: Stream::Noise, index: &index, step: &step };
     let x = normals(1, &[2, SIZE]);
-    let drawn = Tensor::new(noise::normals(draw, SIZE)?.download::<f32>()?, &[2, SIZE]);
-    let mixed = noise::add_noise(
-        &gpu.upload(x.data::<f32>())?,
-        &gpu.upload(&signal)?,
-        &gpu.upload(&sigma)?,
-        draw,
-        Target::Velocity,
-    )?;
-    let [noisy, velocity] = mixed.map(|memory| Tensor::on_gpu(memory, &[2, SIZE]).to_cpu());
+    let drawn = noise::normals(draw, SIZE)?.to_cpu()?;
+    let mixed = noise::add_noise(&there(x.clone())?, &signal_there?, &sigma_there?, draw, Target::Velocity)?;
+    let [noisy, velocity] = mixed.map(|mixed| mixed.to_cpu());
 
     let e = INDEX.iter().flat_map(|&i| random::normals(SEED, Stream::Noise, i, 0, SIZE));
     let e = Tensor::new(e.collect::<Vec<f32>>(), &[2, SIZE]);

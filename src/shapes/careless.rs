@@ -2,7 +2,7 @@
 //! such captions can draw more than it is told apart by words: what precise captions bring out.
 
 use super::description::{Colour, Description, Place, Shading, Size, Thing};
-use super::draw::Draw;
+use super::rng::Rng;
 use crate::error::{Error, Result};
 
 /// How often a careless caption errs: shares from 0 to 1, each of the captions that claim such a thing at all.
@@ -66,9 +66,9 @@ impl Careless {
     }
 
     /// What a careless writer says of a picture that shows `description`.
-    pub(crate) fn describe(&self, description: &Description, draw: &mut Draw) -> Description {
+    pub(crate) fn describe(&self, description: &Description, rng: &mut Rng) -> Description {
         let mut told = description.clone();
-        if draw.chance(self.relations) {
+        if rng.chance(self.relations) {
             for claim in &mut told.claims {
                 match claim.relation.inverse() {
                     Some(inverse) => claim.relation = inverse,
@@ -76,70 +76,70 @@ impl Careless {
                 }
             }
         }
-        if draw.chance(self.relations) {
+        if rng.chance(self.relations) {
             for thing in &mut told.things {
-                thing.place = thing.place.map(|place| elsewhere(place, draw));
+                thing.place = thing.place.map(|place| elsewhere(place, rng));
             }
         }
-        self.miscount(&mut told, draw);
-        if draw.chance(self.sizes) {
+        self.miscount(&mut told, rng);
+        if rng.chance(self.sizes) {
             for thing in &mut told.things {
                 thing.size = thing.size.map(|size| if size == Size::Small { Size::Large } else { Size::Small });
             }
         }
-        self.recolour(&mut told, draw);
+        self.recolour(&mut told, rng);
         if let Some(backdrop) = &mut told.backdrop
-            && draw.chance(self.backgrounds)
+            && rng.chance(self.backgrounds)
         {
-            backdrop.colour = draw.choose(&Colour::NEUTRALS);
+            backdrop.colour = rng.choose(&Colour::NEUTRALS);
             backdrop.shading = backdrop.shading.map(|shading| match shading {
                 Shading::Plain => Shading::Shaded,
                 Shading::Shaded => Shading::Plain,
             });
         }
-        self.leave_out(&mut told, draw);
+        self.leave_out(&mut told, rng);
         told
     }
 
-    fn miscount(&self, told: &mut Description, draw: &mut Draw) {
-        let wrong = draw.chance(self.counts);
+    fn miscount(&self, told: &mut Description, rng: &mut Rng) {
+        let wrong = rng.chance(self.counts);
         // "one star" alone is no caption about numbers.
         let fewest = if told.things.len() == 1 { 2 } else { 1 };
         for thing in told.things.iter_mut().filter(|_| wrong) {
             if let Some(count) = &mut thing.count {
                 let others: Vec<u8> = (fewest..=4).filter(|other| other != count).collect();
-                *count = draw.choose(&others);
+                *count = rng.choose(&others);
             }
         }
     }
 
-    fn recolour(&self, told: &mut Description, draw: &mut Draw) {
-        let any = |thing: &mut Thing, draw: &mut Draw, hues: &[Colour]| {
-            thing.colour = thing.colour.map(|_| draw.choose(hues));
+    fn recolour(&self, told: &mut Description, rng: &mut Rng) {
+        let any = |thing: &mut Thing, rng: &mut Rng, hues: &[Colour]| {
+            thing.colour = thing.colour.map(|_| rng.choose(hues));
         };
         for thing in &mut told.things {
-            if draw.chance(self.any_colours) {
-                any(thing, draw, &Colour::HUES);
+            if rng.chance(self.any_colours) {
+                any(thing, rng, &Colour::HUES);
             }
         }
-        let (swapped, recoloured) = (draw.chance(self.swaps), draw.chance(self.colours));
+        let (swapped, recoloured) = (rng.chance(self.swaps), rng.chance(self.colours));
         match &mut told.things[..] {
-            [thing] if recoloured => any(thing, draw, thing.shape.usual_colours()),
+            [thing] if recoloured => any(thing, rng, thing.shape.usual_colours()),
             [first, second, ..] if swapped => std::mem::swap(&mut first.colour, &mut second.colour),
             _ => {}
         }
     }
 
-    fn leave_out(&self, told: &mut Description, draw: &mut Draw) {
+    fn leave_out(&self, told: &mut Description, rng: &mut Rng) {
         for thing in &mut told.things {
-            if draw.chance(self.omitted) {
+            if rng.chance(self.omitted) {
                 thing.size = None;
             }
-            if draw.chance(self.generic) {
+            if rng.chance(self.generic) {
                 thing.colour = None;
             }
         }
-        if draw.chance(self.omitted) {
+        if rng.chance(self.omitted) {
             told.backdrop = None;
         }
     }
@@ -156,13 +156,13 @@ impl std::fmt::Display for Careless {
 }
 
 /// The opposite side; for the middle, any side.
-fn elsewhere(place: Place, draw: &mut Draw) -> Place {
+fn elsewhere(place: Place, rng: &mut Rng) -> Place {
     match place {
         Place::Top => Place::Bottom,
         Place::Bottom => Place::Top,
         Place::Left => Place::Right,
         Place::Right => Place::Left,
-        Place::Middle => draw.choose(&[Place::Top, Place::Bottom, Place::Left, Place::Right]),
+        Place::Middle => rng.choose(&[Place::Top, Place::Bottom, Place::Left, Place::Right]),
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
         let (mut all, mut changed) = (0, 0);
         for index in 0..4000 {
             let shown = skill.prompt(Split::Train, 3, index).description;
-            let told = careless.describe(&shown, &mut Draw::of_careless(5, index));
+            let told = careless.describe(&shown, &mut Rng::of_careless(5, index));
             all += 1;
             changed += usize::from(claims(&shown) != claims(&told));
         }

@@ -3,9 +3,9 @@
 
 use super::description::Shape;
 use super::description::{Backdrop, Claim, Colour, Description, Place, Relation, Shading, Size};
-use super::draw::Draw;
 use super::outline;
 use super::render::SIDE;
+use super::rng::Rng;
 use super::spots;
 use crate::error::{Error, Result};
 
@@ -65,13 +65,13 @@ const STRAY: f32 = 4.5;
 /// # Errors
 /// [`Error::Failed`] if no place was found: too many or too large things for one picture, or claims that contradict each
 /// other.
-pub fn lay_out(description: &Description, draw: &mut Draw) -> Result<Scene> {
-    let mut scene = backdrop(description, draw);
+pub fn lay_out(description: &Description, rng: &mut Rng) -> Result<Scene> {
+    let mut scene = backdrop(description, rng);
     let mut colours = Vec::new();
     for thing in &description.things {
         let mut open = thing.shape.usual_colours().to_vec();
         open.retain(|&colour| colour != scene.background_colour);
-        colours.push(thing.colour.unwrap_or_else(|| draw.choose(&open)));
+        colours.push(thing.colour.unwrap_or_else(|| rng.choose(&open)));
     }
     for (thing, &colour) in colours.iter().enumerate() {
         if colour == scene.background_colour && !is_inside(description, thing) {
@@ -85,7 +85,7 @@ pub fn lay_out(description: &Description, draw: &mut Draw) -> Result<Scene> {
     let usual = spots::usual(description);
     for trial in 0..TRIALS {
         let spots = if trial < USUAL_TRIALS { &usual[..] } else { &[] };
-        if let Some(objects) = place(description, &colours, spots, draw) {
+        if let Some(objects) = place(description, &colours, spots, rng) {
             scene.objects = objects;
             return Ok(scene);
         }
@@ -99,53 +99,53 @@ fn is_inside(description: &Description, thing: usize) -> bool {
 }
 
 /// The background, without objects.
-fn backdrop(description: &Description, draw: &mut Draw) -> Scene {
-    let open = Backdrop { colour: draw.choose(&Colour::NEUTRALS), shading: None };
+fn backdrop(description: &Description, rng: &mut Rng) -> Scene {
+    let open = Backdrop { colour: rng.choose(&Colour::NEUTRALS), shading: None };
     let backdrop = description.backdrop.unwrap_or(open);
     let shaded = match backdrop.shading {
         Some(shading) => shading == Shading::Shaded,
-        None => draw.chance(0.25),
+        None => rng.chance(0.25),
     };
-    let shade = Shade { vertical: draw.chance(0.6), change: draw.between(24.0, 34.0) * draw.choose(&[-1.0, 1.0]) };
+    let shade = Shade { vertical: rng.chance(0.6), change: rng.between(24.0, 34.0) * rng.choose(&[-1.0, 1.0]) };
     let shade = shaded.then_some(shade);
     // Away from white and black by as much as it will change, so that neither side is cut off.
     let change = shade.map_or(0.0, |shade| shade.change.abs());
     Scene {
         background_colour: backdrop.colour,
-        background: ink(backdrop.colour, 5.0, draw).map(|v| v.clamp(change, 255.0 - change)),
+        background: ink(backdrop.colour, 5.0, rng).map(|v| v.clamp(change, 255.0 - change)),
         shade,
         objects: Vec::new(),
     }
 }
 
 /// A colour's value, each channel changed by at most `jitter`.
-fn ink(colour: Colour, jitter: f32, draw: &mut Draw) -> [f32; 3] {
-    colour.rgb().map(|v| f32::from(v) + draw.between(-jitter, jitter))
+fn ink(colour: Colour, jitter: f32, rng: &mut Rng) -> [f32; 3] {
+    colour.rgb().map(|v| f32::from(v) + rng.between(-jitter, jitter))
 }
 
 /// One trial: sizes and centres for all, or `None` where a claim or a gap fails. Things that are not inside others stand
 /// near `spots` in turn, and anywhere where these have come to an end.
-fn place(description: &Description, colours: &[Colour], spots: &[[f32; 2]], draw: &mut Draw) -> Option<Vec<Object>> {
+fn place(description: &Description, colours: &[Colour], spots: &[[f32; 2]], rng: &mut Rng) -> Option<Vec<Object>> {
     let mut objects: Vec<Object> = Vec::with_capacity(description.total());
     // A holder comes first: what is inside is placed relative to it, and painted over it.
     let mut order: Vec<usize> = (0..description.things.len()).collect();
     order.sort_by_key(|&thing| is_inside(description, thing));
     for thing in order {
         let [low, high] = sizes(description, thing);
-        let size = draw.between(low, high);
+        let size = rng.between(low, high);
         for _ in 0..description.things[thing].number() {
             let shape = description.things[thing].shape;
             let (x, y) = match holder(description, thing, &objects) {
-                Some(holder) => centre_inside(holder, shape, size, draw)?,
+                Some(holder) => centre_inside(holder, shape, size, rng)?,
                 None => {
                     let low = outline::REACH * size + MARGIN;
                     let high = SIDE as f32 - low;
                     let (x, y) = match spots.get(objects.len()) {
                         Some(spot) => {
-                            let [x, y] = spot.map(|share| share * SIDE as f32 + draw.between(-STRAY, STRAY));
+                            let [x, y] = spot.map(|share| share * SIDE as f32 + rng.between(-STRAY, STRAY));
                             (x, y)
                         }
-                        None => (draw.between(low, high), draw.between(low, high)),
+                        None => (rng.between(low, high), rng.between(low, high)),
                     };
                     if x.min(y) < low || x.max(y) > high {
                         return None;
@@ -169,7 +169,7 @@ fn place(description: &Description, colours: &[Colour], spots: &[[f32; 2]], draw
         return None;
     }
     for object in &mut objects {
-        object.ink = ink(object.colour, 7.0, draw);
+        object.ink = ink(object.colour, 7.0, rng);
     }
     Some(objects)
 }
@@ -200,13 +200,13 @@ fn holder<'a>(description: &Description, thing: usize, objects: &'a [Object]) ->
 }
 
 /// A centre at which `shape` lies wholly inside `holder`, two pixels from its outline.
-fn centre_inside(holder: &Object, shape: Shape, size: f32, draw: &mut Draw) -> Option<(f32, f32)> {
+fn centre_inside(holder: &Object, shape: Shape, size: f32, rng: &mut Rng) -> Option<(f32, f32)> {
     let (down, room) = outline::room(holder.shape)?;
     let spare = room * holder.size - outline::radius(shape) * size - 2.0;
     (spare >= 0.0).then(|| {
         let jitter = spare.min(1.5) * std::f32::consts::FRAC_1_SQRT_2;
-        let x = holder.x + draw.between(-jitter, jitter);
-        (x, holder.y + down * holder.size + draw.between(-jitter, jitter))
+        let x = holder.x + rng.between(-jitter, jitter);
+        (x, holder.y + down * holder.size + rng.between(-jitter, jitter))
     })
 }
 

@@ -2,8 +2,8 @@
 
 use super::caption;
 use super::description::{Backdrop, Claim, Colour, Description, Place, Relation, Shading, Shape, Size, Thing};
-use super::draw::{Draw, Purpose};
 use super::outline;
+use super::rng::{Purpose, Rng};
 use super::scene::{self, Scene};
 use crate::error::{Error, Result};
 
@@ -82,11 +82,11 @@ impl Skill {
 
     /// Prompt `index` of this skill: a function of (seed, skill, split, index).
     pub fn prompt(self, split: Split, seed: u64, index: u64) -> Prompt {
-        let mut draw = Draw::new(seed, Purpose::Prompt, self.kind(split), index);
+        let mut rng = Rng::new(seed, Purpose::Prompt, self.kind(split), index);
         loop {
-            let mut description = self.describe(&mut draw);
+            let mut description = self.describe(&mut rng);
             if Split::of(&description) == split {
-                let caption = caption::write(self, &description, &mut draw);
+                let caption = caption::write(self, &description, &mut rng);
                 description.alone = caption::says_alone(&caption);
                 return Prompt { caption, description };
             }
@@ -99,8 +99,8 @@ impl Skill {
     /// As [`scene::lay_out`], which no built-in prompt is known to cause.
     pub fn scene(self, split: Split, seed: u64, index: u64) -> Result<(Prompt, Scene)> {
         let prompt = self.prompt(split, seed, index);
-        let mut draw = Draw::new(seed, Purpose::Layout, self.kind(split), index);
-        let scene = scene::lay_out(&prompt.description, &mut draw)?;
+        let mut rng = Rng::new(seed, Purpose::Layout, self.kind(split), index);
+        let scene = scene::lay_out(&prompt.description, &mut rng)?;
         Ok((prompt, scene))
     }
 
@@ -108,27 +108,27 @@ impl Skill {
         (self as u32) << 1 | split as u32
     }
 
-    fn describe(self, draw: &mut Draw) -> Description {
+    fn describe(self, rng: &mut Rng) -> Description {
         match self {
-            Skill::Everyday => everyday(draw),
-            Skill::Counting => counting(draw),
-            Skill::Spatial => spatial(draw),
-            Skill::Paragraph => paragraph(draw),
-            Skill::Defying => defying(draw),
+            Skill::Everyday => everyday(rng),
+            Skill::Counting => counting(rng),
+            Skill::Spatial => spatial(rng),
+            Skill::Paragraph => paragraph(rng),
+            Skill::Defying => defying(rng),
         }
     }
 }
 
-fn usual_thing(draw: &mut Draw) -> Thing {
-    let shape = draw.choose(&Shape::ALL);
-    Thing { colour: Some(draw.choose(shape.usual_colours())), ..Thing::new(shape) }
+fn usual_thing(rng: &mut Rng) -> Thing {
+    let shape = rng.choose(&Shape::ALL);
+    Thing { colour: Some(rng.choose(shape.usual_colours())), ..Thing::new(shape) }
 }
 
 /// `count` usual things, no two of the same colour and shape.
-fn usual_things(count: usize, draw: &mut Draw) -> Vec<Thing> {
+fn usual_things(count: usize, rng: &mut Rng) -> Vec<Thing> {
     let mut things: Vec<Thing> = Vec::with_capacity(count);
     while things.len() < count {
-        let thing = usual_thing(draw);
+        let thing = usual_thing(rng);
         let same = |other: &Thing| (other.shape, other.colour) == (thing.shape, thing.colour);
         if !things.iter().any(same) {
             things.push(thing);
@@ -137,33 +137,32 @@ fn usual_things(count: usize, draw: &mut Draw) -> Vec<Thing> {
     things
 }
 
-fn neutral_backdrop(probability: f32, draw: &mut Draw) -> Option<Backdrop> {
+fn neutral_backdrop(probability: f32, rng: &mut Rng) -> Option<Backdrop> {
     let shading = [None, None, Some(Shading::Plain), Some(Shading::Shaded)];
-    draw.chance(probability)
-        .then(|| Backdrop { colour: draw.choose(&Colour::NEUTRALS), shading: draw.choose(&shading) })
+    rng.chance(probability).then(|| Backdrop { colour: rng.choose(&Colour::NEUTRALS), shading: rng.choose(&shading) })
 }
 
-fn everyday(draw: &mut Draw) -> Description {
-    let count = if draw.chance(0.7) { 1 } else { 2 };
-    let mut things = usual_things(count, draw);
+fn everyday(rng: &mut Rng) -> Description {
+    let count = if rng.chance(0.7) { 1 } else { 2 };
+    let mut things = usual_things(count, rng);
     if count == 1 {
-        things[0].size = draw.choose(&[None, Some(Size::Small), Some(Size::Large)]);
+        things[0].size = rng.choose(&[None, Some(Size::Small), Some(Size::Large)]);
     }
-    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.5, draw), alone: false }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.5, rng), alone: false }
 }
 
-fn counting(draw: &mut Draw) -> Description {
-    let mut things = usual_things(if draw.chance(0.6) { 1 } else { 2 }, draw);
+fn counting(rng: &mut Rng) -> Description {
+    let mut things = usual_things(if rng.chance(0.6) { 1 } else { 2 }, rng);
     match &mut things[..] {
-        [thing] => thing.count = Some(draw.choose(&[2, 3, 4])),
+        [thing] => thing.count = Some(rng.choose(&[2, 3, 4])),
         things => {
-            let counts = draw.choose(&[[2, 1], [1, 2], [3, 1], [1, 3], [2, 2]]);
+            let counts = rng.choose(&[[2, 1], [1, 2], [3, 1], [1, 3], [2, 2]]);
             for (thing, count) in things.iter_mut().zip(counts) {
                 thing.count = Some(count);
             }
         }
     }
-    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.4, draw), alone: false }
+    Description { things, claims: Vec::new(), backdrop: neutral_backdrop(0.4, rng), alone: false }
 }
 
 const DIRECTIONS: [Relation; 4] = [Relation::LeftOf, Relation::RightOf, Relation::Above, Relation::Below];
@@ -172,78 +171,78 @@ fn claim(subject: usize, relation: Relation, object: usize) -> Claim {
     Claim { subject, relation, object }
 }
 
-fn spatial(draw: &mut Draw) -> Description {
+fn spatial(rng: &mut Rng) -> Description {
     let mut claims = Vec::new();
     let mut things;
-    match draw.below(10) {
+    match rng.below(10) {
         0..6 => {
-            things = usual_things(2, draw);
-            claims.push(claim(0, draw.choose(&DIRECTIONS), 1));
+            things = usual_things(2, rng);
+            claims.push(claim(0, rng.choose(&DIRECTIONS), 1));
         }
         6..8 => {
-            things = usual_things(1, draw);
-            things[0].place = Some(draw.choose(&Place::ALL));
+            things = usual_things(1, rng);
+            things[0].place = Some(rng.choose(&Place::ALL));
         }
         _ => {
-            things = usual_things(2, draw);
-            let [first, second] = draw.choose(&[[Place::Top, Place::Bottom], [Place::Left, Place::Right]]);
-            let swap = draw.chance(0.5);
+            things = usual_things(2, rng);
+            let [first, second] = rng.choose(&[[Place::Top, Place::Bottom], [Place::Left, Place::Right]]);
+            let swap = rng.chance(0.5);
             things[usize::from(swap)].place = Some(first);
             things[usize::from(!swap)].place = Some(second);
         }
     }
-    Description { things, claims, backdrop: neutral_backdrop(0.35, draw), alone: false }
+    Description { things, claims, backdrop: neutral_backdrop(0.35, rng), alone: false }
 }
 
-fn paragraph(draw: &mut Draw) -> Description {
-    let mut things = usual_things(draw.choose(&[2, 2, 3]), draw);
+fn paragraph(rng: &mut Rng) -> Description {
+    let mut things = usual_things(rng.choose(&[2, 2, 3]), rng);
     // Two large things do not fit side by side.
     let sizes = match things.len() {
         2 => {
-            [[Size::Small, Size::Large], [Size::Large, Size::Small], [Size::Small, Size::Small]][draw.below(3)].to_vec()
+            [[Size::Small, Size::Large], [Size::Large, Size::Small], [Size::Small, Size::Small]][rng.below(3)].to_vec()
         }
         _ => vec![Size::Small; 3],
     };
     for (thing, size) in things.iter_mut().zip(sizes) {
-        thing.size = draw.chance(0.75).then_some(size);
+        thing.size = rng.chance(0.75).then_some(size);
     }
-    let claims = if draw.chance(0.6) { vec![claim(0, draw.choose(&DIRECTIONS), 1)] } else { Vec::new() };
-    Description { things, claims, backdrop: neutral_backdrop(0.85, draw), alone: false }
+    let claims = if rng.chance(0.6) { vec![claim(0, rng.choose(&DIRECTIONS), 1)] } else { Vec::new() };
+    Description { things, claims, backdrop: neutral_backdrop(0.85, rng), alone: false }
 }
 
 /// A colour that the shape never has in the other skills.
-fn odd_thing(shapes: &[Shape], draw: &mut Draw) -> Thing {
-    let shape = draw.choose(shapes);
+fn odd_thing(shapes: &[Shape], rng: &mut Rng) -> Thing {
+    let shape = rng.choose(shapes);
     loop {
-        let colour = draw.choose(&Colour::HUES);
+        let colour = rng.choose(&Colour::HUES);
         if !shape.usual_colours().contains(&colour) {
             return Thing { colour: Some(colour), ..Thing::new(shape) };
         }
     }
 }
 
-fn defying(draw: &mut Draw) -> Description {
+fn defying(rng: &mut Rng) -> Description {
     let mut claims = Vec::new();
-    let things = match draw.below(10) {
-        0..3 => vec![odd_thing(&Shape::ALL, draw)],
-        3..6 => vec![odd_thing(&Shape::ALL, draw), odd_thing(&Shape::ALL, draw)],
+    let things = match rng.below(10) {
+        0..3 => vec![odd_thing(&Shape::ALL, rng)],
+        3..6 => vec![odd_thing(&Shape::ALL, rng), odd_thing(&Shape::ALL, rng)],
         _ => {
             let holders: Vec<_> = Shape::ALL.into_iter().filter(|&s| outline::room(s).is_some()).collect();
             claims.push(claim(0, Relation::Inside, 1));
-            vec![odd_thing(&Shape::ALL, draw), odd_thing(&holders, draw)]
+            vec![odd_thing(&Shape::ALL, rng), odd_thing(&holders, rng)]
         }
     };
     let taken: Vec<_> = things.iter().filter_map(|thing| thing.colour).collect();
     let twice = taken.len() == 2 && taken[0] == taken[1];
     if twice {
         // Neither a nested pair nor a contrast would show.
-        return defying(draw);
+        return defying(rng);
     }
     let free: Vec<_> = Colour::HUES.into_iter().filter(|colour| !taken.contains(colour)).collect();
-    let backdrop = if draw.chance(0.45) {
-        Some(Backdrop { colour: draw.choose(&free), shading: None })
+    let backdrop = if rng.chance(0.45) {
+        Some(Backdrop { colour: rng.choose(&free), shading: None })
     } else {
-        neutral_backdrop(0.3, draw)
+        neutral_backdrop(0.3, rng)
     };
     Description { things, claims, backdrop, alone: false }
 }

@@ -86,6 +86,9 @@ impl Tensor {
     }
 
     /// The shape as an array, for ops that know how many dimensions they take.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the op where there are not N.
     pub fn dims<const N: usize>(&self, op: &'static str) -> Result<[usize; N]> {
         self.shape()
             .try_into()
@@ -93,6 +96,9 @@ impl Tensor {
     }
 
     /// All leading dimensions as one, and the last: `[.., c]` as `[rows, c]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the op for a scalar.
     pub fn rows(&self, op: &'static str) -> Result<(usize, usize)> {
         match self.shape().split_last() {
             Some((&c, rows)) => Ok((rows.iter().product(), c)),

@@ -101,6 +101,9 @@ impl Tensor {
     }
 
     /// [`Tensor::to`] the CPU.
+    ///
+    /// # Errors
+    /// As [`Tensor::to`].
     pub fn to_cpu(&self) -> Result<Self> {
         self.to(&Device::Cpu)
     }

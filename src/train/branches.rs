@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::lora::state::StateLayer;
 use crate::lora::{Expert, Factors, Targets, attach};
-use crate::nn::{Layer, LoraBranch, Param, UNet};
+use crate::nn::{Layer, LoraWeights, Param, UNet};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::config::TrainConfig;
 
 /// Every targeted module of the UNet with its branch, in the order of the network.
-pub struct Branches(Vec<(String, LoraBranch)>);
+pub struct Branches(Vec<(String, LoraWeights)>);
 
 impl Branches {
     /// Attaches LoRA layers: those of `start`, or fresh ones with A ~ N(0, 1 / rank^2) and B = 0, as peft's "gaussian".
@@ -51,7 +51,7 @@ impl Branches {
                 }
             };
             match attach::branch(&mut layer, &down, &up, scale, dtype) {
-                Ok([down, up]) => branches.push((name, LoraBranch { down, up, scale, order })),
+                Ok([a, b]) => branches.push((name, LoraWeights { a, b, scale, order })),
                 Err(e) => failure = Some(e),
             }
             attach::set_order(&mut layer, order);
@@ -69,7 +69,7 @@ impl Branches {
 
     /// A and B of every module, in order.
     pub fn params(&self) -> Vec<Param> {
-        self.0.iter().flat_map(|(_, b)| [b.down.clone(), b.up.clone()]).collect()
+        self.0.iter().flat_map(|(_, b)| [b.a.clone(), b.b.clone()]).collect()
     }
 
     /// The f32 values of `start`, in the order of [`Branches::params`].
@@ -82,11 +82,11 @@ impl Branches {
     /// What a state says of its layers.
     pub fn layers(&self) -> Vec<StateLayer> {
         let shape = |param: &Param| param.get().shape().to_vec();
-        let layer = |(module, b): &(String, LoraBranch)| StateLayer {
+        let layer = |(module, b): &(String, LoraWeights)| StateLayer {
             module: module.clone(),
             scale: b.scale,
-            a: shape(&b.down),
-            b: shape(&b.up),
+            a: shape(&b.a),
+            b: shape(&b.b),
         };
         self.0.iter().map(layer).collect()
     }
@@ -105,7 +105,7 @@ impl Branches {
             Tensor::new(values.to_vec(), &shape)
         };
         for (module, branch) in &self.0 {
-            let (down, up) = (next(&branch.down), next(&branch.up));
+            let (down, up) = (next(&branch.a), next(&branch.b));
             let alpha = branch.scale * down.shape()[0] as f64;
             expert.insert("unet", module, Factors::new(attach::in_files(&down), up, alpha)?);
         }

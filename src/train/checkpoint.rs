@@ -62,6 +62,9 @@ pub fn save_with(
 }
 
 /// States in `dir`, oldest first.
+///
+/// # Errors
+/// [`Error::Io`] where the folder cannot be read; one that is missing has none.
 pub fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     if !dir.is_dir() {
         return Ok(Vec::new());

@@ -6,7 +6,6 @@ pub mod checkpoint;
 pub mod config;
 pub mod folder;
 pub mod gate;
-pub mod identity;
 pub mod loss;
 pub mod lr_schedule;
 pub mod metrics;

@@ -7,8 +7,8 @@ use super::activations::{Activations, Sizes};
 use super::config::TrainConfig;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
-use crate::device::memory::{self, human};
-use crate::device::plan::{Phase, Plan};
+use crate::device::memory::{self, format_bytes};
+use crate::device::plan::{MemoryPlan, Phase};
 use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
@@ -52,11 +52,11 @@ impl DiskPlan {
 
     fn line(&self) -> String {
         let of = |(count, bytes): (u64, u64), one: &str| match count {
-            1 => format!("1 {one} of {}", human(bytes)),
-            _ => format!("{count} {one}s of {}", human(bytes)),
+            1 => format!("1 {one} of {}", format_bytes(bytes)),
+            _ => format!("{count} {one}s of {}", format_bytes(bytes)),
         };
         let (states, loras) = (of(self.states, "state"), of(self.loras, "LoRA"));
-        format!("planned files: {} at most, {states} and {loras}", human(self.bytes()))
+        format!("planned files: {} at most, {states} and {loras}", format_bytes(self.bytes()))
     }
 }
 
@@ -103,8 +103,8 @@ impl Adapted {
 /// The memory of this machine, and that of the GPU of the run.
 #[derive(Clone, Debug)]
 pub struct Plans {
-    pub host: Plan,
-    pub gpu: Option<(Gpu, Plan)>,
+    pub host: MemoryPlan,
+    pub gpu: Option<(Gpu, MemoryPlan)>,
     /// Of the activations, what one sample more costs.
     a_sample: u64,
     pub disk: DiskPlan,
@@ -184,7 +184,7 @@ impl Plans {
         }
         let plan = |mut phases: Vec<Phase>| {
             phases[0].parts.push(("vocabulary", VOCABULARY));
-            Plan { phases, program: PROGRAM }
+            MemoryPlan { phases, program: PROGRAM }
         };
         let Device::Gpu(gpu) = device else {
             let host = plan(phases);
@@ -197,7 +197,7 @@ impl Plans {
             passing("encoding images", "VAE, or the largest image", vae_weights.max(layers.image)),
             passing("training", "UNet, or saved values", unet_weights.max(2 * state)),
         ]);
-        let there = Plan { phases, program: 0 };
+        let there = MemoryPlan { phases, program: 0 };
         Ok(Self { host, gpu: Some((gpu.clone(), there)), a_sample, disk })
     }
 
@@ -236,7 +236,7 @@ impl Plans {
         if config.batch_size > 1 {
             ways.push(format!(
                 "a smaller --batch-size with a larger --grad-accum (a sample takes {})",
-                human(self.a_sample)
+                format_bytes(self.a_sample)
             ));
         }
         if !config.checkpointing {

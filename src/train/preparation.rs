@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::checkpoint::{self, RunIdentity, State};
 use super::config::TrainConfig;
 use super::folder::OutputFolder;
-use super::identity;
 use super::lr_schedule::Shape;
 use super::plan::{Adapted, Plans};
 use super::samples::Samples;
@@ -23,6 +22,7 @@ use crate::device::Device;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::digest;
 use crate::formats::model_dir::{self, Family, ModelDir};
 use crate::lora::{self, BaseModules, Expert, base};
@@ -354,7 +354,7 @@ fn identify(
     let deciding = TrainConfig { precision: dtype.name().into(), ..config.deciding() };
     let encoders = examples.encoders();
     let mut parts = vec![
-        identity::of_folders(std::slice::from_ref(&files.unet))?,
+        content_hash::of_folders(std::slice::from_ref(&files.unet))?,
         encoders.vae_content.clone(),
         encoders.text_content.clone(),
         scheduler.to_string(),
@@ -364,7 +364,7 @@ fn identify(
     }
     Ok(RunIdentity {
         settings: deciding.to_toml()?,
-        model: identity::of_bytes(parts.join("\n").as_bytes()),
+        model: content_hash::of_bytes(parts.join("\n").as_bytes()),
         data: examples.content_hash(),
     })
 }

@@ -1,17 +1,15 @@
 //! One micro-batch: noise the latents, predict, compare, differentiate.
 
-use rayon::prelude::*;
-
 use super::loss::{Loss, LossType};
 use crate::autograd::{Gradients, Tape};
-use crate::device::Device;
-use crate::device::gpu::noise::{Draw, Target, add_noise};
+use crate::data::batch::{MicroBatch, Noise};
 use crate::diffusion::{NoiseSchedule, Prediction};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{AddedConditions, UNet};
 use crate::ops;
+use crate::ops::noise::{Draw, Target, add_noise};
+use crate::random::Stream;
 use crate::tensor::Tensor;
-use crate::tensor::random::{self, Stream};
 
 /// What the network is trained towards.
 pub struct Objective {
@@ -20,30 +18,6 @@ pub struct Objective {
     /// min-SNR weighting (Hang et al. 2023, arXiv:2303.09556).
     pub snr_gamma: Option<f64>,
     pub loss: Loss,
-}
-
-/// A micro-batch on the CPU: latents `[n, h, w, c]` and their noise, one timestep a sample, text states `[n, l, d]`.
-pub struct MicroBatch {
-    pub latents: Tensor,
-    pub noise: Noise,
-    pub timesteps: Vec<usize>,
-    /// Of each sample in the loss, besides min-SNR's.
-    pub weights: Vec<f64>,
-    /// What each latent pixel weighs, f32 `[n, h, w]`, where not all weigh the same.
-    pub mask: Option<Tensor>,
-    pub context: Tensor,
-    pub added: Option<AddedConditions>,
-}
-
-/// The noise that is added to latents.
-pub enum Noise {
-    /// Like the latents, on the CPU.
-    Given(Tensor),
-    /// The same, where the network sees another noise than it is to predict.
-    Perturbed { noise: Tensor, seen: Tensor },
-    /// The standard normal numbers of [`Stream::Noise`] for these positions in the run, one a sample; a network on a GPU
-    /// has them drawn there. The numbers are the same, but there they are not rounded before they are added.
-    Drawn { seed: u64, positions: Vec<u64> },
 }
 
 /// A micro-batch as the network takes it. All that differs from one to the next is in its tensors, so that they alone have to
@@ -60,7 +34,7 @@ pub struct Prepared {
     added: Option<AddedConditions>,
 }
 
-/// Noisy latents and what is to be predicted from them, or what makes them on a GPU.
+/// Noisy latents and what is to be predicted from them, or what they are made of.
 enum Input {
     Noised {
         noisy: Tensor,
@@ -72,7 +46,7 @@ enum Input {
         /// What latents and noise are multiplied by, f32 `[n]`.
         signal: Tensor,
         sigma: Tensor,
-        /// i64 `[n]` and `[1]`, as [`Draw`] takes them.
+        /// As [`Draw`] takes them.
         index: Tensor,
         step: Tensor,
     },
@@ -94,8 +68,8 @@ impl Prepared {
     }
 }
 
-/// What one micro-batch computed.
-pub struct Computed {
+/// What one micro-batch gives.
+pub struct StepOutput {
     pub noisy: Tensor,
     pub target: Tensor,
     pub predicted: Tensor,
@@ -107,6 +81,9 @@ pub struct Computed {
 impl Objective {
     /// Loss of a micro-batch, and the gradients of `scale * factor * loss` for `leaves`: 1 / accumulated micro-batches, and
     /// the loss scale, a scalar on the network's device.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the batch does not fit the network; what a device says.
     pub fn compute(
         &self,
         unet: &UNet,
@@ -114,9 +91,9 @@ impl Objective {
         leaves: &[Tensor],
         factor: f64,
         scale: Tensor,
-    ) -> Result<Computed> {
+    ) -> Result<StepOutput> {
         let device = unet.device();
-        let mut prepared = self.prepare(batch, &device)?;
+        let mut prepared = self.prepare(batch)?;
         for tensor in prepared.tensors() {
             *tensor = tensor.to(&device)?;
         }
@@ -124,21 +101,18 @@ impl Objective {
     }
 
     /// All of [`Objective::compute`] that the host does: the tensors are still there.
-    pub fn prepare(&self, batch: &MicroBatch, device: &Device) -> Result<Prepared> {
+    ///
+    /// # Errors
+    /// [`crate::Error::Failed`] where a timestep is outside of the schedule; [`crate::Error::Shape`] where latents and
+    /// noise do not fit.
+    pub fn prepare(&self, batch: &MicroBatch) -> Result<Prepared> {
         let weights = self.schedule.min_snr_weights(&batch.timesteps, self.snr_gamma, self.prediction);
         let (latents, n) = (&batch.latents, batch.timesteps.len());
         let floats = |values: Vec<f32>| Tensor::new(values, &[n]);
-        let input = match (&batch.noise, device) {
-            (Noise::Given(noise), _) => self.noised(latents, noise, noise, &batch.timesteps)?,
-            (Noise::Perturbed { noise, seen }, _) => self.noised(latents, noise, seen, &batch.timesteps)?,
-            (Noise::Drawn { seed, positions }, Device::Cpu) => {
-                let len = latents.len() / positions.len().max(1);
-                let draw = |&position| random::normals(*seed, Stream::Noise, position, 0, len);
-                let values: Vec<f32> = positions.par_iter().flat_map_iter(draw).collect();
-                let noise = Tensor::new(values, latents.shape()).cast(latents.dtype());
-                self.noised(latents, &noise, &noise, &batch.timesteps)?
-            }
-            (Noise::Drawn { seed, positions }, Device::Gpu(_)) => {
+        let input = match &batch.noise {
+            Noise::Given(noise) => self.noised(latents, noise, noise, &batch.timesteps)?,
+            Noise::Perturbed { noise, seen } => self.noised(latents, noise, seen, &batch.timesteps)?,
+            Noise::Drawn { seed, positions } => {
                 let alphas = batch.timesteps.iter().map(|&t| self.schedule.alpha(t));
                 let alphas: Vec<f64> = alphas.collect::<Result<_>>()?;
                 let each = |f: fn(f64) -> f64| floats(alphas.iter().map(|&a| f(a).sqrt() as f32).collect());
@@ -176,6 +150,9 @@ impl Objective {
     }
 
     /// All of [`Objective::compute`] that the device does, from tensors that are there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the batch does not fit the network; what a device says.
     pub fn differentiate(
         &self,
         unet: &UNet,
@@ -183,11 +160,14 @@ impl Objective {
         leaves: &[Tensor],
         factor: f64,
         scale: Tensor,
-    ) -> Result<Computed> {
+    ) -> Result<StepOutput> {
         self.differentiate_on(Tape::watching(leaves), unet, batch, &batch.context, factor, scale)
     }
 
     /// The same on a tape that may know how `context` came about.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the batch does not fit the network; what a device says.
     pub fn differentiate_on(
         &self,
         tape: Tape,
@@ -196,13 +176,13 @@ impl Objective {
         context: &Tensor,
         factor: f64,
         scale: Tensor,
-    ) -> Result<Computed> {
+    ) -> Result<StepOutput> {
         let [noisy, target] = self.input(&batch.input)?;
         let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, context, batch.added.as_ref())?;
         let loss = self.compare(&tape, &predicted, &target, batch)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;
-        Ok(Computed { noisy, target, predicted, loss, gradients })
+        Ok(StepOutput { noisy, target, predicted, loss, gradients })
     }
 
     /// The loss of a micro-batch without its gradients.
@@ -211,7 +191,7 @@ impl Objective {
     /// As [`Objective::compute`].
     pub fn measure(&self, unet: &UNet, batch: &MicroBatch) -> Result<f64> {
         let device = unet.device();
-        let mut batch = self.prepare(batch, &device)?;
+        let mut batch = self.prepare(batch)?;
         for tensor in batch.tensors() {
             *tensor = tensor.to(&device)?;
         }
@@ -236,26 +216,17 @@ impl Objective {
 
     /// Noisy latents and what is to be predicted from them.
     fn input(&self, input: &Input) -> Result<[Tensor; 2]> {
-        let (seed, latents, tensors) = match input {
-            Input::Noised { noisy, target } => return Ok([noisy.clone(), target.clone()]),
-            Input::Drawn { seed, latents, signal, sigma, index, step } => {
-                (seed, latents, [latents, signal, sigma, index, step])
-            }
-        };
-        let missing = || Error::Failed("noise is drawn on a GPU, but the latents are on the CPU".into());
-        let memory = tensors.map(|tensor| tensor.memory().ok_or_else(missing));
-        let [memory, signal, sigma, index, step] = memory;
-        let (memory, index, step) = (memory?, index?, step?);
-        let draw = Draw { seed: *seed, stream: Stream::Noise, index: &index, step: &step };
         let target = match self.prediction {
+            Prediction::Epsilon => Target::Noise,
             Prediction::V => Target::Velocity,
-            Prediction::Epsilon | Prediction::Sample => Target::Noise,
+            Prediction::Sample => Target::Sample,
         };
-        let drawn = add_noise(&memory, &signal?, &sigma?, draw, target)?;
-        let [noisy, drawn] = drawn.map(|memory| Tensor::on_gpu(memory, latents.shape()));
-        Ok(match self.prediction {
-            Prediction::Sample => [noisy, latents.clone()],
-            Prediction::Epsilon | Prediction::V => [noisy, drawn],
-        })
+        match input {
+            Input::Noised { noisy, target } => Ok([noisy.clone(), target.clone()]),
+            Input::Drawn { seed, latents, signal, sigma, index, step } => {
+                let draw = Draw { seed: *seed, stream: Stream::Noise, index, step };
+                add_noise(latents, signal, sigma, draw, target)
+            }
+        }
     }
 }

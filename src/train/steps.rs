@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use super::parameters::FlatParameters;
-use super::step::{MicroBatch, Objective};
+use super::step::Objective;
 use super::watcher::StepReport;
+use crate::data::batch::MicroBatch;
 use crate::device::Device;
 use crate::device::gpu::graph::CachedGraph;
 use crate::error::Result;
@@ -84,7 +85,7 @@ impl Steps {
         batch: &MicroBatch,
         factor: f64,
     ) -> Result<()> {
-        let mut batch = objective.prepare(batch, &self.device)?;
+        let mut batch = objective.prepare(batch)?;
         if self.inputs.run(&self.device, &mut batch.tensors())? {
             self.micro_batch = CachedGraph::New;
         }

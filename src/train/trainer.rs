@@ -21,7 +21,7 @@ use super::validation::Validation;
 use super::watcher::{StepReport, Watcher};
 use crate::data::examples::Examples;
 use crate::device::Device;
-use crate::device::memory::human;
+use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::lora::{Expert, attach, state};
@@ -233,7 +233,7 @@ impl Trainer {
                     false => from_the_last.into(),
                 };
                 let planned = self.plans.gpu.as_ref().map_or(0, |(_, plan)| plan.peak());
-                Error::OutOfMemory(format!("{why}. This run was planned to take {}; {going_on}", human(planned)))
+                Error::OutOfMemory(format!("{why}. This run was planned to take {}; {going_on}", format_bytes(planned)))
             }
             Error::Device(why) => Error::Device(format!("{why}; {from_the_last}")),
             other => other,

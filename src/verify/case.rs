@@ -18,6 +18,9 @@ pub struct Case {
 
 impl Case {
     /// Reads the case in `dir`; model paths in it resolve against `root`, or against `dir/../..`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where `case.json` or a file that it names is missing or broken.
     pub fn open(dir: &Path, root: Option<&Path>) -> Result<Self> {
         let path = dir.join("case.json");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
@@ -33,24 +36,43 @@ impl Case {
         Error::file(self.dir.join("case.json"), message)
     }
 
+    /// What is compared: the name of a check of `selma verify`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the case where the key is missing or of another type, here and below.
     pub fn kind(&self) -> Result<&str> {
         self.str("kind")
     }
 
+    /// The text of `key`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or no text.
     pub fn str(&self, key: &str) -> Result<&str> {
         self.json[key].as_str().ok_or_else(|| self.error(format!("`{key}`: expected a string")))
     }
 
+    /// The number of `key`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or no number.
     pub fn f64(&self, key: &str) -> Result<f64> {
         self.json[key].as_f64().ok_or_else(|| self.error(format!("`{key}`: expected a number")))
     }
 
+    /// The whole number of `key`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or no whole number from 0 on.
     pub fn usize(&self, key: &str) -> Result<usize> {
         let number = self.json[key].as_u64().ok_or_else(|| self.error(format!("`{key}`: expected a whole number")))?;
         Ok(number as usize)
     }
 
     /// A list of strings; `null` is `None`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or of another type.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         match &self.json[key] {
             Value::Null => Ok(None),
@@ -66,11 +88,17 @@ impl Case {
     }
 
     /// A list.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or no list.
     pub fn list(&self, key: &str) -> Result<&Vec<Value>> {
         self.json[key].as_array().ok_or_else(|| self.error(format!("`{key}`: expected a list")))
     }
 
     /// Paths by name, below the root.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or of another type.
     pub fn paths(&self, key: &str) -> Result<Vec<(&str, PathBuf)>> {
         let wrong = || self.error(format!("`{key}`: expected an object of paths"));
         let paths = self.json[key].as_object().ok_or_else(wrong)?.iter();
@@ -83,15 +111,25 @@ impl Case {
     }
 
     /// The folder that `key` names, below the root.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the key is missing or no text.
     pub fn path(&self, key: &str) -> Result<PathBuf> {
         Ok(self.root.join(self.str(key)?))
     }
 
+    /// A recorded tensor as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::File`] where no file of the case has the tensor.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         self.tensors.tensor(name)
     }
 
     /// A recorded `[n, c, h, w]` tensor as `[n, h, w, c]` in `dtype`.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tensor is missing; [`Error::Shape`] where it does not have four dimensions.
     pub fn feature_map(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let tensor = self.tensor(name)?;
         let [n, c, h, w] = tensor.dims("verify")?;
@@ -99,6 +137,9 @@ impl Case {
     }
 
     /// Timesteps that index a noise schedule.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tensor is missing or has values that are no whole numbers from 0 on.
     pub fn whole_timesteps(&self, name: &str) -> Result<Vec<usize>> {
         let tensor = self.tensor(name)?;
         let whole = |&t: &i64| usize::try_from(t).map_err(|_| self.error(format!("{name}: negative timestep {t}")));
@@ -108,12 +149,19 @@ impl Case {
         tensor.data::<i64>().iter().map(whole).collect()
     }
 
+    /// Timesteps that may lie between those of a schedule.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tensor is missing.
     pub fn timesteps(&self, name: &str) -> Result<Vec<f32>> {
         Ok(self.tensor(name)?.reals::<f32>().into_owned())
     }
 }
 
 /// `[n, h, w, c]` values, from whatever device, in the recorded order `[n, c, h, w]`.
+///
+/// # Errors
+/// [`Error::Shape`] where `x` does not have four dimensions; what a GPU says.
 pub fn channels_first(x: &Tensor) -> Result<Vec<f32>> {
     let [n, h, w, c] = x.dims("verify")?;
     let x = x.to_cpu()?;
@@ -224,6 +272,10 @@ impl Checks {
         self.push(quantity, (different + ours.len().abs_diff(reference.len())) as f64, 0.0);
     }
 
+    /// Compares `[n, h, w, c]` values with recorded ones `[n, c, h, w]`, by the norm of the difference.
+    ///
+    /// # Errors
+    /// As [`channels_first`].
     pub fn feature_map(
         &mut self,
         quantity: impl Into<String>,

@@ -10,6 +10,7 @@ use super::models::added_conditions;
 use super::networks::matrices;
 use super::sampling::noise_schedule;
 use crate::autograd::Tape;
+use crate::data::batch::{MicroBatch, Noise};
 use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::Result;
@@ -21,7 +22,7 @@ use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::step::Objective;
 
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
@@ -137,7 +138,7 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
             context: Tensor::zeros(&[1], dtype),
             added: None,
         };
-        let mut prepared = objective.prepare(&batch, device)?;
+        let mut prepared = objective.prepare(&batch)?;
         for tensor in prepared.tensors() {
             *tensor = tensor.to(device)?;
         }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use selma::autograd::Tape;
 use selma::data::image_latents::{self, ImageLatents};
+use selma::formats::content_hash;
 use selma::formats::image as pixels;
 use selma::formats::safetensors::{self, Safetensors};
 use selma::nn::AutoencoderKl;
 use selma::tensor::{DType, Tensor};
-use selma::train::identity;
 
 use crate::train::train;
 use crate::{bytes, parity, says};
@@ -55,7 +55,7 @@ fn images(dir: &Path, vae: &Path, wrong: f32) -> PathBuf {
         let factor = network.config.scaling_factor;
         let values = mean.data::<f32>().iter().map(|z| wrong * factor as f32 * z).collect();
         let latents = Tensor::new(values, &mean.shape()[1..]);
-        let vae = identity::of_folders(&[vae.into()]).unwrap();
+        let vae = content_hash::of_folders(&[vae.into()]).unwrap();
         ImageLatents::write(latents, factor, &vae, &path).unwrap();
     }
     data

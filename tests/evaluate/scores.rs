@@ -4,7 +4,7 @@ use selma::evaluate::comparison::Comparison;
 use selma::evaluate::scores::{Answered, Picture, Scores};
 use selma::evaluate::shapes;
 use selma::shapes::scene::lay_out;
-use selma::shapes::{caption::parse, draw::Draw, render};
+use selma::shapes::{caption::parse, render, rng::Rng};
 
 /// A picture with one question for each letter: `y` yes, `n` no, `z` yes that does not count.
 fn picture(prompt: &str, skill: &str, index: u64, letters: &str) -> Picture {
@@ -114,7 +114,7 @@ fn what_does_not_compare_is_refused() {
 #[test]
 fn the_builtin_judge_scores_a_picture_against_any_caption() {
     let shown = "two red circles left of a blue square on a white background";
-    let scene = lay_out(&parse(shown).unwrap(), &mut Draw::of_caption(3, 0)).unwrap();
+    let scene = lay_out(&parse(shown).unwrap(), &mut Rng::of_caption(3, 0)).unwrap();
     let picture = render(&scene);
     let (score, questions) = shapes::score(&picture, shown).unwrap();
     assert_eq!((score, questions.len()), (1.0, 7));

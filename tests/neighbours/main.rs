@@ -18,7 +18,7 @@ use std::process::Stdio;
 use assert_cmd::Command;
 use selma::formats::safetensors::{self, Safetensors};
 use selma::shapes::scene::lay_out;
-use selma::shapes::{Skill, Split, draw, render};
+use selma::shapes::{Skill, Split, render, rng};
 use selma::tensor::Tensor;
 
 /// With a cache of its own, in the folder of a test.
@@ -63,7 +63,7 @@ fn photos(dir: &Path, name: &str, skill: Skill, count: u64) -> PathBuf {
     std::fs::create_dir(&folder).unwrap();
     for index in 0..count {
         let prompt = skill.prompt(Split::Train, 7, index);
-        let mut draw = draw::Draw::of_caption(7, index);
+        let mut draw = rng::Rng::of_caption(7, index);
         let image = render(&lay_out(&prompt.description, &mut draw).unwrap());
         image.save(folder.join(format!("{index:03}.png"))).unwrap();
         std::fs::write(folder.join(format!("{index:03}.txt")), &prompt.caption).unwrap();

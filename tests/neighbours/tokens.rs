@@ -4,16 +4,16 @@ use std::path::Path;
 
 use selma::formats::embeddings::Embeddings;
 use selma::shapes::caption::parse;
-use selma::shapes::draw::Draw;
 use selma::shapes::judge::Taught;
 use selma::shapes::render;
+use selma::shapes::rng::Rng;
 use selma::shapes::scene::lay_out;
 
 use crate::{bytes, killed, photos, pixels, run, says};
 
 /// A shape of the world; upside down, it is one that the world has no word for.
 fn drawn(caption: &str, index: u64, upside_down: bool) -> image::RgbImage {
-    let image = render(&lay_out(&parse(caption).unwrap(), &mut Draw::of_caption(5, index)).unwrap());
+    let image = render(&lay_out(&parse(caption).unwrap(), &mut Rng::of_caption(5, index)).unwrap());
     if upside_down { image::imageops::flip_vertical(&image) } else { image }
 }
 

@@ -13,6 +13,7 @@ mod linear;
 mod lora;
 mod loss;
 mod matmul;
+mod noise;
 mod optimizer;
 mod optimizers;
 mod pool;

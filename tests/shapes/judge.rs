@@ -5,11 +5,11 @@ use selma::shapes::caption::parse;
 use selma::shapes::description::{Colour, Shape};
 use selma::shapes::judge::{Question, View, gate, judge, questions};
 use selma::shapes::scene::lay_out;
-use selma::shapes::{SIDE, Skill, Split, draw::Draw, render};
+use selma::shapes::{SIDE, Skill, Split, render, rng::Rng};
 
 /// A picture of a caption.
 fn picture(caption: &str) -> RgbImage {
-    let scene = lay_out(&parse(caption).unwrap(), &mut Draw::of_caption(3, 0)).unwrap();
+    let scene = lay_out(&parse(caption).unwrap(), &mut Rng::of_caption(3, 0)).unwrap();
     render(&scene)
 }
 

@@ -2,7 +2,7 @@
 
 use selma::shapes::description::{Colour, Shape};
 use selma::shapes::scene::{self, Object, Scene};
-use selma::shapes::{SIDE, Skill, Split, caption, draw::Draw, render};
+use selma::shapes::{SIDE, Skill, Split, caption, render, rng::Rng};
 use sha2::{Digest, Sha256};
 
 /// Of the first 20 pictures of every skill and split with seed 1. Written down so that no change of the world goes
@@ -80,7 +80,7 @@ fn painted_areas_are_those_of_the_outlines() {
 fn what_cannot_be_drawn_is_refused() {
     let refusal = |caption: &str| {
         let description = caption::parse(caption).unwrap();
-        scene::lay_out(&description, &mut Draw::of_caption(1, 2)).unwrap_err().to_string()
+        scene::lay_out(&description, &mut Rng::of_caption(1, 2)).unwrap_err().to_string()
     };
     let crowded = refusal("five huge circles and four large stars");
     assert!(crowded.contains("found no place for all of 9 things"), "{crowded}");

@@ -1,6 +1,6 @@
 //! What holds for a part of a dataset: how often its images count, and how their captions vary from visit to visit.
 
-use crate::data::draw::{Draw, Purpose};
+use crate::data::rng::{Purpose, Rng};
 
 /// The settings of a part of a dataset.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,7 @@ impl Variation {
 
     /// The caption of the visit at `position` of a run: the same for the same seed and position.
     pub fn at(&self, caption: &str, seed: u64, position: u64) -> String {
-        if self.dropout > 0.0 && Draw::new(seed, Purpose::CaptionDropout, position, 0).unit() < self.dropout {
+        if self.dropout > 0.0 && Rng::new(seed, Purpose::CaptionDropout, position, 0).unit() < self.dropout {
             return String::new();
         }
         let whole = self.whole(caption);
@@ -76,13 +76,13 @@ impl Variation {
         }
         let mut tags: Vec<&str> = whole.split(&self.separator).map(str::trim).collect();
         let mut free = tags.split_off(self.keep_tokens.min(tags.len()));
-        let mut draw = Draw::new(seed, Purpose::Tags, position, 0);
+        let mut rng = Rng::new(seed, Purpose::Tags, position, 0);
         if self.shuffle {
             for i in (1..free.len()).rev() {
-                free.swap(i, draw.below(i as u64 + 1) as usize);
+                free.swap(i, rng.below(i as u64 + 1) as usize);
             }
         }
-        free.retain(|_| draw.unit() >= self.tag_dropout);
+        free.retain(|_| rng.unit() >= self.tag_dropout);
         tags.extend(free);
         tags.join(&format!("{} ", self.separator.trim_end()))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Gpu;
 use super::graph::Command;
-use super::launch::{Span, pack};
+use super::launch::Span;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 
@@ -58,11 +58,6 @@ impl Buffer {
 
     pub fn byte_len(&self) -> usize {
         self.len * self.dtype.size()
-    }
-
-    /// [`pack`] of the dtype.
-    pub(super) fn pack(&self) -> usize {
-        pack(self.dtype)
     }
 
     /// `len` elements from `offset` on, as launches take them.
@@ -148,19 +143,5 @@ impl Buffer {
             self.gpu().0.backend.download(self.address(), bytemuck::cast_slice_mut(&mut data))?;
         }
         Ok(data)
-    }
-}
-
-/// Checks that buffers have the lengths that a kernel will take for granted.
-///
-/// # Errors
-/// [`Error::Shape`] naming the first that has not.
-pub(super) fn expect(op: &'static str, lengths: &[(&str, &Buffer, usize)]) -> Result<()> {
-    match lengths.iter().find(|(_, buffer, len)| buffer.len() != *len) {
-        Some((name, buffer, len)) => {
-            let got = buffer.len();
-            Err(Error::shape(op, format!("`{name}` has {got} elements; expected {len}")))
-        }
-        None => Ok(()),
     }
 }

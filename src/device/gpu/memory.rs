@@ -2,7 +2,7 @@
 
 use super::arena::{Arena, Usage};
 use super::{Gpu, Shared};
-use crate::device::memory::human;
+use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 
 impl Gpu {
@@ -89,16 +89,16 @@ impl Shared {
     fn out_of_memory(&self, usage: Usage, needed: u64) -> Error {
         let name = self.backend.name();
         let room = match self.backend.room() {
-            Ok(Some([free, total])) => format!("{} of {} are free", human(free), human(total)),
+            Ok(Some([free, total])) => format!("{} of {} are free", format_bytes(free), format_bytes(total)),
             _ => "the rest is in use".into(),
         };
         Error::OutOfMemory(format!(
             "{name} is out of memory: {} more are needed, selma holds {} of which {} are in use, and {room}. What would \
              help: a smaller --batch-size, a smaller picture, --precision bf16, in training --checkpointing; or ending other \
              programs on the device",
-            human(needed),
-            human(usage.reserved),
-            human(usage.in_use)
+            format_bytes(needed),
+            format_bytes(usage.reserved),
+            format_bytes(usage.in_use)
         ))
     }
 }

@@ -10,13 +10,11 @@ mod buffer;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod dry_run;
-pub mod elementwise;
 pub mod graph;
 mod kind;
 mod launch;
 pub mod library;
 mod memory;
-pub mod noise;
 pub mod recorder;
 mod simulator;
 pub mod table;
@@ -129,6 +127,9 @@ impl Gpu {
     }
 
     /// This build is without the feature `cuda`, and says so.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`], always.
     #[cfg(not(feature = "cuda"))]
     pub fn cuda(ordinal: usize) -> Result<Self> {
         let why = "this build of selma is without the feature `cuda`";
@@ -164,6 +165,9 @@ impl Gpu {
     }
 
     /// Room for `len` elements, with unspecified values.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where the device has no room.
     pub fn buffer(&self, dtype: DType, len: usize) -> Result<Buffer> {
         Buffer::allocate(self, dtype, len)
     }

@@ -59,12 +59,7 @@ impl Mixture {
             };
             if let (Some(branch), Some(terms)) = (branch, modules.get(name)) {
                 let experts = terms.iter().map(|(number, factors)| (*number, (*factors).clone())).collect();
-                layers.push(MixedLayer {
-                    name: name.clone(),
-                    down: branch.down.clone(),
-                    up: branch.up.clone(),
-                    experts,
-                });
+                layers.push(MixedLayer { name: name.clone(), down: branch.a.clone(), up: branch.b.clone(), experts });
             }
         });
         Ok(Self { layers, dtype })

@@ -79,10 +79,10 @@ fn convolve<T: Gemm>(shape: &ConvShape, x: &[T], weight: &Tensor, bias: Option<&
         });
     }
     let output = bias.as_ref().map_or(Output::Set, |b| Output::Bias(b));
-    let weight = Matrix::lines(&weight, shape.c_out, patches.values());
+    let weight = Matrix::row_major(&weight, shape.c_out, patches.values());
     let mut y = buffer::<T>(patches.count() * shape.c_out);
     if shape.pointwise() {
-        product(&Matrix::lines(x, patches.count(), shape.c_in), &weight, output, &mut y);
+        product(&Matrix::row_major(x, patches.count(), shape.c_in), &weight, output, &mut y);
     } else {
         product(&patches, &weight, output, &mut y);
     }
@@ -94,8 +94,8 @@ fn dgrad<T: Gemm>(shape: &ConvShape, dy: &[T], weight: &[T]) -> Vec<T> {
     let ConvShape { n, h, w, c_in, .. } = *shape;
     if shape.pointwise() {
         let mut dx = buffer::<T>(n * h * w * c_in);
-        let dy = Matrix::lines(dy, n * h * w, shape.c_out);
-        product(&dy, &Matrix::steps(weight, shape.c_out, c_in), Output::Set, &mut dx);
+        let dy = Matrix::row_major(dy, n * h * w, shape.c_out);
+        product(&dy, &Matrix::transposed(weight, shape.c_out, c_in), Output::Set, &mut dx);
         return dx;
     }
     let turned = |k: usize, padding: usize| padding as isize + 1 - k as isize;
@@ -179,9 +179,9 @@ impl Phase {
 fn wgrad<T: Gemm>(shape: &ConvShape, dy: &[T], x: &[T]) -> Vec<T> {
     let patches = Transposed(patches(shape, x));
     let mut dw = buffer::<T>(shape.c_out * patches.0.values());
-    let dy = Matrix::steps(dy, patches.0.count(), shape.c_out);
+    let dy = Matrix::transposed(dy, patches.0.count(), shape.c_out);
     if shape.pointwise() {
-        let x = Matrix::steps(x, patches.0.count(), shape.c_in);
+        let x = Matrix::transposed(x, patches.0.count(), shape.c_in);
         product(&dy, &x, Output::Set, &mut dw);
     } else {
         product(&dy, &patches, Output::Set, &mut dw);

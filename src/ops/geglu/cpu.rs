@@ -111,8 +111,8 @@ fn layer_and_gate<T: Gemm + Elementary>(x: &Tensor, weight: &Tensor, bias: Optio
             .zip(out.par_chunks_mut(chunk * width / 2))
             .zip(xs.par_chunks(chunk * inner))
             .for_each(|((between, out), x)| {
-                let x = Matrix::lines(x, x.len() / inner, inner);
-                product(&x, &Matrix::lines(&w, width, inner), output, between);
+                let x = Matrix::row_major(x, x.len() / inner, inner);
+                product(&x, &Matrix::row_major(&w, width, inner), output, between);
                 gate(out, between, width / 2);
             });
     });
@@ -128,8 +128,8 @@ fn layer_and_gate_gradient<T: Gemm + Elementary>(between: &Tensor, weight: &Tens
         |((dx, x), dy)| {
             let mut d_between = buffer::<T>(x.len());
             gate_gradient(&mut d_between, x, dy, width / 2);
-            let d = Matrix::lines(&d_between, x.len() / width, width);
-            product(&d, &Matrix::steps(&w, width, inner), Output::Set, dx);
+            let d = Matrix::row_major(&d_between, x.len() / width, width);
+            product(&d, &Matrix::transposed(&w, width, inner), Output::Set, dx);
             recycle(d_between);
         },
     );

@@ -25,13 +25,13 @@ pub fn matmul(a: &Tensor, b: &Tensor, residual: Option<&Tensor>) -> Result<Tenso
 /// The rows of `x` `[rows, c]`, whose values these are, as lines: the left side of `x y`, or the right one of `y x^T`.
 pub fn rows<'a, T>(values: &'a [T], x: &Tensor) -> Matrix<'a, T> {
     let [rows, c] = sizes(x);
-    Matrix::lines(values, rows, c)
+    Matrix::row_major(values, rows, c)
 }
 
 /// The columns of `x` `[rows, c]`, whose values these are, as lines: the right side of `y x`, or the left one of `x^T y`.
 pub fn columns<'a, T>(values: &'a [T], x: &Tensor) -> Matrix<'a, T> {
     let [rows, c] = sizes(x);
-    Matrix::steps(values, rows, c)
+    Matrix::transposed(values, rows, c)
 }
 
 /// The sum of the products of `pairs`, of which there is one at least.

@@ -6,19 +6,19 @@ mod parse;
 mod phrase;
 
 use super::description::{Description, Relation};
-use super::draw::Draw;
+use super::rng::Rng;
 use super::skill::Skill;
 pub use parse::parse;
 use phrase::{backdrop, list, noun, relation, sentence, verb};
 
 /// A caption in the style of a skill.
-pub(crate) fn write(skill: Skill, description: &Description, draw: &mut Draw) -> String {
+pub(crate) fn write(skill: Skill, description: &Description, rng: &mut Rng) -> String {
     match skill {
-        Skill::Everyday => everyday(description, draw),
-        Skill::Counting => counting(description, draw),
-        Skill::Spatial => spatial(description, draw),
-        Skill::Paragraph => paragraph::write(description, draw),
-        Skill::Defying => defying(description, draw),
+        Skill::Everyday => everyday(description, rng),
+        Skill::Counting => counting(description, rng),
+        Skill::Spatial => spatial(description, rng),
+        Skill::Paragraph => paragraph::write(description, rng),
+        Skill::Defying => defying(description, rng),
     }
 }
 
@@ -49,91 +49,91 @@ const OPENINGS: [&str; 18] = [
     "a poster with ",
 ];
 
-fn everyday(description: &Description, draw: &mut Draw) -> String {
-    let things = list(&description.things, draw);
+fn everyday(description: &Description, rng: &mut Rng) -> String {
+    let things = list(&description.things, rng);
     let plural = description.total() > 1;
-    let behind = backdrop(description, draw);
-    match (draw.below(6), behind.is_empty()) {
+    let behind = backdrop(description, rng);
+    match (rng.below(6), behind.is_empty()) {
         (0, true) => format!("{things} and nothing else"),
         (0, false) => format!("{behind}, {things}"),
         (1, true) => sentence(&format!("{things} {} shown here", verb(plural))),
         (1, false) => sentence(&format!("{behind} there {} {things}", verb(plural))),
         (2, _) => {
             let action = match plural {
-                false => draw.choose(&["is drawn", "is shown", "is painted", "stands alone", "sits", "appears"]),
-                true => draw.choose(&["are drawn", "are shown", "are painted", "stand", "sit", "appear"]),
+                false => rng.choose(&["is drawn", "is shown", "is painted", "stands alone", "sits", "appears"]),
+                true => rng.choose(&["are drawn", "are shown", "are painted", "stand", "sit", "appear"]),
             };
             sentence(&join(&[&things, action, &behind]))
         }
-        (3, _) => sentence(&join(&[draw.choose(&["there", "here"]), verb(plural), &things, &behind])),
-        _ => join(&[draw.choose(&OPENINGS), &things, &behind]),
+        (3, _) => sentence(&join(&[rng.choose(&["there", "here"]), verb(plural), &things, &behind])),
+        _ => join(&[rng.choose(&OPENINGS), &things, &behind]),
     }
 }
 
-fn counting(description: &Description, draw: &mut Draw) -> String {
-    let things = list(&description.things, draw);
-    let behind = backdrop(description, draw);
+fn counting(description: &Description, rng: &mut Rng) -> String {
+    let things = list(&description.things, rng);
+    let behind = backdrop(description, rng);
     // "a group of two" and "exactly two", but not "exactly a pair of".
     let many = match things.starts_with("a ") {
         true => "",
-        false => draw.choose(&["", "exactly ", "a group of ", "a set of ", "a collection of "]),
+        false => rng.choose(&["", "exactly ", "a group of ", "a set of ", "a collection of "]),
     };
     let counted = format!("{many}{things}");
-    match draw.below(5) {
+    match rng.below(5) {
         0 => sentence(&join(&["there", verb(!counted.starts_with("a ")), &counted, &behind])),
         1 => {
-            let action = draw.choose(&["are shown", "are drawn", "can be seen", "appear"]);
+            let action = rng.choose(&["are shown", "are drawn", "can be seen", "appear"]);
             sentence(&join(&[&things, action, &behind]))
         }
         2 => join(&[&counted, &behind]),
-        _ => join(&[draw.choose(&OPENINGS), &counted, &behind]),
+        _ => join(&[rng.choose(&OPENINGS), &counted, &behind]),
     }
 }
 
-fn spatial(description: &Description, draw: &mut Draw) -> String {
-    let behind = backdrop(description, draw);
+fn spatial(description: &Description, rng: &mut Rng) -> String {
+    let behind = backdrop(description, rng);
     let [claim] = description.claims[..] else {
-        return places(description, &behind, draw);
+        return places(description, &behind, rng);
     };
-    let subject = noun(&description.things[claim.subject], draw);
-    let object = noun(&description.things[claim.object], draw);
-    let lies = relation(claim.relation, draw);
-    match draw.below(6) {
+    let subject = noun(&description.things[claim.subject], rng);
+    let object = noun(&description.things[claim.object], rng);
+    let lies = relation(claim.relation, rng);
+    match rng.below(6) {
         0 => sentence(&join(&[lies, &object, "there is", &subject, &behind])),
-        1 => sentence(&join(&[lies, &object, draw.choose(&["is", "we see", "you find"]), &subject, &behind])),
+        1 => sentence(&join(&[lies, &object, rng.choose(&["is", "we see", "you find"]), &subject, &behind])),
         2 => {
-            let action = draw.choose(&["is", "sits", "stands", "lies", "is placed", "is drawn"]);
+            let action = rng.choose(&["is", "sits", "stands", "lies", "is placed", "is drawn"]);
             sentence(&join(&[&subject, action, lies, &object, &behind]))
         }
         3 => {
-            let back = relation(claim.relation.inverse().unwrap_or(claim.relation), draw);
-            join(&[draw.choose(&OPENINGS), &subject, "with", &object, back, "it", &behind])
+            let back = relation(claim.relation.inverse().unwrap_or(claim.relation), rng);
+            join(&[rng.choose(&OPENINGS), &subject, "with", &object, back, "it", &behind])
         }
-        _ => join(&[draw.choose(&OPENINGS), &subject, lies, &object, &behind]),
+        _ => join(&[rng.choose(&OPENINGS), &subject, lies, &object, &behind]),
     }
 }
 
 /// Things whose place in the picture is told.
-fn places(description: &Description, behind: &str, draw: &mut Draw) -> String {
+fn places(description: &Description, behind: &str, rng: &mut Rng) -> String {
     let told: Vec<(String, &str)> =
-        description.things.iter().map(|thing| (noun(thing, draw), phrase::place(thing, draw))).collect();
-    match (draw.below(3), &told[..]) {
+        description.things.iter().map(|thing| (noun(thing, rng), phrase::place(thing, rng))).collect();
+    match (rng.below(3), &told[..]) {
         (0, [(thing, place)]) => sentence(&join(&[place, "there is", thing, behind])),
         (1, [(thing, place)]) => {
-            let action = draw.choose(&["is", "sits", "stands", "appears", "is drawn"]);
+            let action = rng.choose(&["is", "sits", "stands", "appears", "is drawn"]);
             sentence(&join(&[thing, action, place, behind]))
         }
         (0, [(a, at_a), (b, at_b)]) => sentence(&join(&[at_a, "there is", a, "and", at_b, "there is", b, behind])),
         (1, [(a, at_a), (b, at_b)]) => sentence(&join(&[a, "is", at_a, "and", b, "is", at_b, behind])),
         _ => {
             let told: Vec<_> = told.iter().map(|(thing, place)| format!("{thing} {place}")).collect();
-            join(&[draw.choose(&OPENINGS), &told.join(" and "), behind])
+            join(&[rng.choose(&OPENINGS), &told.join(" and "), behind])
         }
     }
 }
 
-fn defying(description: &Description, draw: &mut Draw) -> String {
-    let opening = draw.choose(&[
+fn defying(description: &Description, rng: &mut Rng) -> String {
+    let opening = rng.choose(&[
         "",
         "",
         "a strange picture of ",
@@ -149,19 +149,19 @@ fn defying(description: &Description, draw: &mut Draw) -> String {
         "a dream of ",
         "this picture shows ",
     ]);
-    let behind = backdrop(description, draw);
+    let behind = backdrop(description, rng);
     let [claim] = description.claims[..] else {
-        return join(&[opening, &list(&description.things, draw), &behind]);
+        return join(&[opening, &list(&description.things, rng), &behind]);
     };
     debug_assert_eq!(claim.relation, Relation::Inside);
-    let inner = noun(&description.things[claim.subject], draw);
-    let outer = noun(&description.things[claim.object], draw);
-    let body = match draw.below(6) {
+    let inner = noun(&description.things[claim.subject], rng);
+    let outer = noun(&description.things[claim.object], rng);
+    let body = match rng.below(6) {
         0 => format!("{outer} with {inner} inside it"),
         1 => format!("{outer} that holds {inner}"),
         2 => format!("{outer} containing {inner}"),
         3 => format!("{inner} within {outer}"),
-        4 => format!("{inner} {} inside {outer}", draw.choose(&["hidden", "placed", "drawn", "living"])),
+        4 => format!("{inner} {} inside {outer}", rng.choose(&["hidden", "placed", "drawn", "living"])),
         _ => format!("{inner} inside {outer}"),
     };
     join(&[opening, &body, &behind])

@@ -1,23 +1,23 @@
 //! Paragraphs: several things, each with its attributes, which are told at once or in a later sentence.
 
 use super::super::description::{Description, Thing};
-use super::super::draw::Draw;
+use super::super::rng::Rng;
 use super::super::skill::Skill;
 use super::phrase::{and, background, noun, relation, sentence, size_word};
 
-pub(super) fn write(description: &Description, draw: &mut Draw) -> String {
+pub(super) fn write(description: &Description, rng: &mut Rng) -> String {
     let things = &description.things;
     // Attributes can wait only where the bare shape says which thing is meant.
-    let later: Vec<bool> = things.iter().map(|thing| is_only(thing, things) && draw.chance(0.3)).collect();
+    let later: Vec<bool> = things.iter().map(|thing| is_only(thing, things) && rng.chance(0.3)).collect();
     let nouns: Vec<_> = things
         .iter()
         .zip(&later)
         .map(|(thing, &later)| match later {
-            true => noun(&Thing::new(thing.shape), draw),
-            false => noun(thing, draw),
+            true => noun(&Thing::new(thing.shape), rng),
+            false => noun(thing, rng),
         })
         .collect();
-    let opening = draw.choose(&[
+    let opening = rng.choose(&[
         "in this picture we can see",
         "in this image there is",
         "in this drawing you can see",
@@ -32,26 +32,26 @@ pub(super) fn write(description: &Description, draw: &mut Draw) -> String {
     let mut sentences = vec![sentence(&format!("{opening} {}", and(&nouns)))];
     for (thing, &later) in things.iter().zip(&later) {
         if later {
-            sentences.push(attributes(thing, draw));
+            sentences.push(attributes(thing, rng));
         }
     }
     for claim in &description.claims {
         let [subject, object] = [claim.subject, claim.object].map(|i| reference(&things[i], things));
-        let lies = relation(claim.relation, draw);
-        let action = draw.choose(&["is", "is", "sits", "stands", "can be seen", "is placed"]);
-        sentences.push(match draw.below(4) {
+        let lies = relation(claim.relation, rng);
+        let action = rng.choose(&["is", "is", "sits", "stands", "can be seen", "is placed"]);
+        sentences.push(match rng.below(4) {
             0 => sentence(&format!("{lies} the {object} is the {subject}")),
             _ => sentence(&format!("the {subject} {action} {lies} the {object}")),
         });
     }
     if let Some(words) = background(description) {
-        sentences.push(match draw.below(4) {
+        sentences.push(match rng.below(4) {
             0 => sentence(&format!("behind them the background is {words}")),
             1 => format!("Everything is on a {words} background."),
             _ => sentence(&format!("the background is {words}")),
         });
     }
-    let closing = draw.choose(&[
+    let closing = rng.choose(&[
         "",
         "",
         "Nothing else can be seen.",
@@ -82,11 +82,11 @@ fn reference(thing: &Thing, things: &[Thing]) -> String {
 }
 
 /// "The circle is large and red."
-fn attributes(thing: &Thing, draw: &mut Draw) -> String {
+fn attributes(thing: &Thing, rng: &mut Rng) -> String {
     let colour = thing.colour.map(|colour| colour.name());
-    let size = thing.size.map(|size| size_word(size, draw));
+    let size = thing.size.map(|size| size_word(size, rng));
     let mut words: Vec<_> = size.into_iter().chain(colour).collect();
-    if draw.chance(0.5) {
+    if rng.chance(0.5) {
         words.reverse();
     }
     sentence(&format!("the {} is {}", thing.shape.name(), words.join(" and ")))

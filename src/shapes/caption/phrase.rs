@@ -1,18 +1,18 @@
 //! Noun phrases, places, relations and backgrounds in varied words.
 
 use super::super::description::{Description, Place, Relation, Shading, Size, Thing};
-use super::super::draw::Draw;
+use super::super::rng::Rng;
 
 /// "a small red circle", "two blue stars"
-pub(super) fn noun(thing: &Thing, draw: &mut Draw) -> String {
+pub(super) fn noun(thing: &Thing, rng: &mut Rng) -> String {
     let number = match thing.count {
         None => "",
         Some(1) => "one",
-        Some(2) => draw.choose(&["two", "two", "two", "a pair of"]),
-        Some(3) => draw.choose(&["three", "three", "three", "a trio of"]),
+        Some(2) => rng.choose(&["two", "two", "two", "a pair of"]),
+        Some(3) => rng.choose(&["three", "three", "three", "a trio of"]),
         Some(_) => "four",
     };
-    let described = described(thing, draw);
+    let described = described(thing, rng);
     match number {
         "" => with_article(&described),
         number => format!("{number} {described}"),
@@ -20,21 +20,21 @@ pub(super) fn noun(thing: &Thing, draw: &mut Draw) -> String {
 }
 
 /// Size, colour and shape, without article or number.
-pub(super) fn described(thing: &Thing, draw: &mut Draw) -> String {
+pub(super) fn described(thing: &Thing, rng: &mut Rng) -> String {
     let shape = match thing.number() {
         1 => thing.shape.name(),
         _ => thing.shape.plural(),
     };
-    let size = thing.size.map(|size| size_word(size, draw));
+    let size = thing.size.map(|size| size_word(size, rng));
     let colour = thing.colour.map(|colour| colour.name());
     let words: Vec<_> = size.into_iter().chain(colour).chain([shape]).collect();
     words.join(" ")
 }
 
-pub(super) fn size_word(size: Size, draw: &mut Draw) -> &'static str {
+pub(super) fn size_word(size: Size, rng: &mut Rng) -> &'static str {
     match size {
-        Size::Small => draw.choose(&["small", "small", "little", "tiny"]),
-        Size::Large => draw.choose(&["large", "large", "big", "huge"]),
+        Size::Small => rng.choose(&["small", "small", "little", "tiny"]),
+        Size::Large => rng.choose(&["large", "large", "big", "huge"]),
     }
 }
 
@@ -44,8 +44,8 @@ pub(super) fn with_article(words: &str) -> String {
 }
 
 /// "a red circle, a blue square and two green stars"
-pub(super) fn list(things: &[Thing], draw: &mut Draw) -> String {
-    let nouns: Vec<_> = things.iter().map(|thing| noun(thing, draw)).collect();
+pub(super) fn list(things: &[Thing], rng: &mut Rng) -> String {
+    let nouns: Vec<_> = things.iter().map(|thing| noun(thing, rng)).collect();
     and(&nouns)
 }
 
@@ -57,33 +57,33 @@ pub(super) fn and(parts: &[String]) -> String {
     }
 }
 
-pub(super) fn place(thing: &Thing, draw: &mut Draw) -> &'static str {
+pub(super) fn place(thing: &Thing, rng: &mut Rng) -> &'static str {
     match thing.place {
         None => "",
-        Some(Place::Top) => draw.choose(&["at the top", "near the top"]),
-        Some(Place::Bottom) => draw.choose(&["at the bottom", "near the bottom"]),
-        Some(Place::Left) => draw.choose(&["on the left", "on the left side", "at the left"]),
-        Some(Place::Right) => draw.choose(&["on the right", "on the right side", "at the right"]),
-        Some(Place::Middle) => draw.choose(&["in the middle", "in the center", "at the center"]),
+        Some(Place::Top) => rng.choose(&["at the top", "near the top"]),
+        Some(Place::Bottom) => rng.choose(&["at the bottom", "near the bottom"]),
+        Some(Place::Left) => rng.choose(&["on the left", "on the left side", "at the left"]),
+        Some(Place::Right) => rng.choose(&["on the right", "on the right side", "at the right"]),
+        Some(Place::Middle) => rng.choose(&["in the middle", "in the center", "at the center"]),
     }
 }
 
-pub(super) fn relation(relation: Relation, draw: &mut Draw) -> &'static str {
+pub(super) fn relation(relation: Relation, rng: &mut Rng) -> &'static str {
     match relation {
-        Relation::LeftOf => draw.choose(&["left of", "to the left of", "on the left of"]),
-        Relation::RightOf => draw.choose(&["right of", "to the right of", "on the right of"]),
-        Relation::Above => draw.choose(&["above", "above", "over"]),
-        Relation::Below => draw.choose(&["below", "under", "beneath"]),
-        Relation::Inside => draw.choose(&["inside", "within"]),
+        Relation::LeftOf => rng.choose(&["left of", "to the left of", "on the left of"]),
+        Relation::RightOf => rng.choose(&["right of", "to the right of", "on the right of"]),
+        Relation::Above => rng.choose(&["above", "above", "over"]),
+        Relation::Below => rng.choose(&["below", "under", "beneath"]),
+        Relation::Inside => rng.choose(&["inside", "within"]),
     }
 }
 
 /// "on a shaded gray background", or nothing where the background is not told.
-pub(super) fn backdrop(description: &Description, draw: &mut Draw) -> String {
+pub(super) fn backdrop(description: &Description, rng: &mut Rng) -> String {
     match background(description) {
         None => String::new(),
         Some(words) => {
-            let before = draw.choose(&["on", "on", "against", "in front of", "with"]);
+            let before = rng.choose(&["on", "on", "against", "in front of", "with"]);
             format!("{before} {} background", with_article(&words))
         }
     }

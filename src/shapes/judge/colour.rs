@@ -1,6 +1,6 @@
 //! Names of colours.
 
-use super::canvas::{Rgb, distance};
+use super::background::{Rgb, distance};
 use crate::shapes::description::Colour;
 
 /// The named colour that is nearest.

@@ -1,6 +1,6 @@
 //! Numbers that tell shapes apart, from a soft mask: none depends on place or size.
 
-use super::canvas::WIDTH;
+use super::background::WIDTH;
 
 /// What [`super::classify`] compares. With `u`, `v` the distances from the centroid to the right and down in units of
 /// the square root of the area, and means over the area:

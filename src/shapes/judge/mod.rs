@@ -11,7 +11,7 @@
 //! both files to what they measure.
 
 mod answer;
-mod canvas;
+mod background;
 mod classify;
 mod colour;
 mod features;

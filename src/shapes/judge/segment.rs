@@ -1,6 +1,6 @@
 //! Finds regions of one colour in front of the background, each with a soft mask: how much of each pixel it covers.
 
-use super::canvas::{PIXELS, Plane, Rgb, WIDTH, distance, neighbours, smooth};
+use super::background::{PIXELS, Plane, Rgb, WIDTH, distance, neighbours, smooth};
 use super::colour;
 
 /// One coloured region.

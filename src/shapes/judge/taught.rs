@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::canvas::{self, Plane};
+use super::background::{self, Plane};
 use super::classify::{distance, nearest};
 use super::{features, segment};
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ impl Taught {
 
 /// The features of the largest region.
 fn largest(image: &RgbImage) -> Option<[f32; 8]> {
-    let pixels = canvas::pixels(image);
+    let pixels = background::pixels(image);
     let regions = segment::regions(&pixels, &Plane::fit(&pixels));
     let area = |mask: &[f32]| mask.iter().sum::<f32>();
     let largest = regions.iter().max_by(|a, b| area(&a.mask).total_cmp(&area(&b.mask)))?;
@@ -55,12 +55,12 @@ fn largest(image: &RgbImage) -> Option<[f32; 8]> {
 mod tests {
     use super::*;
     use crate::shapes::caption::parse;
-    use crate::shapes::draw::Draw;
     use crate::shapes::render;
+    use crate::shapes::rng::Rng;
     use crate::shapes::scene::lay_out;
 
     fn drawn(caption: &str, index: u64) -> RgbImage {
-        render(&lay_out(&parse(caption).unwrap(), &mut Draw::of_caption(3, index)).unwrap())
+        render(&lay_out(&parse(caption).unwrap(), &mut Rng::of_caption(3, index)).unwrap())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::canvas::{self, Plane};
+use super::background::{self, Plane};
 use super::classify::{Naming, classify};
 use super::questions::Noun;
 use super::{colour, features, segment};
@@ -40,7 +40,7 @@ impl View {
 
     /// The same with names as strict as `naming`.
     pub fn named(picture: &RgbImage, naming: Naming) -> View {
-        let pixels = canvas::pixels(picture);
+        let pixels = background::pixels(picture);
         let background = Plane::fit(&pixels);
         let found = segment::regions(&pixels, &background).into_iter().map(|region| {
             let (extents, features) = features::measure(&region.mask);

@@ -5,6 +5,7 @@ mod run;
 
 use super::*;
 use crate::autograd::Tape;
+use crate::data::batch::MicroBatch;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::{Checks, Order};
 use crate::tensor::DType;

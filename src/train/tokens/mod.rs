@@ -205,7 +205,7 @@ impl TokenTrainer {
             if let (Some(added), Some(pooled)) = (&mut batch.added, states.pooled) {
                 added.text_embeds = pooled;
             }
-            let mut prepared = self.objective.prepare(&batch, &device)?;
+            let mut prepared = self.objective.prepare(&batch)?;
             for tensor in prepared.tensors() {
                 *tensor = tensor.to(&device)?;
             }

@@ -7,7 +7,7 @@
 use std::mem::transmute;
 use std::sync::LazyLock;
 
-use super::turn::{self, Spread, Turn};
+use super::pack::{self, PackStrided, PackTransposed};
 
 /// One call of a kernel.
 pub struct Tile<T> {
@@ -43,8 +43,8 @@ pub struct Kernel<T> {
     /// Rows that the registers hold.
     pub rows: usize,
     run: unsafe fn(&Tile<T>),
-    turn: unsafe fn(&Turn<T>),
-    spread: unsafe fn(&Spread<T>),
+    transposed: unsafe fn(&PackTransposed<T>),
+    strided: unsafe fn(&PackStrided<T>),
 }
 
 impl<T> Kernel<T> {
@@ -56,17 +56,17 @@ impl<T> Kernel<T> {
     }
 
     /// # Safety
-    /// The pointers of `turn` must be valid for all that its fields say is read and written.
-    pub unsafe fn turn(&self, turn: &Turn<T>) {
+    /// The pointers of `transposed` must be valid for all that its fields say is read and written.
+    pub unsafe fn pack_transposed(&self, transposed: &PackTransposed<T>) {
         // SAFETY: as for `run`.
-        unsafe { (self.turn)(turn) }
+        unsafe { (self.transposed)(transposed) }
     }
 
     /// # Safety
-    /// The pointers of `spread` must be valid for all that its fields say is read and written.
-    pub unsafe fn spread(&self, spread: &Spread<T>) {
+    /// The pointers of `strided` must be valid for all that its fields say is read and written.
+    pub unsafe fn pack_strided(&self, strided: &PackStrided<T>) {
         // SAFETY: as for `run`.
-        unsafe { (self.spread)(spread) }
+        unsafe { (self.strided)(strided) }
     }
 }
 
@@ -90,12 +90,12 @@ unsafe fn at<'a, U, T>(p: *const T) -> &'a U {
 
 /// A module with the kernel of one instruction set and type.
 macro_rules! kernel {
-    ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident, $turn:path, $spread:path,
+    ($name:ident, $(#[$feature:meta])?, $t:ty, $lanes:expr, $rows:expr, $arms:ident, $transposed:path, $strided:path,
      $zero:path, $splat:path, $fma:path, $add:path, $part:path) => {
         mod $name {
             use super::*;
 
-            pub const KERNEL: Kernel<$t> = Kernel { lanes: $lanes, rows: $rows, run, turn: $turn, spread: $spread };
+            pub const KERNEL: Kernel<$t> = Kernel { lanes: $lanes, rows: $rows, run, transposed: $transposed, strided: $strided };
 
             $(#[$feature])?
             unsafe fn run(tile: &Tile<$t>) {
@@ -181,17 +181,17 @@ macro_rules! up_to_4 {
 use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 14, up_to_14, turn::avx512_f32, turn::avx512_f32_spread, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, part::avx512_f32);
+kernel!(avx512_f32, #[target_feature(enable = "avx512f")], f32, 16, 14, up_to_14, pack::avx512_f32, pack::avx512_f32_strided, _mm512_setzero_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps, part::avx512_f32);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 14, up_to_14, turn::portable, turn::portable_spread, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd, part::portable::<f64, 8>);
+kernel!(avx512_f64, #[target_feature(enable = "avx512f")], f64, 8, 14, up_to_14, pack::portable, pack::portable_strided, _mm512_setzero_pd, _mm512_set1_pd, _mm512_fmadd_pd, _mm512_add_pd, part::portable::<f64, 8>);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, turn::avx2_f32, turn::portable_spread, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, part::portable::<f32, 8>);
+kernel!(avx2_f32, #[target_feature(enable = "avx2,fma")], f32, 8, 6, up_to_6, pack::avx2_f32, pack::portable_strided, _mm256_setzero_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps, part::portable::<f32, 8>);
 #[cfg(target_arch = "x86_64")]
-kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, turn::portable, turn::portable_spread, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd, part::portable::<f64, 4>);
+kernel!(avx2_f64, #[target_feature(enable = "avx2,fma")], f64, 4, 6, up_to_6, pack::portable, pack::portable_strided, _mm256_setzero_pd, _mm256_set1_pd, _mm256_fmadd_pd, _mm256_add_pd, part::portable::<f64, 4>);
 
-kernel!(portable_f32, , f32, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
+kernel!(portable_f32, , f32, 4, 4, up_to_4, pack::portable, pack::portable_strided, portable::zero, portable::splat,
     portable::fma, portable::add, part::portable::<f32, 4>);
-kernel!(portable_f64, , f64, 4, 4, up_to_4, turn::portable, turn::portable_spread, portable::zero, portable::splat,
+kernel!(portable_f64, , f64, 4, 4, up_to_4, pack::portable, pack::portable_strided, portable::zero, portable::splat,
     portable::fma, portable::add, part::portable::<f64, 4>);
 
 /// Tiles whose last vector is written in part. `sums` has all rows, each of whole vectors.

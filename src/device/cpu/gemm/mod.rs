@@ -6,18 +6,18 @@
 //! is summed in blocks of `DEPTH`, in order, or, in a small output, in pieces of a few blocks that are then added in
 //! order: the bytes depend neither on the number of threads nor on how the lines are shared out.
 
+mod blocking;
 mod kernel;
 mod operand;
+mod pack;
 mod panels;
-mod plan;
 mod target;
-mod turn;
 
+use blocking::run;
 pub use kernel::{Gemm, Kernel, Tile, VECTORS};
 pub use operand::{Matrix, Operand};
+pub use pack::{LINES, PackTransposed};
 pub use panels::{Aligned, Layout, Packer};
-use plan::run;
-pub use turn::{LINES, Turn};
 
 /// What happens to the old content of the output.
 #[derive(Clone, Copy)]

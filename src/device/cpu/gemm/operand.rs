@@ -43,7 +43,7 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Panics
     /// If `data` has another length.
-    pub fn lines(data: &'a [T], lines: usize, depth: usize) -> Self {
+    pub fn row_major(data: &'a [T], lines: usize, depth: usize) -> Self {
         Self::new(data, lines, depth, true)
     }
 
@@ -51,7 +51,7 @@ impl<'a, T> Matrix<'a, T> {
     ///
     /// # Panics
     /// If `data` has another length.
-    pub fn steps(data: &'a [T], depth: usize, lines: usize) -> Self {
+    pub fn transposed(data: &'a [T], depth: usize, lines: usize) -> Self {
         Self::new(data, lines, depth, false)
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernel::Kernel;
 use super::operand::InPlace;
-use super::turn::{LINES, Spread, Turn};
+use super::pack::{LINES, PackStrided, PackTransposed};
 use crate::device::cpu::pool::{buffer, recycle};
 use crate::dtype::Real;
 
@@ -113,7 +113,7 @@ impl<'a, T: Real> Packer<'a, T> {
                         *from = line.as_ptr();
                     }
                 }
-                let turn = Turn {
+                let transposed = PackTransposed {
                     from,
                     steps: count,
                     to: self.to[start..].as_mut_ptr(),
@@ -121,7 +121,7 @@ impl<'a, T: Real> Packer<'a, T> {
                     lines: written,
                 };
                 // SAFETY: the assertions above bound what is read and written.
-                unsafe { self.kernel.turn(&turn) };
+                unsafe { self.kernel.pack_transposed(&transposed) };
             }
         }
     }
@@ -137,7 +137,7 @@ impl<'a, T: Real> Packer<'a, T> {
         for k in 0..steps {
             let from = step(k);
             assert!(from.len() >= self.lines, "a step is too short");
-            let spread = Spread {
+            let strided = PackStrided {
                 from: from.as_ptr(),
                 lines: self.lines,
                 to: self.to.as_mut_ptr(),
@@ -147,7 +147,7 @@ impl<'a, T: Real> Packer<'a, T> {
                 steps: self.steps,
             };
             // SAFETY: `from` has all lines, and `to` the panels of all steps.
-            unsafe { self.kernel.spread(&spread) };
+            unsafe { self.kernel.pack_strided(&strided) };
         }
     }
 

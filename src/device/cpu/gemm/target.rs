@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use super::Output;
+use super::blocking::Blocking;
 use super::kernel::Tile;
 use super::panels::Panels;
-use super::plan::Plan;
 use crate::device::cpu::pool::{buffer, recycle};
 use crate::dtype::Real;
 
 /// Where a task's sums are: in the output, or in a tile of its own where that is transposed.
 pub struct Target<'a, T: Real> {
-    plan: &'a Plan<'a, T>,
+    plan: &'a Blocking<'a, T>,
     rows: Range<usize>,
     columns: Range<usize>,
     c: *mut T,
@@ -19,7 +19,7 @@ pub struct Target<'a, T: Real> {
 }
 
 impl<'a, T: Real> Target<'a, T> {
-    pub fn new(plan: &'a Plan<'a, T>, rows: Range<usize>, columns: Range<usize>, c: *mut T) -> Self {
+    pub fn new(plan: &'a Blocking<'a, T>, rows: Range<usize>, columns: Range<usize>, c: *mut T) -> Self {
         let lanes = plan.kernel.lanes;
         let padded = columns.len().next_multiple_of(lanes);
         let tile = plan.transposed.then(|| buffer(rows.len() * padded));

@@ -25,7 +25,7 @@ const SIZES: [[usize; 3]; 11] = [
 ];
 
 /// The transpose of `[rows, columns]`.
-fn turned<T: Real>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
+fn transpose<T: Real>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
     let at = |i: usize| data[i % rows * columns + i / rows];
     (0..data.len()).map(at).collect()
 }
@@ -38,10 +38,10 @@ fn every_kernel_is_right<T: Gemm + Kernels>(tolerance: f64, fused: impl Fn(usize
         let mut first: Option<Vec<T>> = None;
         for (number, kernel) in T::kernels().iter().enumerate() {
             // Both layouts of either operand.
-            let (a_steps, b_lines) = (turned(&a, m, k), turned(&b, k, n));
+            let (a_steps, b_lines) = (transpose(&a, m, k), transpose(&b, k, n));
             let operands = [
-                (Matrix::lines(&a, m, k), Matrix::steps(&b, k, n)),
-                (Matrix::steps(&a_steps, k, m), Matrix::lines(&b_lines, n, k)),
+                (Matrix::row_major(&a, m, k), Matrix::transposed(&b, k, n)),
+                (Matrix::transposed(&a_steps, k, m), Matrix::row_major(&b_lines, n, k)),
             ];
             for output in [Output::Set, Output::Bias(&bias), Output::Add] {
                 let mut c = old.clone();
@@ -87,7 +87,7 @@ fn every_kernel_turns_lines() {
             let line = |i: usize| (i != 3).then(|| &data[i * steps..][..steps]);
             let untouched = 7.0;
             let mut to = vec![untouched; steps * (LINES + 1)];
-            let turn = Turn {
+            let transposed = PackTransposed {
                 from: std::array::from_fn(|i| line(i).filter(|_| i < lines).map_or(std::ptr::null(), <[f32]>::as_ptr)),
                 steps,
                 to: to.as_mut_ptr(),
@@ -95,7 +95,7 @@ fn every_kernel_turns_lines() {
                 lines,
             };
             // SAFETY: every line has all steps, and `to` a row for each of them.
-            unsafe { kernel.turn(&turn) };
+            unsafe { kernel.pack_transposed(&transposed) };
             for (k, row) in to.chunks_exact(LINES + 1).enumerate() {
                 for (i, &got) in row.iter().enumerate() {
                     let expected = if i < lines { line(i).map_or(0.0, |line| line[k]) } else { untouched };

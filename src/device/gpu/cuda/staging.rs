@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Queue;
 use super::driver::{self, Code, Handle, value, written};
-use crate::device::memory::human;
+use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 
 /// Copies that may be on their way at once.
@@ -46,7 +46,10 @@ impl Staging {
             let made = Slot::new(&self.queue, data.len())?;
             *slot = Some(made.ok_or_else(|| {
                 let name = &self.queue.name;
-                Error::OutOfMemory(format!("{name} is out of memory: no {} of pinned memory", human(data.len() as u64)))
+                Error::OutOfMemory(format!(
+                    "{name} is out of memory: no {} of pinned memory",
+                    format_bytes(data.len() as u64)
+                ))
             })?);
         }
         let Some(slot) = slot else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! The matrix products of attention: panels of queries as columns, and sums over queries.
 
 use super::heads::{Head, HeadMut};
-use crate::device::cpu::gemm::{Gemm, LINES, Tile, Turn, VECTORS};
+use crate::device::cpu::gemm::{Gemm, LINES, PackTransposed, Tile, VECTORS};
 use crate::device::cpu::math::{Elementary, vectorized};
 
 /// `lanes` rows from `first` on, times `factor`, as the columns of `to`; zeros in the columns after them.
@@ -18,7 +18,7 @@ pub fn pack<T: Gemm + Elementary, const W: usize>(
         for (i, from) in from.iter_mut().enumerate().take(lanes.saturating_sub(left)) {
             *from = head.row(first + left + i).as_ptr();
         }
-        let turn = Turn {
+        let pack = PackTransposed {
             from,
             steps: to.len(),
             to: to.as_flattened_mut()[left..].as_mut_ptr(),
@@ -26,7 +26,7 @@ pub fn pack<T: Gemm + Elementary, const W: usize>(
             lines: LINES.min(W - left),
         };
         // SAFETY: rows of the head have a value for each row of `to`, and those have `lines` from `left` on.
-        unsafe { T::kernel().turn(&turn) };
+        unsafe { T::kernel().pack_transposed(&pack) };
     }
     vectorized(
         #[inline(always)]
@@ -49,9 +49,10 @@ pub fn unpack<T: Gemm, const W: usize>(panel: &[[T; W]], to: &mut HeadMut<'_, T>
             *from = channel.as_ptr();
         }
         let (to, to_step) = to.rows_from(first, lanes);
-        let turn = Turn { from, steps: lanes, to: to.wrapping_add(i * LINES), to_step, lines: channels.len() };
+        let pack =
+            PackTransposed { from, steps: lanes, to: to.wrapping_add(i * LINES), to_step, lines: channels.len() };
         // SAFETY: `to` has as many rows, each of all channels, and the channels have as many lanes.
-        unsafe { T::kernel().turn(&turn) };
+        unsafe { T::kernel().pack_transposed(&pack) };
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{ACCUMULATED, MAX_NORM, rate};
 use crate::bench::branches;
+use crate::data::batch::{MicroBatch, Noise};
 use crate::device::Device;
 use crate::device::gpu::{Checks, Gpu, Order};
 use crate::diffusion::config::Class;
@@ -14,7 +15,7 @@ use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
 use crate::train::parameters::FlatParameters;
-use crate::train::step::{MicroBatch, Noise, Objective};
+use crate::train::step::Objective;
 use crate::train::steps::Steps;
 use crate::train::watcher::StepReport;
 

@@ -2,11 +2,12 @@
 //! legible. A UNet that learns from pictures alone takes much longer to listen.
 
 use super::Pretraining;
-use super::pairs::example;
-use super::stage::{Computed, Recipe, Stage};
+use super::latents::example;
+use super::stage::{Recipe, Stage, StepOutput};
 use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
+use crate::formats::content_hash;
 use crate::nn::{ClipText, Linear, Param, Weights, place};
 use crate::ops;
 use crate::shapes::description::{Colour, Description, Place, Relation, Shape, Size};
@@ -15,7 +16,6 @@ use crate::shapes::vocabulary::tokenizer;
 use crate::shapes::{Prompt, Split};
 use crate::tensor::{DType, Tensor};
 use crate::train::checkpoint::RunIdentity;
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 const STAGE: &str = "words";
@@ -34,7 +34,7 @@ const FACTS: usize = PAIRS + SIZES + GROUNDS + SIDES;
 pub(super) fn train(run: &Pretraining, text: &ClipText, watcher: &mut dyn Watcher) -> Result<()> {
     let identity = RunIdentity {
         settings: format!("seed = {}\ntext-steps = {}\n", run.seed, run.text_steps),
-        model: identity::of_bytes(text_config(vocabulary_size()).to_string().as_bytes()),
+        model: content_hash::of_bytes(text_config(vocabulary_size()).to_string().as_bytes()),
         data: String::new(),
     };
     let (reader, weights) = Reader::new(run.seed, text)?;
@@ -71,7 +71,14 @@ impl Reader {
     }
 
     /// Step `step` on the next `batch` captions.
-    pub fn compute(&self, seed: u64, batch: usize, text: &ClipText, leaves: &[Tensor], step: u64) -> Result<Computed> {
+    pub fn compute(
+        &self,
+        seed: u64,
+        batch: usize,
+        text: &ClipText,
+        leaves: &[Tensor],
+        step: u64,
+    ) -> Result<StepOutput> {
         let (tokenizer, length) = (&self.tokenizer, self.tokenizer.max_length());
         let (mut ids, mut facts) = (Vec::new(), Vec::with_capacity(batch * length * FACTS));
         let mut weights = Vec::with_capacity(batch * length);
@@ -100,7 +107,7 @@ impl Reader {
         // Most facts are 0: the mean over all of them is small beside the gradient norm that is clipped to.
         let scaled = ops::scale(&tape, &loss, FACTS as f64)?;
         let gradients = tape.backward(&scaled)?;
-        Ok(Computed { gradients, losses })
+        Ok(StepOutput { gradients, losses })
     }
 }
 

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::Pretraining;
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
+use crate::formats::content_hash;
 use crate::formats::image;
 use crate::formats::safetensors::{self, Safetensors};
 use crate::nn::AutoencoderKl;
@@ -16,7 +17,6 @@ use crate::shapes::vocabulary::tokenizer;
 use crate::shapes::{SIDE, Skill, Split, render};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::identity;
 use crate::train::watcher::Watcher;
 
 /// Pictures encoded at once.
@@ -139,16 +139,16 @@ fn identity_of(run: &Pretraining, vae: &AutoencoderKl) -> Result<String> {
     let values = vae.parameters().iter().map(|p| p.get().to_cpu());
     let values: Vec<Tensor> = values.collect::<Result<_>>()?;
     let weights: Vec<u8> = values.iter().flat_map(|t| t.bytes()).copied().collect();
-    let weights = identity::of_bytes(&weights);
+    let weights = content_hash::of_bytes(&weights);
     let all = format!("{} {} equal shares {weights}", run.seed, run.pairs);
-    Ok(identity::of_bytes(all.as_bytes()))
+    Ok(content_hash::of_bytes(all.as_bytes()))
 }
 
 const LATENTS: &str = "latents";
 
 fn keep(run: &Pretraining, identity: &str, latents: &[f32]) -> Result<()> {
     let latents = Tensor::new(latents.to_vec(), &[latents.len() / LATENT_LEN, LATENT_LEN]);
-    let checksum = identity::of_bytes(latents.bytes());
+    let checksum = content_hash::of_bytes(latents.bytes());
     let entries = [("selma.data", identity.into()), ("selma.sha256", checksum)];
     let metadata = BTreeMap::from(entries.map(|(key, value)| (key.to_string(), value)));
     safetensors::write(&path(run), &[(LATENTS.into(), latents)], &metadata)
@@ -159,7 +159,7 @@ fn kept(run: &Pretraining, identity: &str) -> Option<Vec<f32>> {
     let file = Safetensors::open(&path(run)).ok()?;
     let said = |key: &str| file.metadata().get(key).map(String::as_str);
     let latents = file.tensor(LATENTS).ok()?;
-    let whole = said("selma.sha256") == Some(&identity::of_bytes(latents.bytes()));
+    let whole = said("selma.sha256") == Some(&content_hash::of_bytes(latents.bytes()));
     let ours = said("selma.data") == Some(identity) && latents.dtype() == DType::F32;
     (whole && ours).then(|| latents.data::<f32>().to_vec())
 }

@@ -15,9 +15,9 @@ pub(super) enum Purpose {
 
 /// A stream of numbers for one (seed, purpose, a, b).
 #[derive(Debug)]
-pub(super) struct Draw(u64);
+pub(super) struct Rng(u64);
 
-impl Draw {
+impl Rng {
     pub fn new(seed: u64, purpose: Purpose, a: u64, b: u64) -> Self {
         let keyed = [purpose as u64, a, b].iter().fold(mix(seed), |state, &word| mix(state ^ mix(word)));
         Self(keyed)

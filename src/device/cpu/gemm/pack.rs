@@ -5,7 +5,7 @@
 pub const LINES: usize = 16;
 
 /// One call: element k of line i goes to `to + k * to_step + i`.
-pub struct Turn<T> {
+pub struct PackTransposed<T> {
     /// Where the lines are. Those at null are zero.
     pub from: [*const T; LINES],
     pub steps: usize,
@@ -16,7 +16,7 @@ pub struct Turn<T> {
 }
 
 /// One call: a step of all lines goes to its place in each panel.
-pub struct Spread<T> {
+pub struct PackStrided<T> {
     pub from: *const T,
     pub lines: usize,
     /// Where the first panel is, and the lines in a panel: at most 32.
@@ -30,15 +30,15 @@ pub struct Spread<T> {
 
 /// # Safety
 /// The pointers must be valid for all that the fields say is read and written.
-pub unsafe fn portable_spread<T: Copy + Default>(spread: &Spread<T>) {
-    for first in (0..spread.lines).step_by(spread.width) {
-        let known = spread.width.min(spread.lines - first);
-        let row = if known < spread.width { spread.last } else { spread.width };
+pub unsafe fn portable_strided<T: Copy + Default>(strided: &PackStrided<T>) {
+    for first in (0..strided.lines).step_by(strided.width) {
+        let known = strided.width.min(strided.lines - first);
+        let row = if known < strided.width { strided.last } else { strided.width };
         for i in 0..row {
             // SAFETY: demanded of the caller.
             unsafe {
-                let x = if i < known { *spread.from.add(first + i) } else { T::default() };
-                *spread.to.add(first * spread.steps + spread.step * row + i) = x;
+                let x = if i < known { *strided.from.add(first + i) } else { T::default() };
+                *strided.to.add(first * strided.steps + strided.step * row + i) = x;
             }
         }
     }
@@ -46,20 +46,20 @@ pub unsafe fn portable_spread<T: Copy + Default>(spread: &Spread<T>) {
 
 /// # Safety
 /// The pointers must be valid for all that the fields say is read and written.
-pub unsafe fn portable<T: Copy + Default>(turn: &Turn<T>) {
-    for (i, &from) in turn.from[..turn.lines].iter().enumerate() {
-        for k in 0..turn.steps {
+pub unsafe fn portable<T: Copy + Default>(transposed: &PackTransposed<T>) {
+    for (i, &from) in transposed.from[..transposed.lines].iter().enumerate() {
+        for k in 0..transposed.steps {
             // SAFETY: demanded of the caller.
             unsafe {
                 let x = if from.is_null() { T::default() } else { *from.add(k) };
-                *turn.to.add(k * turn.to_step + i) = x;
+                *transposed.to.add(k * transposed.to_step + i) = x;
             }
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use x86::{avx2_f32, avx512_f32, avx512_f32_spread};
+pub use x86::{avx2_f32, avx512_f32, avx512_f32_strided};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -67,11 +67,10 @@ mod x86 {
 
     use super::*;
 
-    /// Fours of lines side by side: element 4 q + l of vector 4 i + j is step 4 q + j of line 4 i + l, if that of `r` is
-    /// step n of line i in element n of vector i.
+    /// Transposes 4x4 blocks. Before: `r[i][n]` = row i, column n. After: `r[4i + j][4q + l]` = row 4i + l, column 4q + j.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn fours<const N: usize>(mut r: [__m512; N]) -> [__m512; N] {
+    fn transpose_4x4<const N: usize>(mut r: [__m512; N]) -> [__m512; N] {
         let mut t = r;
         for i in 0..N / 2 {
             t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -94,22 +93,22 @@ mod x86 {
     /// # Safety
     /// As for [`avx512_f32`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn eight_lines(turn: &Turn<f32>, k: usize, to: *mut f32) {
+    unsafe fn eight_lines(transposed: &PackTransposed<f32>, k: usize, to: *mut f32) {
         let mut r = [_mm512_setzero_ps(); 8];
-        for (r, from) in r.iter_mut().zip(turn.from) {
+        for (r, from) in r.iter_mut().zip(transposed.from) {
             if !from.is_null() {
                 // SAFETY: demanded of the caller.
                 *r = unsafe { _mm512_loadu_ps(from.wrapping_add(k)) };
             }
         }
-        let r = fours(r);
+        let r = transpose_4x4(r);
         // Steps j and 4 + j, then 8 + j and 12 + j, of all lines.
         let halves = [_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15)];
         for j in 0..4 {
             for (i, half) in halves.into_iter().enumerate() {
                 let (a, b) = (_mm512_castps_pd(r[j]), _mm512_castps_pd(r[4 + j]));
                 let steps = _mm512_permutex2var_pd(a, half, b);
-                let to = |step: usize| to.wrapping_add(step * turn.to_step).cast::<f64>();
+                let to = |step: usize| to.wrapping_add(step * transposed.to_step).cast::<f64>();
                 // SAFETY: demanded of the caller.
                 unsafe {
                     _mm256_storeu_pd(to(8 * i + j), _mm512_castpd512_pd256(steps));
@@ -124,9 +123,9 @@ mod x86 {
     /// # Safety
     /// As for [`avx512_f32`].
     #[target_feature(enable = "avx512f")]
-    unsafe fn eight_steps(turn: &Turn<f32>, k: usize, to: *mut f32, written: __mmask16) {
+    unsafe fn eight_steps(transposed: &PackTransposed<f32>, k: usize, to: *mut f32, written: __mmask16) {
         let mut lines = [_mm256_setzero_pd(); LINES];
-        for (line, from) in lines.iter_mut().zip(turn.from) {
+        for (line, from) in lines.iter_mut().zip(transposed.from) {
             if !from.is_null() {
                 // SAFETY: demanded of the caller.
                 *line = unsafe { _mm256_loadu_pd(from.wrapping_add(k).cast()) };
@@ -139,14 +138,14 @@ mod x86 {
             let pair = _mm512_insertf64x4::<1>(_mm512_castpd256_pd512(lines[first]), lines[first + 4]);
             *r = _mm512_castpd_ps(pair);
         }
-        let r = fours(r);
+        let r = transpose_4x4(r);
         for j in 0..4 {
             let early = _mm512_shuffle_f32x4::<0x88>(r[j], r[4 + j]);
             let late = _mm512_shuffle_f32x4::<0xdd>(r[j], r[4 + j]);
             // SAFETY: elements that the mask leaves out are not written.
             unsafe {
-                _mm512_mask_storeu_ps(to.wrapping_add(j * turn.to_step), written, early);
-                _mm512_mask_storeu_ps(to.wrapping_add((4 + j) * turn.to_step), written, late);
+                _mm512_mask_storeu_ps(to.wrapping_add(j * transposed.to_step), written, early);
+                _mm512_mask_storeu_ps(to.wrapping_add((4 + j) * transposed.to_step), written, late);
             }
         }
     }
@@ -154,30 +153,30 @@ mod x86 {
     /// # Safety
     /// As for [`portable`]; the processor must have AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512_f32(turn: &Turn<f32>) {
-        let written = ((1u32 << turn.lines) - 1) as __mmask16;
-        for k in (0..turn.steps).step_by(16) {
-            let to = turn.to.wrapping_add(k * turn.to_step);
+    pub unsafe fn avx512_f32(transposed: &PackTransposed<f32>) {
+        let written = ((1u32 << transposed.lines) - 1) as __mmask16;
+        for k in (0..transposed.steps).step_by(16) {
+            let to = transposed.to.wrapping_add(k * transposed.to_step);
             // SAFETY: demanded of the caller.
             unsafe {
-                if turn.lines == 8 && turn.steps - k >= 16 {
-                    eight_lines(turn, k, to);
+                if transposed.lines == 8 && transposed.steps - k >= 16 {
+                    eight_lines(transposed, k, to);
                     continue;
                 }
-                if turn.steps - k == 8 {
-                    eight_steps(turn, k, to, written);
+                if transposed.steps - k == 8 {
+                    eight_steps(transposed, k, to, written);
                     continue;
                 }
             }
-            let steps = 16.min(turn.steps - k);
+            let steps = 16.min(transposed.steps - k);
             let read = ((1u32 << steps) - 1) as __mmask16;
             let mut r = [_mm512_setzero_ps(); 16];
-            for (r, from) in r.iter_mut().zip(turn.from) {
+            for (r, from) in r.iter_mut().zip(transposed.from) {
                 let read = if from.is_null() { 0 } else { read };
                 // SAFETY: elements that the mask leaves out are not read.
                 *r = unsafe { _mm512_maskz_loadu_ps(read, from.wrapping_add(k)) };
             }
-            let r = fours(r);
+            let r = transpose_4x4(r);
             let mut t = r;
             // Quarter q of r[4 i + j] is step 4 q + j of lines 4 i up to 4 i + 3.
             for j in 0..4 {
@@ -193,23 +192,23 @@ mod x86 {
             for (i, t) in t.iter().enumerate() {
                 if i < steps {
                     // SAFETY: elements that the mask leaves out are not written.
-                    unsafe { _mm512_mask_storeu_ps(to.wrapping_add(i * turn.to_step), written, *t) };
+                    unsafe { _mm512_mask_storeu_ps(to.wrapping_add(i * transposed.to_step), written, *t) };
                 }
             }
         }
     }
 
     /// # Safety
-    /// As for [`portable_spread`]; the processor must have AVX-512.
+    /// As for [`portable_strided`]; the processor must have AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512_f32_spread(spread: &Spread<f32>) {
+    pub unsafe fn avx512_f32_strided(strided: &PackStrided<f32>) {
         let mask = |lanes: usize| ((1u64 << lanes) - 1) as u32;
         let mut first = 0;
-        while first < spread.lines {
-            let known = spread.width.min(spread.lines - first);
-            let row = if known < spread.width { spread.last } else { spread.width };
-            let from = spread.from.wrapping_add(first);
-            let to = spread.to.wrapping_add(first * spread.steps + spread.step * row);
+        while first < strided.lines {
+            let known = strided.width.min(strided.lines - first);
+            let row = if known < strided.width { strided.last } else { strided.width };
+            let from = strided.from.wrapping_add(first);
+            let to = strided.to.wrapping_add(first * strided.steps + strided.step * row);
             let (read, write) = (mask(known), mask(row));
             // SAFETY: elements that the masks leave out are neither read nor written.
             unsafe {
@@ -220,20 +219,20 @@ mod x86 {
                     _mm512_mask_storeu_ps(to.wrapping_add(16), write, x);
                 }
             }
-            first += spread.width;
+            first += strided.width;
         }
     }
 
     /// # Safety
     /// As for [`portable`]; the processor must have AVX2.
     #[target_feature(enable = "avx2")]
-    pub unsafe fn avx2_f32(turn: &Turn<f32>) {
-        for first in (0..turn.lines).step_by(8) {
-            let lines = 8.min(turn.lines - first);
-            let whole = if lines == 8 { turn.steps / 8 * 8 } else { 0 };
+    pub unsafe fn avx2_f32(transposed: &PackTransposed<f32>) {
+        for first in (0..transposed.lines).step_by(8) {
+            let lines = 8.min(transposed.lines - first);
+            let whole = if lines == 8 { transposed.steps / 8 * 8 } else { 0 };
             for k in (0..whole).step_by(8) {
                 let mut r = [_mm256_setzero_ps(); 8];
-                for (r, from) in r.iter_mut().zip(&turn.from[first..]) {
+                for (r, from) in r.iter_mut().zip(&transposed.from[first..]) {
                     if !from.is_null() {
                         // SAFETY: demanded of the caller.
                         *r = unsafe { _mm256_loadu_ps(from.wrapping_add(k)) };
@@ -254,24 +253,24 @@ mod x86 {
                     r[4 * i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
                 }
                 for j in 0..4 {
-                    let to = turn.to.wrapping_add((k + j) * turn.to_step + first);
+                    let to = transposed.to.wrapping_add((k + j) * transposed.to_step + first);
                     // SAFETY: demanded of the caller.
                     unsafe {
                         _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x20>(r[j], r[4 + j]));
-                        let to = to.wrapping_add(4 * turn.to_step);
+                        let to = to.wrapping_add(4 * transposed.to_step);
                         _mm256_storeu_ps(to, _mm256_permute2f128_ps::<0x31>(r[j], r[4 + j]));
                     }
                 }
             }
-            let mut rest = Turn {
+            let mut rest = PackTransposed {
                 from: [std::ptr::null(); LINES],
-                steps: turn.steps - whole,
-                to: turn.to.wrapping_add(whole * turn.to_step + first),
-                to_step: turn.to_step,
+                steps: transposed.steps - whole,
+                to: transposed.to.wrapping_add(whole * transposed.to_step + first),
+                to_step: transposed.to_step,
                 lines,
             };
             for i in 0..lines {
-                let from = turn.from[first + i];
+                let from = transposed.from[first + i];
                 if !from.is_null() {
                     rest.from[i] = from.wrapping_add(whole);
                 }

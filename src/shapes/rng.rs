@@ -14,11 +14,11 @@ pub(super) enum Purpose {
 }
 
 /// A source of choices.
-pub struct Draw {
+pub struct Rng {
     words: Box<dyn Iterator<Item = u32> + Send>,
 }
 
-impl Draw {
+impl Rng {
     /// The choices of example `index` of the numbered `kind` of examples.
     pub(super) fn new(seed: u64, purpose: Purpose, kind: u32, index: u64) -> Self {
         let step = u64::from(kind) << 32 | purpose as u64;

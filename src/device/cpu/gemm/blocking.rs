@@ -45,7 +45,7 @@ pub struct Shared<T>(*mut T);
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// A product, and how it is cut up.
-pub struct Plan<'a, T> {
+pub struct Blocking<'a, T> {
     pub kernel: &'a Kernel<T>,
     pub pairs: &'a [Pair<'a, T>],
     pub blocks: &'a [Block],
@@ -74,7 +74,7 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     if rows * columns == 0 {
         return;
     }
-    let whole = Plan {
+    let whole = Blocking {
         kernel,
         pairs,
         blocks: &blocks,
@@ -98,7 +98,7 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     pieces.extend(rest.map(|(blocks, sums)| (blocks, Output::Set, sums)));
     let least = if parallel { 1 } else { pieces.len() };
     pieces.into_par_iter().with_min_len(least).for_each(|(blocks, output, c)| {
-        let piece = Plan { blocks, output, ..whole };
+        let piece = Blocking { blocks, output, ..whole };
         piece.run(&Shared(c.as_mut_ptr()), false);
     });
     for sums in sums.chunks_exact(c.len()) {
@@ -107,7 +107,7 @@ pub fn run<T: Real>(kernel: &Kernel<T>, pairs: &[Pair<'_, T>], output: Output<'_
     recycle(sums);
 }
 
-impl<T: Real> Plan<'_, T> {
+impl<T: Real> Blocking<'_, T> {
     fn run(&self, c: &Shared<T>, parallel: bool) {
         let share_rows = self.rows <= self.columns && self.rows <= SHARED_ROWS;
         let threads = if parallel { rayon::current_num_threads() } else { 1 };
