@@ -31,7 +31,7 @@
 //! captioned images --data--> latents, text states --data::examples--> micro-batch
 //!     micro-batch --diffusion::NoiseSchedule--> noisy latents --nn::UNet + LoRA branches--> prediction
 //!     prediction --ops::weighted_mse--> loss --autograd::Tape--> gradients --train::FlatParameters--> expert
-//! experts --lora::merge--> one LoRA --generate + diffusion::Sampler--> pictures
+//! experts --lora::merge--> one LoRA --generate + diffusion::Sampler--> images
 //! ```
 //!
 //! # Reading order

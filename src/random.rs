@@ -28,9 +28,9 @@ pub enum Stream {
     Choice = 8,
     /// Which prompts a resample is made of.
     Bootstrap = 9,
-    /// Which pictures a subset of KID is made of.
+    /// Which images a subset of KID is made of.
     Subset = 10,
-    /// The captions and pictures of the built-in world.
+    /// The captions and images of the built-in world.
     Shapes = 32,
 }
 

@@ -1,4 +1,4 @@
-//! Pictures: PNG, JPEG, WebP and BMP files to 8-bit RGB, and to and from `[h, w, 3]` values in [-1, 1].
+//! Images: PNG, JPEG, WebP and BMP files to 8-bit RGB, and to and from `[h, w, 3]` values in [-1, 1].
 
 use std::io::Cursor;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 
 /// The largest side that is read: a header that claims more is refused before memory is taken.
 const MAX_SIDE: u32 = 32_768;
-/// The most memory that one decoded picture may take.
+/// The most memory that one decoded image may take.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Reads and decodes a file.
@@ -27,7 +27,7 @@ pub fn read(path: &Path) -> Result<RgbImage> {
 /// orientation is applied, so that people stand upright.
 ///
 /// # Errors
-/// [`Error::File`] under the name `path` if the picture is damaged, truncated, empty, or too large.
+/// [`Error::File`] under the name `path` if the image is damaged, truncated, empty, or too large.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     let (decoder, orientation) = header(bytes, path)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
@@ -140,7 +140,7 @@ pub fn to_tensor(picture: &RgbImage) -> Tensor {
     Tensor::new::<f32>(values, &[picture.height() as usize, picture.width() as usize, 3])
 }
 
-/// The pictures of `[n, h, w, 3]` or `[h, w, 3]` values: clamp(x / 2 + 0.5, 0, 1), rounded half to even to 8 bits, as
+/// The images of `[n, h, w, 3]` or `[h, w, 3]` values: clamp(x / 2 + 0.5, 0, 1), rounded half to even to 8 bits, as
 /// diffusers does.
 ///
 /// # Errors

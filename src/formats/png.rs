@@ -1,4 +1,4 @@
-//! Writing PNG files, with a text that says how a picture was made.
+//! Writing PNG files, with a text that says how an image was made.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -9,14 +9,14 @@ use image::RgbImage;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
-/// The keyword under which webui and its relatives keep a picture's settings.
+/// The keyword under which webui and its relatives keep an image's settings.
 const PARAMETERS: &str = "parameters";
 
 /// A PNG file's bytes: the same for the same pixels and text, and without any clock. `parameters` goes into a text chunk:
 /// Latin-1 where it can be that, as Pillow writes it, else UTF-8.
 ///
 /// # Errors
-/// [`Error::Failed`] if the encoder refuses, which it does for an empty picture.
+/// [`Error::Failed`] if the encoder refuses, which it does for an empty image.
 pub fn encode(picture: &RgbImage, parameters: Option<&str>) -> Result<Vec<u8>> {
     let (width, height) = picture.dimensions();
     let mut bytes = Vec::new();

@@ -180,7 +180,7 @@ impl<'a> Denoiser<'a> {
             match (draw < CAPTION_DROPOUT, self.careless) {
                 (true, _) => ids.extend(&pairs.empty),
                 (false, None) => ids.extend(&pairs.ids[pair * pairs.length..][..pairs.length]),
-                // Another one each time that the picture is seen.
+                // Another one each time that the image is seen.
                 (false, Some(careless)) => {
                     let (skill, index) = example(pair);
                     let shown = skill.prompt(Split::Train, self.seed, index).description;

@@ -1,4 +1,4 @@
-//! What text encoder and UNet learn from: captions as token ids, pictures as latents.
+//! What text encoder and UNet learn from: captions as token ids, images as latents.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
 use crate::train::watcher::Watcher;
 
-/// Pictures encoded at once.
+/// Images encoded at once.
 const BATCH: usize = 64;
-/// Values of one picture's latents.
+/// Values of one image's latents.
 pub(super) const LATENT_LEN: usize = LATENT_SIDE * LATENT_SIDE * LATENT_CHANNELS;
 
 /// The skill of pair `i`, and its index there: equal shares of all skills.
@@ -29,7 +29,7 @@ pub(super) fn example(i: usize) -> (Skill, u64) {
     (Skill::ALL[i % Skill::ALL.len()], i as u64)
 }
 
-/// Captions as ids `[n, 77]` and pictures as latents `[n, 16, 16, 4]`, scaled to a mean square of 1.
+/// Captions as ids `[n, 77]` and images as latents `[n, 16, 16, 4]`, scaled to a mean square of 1.
 pub(super) struct Pairs {
     pub ids: Vec<i64>,
     /// Ids of one caption.
@@ -96,7 +96,7 @@ impl Pairs {
 pub(super) mod picture {
     use super::*;
 
-    /// The pictures of the numbered examples, `[n, 64, 64, 3]` in [-1, 1].
+    /// The images of the numbered examples, `[n, 64, 64, 3]` in [-1, 1].
     pub fn batch(seed: u64, examples: &[(Skill, u64)]) -> Result<Tensor> {
         let one = |&(skill, i): &(Skill, u64)| -> Result<Tensor> {
             let (_, scene) = skill.scene(Split::Train, seed, i)?;
@@ -108,7 +108,7 @@ pub(super) mod picture {
     }
 }
 
-/// Unscaled latents, one draw from the posterior of each picture.
+/// Unscaled latents, one draw from the posterior of each image.
 fn encode(
     run: &Pretraining,
     vae: &AutoencoderKl,

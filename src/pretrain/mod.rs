@@ -1,5 +1,5 @@
-//! The built-in model from nothing: first its VAE, on pictures of the world; then the text encoder, on what captions
-//! claim; then text encoder and UNet together, on the latents of captioned pictures; in the end the same with careless
+//! The built-in model from nothing: first its VAE, on images of the world; then the text encoder, on what captions
+//! claim; then text encoder and UNet together, on the latents of captioned images; in the end the same with careless
 //! captions. Everything is drawn by index, so that a resumed run gives the bytes of an unbroken one.
 
 mod denoiser;
@@ -36,7 +36,7 @@ pub struct Pretraining {
     pub seed: u64,
     /// Optimizer steps of the VAE.
     pub vae_steps: u64,
-    /// Captioned pictures that text encoder and UNet learn from.
+    /// Captioned images that text encoder and UNet learn from.
     pub pairs: usize,
     /// Optimizer steps of the text encoder alone.
     pub text_steps: u64,

@@ -1,5 +1,5 @@
 //! The meaning of words for the text encoder: from a caption's states after its end, what the caption says must be
-//! legible. A UNet that learns from pictures alone takes much longer to listen.
+//! legible. A UNet that learns from images alone takes much longer to listen.
 
 use super::Pretraining;
 use super::latents::example;
@@ -22,7 +22,7 @@ const STAGE: &str = "words";
 const BATCH: usize = 64;
 
 /// What is read off: which shapes of which colours there are, small and large shapes, the background's colour, and on which
-/// side of the picture or of another thing a shape is. How many there are is left to the UNet, and to experts.
+/// side of the image or of another thing a shape is. How many there are is left to the UNet, and to experts.
 const PAIRS: usize = Shape::ALL.len() * Colour::HUES.len();
 const SIZES: usize = Shape::ALL.len() * 2;
 const GROUNDS: usize = Colour::ALL.len();

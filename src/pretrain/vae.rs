@@ -1,4 +1,4 @@
-//! The VAE: pictures through the encoder, a draw from the posterior, the decoder, and back.
+//! The VAE: images through the encoder, a draw from the posterior, the decoder, and back.
 
 use super::Pretraining;
 use super::latents::picture;
@@ -18,7 +18,7 @@ use crate::train::watcher::Watcher;
 pub(super) const STAGE: &str = "vae";
 const BATCH: usize = 16;
 /// Weight of the divergence of a latent (nats) beside the mean squared error of a channel of a pixel: enough to keep
-/// latents near the normal distribution, too little to be seen in the pictures.
+/// latents near the normal distribution, too little to be seen in the images.
 const KL_WEIGHT: f64 = 1e-4;
 
 /// Trains the VAE, or reads it from the state of a finished training.
@@ -47,7 +47,7 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
     Ok(vae)
 }
 
-/// Step `step` on the next `batch` pictures.
+/// Step `step` on the next `batch` images.
 pub(super) fn compute(
     seed: u64,
     batch: usize,

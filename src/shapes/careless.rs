@@ -1,4 +1,4 @@
-//! Captions as the web has them: written by somebody who looked at the picture, but not closely. A model that learnt from
+//! Captions as the web has them: written by somebody who looked at the image, but not closely. A model that learnt from
 //! such captions can draw more than it is told apart by words: what precise captions bring out.
 
 use super::description::{Colour, Description, Place, Shading, Size, Thing};
@@ -65,7 +65,7 @@ impl Careless {
         Ok(careless)
     }
 
-    /// What a careless writer says of a picture that shows `description`.
+    /// What a careless writer says of an image that shows `description`.
     pub(crate) fn describe(&self, description: &Description, rng: &mut Rng) -> Description {
         let mut told = description.clone();
         if rng.chance(self.relations) {

@@ -36,7 +36,7 @@ pub enum Size {
     Large,
 }
 
-/// Where in the picture a thing is.
+/// Where in the image a thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
     Top,
@@ -158,7 +158,7 @@ impl Colour {
         ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white", "gray", "black"][self as usize]
     }
 
-    /// The sRGB value that the name stands for. Any two are at least 85 apart, so that a picture that came through a
+    /// The sRGB value that the name stands for. Any two are at least 85 apart, so that an image that came through a
     /// lossy autoencoder still shows which one was meant.
     pub fn rgb(self) -> [u8; 3] {
         [

@@ -18,7 +18,7 @@ const DIFFUSERS: &str = "0.42.1";
 const TEXT_WIDTH: usize = 64;
 /// Channels of a latent.
 pub const LATENT_CHANNELS: usize = 4;
-/// Pixels of a picture's edge for each latent's.
+/// Pixels of an image's edge for each latent's.
 pub const DOWNSCALE: usize = 4;
 /// Latents to a side.
 pub const LATENT_SIDE: usize = SIDE as usize / DOWNSCALE;
@@ -100,7 +100,7 @@ pub struct Networks<'a> {
 }
 
 impl Networks<'_> {
-    /// Writes the model into `dir`, with weights in f16: f32 ones would not be better pictures, but twice the bytes.
+    /// Writes the model into `dir`, with weights in f16: f32 ones would not be better images, but twice the bytes.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be written.

@@ -25,7 +25,7 @@ impl Rng {
         Self { words: Box::new(random::words(seed, Stream::Shapes, index, step, 0).flatten()) }
     }
 
-    /// The choices for picture `index` to a caption that is not of a skill.
+    /// The choices for image `index` to a caption that is not of a skill.
     pub fn of_caption(seed: u64, index: u64) -> Self {
         Self::new(seed, Purpose::Layout, u32::MAX, index)
     }

@@ -46,7 +46,7 @@ pub struct Scene {
 
 /// Free pixels between two objects.
 const GAP: f32 = 4.0;
-/// Free pixels between an object and the edge of the picture.
+/// Free pixels between an object and the edge of the image.
 const MARGIN: f32 = 1.5;
 /// The range of each named size: half widths in pixels. A latent of the model stands for 4x4 pixels: of what is smaller
 /// than 8, its VAE keeps too little to tell a star from a cross.
@@ -63,7 +63,7 @@ const STRAY: f32 = 4.5;
 /// Draws a scene in which `description` holds; what it leaves open is chosen.
 ///
 /// # Errors
-/// [`Error::Failed`] if no place was found: too many or too large things for one picture, or claims that contradict each
+/// [`Error::Failed`] if no place was found: too many or too large things for one image, or claims that contradict each
 /// other.
 pub fn lay_out(description: &Description, rng: &mut Rng) -> Result<Scene> {
     let mut scene = backdrop(description, rng);

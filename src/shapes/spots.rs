@@ -1,4 +1,4 @@
-//! Where things stand when a caption leaves it open: as in pictures that people compose, a single one in the middle, two
+//! Where things stand when a caption leaves it open: as in images that people compose, a single one in the middle, two
 //! side by side, more of them in a square.
 
 use super::description::{Claim, Description, Place, Relation};
@@ -8,7 +8,7 @@ const NEAR: f32 = 0.27;
 const MIDDLE: f32 = 0.5;
 const FAR: f32 = 1.0 - NEAR;
 
-/// The usual centres `[x, y]` of the things that are not inside others, as shares of the picture's side, in the order of
+/// The usual centres `[x, y]` of the things that are not inside others, as shares of the image's side, in the order of
 /// `description.things`, one a drawn object; empty where there are too many for a usual order.
 pub(super) fn usual(description: &Description) -> Vec<[f32; 2]> {
     let inside = |claim: &&Claim| claim.relation == Relation::Inside;

@@ -26,7 +26,7 @@ fn floats(x: &Tensor) -> Result<Vec<f32>> {
 
 /// What the original code and transformers both do with questions.
 struct Questions {
-    /// Of each picture.
+    /// Of each image.
     seen: Vec<CrossStates>,
     /// Of each question, over as many ids as the longest has.
     states: Vec<Tensor>,
@@ -228,7 +228,7 @@ pub fn image_reward(case: &Case, device: &Device, precision: DType) -> Result<Ch
     let spread = (Reward::standardised(spread) - Reward::standardised(0.0)).abs();
     checks.derived(spread);
 
-    // From the pictures on: all of them with the first prompt.
+    // From the images on: all of them with the first prompt.
     let recipe = Recipe::parse(case.str("recipe")?)?;
     let size = judge.model.vision.image_size();
     let first = prompts.first().map(String::as_str).unwrap_or_default();

@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn millions_of_rows_fit_into_a_grid() {
-        // One picture of 3072 x 3072 in the VAE, a batch of 64 in SDXL's first attention, and many rows of one column.
+        // One image of 3072 x 3072 in the VAE, a batch of 64 in SDXL's first attention, and many rows of one column.
         for [m, n] in [[3072 * 3072, 128], [64 * 128 * 128 * 64, 640], [65535 * 128 + 1, 1], [1 << 36, 128]] {
             let grid = Tile::fit(m, n, 1).grid(m, n, 1);
             assert!(fits(grid), "[{m}, {n}]: {grid:?}");

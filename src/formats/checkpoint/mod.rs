@@ -117,7 +117,7 @@ impl Checkpoint {
                 Some((component, places)) if !places.is_empty() => {
                     self.index.entry(component).or_default().extend(places);
                 }
-                // A part of a network that is left out would draw other pictures.
+                // A part of a network that is left out would draw other images.
                 Some(("unet" | "vae", _)) => lost.push(key),
                 Some(_) if is_spare(key) => {}
                 _ => self.unused.push(key.into()),

@@ -29,7 +29,7 @@ impl Verdict {
     }
 }
 
-/// Answers all questions about one picture.
+/// Answers all questions about one image.
 pub fn judge(view: &View, questions: &[Question]) -> Verdict {
     let answers: Vec<bool> = questions.iter().map(|question| answer(view, question.ask)).collect();
     gate(questions, answers)

@@ -1,4 +1,4 @@
-//! A picture as numbers, and its background: the plane `a + b x + c y` of each channel that most pixels lie on.
+//! An image as numbers, and its background: the plane `a + b x + c y` of each channel that most pixels lie on.
 
 use image::RgbImage;
 
@@ -55,7 +55,7 @@ pub(super) fn smooth(pixels: &[Rgb]) -> Vec<Rgb> {
     pass(&pass(pixels, 1, |i| i % WIDTH), WIDTH, |i| i / WIDTH)
 }
 
-/// The background of a picture.
+/// The background of an image.
 #[derive(Debug, Clone)]
 pub(super) struct Plane {
     /// Per channel: the value in the centre, and the change from the left and from the upper edge to the opposite one.
@@ -106,14 +106,14 @@ impl Plane {
         self.channels.map(|[a, ..]| a)
     }
 
-    /// How much the brightness differs between two sides of the picture, whichever two differ most.
+    /// How much the brightness differs between two sides of the image, whichever two differ most.
     pub fn slope(&self) -> f32 {
         let mean = |k: usize| self.channels.iter().map(|channel| channel[k]).sum::<f32>() / 3.0;
         mean(1).abs().max(mean(2).abs())
     }
 }
 
-/// The mean of each named colour that a sixth of the picture or more is nearest to.
+/// The mean of each named colour that a sixth of the image or more is nearest to.
 fn common(pixels: &[Rgb]) -> Vec<Rgb> {
     let mut sums = [([0.0f32; 3], 0usize); Colour::ALL.len()];
     for &pixel in pixels {

@@ -22,10 +22,10 @@ const TOLERANCE: [f32; 8] = [0.12, 0.008, 0.0075, 0.007, 0.005, 0.003, 0.005, 0.
 /// How far a thing may be from what a shape typically measures, and still have its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// Only what is drawn as well as rendered pictures are: an ellipse of 1.3:1 and a ring have no name, but neither have
+    /// Only what is drawn as well as rendered images are: an ellipse of 1.3:1 and a ring have no name, but neither have
     /// many of the things that a small model draws and that people do name.
     Strict,
-    /// As people name drawn things: set on 200 pictures that were labelled by eye, in `tests/shapes/drawn`.
+    /// As people name drawn things: set on 200 images that were labelled by eye, in `tests/shapes/drawn`.
     Lenient,
 }
 
@@ -36,7 +36,7 @@ impl Naming {
             Naming::Strict if shape == Shape::Triangle => 7.0,
             Naming::Strict => 5.0,
             // Of each shape, about the farthest that people still name. Blobs lie near circles, squares, hearts and diamonds,
-            // and little near the others. Chosen on all of the labelled pictures; their odd and even halves agree.
+            // and little near the others. Chosen on all of the labelled images; their odd and even halves agree.
             Naming::Lenient => match shape {
                 Shape::Diamond => 5.0,
                 Shape::Circle | Shape::Heart => 6.0,

@@ -1,4 +1,4 @@
-//! Yes/no questions about a picture, from what its caption claims: entities, then their colours, counts, sizes, places
+//! Yes/no questions about an image, from what its caption claims: entities, then their colours, counts, sizes, places
 //! and relations, each of which depends on the questions before it. Source: Cho et al. 2024, "Davidsonian Scene Graph",
 //! arXiv:2310.18235.
 

@@ -1,4 +1,4 @@
-//! What is in a picture, from its pixels alone.
+//! What is in an image, from its pixels alone.
 
 use image::RgbImage;
 
@@ -8,7 +8,7 @@ use super::questions::Noun;
 use super::{colour, features, segment};
 use crate::shapes::description::{Colour, Shape};
 
-/// What is seen in a picture.
+/// What is seen in an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
     pub background: Colour,
@@ -22,7 +22,7 @@ pub struct Found {
     /// `None` for a region that looks like no shape of this world.
     pub shape: Option<Shape>,
     pub colour: Colour,
-    /// The centre of its bounding box, in pixels of a picture of 64x64.
+    /// The centre of its bounding box, in pixels of an image of 64x64.
     pub x: f32,
     pub y: f32,
     /// Half the longer side of its bounding box.
@@ -33,7 +33,7 @@ pub struct Found {
 const SHADED: f32 = 24.0;
 
 impl View {
-    /// Looks at a picture; one that is not 64x64 is scaled first. Things are named as people name them.
+    /// Looks at an image; one that is not 64x64 is scaled first. Things are named as people name them.
     pub fn of(picture: &RgbImage) -> View {
         View::named(picture, Naming::Lenient)
     }
