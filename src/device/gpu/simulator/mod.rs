@@ -266,3 +266,56 @@ impl Range {
         }
     }
 }
+
+#[cfg(all(test, feature = "simulator"))]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::super::table::planted::{PLANTED_COPY, PLANTED_THREADS};
+    use super::*;
+    use crate::dtype::DType;
+
+    /// What the runtime knows of a thread lies at the end of the host thread's stack, near these operands.
+    #[test]
+    fn operands_may_lie_beside_the_runtimes_own_memory() {
+        const BYTES: usize = PLANTED_THREADS * size_of::<f32>();
+        let run = || {
+            let (mut y, x) = ([0_f32; PLANTED_THREADS], [3_f32; PLANTED_THREADS]);
+            let [mut y_written, mut x_written] = [[0_u8; BYTES], [1; BYTES]];
+            let (y_start, x_start) = (y.as_mut_ptr(), x.as_ptr());
+            let range = |name: &'static CStr, start: *const f32, written: &mut [u8], role| ffi::Range {
+                name: Shared(name.as_ptr()),
+                start: Shared(start.cast()),
+                bytes: BYTES,
+                written: Shared(written.as_mut_ptr()),
+                role,
+            };
+            let ranges =
+                [range(c"y", y_start, &mut y_written, Role::Output), range(c"x", x_start, &mut x_written, Role::Input)];
+            let values = [y_start as u64, x_start as u64, PLANTED_THREADS as u64, 0];
+            let arguments = values.each_ref().map(|value| Shared(std::ptr::from_ref(value)));
+            let simulated = PLANTED_COPY.simulated.as_ref().expect("a build with the simulator");
+            let call = ffi::Launch {
+                kernel: Shared(c"planted_copy".as_ptr()),
+                function: simulated.checked[scalar_index(DType::F32)],
+                arguments: Shared(arguments.as_ptr()),
+                ranges: Shared(ranges.as_ptr()),
+                range_count: ranges.len(),
+                grid: [1; 3],
+                block: [PLANTED_THREADS as u32, 1, 1],
+                dynamic_bytes: 0,
+                checked: true,
+                backwards: false,
+                traced: false,
+            };
+            let mut message = [0; 512];
+            let run = SIMULATOR.expect("a build with the simulator");
+            // SAFETY: as in `Simulator::run`; the arguments are those of planted_copy.
+            let done = unsafe { run((&raw const call).cast(), 0, 1, message.as_mut_ptr(), message.len()) };
+            let text = message.map(|c| char::from(c.cast_unsigned())).iter().collect::<String>();
+            assert!(done, "{text}");
+            assert_eq!(y, x);
+        };
+        std::thread::spawn(run).join().expect("the launch succeeds");
+    }
+}
