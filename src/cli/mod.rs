@@ -1,5 +1,5 @@
 //! The command line: one subcommand a file. Results go to stdout, everything else to stderr. What is printed passes through
-//! [`terminal`], because it may quote files of others.
+//! `terminal`, because it may quote files of others.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[macro_use]

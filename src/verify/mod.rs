@@ -43,8 +43,8 @@ impl Outcome {
 /// twice three standard deviations, as the errors of the embeddings, states or logits that they are computed from make them.
 /// Ids and ranks are compared where candidates are further apart than two such bounds. What a tokenizer makes is equal.
 ///
-/// The CPU path itself is held to what independent roundings give a network, and turned signs an update: see [`roundings`] and
-/// [`turned_signs`]. Its other quantities have
+/// The CPU path itself is held to what independent roundings give a network, and turned signs an update: see `roundings` and
+/// `turned_signs`. Its other quantities have
 /// no bound of their own: they are reported, and what is not a number is found.
 /// Tokenizers, LoRA files and merged LoRAs are the CPU's work on every device; samplers compute in f32 on each.
 ///

@@ -153,13 +153,13 @@ impl Adafactor {
         let direction = |i: usize| f64::from(gradient[i] * update.factor) / (by_row[i / width] * by_column[i % width]);
         let size = root_mean((0..gradient.len()).map(|i| direction(i).powi(2)).sum());
         let by = rate / (size / self.clip_threshold).max(1.0);
-        for i in 0..gradient.len() {
+        for (i, value) in values.iter_mut().enumerate() {
             let mut moved = by * direction(i);
-            if let Some(beta1) = self.beta1 {
-                moved = beta1 * f64::from(mean[i]) + (1.0 - beta1) * moved;
-                mean[i] = moved as f32;
+            if let (Some(beta1), Some(mean)) = (self.beta1, mean.get_mut(i)) {
+                moved = beta1 * f64::from(*mean) + (1.0 - beta1) * moved;
+                *mean = moved as f32;
             }
-            values[i] = (f64::from(values[i]) * (1.0 - self.weight_decay * rate) - moved) as f32;
+            *value = (f64::from(*value) * (1.0 - self.weight_decay * rate) - moved) as f32;
         }
     }
 }

@@ -123,13 +123,14 @@ impl Prodigy {
         let parts =
             chunks.zip(sum.par_chunks_mut(CHUNK)).map(|(((((values, gradient), start), first), second), sum)| {
                 let (mut product, mut length) = (0.0, 0.0);
-                for i in 0..values.len() {
-                    let g = gradient[i] * update.factor;
-                    product += f64::from(g) * f64::from(start[i] - values[i]);
-                    first[i] = keep[0] * first[i] + take[0] * g;
-                    second[i] = keep[1] * second[i] + take[1] * (g * g);
-                    sum[i] = beta3 * sum[i] + into_sum * g;
-                    length += f64::from(sum[i].abs());
+                let all = values.iter().zip(gradient).zip(start).zip(first).zip(second).zip(sum);
+                for (((((&value, &g), &start), m), v), s) in all {
+                    let g = g * update.factor;
+                    product += f64::from(g) * f64::from(start - value);
+                    *m = keep[0] * *m + take[0] * g;
+                    *v = keep[1] * *v + take[1] * (g * g);
+                    *s = beta3 * *s + into_sum * g;
+                    length += f64::from(s.abs());
                 }
                 (product, length)
             });
