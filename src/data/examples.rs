@@ -78,7 +78,7 @@ impl Examples {
     ) -> Result<Self> {
         let latents = kept_latents::usable(config, &dataset, &images, &encoders.vae_files, side, latent, watcher)?;
         let masks = match &config.mask_data {
-            Some(dir) => Some(Masks::open(dir, &dataset)?),
+            Some(dir) => Some(Masks::open(dir, &dataset, &images)?),
             None => config.masked_loss.then_some(Masks::Alpha),
         };
         let visits = visits(&dataset);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::data::dataset::{Dataset, Sample};
+use crate::data::images::ImageFile;
 use crate::data::preprocess::CropBox;
 use crate::error::{Error, Result};
 use crate::formats::image;
@@ -26,10 +27,11 @@ impl Masks {
     /// The masks in `dir` of all images of `dataset` but regularisation images.
     ///
     /// # Errors
-    /// [`Error::File`] naming an image that has none; [`Error::Io`].
-    pub fn open(dir: &Path, dataset: &Dataset) -> Result<Self> {
+    /// [`Error::File`] naming an image that has none, or a mask of other proportions than its image; [`Error::Io`].
+    pub fn open(dir: &Path, dataset: &Dataset, images: &[ImageFile]) -> Result<Self> {
         let (mut files, mut hash) = (BTreeMap::new(), Sha256::new());
-        for sample in dataset.samples().iter().filter(|sample| !dataset.subset(sample).is_reg) {
+        let learnt = dataset.samples().iter().zip(images).filter(|(sample, _)| !dataset.subset(sample).is_reg);
+        for (sample, file) in learnt {
             let stem = sample.image.file_stem().unwrap_or_default();
             let name = |ending: &str| dir.join(format!("{}.{ending}", stem.to_string_lossy()));
             let Some(mask) = ENDINGS.iter().map(|ending| name(ending)).find(|path| path.is_file()) else {
@@ -40,7 +42,14 @@ impl Masks {
                 );
                 return Err(Error::file(&sample.image, message));
             };
-            hash.update(std::fs::read(&mask).map_err(|e| Error::io(&mask, e))?);
+            let bytes = std::fs::read(&mask).map_err(|e| Error::io(&mask, e))?;
+            let ((height, width), (h, w)) = (file.size, image::size(&bytes, &mask)?);
+            if u64::from(w) * u64::from(height) != u64::from(h) * u64::from(width) {
+                let message =
+                    format!("is {w}x{h}, and its image {width}x{height}: a mask has the proportions of its image");
+                return Err(Error::file(&mask, message));
+            }
+            hash.update(bytes);
             files.insert(sample.image.clone(), mask);
         }
         let hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -51,7 +60,7 @@ impl Masks {
     /// a mask.
     ///
     /// # Errors
-    /// [`Error::File`] for a mask that is damaged, or of other proportions than the image.
+    /// [`Error::File`] for a mask that is damaged.
     pub fn at(&self, sample: &Sample, crop_box: &CropBox, [h, w]: [usize; 2]) -> Result<Vec<f32>> {
         let mask = match self {
             Masks::Alpha => {
@@ -60,19 +69,7 @@ impl Masks {
             }
             Masks::Files(files, _) => match files.get(&sample.image) {
                 None => None,
-                Some(path) => {
-                    let mask = image::read(path)?;
-                    let (height, width) = crop_box.original;
-                    if u64::from(mask.width()) * u64::from(height) != u64::from(mask.height()) * u64::from(width) {
-                        let message = format!(
-                            "is {}x{}, and its image {width}x{height}: a mask has the proportions of its image",
-                            mask.width(),
-                            mask.height()
-                        );
-                        return Err(Error::file(path, message));
-                    }
-                    Some(mask)
-                }
+                Some(path) => Some(image::read(path)?),
             },
         };
         let Some(mask) = mask else { return Ok(vec![1.0; h * w]) };
