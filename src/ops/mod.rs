@@ -15,7 +15,7 @@
 //! 8. A fusion that only a GPU has is a branch in `mod.rs`, with the reason beside it.
 //! 9. `tests/ops/NAME.rs` compares with PyTorch, with differences, over threads, and every device with the CPU.
 //! 10. `pub use` below, the test in `tests/ops/main.rs`, and a row in `src/selfcheck/` that runs the kernels on any device. The
-//!    build finds `kernels/NAME.cu` itself; `.ci/ptx` makes its PTX.
+//!     build finds `kernels/NAME.cu` itself; `.ci/ptx` makes its PTX.
 
 /// Calls `cpu::f` or `gpu::f` of the op's own modules, by where its tensors are.
 macro_rules! on {

@@ -95,7 +95,7 @@ mod tests {
         };
         for (got, expected) in [
             (bends(HuberSchedule::Snr, 1.0), [0.949_709_9, 0.412_963_57, 0.103_691_29]),
-            (bends(HuberSchedule::Exponential, 2.0), [2.0, 1.124_682_65, 0.200_461_05]),
+            (bends(HuberSchedule::Exponential, 2.0), [2.0, 1.124_682_7, 0.200_461_05]),
             (bends(HuberSchedule::Constant, 2.0), [0.2, 0.2, 0.2]),
         ] {
             for (got, expected) in got.iter().zip(expected) {

@@ -12,7 +12,7 @@ use crate::support::{close, devices, near, near_within};
 
 const PRODIGY: Prodigy = Prodigy {
     betas: (0.9, 0.999),
-    beta3: 0.999_499_874_937_460_9,
+    beta3: 0.999_499_874_937_461,
     eps: 1e-8,
     weight_decay: 0.0,
     d0: 1e-6,

@@ -80,7 +80,7 @@ impl Optimizer for Adafactor {
         let trained = self.matrices.iter().map(|[rows, columns]| rows * columns).sum();
         expect("adafactor", &[(copy, n), (step.gradient, n), (values, trained)])?;
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let (mut values, mut gradient) = (values.data_mut(), step.gradient.data());
                 let (mut rows, mut columns, mut mean) = (rows.data_mut(), columns.data_mut(), mean.data_mut::<f32>());
                 let mut all = Vec::new();

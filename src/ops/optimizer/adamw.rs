@@ -35,7 +35,7 @@ impl Optimizer for AdamW {
         let n = values.len();
         expect("adamw", &[(first, n), (second, n), (copy, n), (step.gradient, n)])?;
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let rates = Rates::new(self, &update);
                 let chunks = values.data_mut::<f32>().par_chunks_mut(CHUNK);
                 let chunks = chunks.zip(step.gradient.data::<f32>().par_chunks(CHUNK));

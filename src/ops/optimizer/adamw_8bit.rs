@@ -54,7 +54,7 @@ impl Optimizer for AdamW8bit {
         expect("adamw_8bit", &lengths)?;
         expect("adamw_8bit", &[(copy, n), (step.gradient, n)])?;
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let rates = Rates::new(&self.0, &update);
                 let moments = [(m_codes, m_scales), (v_codes, v_scales)].map(|(codes, scales)| {
                     let codes: &mut [u8] = bytemuck::cast_slice_mut(codes.data_mut::<i64>());

@@ -30,7 +30,7 @@ impl Optimizer for Lion {
         let keep = [self.betas.0 as f32, self.betas.1 as f32];
         let take = [(1.0 - self.betas.0) as f32, (1.0 - self.betas.1) as f32];
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let (decay, lr) = ((1.0 - update.lr * self.weight_decay) as f32, update.lr as f32);
                 let chunks = values.data_mut::<f32>().par_chunks_mut(CHUNK);
                 let chunks = chunks.zip(step.gradient.data::<f32>().par_chunks(CHUNK));

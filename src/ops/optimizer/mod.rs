@@ -44,7 +44,7 @@ pub trait Optimizer: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// One update. On the CPU it changes the values, on a GPU their copy too. It counts itself ([`Step::next`], or the
+    /// One update. On the CPU it changes the values, on a GPU their copy too. It counts itself ([`Step::advance`], or the
     /// kernel that does the same); where the gradient is not finite, nothing else changes.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ pub struct Update {
 
 impl Step<'_> {
     /// On the CPU: counts the step and adapts the loss scale. `None` where the gradient is not finite.
-    pub fn next(&mut self) -> Option<Update> {
+    pub fn advance(&mut self) -> Option<Update> {
         let factor = self.factor.item();
         let mut progress = Progress::of(self.progress, self.interval);
         let rates = self.lr.data::<f64>();

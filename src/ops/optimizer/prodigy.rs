@@ -56,7 +56,7 @@ impl Optimizer for Prodigy {
             &[(first, n), (second, n), (sum, n), (start, n), (distance, 4), (copy, n), (step.gradient, n)],
         )?;
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let moments = [first.data_mut(), second.data_mut(), sum.data_mut()];
                 self.on_cpu(
                     values.data_mut(),

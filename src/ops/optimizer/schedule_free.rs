@@ -38,7 +38,7 @@ impl Optimizer for ScheduleFree {
         let (keep, take) = (self.betas.1 as f32, (1.0 - self.betas.1) as f32);
         let (eps, decay) = (self.eps as f32, self.weight_decay as f32);
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let [updates, all, largest] = [0, 1, 2].map(|i| f64::from(sums.data::<f32>()[i]));
                 let (updates, largest) = (updates + 1.0, largest.max(update.lr));
                 let (weight, all) = (largest * largest, all + largest * largest);

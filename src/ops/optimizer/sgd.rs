@@ -30,7 +30,7 @@ impl Optimizer for Sgd {
         expect("sgd", &[(mean, n), (copy, n), (step.gradient, n)])?;
         let (decay, momentum) = (self.weight_decay as f32, self.momentum as f32);
         if values.device() == Device::Cpu {
-            if let Some(update) = step.next() {
+            if let Some(update) = step.advance() {
                 let lr = update.lr as f32;
                 let chunks = values.data_mut::<f32>().par_chunks_mut(CHUNK);
                 let chunks = chunks.zip(step.gradient.data::<f32>().par_chunks(CHUNK));
