@@ -114,6 +114,7 @@ fn masks_say_where_images_are_learnt_from() {
     };
     image::GrayImage::new(40, 30).save(masks.join("1.png")).unwrap();
     fails("shape", &["1.png", "40x30", "proportions"]);
+    paint(&|_| 0);
     std::fs::remove_file(masks.join("2.png")).unwrap();
     fails("missing", &["2.png", "has no mask"]);
 }
