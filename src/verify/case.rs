@@ -275,7 +275,7 @@ impl Checks {
     /// Compares `[n, h, w, c]` values with recorded ones `[n, c, h, w]`, by the norm of the difference.
     ///
     /// # Errors
-    /// As [`channels_first`].
+    /// [`Error::Shape`] where `ours` does not have four dimensions; what a GPU says.
     pub fn feature_map(
         &mut self,
         quantity: impl Into<String>,
