@@ -203,13 +203,14 @@ mod tests {
         };
         let bounds = |plain: &[Check]| [0, 1].map(|i| widened(&plain[i], 2.0 * lent(plain, &plain[i])));
         // Two bounds of 0.06: the pair 0.2 apart is compared, the one 0.1 apart is not.
-        let plain = run(0.0, &[(0.2, true), (0.1, false)]);
+        let plain = run(0.0, &[(0.2, true), (0.1, true)]);
         let [score, order] = bounds(&plain);
         assert!((score - 0.06).abs() < 1e-12 && (order - 0.12).abs() < 1e-12, "{score} {order}");
         let of = |tolerance: f64, check: &Check| Check { tolerance, ..check.clone() };
         assert!(of(order, &plain[1]).ok());
         assert_eq!(of(order, &plain[1]).decided(), Some([1, 2]));
-        assert!(!of(order, &run(0.0, &[(0.2, false)])[1]).ok());
+        assert!(of(order, &run(0.0, &[(0.2, true), (0.1, false)])[1]).ok());
+        assert!(!of(order, &run(0.0, &[(0.2, false), (0.1, true)])[1]).ok());
         assert!(!of(score, &run(0.07, &[])[0]).ok());
         // The CPU's own error counts where it is larger.
         assert!((bounds(&run(0.05, &[]))[0] - 0.1).abs() < 1e-12);
