@@ -56,6 +56,6 @@ fn options_that_do_not_exist_are_refused() {
     refused(&["--crop", "left"], &["--crop", "random, center"]);
     refused(&["--prediction", "x0"], &["v_prediction"]);
     refused(&["--preset", "selma-sd3"], &["selma-sdxl"]);
-    refused(&["--optimizer", "prodigy"], &["prodigy", "adamw, adamw8bit"]);
+    refused(&["--optimizer", "lamb"], &["lamb", "adamw, adamw8bit", "prodigy"]);
     refused(&["--lora-order", "sideways"], &["auto, factored, merged"]);
 }
