@@ -114,7 +114,7 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     Ok(loaded)
 }
 
-/// What a file is that is no LoRA but something else that is shared for Stable Diffusion.
+/// What a file is that has nothing of a LoRA but is something else that is shared for Stable Diffusion.
 fn other_kind(file: &Safetensors) -> Option<&'static str> {
     const STARTS: [(&str, &str); 10] = [
         ("model.diffusion_model.input_blocks.0.0.weight", "a full checkpoint (give it by --model)"),
@@ -128,6 +128,9 @@ fn other_kind(file: &Safetensors) -> Option<&'static str> {
         ("string_to_param.", "a textual inversion embedding"),
         ("clip_g", "a textual inversion embedding"),
     ];
+    if file.names().any(|name| matches!(keys::split(name), Key::Part { .. })) {
+        return None;
+    }
     STARTS.into_iter().find(|(start, _)| file.names().any(|name| name.starts_with(start))).map(|(_, kind)| kind)
 }
 
