@@ -90,7 +90,8 @@ fn known(nvcc: &Path, targets: &str) -> Vec<String> {
     let listed = listed.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
     let listed = String::from_utf8_lossy(&listed).into_owned();
     let known = |target: &&str| {
-        let number = target.trim().trim_end_matches("+ptx");
+        // The list has 90 and not 90a, which is the same GPU with its own instructions.
+        let number = target.trim().trim_end_matches("+ptx").trim_end_matches('a');
         let known = listed.lines().any(|line| line.trim() == format!("sm_{number}"));
         if !known {
             println!("cargo:warning={} has no target {number}: its kernels are left out", nvcc.display());
