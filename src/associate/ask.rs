@@ -23,8 +23,8 @@ pub fn assigned(replies: &mut Replies, number: u64, images: &[&Path], texts: &[&
     );
     let reply = replies.ask(number, &request, images)?;
     let mut assigned = vec![usize::MAX; images.len()];
-    for (place, picture) in named(&reply).into_iter().take(order.len()).enumerate() {
-        let image = (picture as usize).wrapping_sub(1);
+    for (place, answer) in named(&reply).into_iter().take(order.len()).enumerate() {
+        let image = (answer as usize).wrapping_sub(1);
         if image < assigned.len() {
             let free = assigned[image] == usize::MAX;
             assigned[image] = if free { order[place] } else { usize::MAX - 1 };

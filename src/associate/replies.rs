@@ -25,20 +25,20 @@ pub fn association_is_right(answer: &str, response: &str) -> bool {
     of(response).starts_with(&of(answer))
 }
 
-/// The pictures that a reply to an association names, in their order.
+/// The images that a reply to an association names, in their order.
 pub fn named(response: &str) -> Vec<u64> {
     numbers(response, "Picture ", "")
 }
 
-/// The pictures that a reply to interleaved image-text comprehension names: `[Picture N]`, only without any `[PictureN]`,
+/// The images that a reply to interleaved image-text comprehension names: `[Picture N]`, only without any `[PictureN]`,
 /// and 0 if there is none either.
-pub fn named_pictures(response: &str) -> Vec<u64> {
+pub fn named_images(response: &str) -> Vec<u64> {
     let with_blank = numbers(response, "[Picture ", "]");
     let named = if with_blank.is_empty() { numbers(response, "[Picture", "]") } else { with_blank };
     if named.is_empty() { vec![0] } else { named }
 }
 
-/// Interleaved comprehension: right if exactly one picture is named, and it is number `truth`, counted from 0.
+/// Interleaved comprehension: right if exactly one image is named, and it is number `truth`, counted from 0.
 pub fn comprehension_is_right(response: &str, truth: u64) -> bool {
-    named_pictures(response) == [truth + 1]
+    named_images(response) == [truth + 1]
 }

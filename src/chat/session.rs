@@ -1,4 +1,4 @@
-//! A dialogue that draws: its events, its pictures, and how a recorded one is drawn again.
+//! A dialogue that draws: its events, its images, and how a recorded one is drawn again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub const NAME: &str = "dialogue.jsonl";
 
 /// Who draws.
 pub trait Drawer {
-    /// A picture of `prompt`; from `start` and a strength where given, else from noise.
+    /// An image of `prompt`; from `start` and a strength where given, else from noise.
     ///
     /// # Errors
     /// Those of the networks.
@@ -51,7 +51,7 @@ pub enum Event {
     },
 }
 
-/// A picture of the dialogue.
+/// An image of the dialogue.
 #[derive(Clone, Debug)]
 struct Drawn {
     file: String,
@@ -66,8 +66,8 @@ pub struct Outcome {
     /// The reply without its tags.
     pub shown: String,
     pub errors: Vec<String>,
-    /// Ids and files of new pictures.
-    pub pictures: Vec<(String, PathBuf)>,
+    /// Ids and files of new images.
+    pub images: Vec<(String, PathBuf)>,
 }
 
 pub struct Session<'a> {
@@ -77,18 +77,18 @@ pub struct Session<'a> {
     events: Vec<Event>,
     /// Oldest first.
     ids: Vec<String>,
-    pictures: BTreeMap<String, Drawn>,
+    images: BTreeMap<String, Drawn>,
     turn: usize,
     /// Hashes of files that are there already and need not be drawn, by name.
     kept: BTreeMap<String, String>,
 }
 
 impl<'a> Session<'a> {
-    /// A dialogue in the folder `out`, which exists. Pictures that `kept` names with the hash of their file are not drawn
+    /// A dialogue in the folder `out`, which exists. Images that `kept` names with the hash of their file are not drawn
     /// again.
     pub fn new(out: &'a Path, seed: u64, drawer: &'a mut dyn Drawer, kept: BTreeMap<String, String>) -> Self {
-        let (events, ids, pictures) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { out, seed, drawer, events, ids, pictures, turn: 0, kept }
+        let (events, ids, images) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { out, seed, drawer, events, ids, images, turn: 0, kept }
     }
 
     pub fn events(&self) -> &[Event] {
@@ -112,16 +112,16 @@ impl<'a> Session<'a> {
         let parsed = tags::parse(raw, &self.ids);
         let (shown, errors) = (parsed.shown.clone(), parsed.errors.clone());
         self.add(Event::Assistant { turn: self.turn, raw: raw.into(), shown, errors })?;
-        let mut outcome = Outcome { shown: parsed.shown, errors: parsed.errors, pictures: Vec::new() };
+        let mut outcome = Outcome { shown: parsed.shown, errors: parsed.errors, images: Vec::new() };
         for call in &parsed.calls {
             let drawn = self.execute(call)?;
-            outcome.pictures.push((call.id.clone(), self.out.join(&drawn.file)));
+            outcome.images.push((call.id.clone(), self.out.join(&drawn.file)));
         }
         Ok(outcome)
     }
 
     fn execute(&mut self, call: &Call) -> Result<Drawn> {
-        let parent = call.parent.as_ref().and_then(|id| self.pictures.get(id)).cloned();
+        let parent = call.parent.as_ref().and_then(|id| self.images.get(id)).cloned();
         let own = call.prompt.clone();
         let prompt = own.or_else(|| parent.as_ref().map(|parent| parent.prompt.clone())).unwrap_or_default();
         let (seed, drawn) = match (call.tool, parent) {
@@ -141,7 +141,7 @@ impl<'a> Session<'a> {
             }
         };
         self.ids.push(call.id.clone());
-        self.pictures.insert(call.id.clone(), drawn.clone());
+        self.images.insert(call.id.clone(), drawn.clone());
         self.add(Event::Tool {
             turn: self.turn,
             id: call.id.clone(),
@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The seed of a picture depends on that of the dialogue and its id alone, not on what was drawn before.
+/// The seed of an image depends on that of the dialogue and its id alone, not on what was drawn before.
 fn seed_of(seed: u64, id: &str) -> u64 {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
@@ -204,7 +204,7 @@ pub fn files(events: &[Event]) -> BTreeMap<String, String> {
 /// Says what a repeated dialogue drew otherwise than the recorded one.
 ///
 /// # Errors
-/// [`Error::Failed`] naming the first picture that differs.
+/// [`Error::Failed`] naming the first image that differs.
 pub fn compare(recorded: &[Event], repeated: &[Event]) -> Result<()> {
     let tools =
         |events: &[Event]| events.iter().filter(|e| matches!(e, Event::Tool { .. })).cloned().collect::<Vec<_>>();
@@ -220,7 +220,7 @@ pub fn compare(recorded: &[Event], repeated: &[Event]) -> Result<()> {
     }
     match recorded.len() <= repeated.len() {
         true => Ok(()),
-        false => Err(Error::Failed(format!("{} recorded pictures, {} drawn", recorded.len(), repeated.len()))),
+        false => Err(Error::Failed(format!("{} recorded images, {} drawn", recorded.len(), repeated.len()))),
     }
 }
 

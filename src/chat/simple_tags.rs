@@ -14,7 +14,7 @@ pub struct Parsed {
     pub shown: String,
 }
 
-/// Executes the first `<image>`, or without any the first `<edit>`; an edit without an earlier picture draws one. All tags
+/// Executes the first `<image>`, or without any the first `<edit>`; an edit without an earlier image draws one. All tags
 /// of that kind are removed from what is shown, those of the other kind stay.
 pub fn parse(reply: &str, has_earlier_image: bool) -> Parsed {
     for (name, tool) in [("image", Tool::TextToImage), ("edit", Tool::Edit)] {

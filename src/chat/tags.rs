@@ -1,4 +1,4 @@
-//! The tags of selma's dialogues: tools with ids, so that a picture can be taken up again at any later turn.
+//! The tags of selma's dialogues: tools with ids, so that an image can be taken up again at any later turn.
 
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub struct Call {
     pub id: String,
     /// Of image and edit.
     pub prompt: Option<String>,
-    /// The picture that it starts from.
+    /// The image that it starts from.
     pub parent: Option<String>,
     pub strength: Option<f64>,
 }
@@ -57,7 +57,7 @@ pub struct Parsed {
     pub errors: Vec<String>,
 }
 
-/// Reads a reply in a dialogue whose pictures, oldest first, have the ids `known`.
+/// Reads a reply in a dialogue whose images, oldest first, have the ids `known`.
 pub fn parse(reply: &str, known: &[String]) -> Parsed {
     let mut parsed = Parsed::default();
     let mut known = known.to_vec();

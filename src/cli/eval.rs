@@ -1,4 +1,4 @@
-//! `selma eval`: stage 5, how well pictures show what their prompts say.
+//! `selma eval`: stage 5, how well images show what their prompts say.
 
 mod answers;
 mod report;
@@ -35,7 +35,7 @@ pub struct Eval {
     #[arg(long, value_name = "DIR", required_unless_present = "answers")]
     images: Option<PathBuf>,
     /// dsg, tifa: questions from --questions. shapes: coloured shapes, questions from the caption. sharpness, noise, exposure:
-    /// from the pixels (of noise the negated strength, so that more is better in each). One number a picture, and
+    /// from the pixels (of noise the negated strength, so that more is better in each). One number an image, and
     /// several with commas between: clipscore, pickscore, hpsv2, hpsv2.1, imagereward, aesthetic.
     #[arg(long, value_name = "NAME")]
     benchmark: String,
@@ -55,7 +55,7 @@ pub struct Eval {
     #[arg(long, value_name = "NAME")]
     judge_model: Option<String>,
     /// A file of answers instead of a judge: CSV, JSON or JSON lines with item_id, question_id (or question), answer, and file_name where an
-    /// item has several pictures.
+    /// item has several images.
     #[arg(long, value_name = "FILE", conflicts_with = "judge")]
     answers: Option<PathBuf>,
     /// DSG: which parent questions need a yes for a question to count. The table of readings has all three.
@@ -122,7 +122,7 @@ impl Eval {
         let (entries, missing) = folder::list(dir)?;
         if let Some(first) = missing.first() {
             let count = missing.len() + entries.len();
-            let message = format!("{} of {count} pictures are not there, {first} first", missing.len());
+            let message = format!("{} of {count} images are not there, {first} first", missing.len());
             self.left_out(dir, &message, common)?;
         }
         Ok(entries)
@@ -187,7 +187,7 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
-    /// Without a folder, the answers are about pictures that are not at hand.
+    /// Without a folder, the answers are about images that are not at hand.
     fn score(&self, dir: Option<&Path>) -> Result<Scores> {
         let seed = self.common.seed();
         let Some((items, source)) = &self.asked else {
@@ -212,15 +212,15 @@ impl Scorer<'_> {
                 "{} of {} items of the questions have no {}, {first} first",
                 paired.missing.len(),
                 items.len(),
-                if self.eval.images.is_some() { "picture" } else { "answer" }
+                if self.eval.images.is_some() { "image" } else { "answer" }
             );
             self.eval.left_out(dir, &message, self.common)?;
         }
         if paired.others > 0 {
-            let message = format!("{} pictures are of no item and are not asked about", paired.others);
+            let message = format!("{} images are of no item and are not asked about", paired.others);
             self.common.note(format!("warning: {}: {message}", dir.display()));
         }
-        let answers = source.answers(&paired.pictures, self.common)?;
+        let answers = source.answers(&paired.images, self.common)?;
         let names = (self.eval.benchmark.as_str(), source.name.as_str());
         question_scores::score(names, &paired, &answers, self.eval.dependencies, seed)
     }

@@ -107,7 +107,7 @@ fn print_model(summary: &model_summary::Summary) -> Result<()> {
     outln!("  family     {}, text states of {} numbers", summary.family, summary.context);
     outln!("  prediction {}", summary.prediction);
     outln!("  scheduler  {}", summary.scheduler);
-    outln!("  pictures   {0} x {0}", summary.side);
+    outln!("  images   {0} x {0}", summary.side);
     print_components(&summary.components);
     Ok(())
 }

@@ -30,7 +30,7 @@ pub struct Pretrain {
     /// Optimizer steps of the VAE.
     #[arg(long, default_value_t = Pretraining::VAE_STEPS)]
     vae_steps: u64,
-    /// Captioned pictures that text encoder and UNet learn from.
+    /// Captioned images that text encoder and UNet learn from.
     #[arg(long, default_value_t = Pretraining::PAIRS)]
     pairs: usize,
     /// Optimizer steps of the text encoder alone.

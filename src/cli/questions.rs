@@ -14,7 +14,7 @@ use crate::evaluate::questions::dsg;
 use crate::evaluate::questions::writing::{self, Counts};
 use crate::prompting::llm::{Role, Spent};
 
-/// Write yes-or-no questions about the pictures of prompts, and what they depend on, with an LLM: three requests a prompt.
+/// Write yes-or-no questions about the images of prompts, and what they depend on, with an LLM: three requests a prompt.
 ///
 /// --out is read by `selma eval --benchmark dsg --questions`. Every reply is recorded beside it in NAME.replies.jsonl as it
 /// arrives: the same command goes on after an interruption, and --replay gives the same questions again without the LLM.

@@ -124,7 +124,7 @@ fn show_plan(estimates: &[Estimate], common: &Common) -> Result<()> {
         line(&e.task, e.status, &e.work, e.bytes, e.seconds);
     }
     line("all", "", "", bytes, seconds);
-    common.note("times are rough, from two small pictures drawn now; replies of an endpoint are not counted");
+    common.note("times are rough, from two small images drawn now; replies of an endpoint are not counted");
     Ok(())
 }
 

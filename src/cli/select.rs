@@ -25,7 +25,7 @@ pub struct Select {
     /// NAME=MODEL: the weights of that scorer, as for `selma eval`
     #[arg(long, value_name = "NAME=MODEL")]
     weights: Vec<String>,
-    /// best-of:K: the best of the first K pictures of every prompt; threshold:X: the best one, if it has at least this
+    /// best-of:K: the best of the first K images of every prompt; threshold:X: the best one, if it has at least this
     /// score; above:X: if it has more; top:Q: the best one, for this share of the prompts. Several with commas.
     #[arg(long)]
     rule: String,
@@ -124,11 +124,8 @@ fn remove(dir: &Path) -> Result<()> {
 
 /// The images of a folder with their scores, which are of the file `by`.
 fn list(entries: Vec<folder::Entry>, scores: &Scores, by: &Path) -> Result<Vec<Candidate>> {
-    let known: HashMap<(&str, &str), f64> = scores
-        .pictures
-        .iter()
-        .map(|picture| ((picture.file_name.as_str(), picture.prompt.as_str()), picture.score))
-        .collect();
+    let known: HashMap<(&str, &str), f64> =
+        scores.images.iter().map(|image| ((image.file_name.as_str(), image.prompt.as_str()), image.score)).collect();
     let candidate = |entry: folder::Entry| {
         let score = known.get(&(entry.file_name.as_str(), entry.prompt.as_str()));
         let score = *score.ok_or_else(|| {

@@ -75,7 +75,7 @@ impl Survey {
 
 /// The mean over images; of scores with questions, that over questions too.
 fn of_scores(scores: &Scores) -> Vec<Metric> {
-    let images = scores.pictures.len();
+    let images = scores.images.len();
     let of = |name: String, estimate: &crate::evaluate::statistics::Estimate| {
         let mut metric = Metric::new(&name, Some(estimate.mean), [Some(images), None]);
         metric.rule = Some(scores.judge.clone());

@@ -9,7 +9,7 @@ use super::questions::Item;
 use crate::error::{Error, Result};
 use crate::formats::{jsonl, table};
 
-/// The answers of a file, by item, picture (none where the file does not say) and question.
+/// The answers of a file, by item, image (none where the file does not say) and question.
 pub struct Answers {
     path: PathBuf,
     by_question: HashMap<(String, Option<String>, usize), String>,
@@ -20,11 +20,11 @@ pub struct Answers {
 impl Answers {
     /// Reads `.csv` (with a header), `.jsonl`, or `.json`: a list, or the result file of TIFA's own scorer. A record has
     /// `item_id` (or `id`), `question_id` (or `proposition_id`) or the question's text as `question`, `answer` (or
-    /// `free_form_vqa`), and `file_name` where an item has several pictures.
+    /// `free_form_vqa`), and `file_name` where an item has several images.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] naming the record: an item or question that `items` have not, two answers to one
-    /// question about one picture, no answer.
+    /// question about one image, no answer.
     pub fn read(path: &Path, items: &[Item]) -> Result<Self> {
         let by_id: HashMap<&str, &Item> = items.iter().map(|item| (item.id.as_str(), item)).collect();
         let mut by_question = HashMap::new();
@@ -85,7 +85,7 @@ impl Answers {
         self.items.contains(item)
     }
 
-    /// The answer to one question about one picture.
+    /// The answer to one question about one image.
     pub fn get(&self, item: &Item, file_name: &str, question: usize) -> Option<&str> {
         let own = (item.id.clone(), Some(file_name.to_owned()), question);
         let shared = (item.id.clone(), None, question);

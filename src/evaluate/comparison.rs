@@ -1,15 +1,15 @@
-//! Two sets of pictures against each other, picture by picture.
+//! Two sets of images against each other, image by image.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use super::groups::{Groups, differences, numbered};
-use super::scores::{Picture, Scores};
+use super::scores::{ScoredImage, Scores};
 use super::statistics::Difference;
 use crate::error::{Error, Result};
 
-/// How much higher one set is than another, over the pictures that are in both.
+/// How much higher one set is than another, over the images that are in both.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     pub overall: Difference,
@@ -19,16 +19,16 @@ pub struct Comparison {
     pub categories: BTreeMap<String, Difference>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub broad_categories: BTreeMap<String, Difference>,
-    /// Pictures of each set that the other does not have.
+    /// Images of each set that the other does not have.
     pub unpaired: [usize; 2],
 }
 
 impl Comparison {
-    /// `ours` less `theirs`, pictures of the same prompt, seed and index in pairs, resampled with the seed of `ours`.
+    /// `ours` less `theirs`, images of the same prompt, seed and index in pairs, resampled with the seed of `ours`.
     ///
     /// # Errors
-    /// [`Error::Failed`] if benchmark, judge or the questions to a prompt differ, if one set has two pictures of the same
-    /// prompt, seed and index, or if no picture is in both.
+    /// [`Error::Failed`] if benchmark, judge or the questions to a prompt differ, if one set has two images of the same
+    /// prompt, seed and index, or if no image is in both.
     pub fn of(ours: &Scores, theirs: &Scores) -> Result<Comparison> {
         if (&ours.benchmark, &ours.judge) != (&theirs.benchmark, &theirs.judge) {
             return Err(Error::Failed(format!(
@@ -44,25 +44,25 @@ impl Comparison {
                 "one set was scored with --dependencies {ours}, the other with {theirs}; score both the same way"
             )));
         }
-        let [known, others] = [by_origin(&ours.pictures)?, by_origin(&theirs.pictures)?];
-        let prompts = numbered(&ours.pictures);
+        let [known, others] = [by_origin(&ours.images)?, by_origin(&theirs.images)?];
+        let prompts = numbered(&ours.images);
         let mut groups = Groups::default();
         let mut pairs = 0;
-        for picture in &ours.pictures {
-            let Some(other) = others.get(&origin(picture)) else {
+        for image in &ours.images {
+            let Some(other) = others.get(&origin(image)) else {
                 continue;
             };
-            if !same_questions(picture, other) {
+            if !same_questions(image, other) {
                 return Err(Error::Failed(format!(
                     "{} and {} were asked different questions; score both sets with the same version",
-                    picture.file_name, other.file_name
+                    image.file_name, other.file_name
                 )));
             }
-            groups.add(prompts[picture.prompt.as_str()], picture, Some(other));
+            groups.add(prompts[image.prompt.as_str()], image, Some(other));
             pairs += 1;
         }
         let seed = ours.seed;
-        let none = "no picture of one set has the prompt, seed and index of one of the other";
+        let none = "no image of one set has the prompt, seed and index of one of the other";
         Ok(Comparison {
             overall: groups.overall.difference(seed).ok_or_else(|| Error::Failed(none.into()))?,
             skills: differences(&groups.skills, seed),
@@ -76,24 +76,24 @@ impl Comparison {
 
 type Origin<'a> = (&'a str, u64, u64);
 
-fn origin(picture: &Picture) -> Origin<'_> {
-    (&picture.prompt, picture.seed, picture.index)
+fn origin(image: &ScoredImage) -> Origin<'_> {
+    (&image.prompt, image.seed, image.index)
 }
 
-fn by_origin(pictures: &[Picture]) -> Result<HashMap<Origin<'_>, &Picture>> {
-    let mut known: HashMap<Origin, &Picture> = HashMap::new();
-    for picture in pictures {
-        if let Some(first) = known.insert(origin(picture), picture) {
+fn by_origin(images: &[ScoredImage]) -> Result<HashMap<Origin<'_>, &ScoredImage>> {
+    let mut known: HashMap<Origin, &ScoredImage> = HashMap::new();
+    for image in images {
+        if let Some(first) = known.insert(origin(image), image) {
             return Err(Error::Failed(format!(
-                "{} and {} have the same prompt, seed and index; which belongs to a picture of the other set cannot be told",
-                first.file_name, picture.file_name
+                "{} and {} have the same prompt, seed and index; which belongs to an image of the other set cannot be told",
+                first.file_name, image.file_name
             )));
         }
     }
     Ok(known)
 }
 
-fn same_questions(a: &Picture, b: &Picture) -> bool {
-    let texts = |picture: &Picture| -> Vec<String> { picture.questions.iter().map(|q| q.question.clone()).collect() };
+fn same_questions(a: &ScoredImage, b: &ScoredImage) -> bool {
+    let texts = |image: &ScoredImage| -> Vec<String> { image.questions.iter().map(|q| q.question.clone()).collect() };
     texts(a) == texts(b)
 }

@@ -1,4 +1,4 @@
-//! A folder of drawn pictures as `selma generate` leaves it: `metadata.jsonl`, a row a picture.
+//! A folder of drawn images as `selma generate` leaves it: `metadata.jsonl`, a row an image.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::data::dataset::within;
 use crate::error::{Error, Result};
 use crate::formats::jsonl;
 
-/// One picture to be scored.
+/// One image to be scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Relative to the folder.
@@ -36,7 +36,7 @@ struct Row {
     index: Option<u64>,
 }
 
-/// The pictures that are there, and the names of those that are not.
+/// The images that are there, and the names of those that are not.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::File`] naming the line for a record that is none, or a file outside the folder.
@@ -44,7 +44,7 @@ pub fn list(dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     let metadata = dir.join("metadata.jsonl");
     if !metadata.is_file() {
         let message =
-            "no metadata.jsonl, which says which prompt each picture was drawn from; `selma generate` writes it";
+            "no metadata.jsonl, which says which prompt each image was drawn from; `selma generate` writes it";
         return Err(Error::file(dir, message));
     }
     let (mut entries, mut missing) = (Vec::new(), Vec::new());
@@ -70,10 +70,10 @@ pub fn list(dir: &Path) -> Result<(Vec<Entry>, Vec<String>)> {
     Ok((entries, missing))
 }
 
-/// The pictures of a folder without `metadata.jsonl` whose names are the ids of items, in the order of the items.
+/// The images of a folder without `metadata.jsonl` whose names are the ids of items, in the order of the items.
 ///
 /// # Errors
-/// [`Error::File`] for an item with two pictures.
+/// [`Error::File`] for an item with two images.
 pub fn by_name(dir: &Path, items: &[Item]) -> Result<Vec<Entry>> {
     const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
     let mut entries = Vec::new();
@@ -90,7 +90,7 @@ pub fn by_name(dir: &Path, items: &[Item]) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// One entry for each item, where answers are scored without the pictures.
+/// One entry for each item, where answers are scored without the images.
 pub fn of_items(items: &[Item]) -> Vec<Entry> {
     let entry = |(index, item): (usize, &Item)| of_item(item, index, PathBuf::new(), item.id.clone());
     items.iter().enumerate().map(entry).collect()

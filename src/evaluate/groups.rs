@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::scores::Picture;
+use super::scores::ScoredImage;
 use super::statistics::{self, Difference, Estimate};
 
 /// Scores, each with the number of its prompt, and the scores that they are compared with.
@@ -40,8 +40,8 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Adds a picture, and what the other set has in its place.
-    pub fn add(&mut self, prompt: usize, ours: &Picture, theirs: Option<&Picture>) {
+    /// Adds an image, and what the other set has in its place.
+    pub fn add(&mut self, prompt: usize, ours: &ScoredImage, theirs: Option<&ScoredImage>) {
         let score = theirs.map_or(0.0, |theirs| theirs.score);
         self.overall.push(prompt, ours.score, score);
         if let Some(skill) = &ours.skill {
@@ -76,11 +76,11 @@ pub(super) fn differences(groups: &BTreeMap<String, Samples>, seed: u64) -> BTre
 }
 
 /// A number for each different prompt, in the order in which they first appear.
-pub(super) fn numbered(pictures: &[Picture]) -> HashMap<&str, usize> {
+pub(super) fn numbered(images: &[ScoredImage]) -> HashMap<&str, usize> {
     let mut numbers = HashMap::new();
-    for picture in pictures {
+    for image in images {
         let next = numbers.len();
-        numbers.entry(picture.prompt.as_str()).or_insert(next);
+        numbers.entry(image.prompt.as_str()).or_insert(next);
     }
     numbers
 }

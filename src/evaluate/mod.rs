@@ -1,4 +1,4 @@
-//! How well pictures show what their prompts say.
+//! How well images show what their prompts say.
 
 pub mod answers;
 pub mod comparison;

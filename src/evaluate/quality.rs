@@ -4,7 +4,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::folder::Entry;
-use super::scores::{Picture, Scores};
+use super::scores::{ScoredImage, Scores};
 use crate::error::{Error, Result};
 use crate::formats;
 
@@ -88,9 +88,9 @@ fn filtered(image: &RgbImage, [corner, edge, middle]: [f64; 3]) -> Vec<f64> {
 /// # Errors
 /// [`Error::Io`], [`Error::File`] for an image that cannot be read or is too small; as [`Scores::of`].
 pub fn evaluate(measure: Measure, entries: &[Entry], seed: u64) -> Result<Scores> {
-    let one = |entry: &Entry| -> Result<Picture> {
+    let one = |entry: &Entry| -> Result<ScoredImage> {
         let score = measure.of(&formats::image::read(&entry.path)?);
-        Ok(Picture {
+        Ok(ScoredImage {
             file_name: entry.file_name.clone(),
             prompt: entry.prompt.clone(),
             skill: entry.skill.clone(),
@@ -102,8 +102,8 @@ pub fn evaluate(measure: Measure, entries: &[Entry], seed: u64) -> Result<Scores
             questions: Vec::new(),
         })
     };
-    let pictures = entries.par_iter().map(one).collect::<Result<_>>()?;
-    Scores::of(measure.name(), measure.rule(), pictures, seed)
+    let images = entries.par_iter().map(one).collect::<Result<_>>()?;
+    Scores::of(measure.name(), measure.rule(), images, seed)
 }
 
 #[cfg(test)]

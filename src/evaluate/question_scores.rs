@@ -8,7 +8,7 @@ use super::groups::{Samples, numbered};
 use super::pairing::Paired;
 use super::questions::matching::{Rule, choose};
 use super::questions::{Dependencies, Item, Question, item_score};
-use super::scores::{Answered, Picture, Scores};
+use super::scores::{Answered, ScoredImage, Scores};
 use super::statistics::Estimate;
 use crate::error::{Error, Result};
 
@@ -20,7 +20,7 @@ pub struct Asked {
     /// By reading, for questions that depend on each other.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub readings: BTreeMap<String, Reading>,
-    /// Sample standard deviation of the pictures' scores; none for a single picture.
+    /// Sample standard deviation of the images' scores; none for a single image.
     pub deviation: Option<f64>,
     /// Where there are choices: the rule by which an answer was taken for one -> the share of answers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -30,16 +30,17 @@ pub struct Asked {
     /// Questions that were left out because the reply was empty or cut: no answer is not a no.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unanswered: usize,
-    /// Items that were left out because they have no picture.
+    /// Items that were left out because they have no image.
     pub missing_items: usize,
-    /// Pictures that were left out because no item has their prompt.
-    pub other_pictures: usize,
+    /// Images that were left out because no item has their prompt.
+    #[serde(rename = "other_pictures")]
+    pub other_images: usize,
 }
 
 /// One reading of the dependencies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
-    /// Mean over pictures of the mean over their questions.
+    /// Mean over images of the mean over their questions.
     pub item_mean: Estimate,
     /// Mean over all questions.
     pub question_mean: Estimate,
@@ -63,8 +64,8 @@ pub fn score(
 ) -> Result<Scores> {
     let mut rules: BTreeMap<String, f64> = BTreeMap::new();
     let (mut not_understood, mut unanswered) = (0, 0);
-    let mut pictures = Vec::new();
-    for ((entry, item), answers) in paired.pictures.iter().zip(answers) {
+    let mut images = Vec::new();
+    for ((entry, item), answers) in paired.images.iter().zip(answers) {
         let answered = item.questions.iter().zip(answers).filter_map(|(question, answer)| {
             let Some(said) = answer.as_deref().and_then(|answer| question.read_reply(answer)) else {
                 unanswered += 1;
@@ -91,7 +92,7 @@ pub fn score(
         }
         let counted = dependencies.counted(&questions);
         questions.iter_mut().zip(counted).for_each(|(question, counts)| question.counts = counts);
-        pictures.push(Picture {
+        images.push(ScoredImage {
             file_name: entry.file_name.clone(),
             prompt: item.prompt.clone(),
             skill: entry.skill.clone(),
@@ -105,25 +106,25 @@ pub fn score(
     }
     let asked: f64 = rules.values().sum();
     rules.values_mut().for_each(|count| *count /= asked);
-    if pictures.is_empty() && unanswered > 0 {
+    if images.is_empty() && unanswered > 0 {
         let message = format!(
             "no reply of {judge} to {unanswered} questions has an answer; look at its replies, or take another"
         );
         return Err(Error::Failed(message));
     }
-    let mut scores = Scores::of(benchmark, judge, pictures, seed)?;
+    let mut scores = Scores::of(benchmark, judge, images, seed)?;
     scores.asked = Some(Asked {
         dependencies: dependencies.name().into(),
-        readings: match depend(paired.pictures.iter().map(|(_, item)| *item)) {
-            true => readings(&scores.pictures, seed),
+        readings: match depend(paired.images.iter().map(|(_, item)| *item)) {
+            true => readings(&scores.images, seed),
             false => BTreeMap::new(),
         },
-        deviation: deviation(&scores.pictures),
+        deviation: deviation(&scores.images),
         matching: rules,
         not_understood,
         unanswered,
         missing_items: paired.missing.len(),
-        other_pictures: paired.others,
+        other_images: paired.others,
     });
     Ok(scores)
 }
@@ -141,13 +142,13 @@ fn depend<'a>(mut items: impl Iterator<Item = &'a Item>) -> bool {
     items.any(|item| item.questions.iter().any(|question| !question.parents.is_empty()))
 }
 
-fn readings(pictures: &[Picture], seed: u64) -> BTreeMap<String, Reading> {
-    let prompts = numbered(pictures);
+fn readings(images: &[ScoredImage], seed: u64) -> BTreeMap<String, Reading> {
+    let prompts = numbered(images);
     let one = |dependencies: Dependencies| {
         let [mut items, mut questions] = [Samples::default(), Samples::default()];
-        for picture in pictures {
-            let prompt = prompts[picture.prompt.as_str()];
-            let counted = dependencies.counted(&picture.questions);
+        for image in images {
+            let prompt = prompts[image.prompt.as_str()];
+            let counted = dependencies.counted(&image.questions);
             let yes = counted.iter().filter(|counts| **counts).count();
             items.push(prompt, yes as f64 / counted.len().max(1) as f64, 0.0);
             counted.iter().for_each(|counts| questions.push(prompt, (*counts).into(), 0.0));
@@ -158,9 +159,9 @@ fn readings(pictures: &[Picture], seed: u64) -> BTreeMap<String, Reading> {
     Dependencies::ALL.into_iter().filter_map(one).collect()
 }
 
-fn deviation(pictures: &[Picture]) -> Option<f64> {
-    let count = pictures.len() as f64;
-    let mean = pictures.iter().map(|picture| picture.score).sum::<f64>() / count;
-    let squares: f64 = pictures.iter().map(|picture| (picture.score - mean).powi(2)).sum();
-    (pictures.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
+fn deviation(images: &[ScoredImage]) -> Option<f64> {
+    let count = images.len() as f64;
+    let mean = images.iter().map(|image| image.score).sum::<f64>() / count;
+    let squares: f64 = images.iter().map(|image| (image.score - mean).powi(2)).sum();
+    (images.len() > 1).then(|| (squares / (count - 1.0)).sqrt())
 }

@@ -1,12 +1,12 @@
-//! Benchmarks of one number a picture: CLIPScore, PickScore, HPS, ImageReward, aesthetics.
+//! Benchmarks of one number an image: CLIPScore, PickScore, HPS, ImageReward, aesthetics.
 
 use super::folder::Entry;
-use super::scores::{Picture, Scores};
+use super::scores::{ScoredImage, Scores};
 use crate::error::Result;
 pub use crate::judges::cache::ValueCache;
 use crate::judges::scorer::{Scorer, Subject};
 
-/// Scores pictures by their prompts; `seed` is that of the intervals. `progress` is told how many pictures are done.
+/// Scores images by their prompts; `seed` is that of the intervals. `progress` is told how many images are done.
 ///
 /// # Errors
 /// As [`Scorer::scores`] and [`Scores::of`].
@@ -20,7 +20,7 @@ pub fn evaluate(
     let subjects: Vec<Subject> =
         entries.iter().map(|entry| Subject { path: &entry.path, prompt: &entry.prompt }).collect();
     let scores = scorer.scores(&subjects, cache, progress)?;
-    let picture = |(entry, score): (&Entry, f64)| Picture {
+    let image = |(entry, score): (&Entry, f64)| ScoredImage {
         file_name: entry.file_name.clone(),
         prompt: entry.prompt.clone(),
         skill: entry.skill.clone(),
@@ -31,6 +31,6 @@ pub fn evaluate(
         score,
         questions: Vec::new(),
     };
-    let pictures = entries.iter().zip(scores).map(picture).collect();
-    Scores::of(scorer.kind.name(), &scorer.describe(), pictures, seed)
+    let images = entries.iter().zip(scores).map(image).collect();
+    Scores::of(scorer.kind.name(), &scorer.describe(), images, seed)
 }

@@ -1,4 +1,4 @@
-//! The scores of a set of pictures: one a picture, and means per skill, per kind of question and in all. What
+//! The scores of a set of images: one an image, and means per skill, per kind of question and in all. What
 //! `scores.json` holds.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use super::statistics::Estimate;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
-/// One question about one picture.
+/// One question about one image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answered {
     /// Counted from 1 in a prompt.
@@ -32,9 +32,9 @@ pub struct Answered {
     pub counts: bool,
 }
 
-/// One picture of the set.
+/// One image of the set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Picture {
+pub struct ScoredImage {
     /// Relative to the folder that was scored.
     pub file_name: String,
     pub prompt: String,
@@ -46,7 +46,7 @@ pub struct Picture {
     pub item_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<String>,
-    /// What its noise was drawn from: the pictures of two sets are compared where prompt, seed and index agree.
+    /// What its noise was drawn from: the images of two sets are compared where prompt, seed and index agree.
     pub seed: u64,
     pub index: u64,
     pub score: f64,
@@ -54,7 +54,7 @@ pub struct Picture {
     pub questions: Vec<Answered>,
 }
 
-/// A set of pictures and what came out.
+/// A set of images and what came out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// What was measured, and who answered: scores compare only where both agree.
@@ -62,10 +62,10 @@ pub struct Scores {
     pub judge: String,
     /// Of the resamples behind the intervals.
     pub seed: u64,
-    /// The mean over pictures: DSG's item mean.
+    /// The mean over images: DSG's item mean.
     pub overall: Estimate,
     pub skills: BTreeMap<String, Estimate>,
-    /// The mean over the pictures of each prompt family of a benchmark.
+    /// The mean over the images of each prompt family of a benchmark.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub families: BTreeMap<String, Estimate>,
     /// The mean over questions; `None` for scores without questions.
@@ -82,31 +82,32 @@ pub struct Scores {
     /// With another set, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against: Option<Comparison>,
-    pub pictures: Vec<Picture>,
+    #[serde(rename = "pictures")]
+    pub images: Vec<ScoredImage>,
 }
 
 impl Scores {
     /// `seed` is that of the resamples.
     ///
     /// # Errors
-    /// [`Error::Failed`] without pictures, or for a score that is not a number.
-    pub fn of(benchmark: &str, judge: &str, pictures: Vec<Picture>, seed: u64) -> Result<Scores> {
-        if let Some(picture) = pictures.iter().find(|picture| !picture.score.is_finite()) {
-            let message = format!("{}: its score is {}", picture.file_name, picture.score);
+    /// [`Error::Failed`] without images, or for a score that is not a number.
+    pub fn of(benchmark: &str, judge: &str, images: Vec<ScoredImage>, seed: u64) -> Result<Scores> {
+        if let Some(image) = images.iter().find(|image| !image.score.is_finite()) {
+            let message = format!("{}: its score is {}", image.file_name, image.score);
             return Err(Error::Failed(message));
         }
-        let prompts = numbered(&pictures);
+        let prompts = numbered(&images);
         let mut groups = Groups::default();
         let [mut questions, mut plain] = [Samples::default(), Samples::default()];
-        for picture in &pictures {
-            let prompt = prompts[picture.prompt.as_str()];
-            groups.add(prompt, picture, None);
-            for question in &picture.questions {
+        for image in &images {
+            let prompt = prompts[image.prompt.as_str()];
+            groups.add(prompt, image, None);
+            for question in &image.questions {
                 questions.push(prompt, question.counts.into(), 0.0);
                 plain.push(prompt, question.yes.into(), 0.0);
             }
         }
-        let none = || Error::Failed("there are no pictures to score".into());
+        let none = || Error::Failed("there are no images to score".into());
         Ok(Scores {
             benchmark: benchmark.into(),
             judge: judge.into(),
@@ -120,7 +121,7 @@ impl Scores {
             broad_categories: estimates(&groups.broad_categories, seed),
             asked: None,
             against: None,
-            pictures,
+            images,
         })
     }
 

@@ -1,26 +1,26 @@
-//! The benchmark `shapes`: the built-in judge on pictures of the built-in world.
+//! The benchmark `shapes`: the built-in judge on images of the built-in world.
 
 use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::folder::Entry;
-use super::scores::{Answered, Picture, Scores};
+use super::scores::{Answered, ScoredImage, Scores};
 use crate::error::{Error, Result};
 use crate::formats::image;
 use crate::shapes::caption::parse;
 use crate::shapes::judge::{Naming, View, judge, questions};
 
-/// How well a picture shows what its caption claims: the score in [0, 1], and what was asked.
+/// How well an image shows what its caption claims: the score in [0, 1], and what was asked.
 ///
 /// # Errors
 /// [`Error::Failed`] if the caption names no shape.
-pub fn score(picture: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> {
-    score_as(picture, caption, Naming::Lenient)
+pub fn score(image: &RgbImage, caption: &str) -> Result<(f64, Vec<Answered>)> {
+    score_as(image, caption, Naming::Lenient)
 }
 
-fn score_as(picture: &RgbImage, caption: &str, naming: Naming) -> Result<(f64, Vec<Answered>)> {
+fn score_as(image: &RgbImage, caption: &str, naming: Naming) -> Result<(f64, Vec<Answered>)> {
     let questions = questions(&parse(caption)?);
-    let verdict = judge(&View::named(picture, naming), &questions);
+    let verdict = judge(&View::named(image, naming), &questions);
     let score = verdict.score();
     let answers = verdict.answers.into_iter().zip(verdict.gated);
     let answered = questions.iter().zip(answers).map(|(question, (yes, counts))| Answered {
@@ -38,10 +38,10 @@ fn score_as(picture: &RgbImage, caption: &str, naming: Naming) -> Result<(f64, V
     Ok((score, answered.collect()))
 }
 
-/// Scores pictures; `seed` is that of the intervals.
+/// Scores images; `seed` is that of the intervals.
 ///
 /// # Errors
-/// As [`score`], naming the picture; as [`Scores::of`]; [`Error::Io`] and [`Error::File`] for a picture that cannot be read.
+/// As [`score`], naming the image; as [`Scores::of`]; [`Error::Io`] and [`Error::File`] for an image that cannot be read.
 pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
     evaluate_as(entries, Naming::Lenient, seed)
 }
@@ -51,10 +51,10 @@ pub fn evaluate(entries: &[Entry], seed: u64) -> Result<Scores> {
 /// # Errors
 /// As [`evaluate`].
 pub fn evaluate_as(entries: &[Entry], naming: Naming, seed: u64) -> Result<Scores> {
-    let one = |entry: &Entry| -> Result<Picture> {
+    let one = |entry: &Entry| -> Result<ScoredImage> {
         let (score, questions) = score_as(&image::read(&entry.path)?, &entry.prompt, naming)
             .map_err(|why| Error::Failed(format!("{}: {why}", entry.path.display())))?;
-        Ok(Picture {
+        Ok(ScoredImage {
             file_name: entry.file_name.clone(),
             prompt: entry.prompt.clone(),
             skill: entry.skill.clone(),
@@ -66,10 +66,10 @@ pub fn evaluate_as(entries: &[Entry], naming: Naming, seed: u64) -> Result<Score
             questions,
         })
     };
-    let pictures = entries.par_iter().map(one).collect::<Result<_>>()?;
+    let images = entries.par_iter().map(one).collect::<Result<_>>()?;
     let judge = match naming {
         Naming::Lenient => "builtin",
         Naming::Strict => "builtin, strict",
     };
-    Scores::of("shapes", judge, pictures, seed)
+    Scores::of("shapes", judge, images, seed)
 }

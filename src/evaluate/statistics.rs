@@ -1,5 +1,5 @@
-//! Means with confidence intervals, and a test of two sets of pictures against each other, by the bootstrap over prompts:
-//! the pictures of one prompt succeed and fail together, so that a prompt is drawn with all of them. Source: Efron &
+//! Means with confidence intervals, and a test of two sets of images against each other, by the bootstrap over prompts:
+//! the images of one prompt succeed and fail together, so that a prompt is drawn with all of them. Source: Efron &
 //! Tibshirani 1993, "An Introduction to the Bootstrap", sections 13.3 (percentile interval) and 16.4 (test).
 
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub fn estimate(prompts: &[usize], scores: &[f64], seed: u64) -> Option<Estimate
     })
 }
 
-/// The mean of `first[i] - second[i]`, scores of two pictures of prompt `prompts[i]` from the same seed. Under the null
+/// The mean of `first[i] - second[i]`, scores of two images of prompt `prompts[i]` from the same seed. Under the null
 /// hypothesis the differences are as they are, less their mean. `None` without pairs.
 pub fn difference(prompts: &[usize], first: &[f64], second: &[f64], seed: u64) -> Option<Difference> {
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| a - b).collect();

@@ -33,14 +33,14 @@ struct Record {
     answer: String,
     /// What the model wrote.
     reply: String,
-    /// SHA-256 of the picture's file.
+    /// SHA-256 of the image's file.
     image: String,
     /// The text that was sent with it.
     request: String,
     judge_model: String,
 }
 
-/// Picture, request and model -> reply.
+/// Image, request and model -> reply.
 type Replies = HashMap<(String, String, String), String>;
 
 /// How many times the usual length a reply may have, one try after the other.
@@ -72,23 +72,23 @@ impl VisionJudge {
         &self.client
     }
 
-    /// The answers to all questions about each picture, `parallel` pictures at a time; `progress` is called with the
-    /// number of pictures that are done.
+    /// The answers to all questions about each image, `parallel` images at a time; `progress` is called with the
+    /// number of images that are done.
     ///
     /// # Errors
-    /// The first error of the endpoint or of a picture's file; what else was answered is recorded.
+    /// The first error of the endpoint or of an image's file; what else was answered is recorded.
     pub fn answers(
         &self,
-        pictures: &[(&Entry, &Item)],
+        images: &[(&Entry, &Item)],
         parallel: usize,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Vec<Option<String>>>> {
         let (next, done, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let results = Mutex::new(pictures.iter().map(|_| None::<Result<Answers>>).collect::<Vec<_>>());
+        let results = Mutex::new(images.iter().map(|_| None::<Result<Answers>>).collect::<Vec<_>>());
         let work = || {
             while !failed.load(Ordering::Relaxed) {
                 let place = next.fetch_add(1, Ordering::Relaxed);
-                let Some((entry, item)) = pictures.get(place) else {
+                let Some((entry, item)) = images.get(place) else {
                     break;
                 };
                 let result = self.about(entry, item);
@@ -100,7 +100,7 @@ impl VisionJudge {
             }
         };
         std::thread::scope(|scope| (0..parallel.max(1)).for_each(|_| drop(scope.spawn(work))));
-        // All pictures before the first that failed have their answers, and it comes before those that were not begun.
+        // All images before the first that failed have their answers, and it comes before those that were not begun.
         let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
         results.into_iter().flatten().collect()
     }
@@ -111,7 +111,7 @@ impl VisionJudge {
             .ok_or_else(|| Error::file(&entry.path, "is not PNG, JPEG or WebP, which endpoints take"))?;
         let image: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         // Encoded when it is needed.
-        let mut picture = None;
+        let mut url = None;
         let mut answers = Vec::new();
         for question in &item.questions {
             let request = request(question);
@@ -122,7 +122,7 @@ impl VisionJudge {
                 answers.push(question.read_reply(&reply));
                 continue;
             }
-            let url = picture.get_or_insert_with(|| format!("data:{kind};base64,{}", STANDARD.encode(&bytes)));
+            let url = url.get_or_insert_with(|| format!("data:{kind};base64,{}", STANDARD.encode(&bytes)));
             let Some((reply, answer)) = self.ask(question, &request, url)? else {
                 // Not recorded: another command asks again.
                 answers.push(None);

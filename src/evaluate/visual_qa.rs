@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
 use crate::formats::{digest, jsonl};
 use crate::judges::clip::stacked;
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::judges::visual_qa::{Asked, RANKED, VisualQa};
 use crate::tensor::DType;
 
@@ -57,7 +57,7 @@ struct Record {
     /// The probability of yes among yes and no, in form yes-no.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     yes: Option<f64>,
-    /// SHA-256 of the picture's file.
+    /// SHA-256 of the image's file.
     image: String,
     judge: String,
     /// Of which form rank chose.
@@ -98,24 +98,24 @@ impl BlipJudge {
         &self.name
     }
 
-    /// The answers to all questions about each picture. `progress` is told how many pictures are done.
+    /// The answers to all questions about each image. `progress` is told how many images are done.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] for a picture; what the device and `progress` say. What was answered is recorded.
+    /// [`Error::Io`], [`Error::File`] for an image; what the device and `progress` say. What was answered is recorded.
     pub fn answers(
         &mut self,
-        pictures: &[(&Entry, &Item)],
+        images: &[(&Entry, &Item)],
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Vec<String>>> {
         let mut all = Vec::new();
-        for (entry, item) in pictures {
+        for (entry, item) in images {
             all.push(self.about(entry, item)?);
             progress(all.len())?;
         }
         Ok(all)
     }
 
-    /// The picture is looked at once, for all questions about it.
+    /// The image is looked at once, for all questions about it.
     fn about(&mut self, entry: &Entry, item: &Item) -> Result<Vec<String>> {
         let image = digest::file(&entry.path)?;
         let mut seen = None;
@@ -152,7 +152,7 @@ impl BlipJudge {
 
     fn states(&self, path: &Path) -> Result<crate::tensor::Tensor> {
         let size = self.network.model.vision.image_size();
-        let pixels = Recipe::Blip.apply(&Picture::read(path)?, size);
+        let pixels = Recipe::Blip.apply(&DecodedImage::read(path)?, size);
         let pixels = pixels.map_err(|why| Error::file(path, why.to_string()))?;
         self.network.image_states(&stacked(&[pixels.values])?)
     }

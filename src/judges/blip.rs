@@ -22,7 +22,7 @@ pub enum Layout {
     Original,
 }
 
-/// Heads, epsilons and sizes; `image` is that of the pictures, where it is not what the position table is for.
+/// Heads, epsilons and sizes; `image` is that of the images, where it is not what the position table is for.
 ///
 /// # Errors
 /// [`Error::File`] naming the key and the value that do not fit.

@@ -1,5 +1,5 @@
-//! What networks made of pictures and texts, in a file that grows as they work: a line a batch, so that a run that was
-//! broken off goes on where it was, and a picture is looked at once by each network.
+//! What networks made of images and texts, in a file that grows as they work: a line a batch, so that a run that was
+//! broken off goes on where it was, and an image is looked at once by each network.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::cache::{Key, ValueCache};
 use super::clip::stacked;
-use super::preprocess::{Picture, Recipe};
+use super::preprocess::{DecodedImage, Recipe};
 use crate::error::{Error, Result};
 use crate::formats::digest;
 use crate::tensor::{DType, Tensor};
@@ -73,9 +73,9 @@ impl Extraction<'_> {
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] naming an image that cannot be read or is too narrow.
     pub fn pixels(&self, path: &Path) -> Result<Tensor> {
-        let picture = Picture::read(path)?;
-        self.alpha.fetch_or(picture.has_alpha(), Ordering::Relaxed);
-        let pixels = self.recipe.apply(&picture, self.size);
+        let image = DecodedImage::read(path)?;
+        self.alpha.fetch_or(image.has_alpha(), Ordering::Relaxed);
+        let pixels = self.recipe.apply(&image, self.size);
         Ok(pixels.map_err(|why| Error::file(path, why.to_string()))?.values)
     }
 }

@@ -47,7 +47,7 @@ impl Reward {
         Ok((padded.ids[..length].to_vec(), padded.dropped))
     }
 
-    /// What the text encoder attends to of one picture's states `[1, l, d]`: for all prompts.
+    /// What the text encoder attends to of one image's states `[1, l, d]`: for all prompts.
     ///
     /// # Errors
     /// What the device says.
@@ -76,7 +76,7 @@ impl Reward {
         (head - REWARD_MEAN) / REWARD_STD
     }
 
-    /// The reward of one picture `[1, h, w, 3]` for each of these prompts.
+    /// The reward of one image `[1, h, w, 3]` for each of these prompts.
     ///
     /// # Errors
     /// What the device says.

@@ -1,4 +1,4 @@
-//! Which judges there are that give a picture one number.
+//! Which judges there are that give an image one number.
 
 use super::preprocess::Recipe;
 

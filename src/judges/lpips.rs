@@ -6,7 +6,7 @@ use image::RgbImage;
 
 use super::files::Files;
 use super::layout;
-use super::preprocess::{Picture, pillow};
+use super::preprocess::{DecodedImage, pillow};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub fn load(place: &Path, device: &Device, dtype: DType) -> Result<Metric> {
 ///
 /// # Errors
 /// As [`Lpips::distance`].
-pub fn distance(model: &Lpips, reference: &Picture, candidate: &Picture) -> Result<f64> {
+pub fn distance(model: &Lpips, reference: &DecodedImage, candidate: &DecodedImage) -> Result<f64> {
     let reference = reference.to_rgb();
     let (width, height) = (reference.width() as usize, reference.height() as usize);
     let candidate = pillow::resize_rgb(&candidate.to_rgb(), width, height);
@@ -43,7 +43,7 @@ pub fn distance(model: &Lpips, reference: &Picture, candidate: &Picture) -> Resu
 }
 
 /// `[1, h, w, 3]` in [-1, 1].
-fn scaled(picture: &RgbImage) -> Tensor {
-    let values = picture.as_raw().iter().map(|&x| f32::from(x) / 127.5 - 1.0);
-    Tensor::new(values.collect(), &[1, picture.height() as usize, picture.width() as usize, 3])
+fn scaled(image: &RgbImage) -> Tensor {
+    let values = image.as_raw().iter().map(|&x| f32::from(x) / 127.5 - 1.0);
+    Tensor::new(values.collect(), &[1, image.height() as usize, image.width() as usize, 3])
 }

@@ -1,4 +1,4 @@
-//! Networks that judge pictures, and what they are given.
+//! Networks that judge images, and what they are given.
 
 pub mod aesthetic;
 pub mod blip;

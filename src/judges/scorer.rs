@@ -1,4 +1,4 @@
-//! Judges that give a picture one number: loading one, and its scores.
+//! Judges that give an image one number: loading one, and its scores.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// Pictures and texts that a network is given at a time.
+/// Images and texts that a network is given at a time.
 const BATCH: usize = 8;
 
 enum Network {
@@ -41,7 +41,7 @@ pub struct Scorer {
     alpha: AtomicBool,
 }
 
-/// A picture and what it was drawn from.
+/// An image and what it was drawn from.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
     pub path: &'a Path,
@@ -79,7 +79,7 @@ impl Scorer {
         Ok(Self { kind, network, size, hash, dtype, alpha: AtomicBool::new(false) })
     }
 
-    /// What scores depend on besides pictures and prompts: they compare only where it is the same.
+    /// What scores depend on besides images and prompts: they compare only where it is the same.
     pub fn describe(&self) -> String {
         let short: Vec<&str> = self.hash.split('+').map(|hash| &hash[..hash.len().min(16)]).collect();
         let (recipe, size) = (self.kind.recipe().name(), self.size);
@@ -87,21 +87,21 @@ impl Scorer {
         format!("{formula}; weights {}, recipe {recipe} {size}, {dtype}", short.join(" and "))
     }
 
-    /// The score of each; what was computed is kept in `cache` a batch at a time. `progress` is told how many pictures are
+    /// The score of each; what was computed is kept in `cache` a batch at a time. `progress` is told how many images are
     /// done.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::File`] for a picture that cannot be read; what the device says; what `progress` returns.
+    /// [`Error::Io`], [`Error::File`] for an image that cannot be read; what the device says; what `progress` returns.
     pub fn scores(
         &self,
         subjects: &[Subject<'_>],
         cache: &ValueCache,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<f64>> {
-        let pictures = hashes(&subjects.iter().map(|subject| subject.path).collect::<Vec<_>>())?;
+        let digests = hashes(&subjects.iter().map(|subject| subject.path).collect::<Vec<_>>())?;
         match &self.network {
             Network::Clip(clip) => {
-                let images = self.image_embeds(subjects, &pictures, cache, progress, &|x| clip.image_embeds(x))?;
+                let images = self.image_embeds(subjects, &digests, cache, progress, &|x| clip.image_embeds(x))?;
                 let texts = self.text_embeds(clip, subjects, cache)?;
                 let score = |cos: f64| match self.kind {
                     Kind::ClipScore => clip::clip_score(cos),
@@ -111,10 +111,10 @@ impl Scorer {
                 Ok(images.iter().zip(&texts).map(|(image, text)| score(cosine(image, text))).collect())
             }
             Network::Aesthetic(judge) => {
-                let images = self.image_embeds(subjects, &pictures, cache, progress, &|x| judge.image_embeds(x))?;
+                let images = self.image_embeds(subjects, &digests, cache, progress, &|x| judge.image_embeds(x))?;
                 judge.scores(&images)
             }
-            Network::Reward(reward) => self.rewards(reward, subjects, &pictures, cache, progress),
+            Network::Reward(reward) => self.rewards(reward, subjects, &digests, cache, progress),
         }
     }
 
@@ -147,7 +147,7 @@ impl Scorer {
         unread.iter().map(String::as_str).filter(|name| !name.ends_with("position_ids")).collect()
     }
 
-    /// Whether a picture that was looked at had an alpha channel.
+    /// Whether an image that was looked at had an alpha channel.
     pub fn saw_alpha(&self) -> bool {
         self.alpha.load(Ordering::Relaxed)
     }
@@ -190,7 +190,7 @@ impl Scorer {
         Ok(texts.iter().filter_map(|text| cache.get(&key(text))).collect())
     }
 
-    /// A picture's states are as large as the picture, so that what is kept is the reward; each picture is looked at once
+    /// An image's states are as large as the image, so that what is kept is the reward; each image is looked at once
     /// for all its prompts.
     fn rewards(
         &self,
@@ -202,11 +202,11 @@ impl Scorer {
     ) -> Result<Vec<f64>> {
         let extraction = self.extraction(cache);
         let key = |i: usize| extraction.key(&format!("reward {}", hashes[i]), subjects[i].prompt);
-        let mut by_picture: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut by_image: HashMap<&str, Vec<usize>> = HashMap::new();
         for i in (0..subjects.len()).filter(|&i| cache.get(&key(i)).is_none()) {
-            by_picture.entry(&hashes[i]).or_default().push(i);
+            by_image.entry(&hashes[i]).or_default().push(i);
         }
-        let mut groups: Vec<Vec<usize>> = by_picture.into_values().collect();
+        let mut groups: Vec<Vec<usize>> = by_image.into_values().collect();
         groups.sort();
         let mut done = subjects.len() - groups.iter().map(Vec::len).sum::<usize>();
         progress(done)?;

@@ -27,11 +27,11 @@ pub struct VisualQa {
     device: Device,
 }
 
-/// What the decoder attends to of one question about one picture.
+/// What the decoder attends to of one question about one image.
 pub struct Asked(CrossStates);
 
 impl VisualQa {
-    /// From a folder or file, on `device`, with matrices in `dtype`. `image`: width and height of the pictures, where it is
+    /// From a folder or file, on `device`, with matrices in `dtype`. `image`: width and height of the images, where it is
     /// not what the position table is for.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl VisualQa {
         self.model.vision.forward(&Tape::off(), pixels)
     }
 
-    /// What the question encoder attends to of one picture's states `[1, l, c]`: for all questions about it.
+    /// What the question encoder attends to of one image's states `[1, l, c]`: for all questions about it.
     ///
     /// # Errors
     /// What the device says.
@@ -98,7 +98,7 @@ impl VisualQa {
         self.model.text_decoder.cross_states(&Tape::off(), &states).map(Asked)
     }
 
-    /// One question about a picture.
+    /// One question about an image.
     ///
     /// # Errors
     /// As [`VisualQa::question_ids`] and [`VisualQa::question_states`].

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// The shares of the source and of the target class in a picture drawn with strength `s`: `1 - s^gamma` and `s^gamma`.
+/// The shares of the source and of the target class in an image drawn with strength `s`: `1 - s^gamma` and `s^gamma`.
 ///
 /// # Errors
 /// [`Error::Usage`] for a strength outside [0, 1], or a gamma that is not above 0.
@@ -35,7 +35,7 @@ pub fn soft_label(source: usize, target: usize, strength: f64, gamma: f64, class
 /// How many of `steps` steps image to image evaluates: the last `floor(steps * strength)`.
 ///
 /// # Errors
-/// [`Error::Usage`] where that is none: the picture would come back as it was.
+/// [`Error::Usage`] where that is none: the image would come back as it was.
 pub fn evaluations(steps: usize, strength: f64) -> Result<usize> {
     match ((steps as f64 * strength) as usize).min(steps) {
         0 => Err(Error::Usage(format!(

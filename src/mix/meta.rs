@@ -1,4 +1,4 @@
-//! Diff-Mix's files: the paths of its pictures, `meta.csv`, and selma's `labels.jsonl`.
+//! Diff-Mix's files: the paths of its images, `meta.csv`, and selma's `labels.jsonl`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::formats::atomic;
 
 const HEADER: [&str; 5] = ["First Directory", "Second Directory", "Number", "Strength", "Path"];
 
-/// One picture.
+/// One image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// Class names, as far as `_` and `/` in them survive the file's format.
@@ -32,7 +32,7 @@ pub fn path(source: &str, target: &str, number: usize, strength: f64) -> String 
     format!("{}/{}-{number:06}-{strength}.png", directory(source), directory(target))
 }
 
-/// Target, number and strength of a picture's file name; a target's name may have hyphens.
+/// Target, number and strength of an image's file name; a target's name may have hyphens.
 pub fn parse_name(name: &str) -> Option<(String, usize, f64)> {
     let mut parts = name.strip_suffix(".png")?.rsplitn(3, '-');
     let (strength, number) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

@@ -1,4 +1,4 @@
-//! Which pictures are drawn: classes of a data set, and tasks drawn over them.
+//! Which images are drawn: classes of a data set, and tasks drawn over them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,41 +7,41 @@ use super::meta::directory;
 use crate::error::{Error, Result};
 use crate::random::{self, Stream};
 
-/// A folder of pictures.
+/// A folder of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
     pub name: String,
     /// In the order of their names.
-    pub pictures: Vec<PathBuf>,
+    pub images: Vec<PathBuf>,
 }
 
-/// Where pictures come from and go to.
+/// Where images come from and go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// From a picture of one class towards any class.
+    /// From an image of one class towards any class.
     Mix,
-    /// From a picture towards its own class.
+    /// From an image towards its own class.
     Aug,
     /// From noise to a class.
     Gen,
 }
 
-/// One picture to draw.
+/// One image to draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
     pub number: usize,
     /// Index of the class; that of the target where nothing is started from.
     pub source: usize,
     pub target: usize,
-    /// Index of the picture in the source class.
-    pub picture: usize,
+    /// Index of the image in the source class.
+    pub image: usize,
     pub strength: f64,
 }
 
-/// The classes of a data set: its folders with pictures, in the order of their names.
+/// The classes of a data set: its folders with images, in the order of their names.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] where there is no class, a folder without pictures, a name that cannot be written into a
+/// [`Error::Io`]; [`Error::File`] where there is no class, a folder without images, a name that cannot be written into a
 /// path or a table, or two names that become one path.
 pub fn classes(data: &Path) -> Result<Vec<Class>> {
     const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
@@ -67,34 +67,34 @@ pub fn classes(data: &Path) -> Result<Vec<Class>> {
                 format!("the classes `{other}` and `{name}` have one path, `{}`; rename one", directory(&name));
             return Err(Error::file(data, message));
         }
-        let is_picture = |path: &PathBuf| {
+        let is_image = |path: &PathBuf| {
             let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
             ENDINGS.contains(&&*ending)
         };
-        let pictures: Vec<PathBuf> = list(&folder)?.into_iter().filter(is_picture).collect();
-        if pictures.is_empty() {
-            return Err(Error::file(&folder, "a class without pictures; expected .png, .jpg, .webp or .bmp files"));
+        let images: Vec<PathBuf> = list(&folder)?.into_iter().filter(is_image).collect();
+        if images.is_empty() {
+            return Err(Error::file(&folder, "a class without images; expected .png, .jpg, .webp or .bmp files"));
         }
-        classes.push(Class { name, pictures });
+        classes.push(Class { name, images });
     }
     match classes.is_empty() {
-        true => Err(Error::file(data, "no class in it; expected a folder of pictures for each class")),
+        true => Err(Error::file(data, "no class in it; expected a folder of images for each class")),
         false => Ok(classes),
     }
 }
 
-/// `multiplier` times as many tasks as there are pictures; source and target are drawn independently over classes, and the
+/// `multiplier` times as many tasks as there are images; source and target are drawn independently over classes, and the
 /// strength from `strengths`.
 pub fn tasks(classes: &[Class], mode: Mode, multiplier: usize, strengths: &[f64], seed: u64) -> Vec<Task> {
-    let pictures: usize = classes.iter().map(|class| class.pictures.len()).sum();
+    let images: usize = classes.iter().map(|class| class.images.len()).sum();
     let task = |number: usize| {
         let draw = |step: u64, n: usize| random::below(seed, Stream::Choice, number as u64, step, n as u32) as usize;
         let target = draw(0, classes.len());
         let source = if mode == Mode::Mix { draw(1, classes.len()) } else { target };
         let strength = if mode == Mode::Gen { 1.0 } else { strengths[draw(2, strengths.len())] };
-        Task { number, source, target, picture: draw(3, classes[source].pictures.len()), strength }
+        Task { number, source, target, image: draw(3, classes[source].images.len()), strength }
     };
-    (0..multiplier * pictures).map(task).collect()
+    (0..multiplier * images).map(task).collect()
 }
 
 #[cfg(test)]
@@ -133,6 +133,6 @@ mod tests {
         assert!(refusal(&[]).contains("no class in it"));
         let dir = data(&["a"]);
         std::fs::create_dir(dir.path().join("b")).unwrap();
-        assert!(classes(dir.path()).unwrap_err().to_string().contains("without pictures"));
+        assert!(classes(dir.path()).unwrap_err().to_string().contains("without images"));
     }
 }

@@ -123,23 +123,23 @@ pub fn place(tokenizer: &Tokenizer, prompt: &str, words: &[String]) -> Result<Pl
 pub fn cells(scores: &Scores, tuples: &Tuples, tokenizer: &Tokenizer) -> Result<BTreeMap<Place, Cell>> {
     let mut sums: BTreeMap<Place, (usize, usize)> = BTreeMap::new();
     let mut known: BTreeMap<(String, usize), Place> = BTreeMap::new();
-    for picture in &scores.pictures {
-        let item = picture.item_id.as_ref().or_else(|| tuples.ids.get(picture.prompt.trim()));
+    for image in &scores.images {
+        let item = image.item_id.as_ref().or_else(|| tuples.ids.get(image.prompt.trim()));
         let item = item.ok_or_else(|| {
-            let prompt: String = picture.prompt.chars().take(60).collect();
-            Error::Failed(format!("{}: its prompt has no questions in the file: {prompt}...", picture.file_name))
+            let prompt: String = image.prompt.chars().take(60).collect();
+            Error::Failed(format!("{}: its prompt has no questions in the file: {prompt}...", image.file_name))
         })?;
-        for question in &picture.questions {
+        for question in &image.questions {
             let key = (item.clone(), question.id);
             let words = tuples.words.get(&key).ok_or_else(|| {
                 Error::Failed(format!(
                     "{}: question {} of item {item} is not in the file",
-                    picture.file_name, question.id
+                    image.file_name, question.id
                 ))
             })?;
             let place = match known.get(&key) {
                 Some(place) => *place,
-                None => *known.entry(key).or_insert(place(tokenizer, &picture.prompt, words)?),
+                None => *known.entry(key).or_insert(place(tokenizer, &image.prompt, words)?),
             };
             let (counts, n) = sums.entry(place).or_default();
             *counts += usize::from(question.counts);

@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats;
 use crate::judges::clip::{Clip, cosine, stacked};
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::metrics::similarity::similarity;
 use crate::tensor::DType;
 
@@ -118,7 +118,7 @@ pub fn load_clip(weights: &Path, device: &Device, dtype: DType) -> Result<Clip> 
 
 fn embedding(clip: &Clip, path: &Path) -> Result<Vec<f64>> {
     let size = clip.model.image_size();
-    let pixels = Recipe::ClipOpenai.apply(&Picture::read(path)?, size);
+    let pixels = Recipe::ClipOpenai.apply(&DecodedImage::read(path)?, size);
     let pixels = pixels.map_err(|why| Error::file(path, why.to_string()))?;
     let mut rows = clip.image_embeds(&stacked(&[pixels.values])?)?;
     rows.pop().ok_or_else(|| Error::Failed("CLIP gave no embedding".into()))

@@ -119,8 +119,8 @@ impl<'a> Judge<'a> {
         }
         let paired = pair(Path::new(place), entries, items)?;
         let named = |entry: &Entry| Entry { file_name: format!("{place}/{}", entry.file_name), ..entry.clone() };
-        let named: Vec<Entry> = paired.pictures.iter().map(|(entry, _)| named(entry)).collect();
-        let asked: Vec<(&Entry, &Item)> = named.iter().zip(paired.pictures.iter().map(|(_, item)| *item)).collect();
+        let named: Vec<Entry> = paired.images.iter().map(|(entry, _)| named(entry)).collect();
+        let asked: Vec<(&Entry, &Item)> = named.iter().zip(paired.images.iter().map(|(_, item)| *item)).collect();
         let Some(answers) = self.answers(&asked, watcher)? else {
             return Ok(None);
         };

@@ -160,7 +160,7 @@ fn candidates(
         };
         // Both are in the order of the folder; pictures of prompts without questions have no score.
         let mut entries = entries.into_iter();
-        for picture in scores.pictures {
+        for picture in scores.images {
             let entry = entries.find(|entry| entry.file_name == picture.file_name);
             candidates.extend(entry.map(|entry| Candidate {
                 image: entry.path,

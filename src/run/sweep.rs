@@ -57,7 +57,7 @@ pub fn pooled(runs: &[RunFolder], ours: &str, theirs: &str) -> Result<Comparison
         for run in runs {
             let scores = Scores::read(&run.path(format!("evaluate/{arm}/scores.json")))?;
             said = (scores.benchmark, scores.judge, scores.seed);
-            pictures.extend(scores.pictures);
+            pictures.extend(scores.images);
         }
         Scores::of(&said.0, &said.1, pictures, said.2)
     };

@@ -37,12 +37,12 @@ fn proposition(prompt: &Prompt, question: &super::suite::Question) -> Propositio
 /// [`Error::Failed`] for scores of images without the suite's ids.
 pub fn by_image(scores: &Scores) -> Result<BTreeMap<String, Vec<Answered>>> {
     let (mut counts, mut images) = (BTreeMap::<&str, usize>::new(), BTreeMap::new());
-    for picture in &scores.pictures {
-        let id = picture.item_id.as_deref().ok_or_else(|| {
-            Error::Failed(format!("{} has no id of a prompt; score it by the suite's questions", picture.file_name))
+    for image in &scores.images {
+        let id = image.item_id.as_deref().ok_or_else(|| {
+            Error::Failed(format!("{} has no id of a prompt; score it by the suite's questions", image.file_name))
         })?;
         let count = counts.entry(id).or_default();
-        images.insert(format!("{id}_{count}"), picture.questions.clone());
+        images.insert(format!("{id}_{count}"), image.questions.clone());
         *count += 1;
     }
     Ok(images)

@@ -22,10 +22,10 @@ pub struct Detection {
     pub at: Box,
 }
 
-/// The detections of each picture, by `ID_K`: picture K, from 0 on, of prompt ID.
+/// The detections of each image, by `ID_K`: image K, from 0 on, of prompt ID.
 pub type Detections = BTreeMap<String, Vec<Detection>>;
 
-/// One picture in the result files of VISOR's authors.
+/// One image in the result files of VISOR's authors.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Recorded {
     pub classes: Vec<String>,
@@ -36,13 +36,13 @@ pub struct Recorded {
 /// Reads a detections file.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::File`] naming the picture whose entry is no list of detections, or the box without a size.
+/// [`Error::Io`]; [`Error::File`] naming the image whose entry is no list of detections, or the box without a size.
 pub fn read(path: &Path) -> Result<Detections> {
     let detections: Detections = read_json(path)?;
-    for (picture, found) in &detections {
+    for (image, found) in &detections {
         let bad = |d: &&Detection| d.at[2] < d.at[0] || d.at[3] < d.at[1];
         if let Some(d) = found.iter().find(bad) {
-            let message = format!("{picture}: box {:?} of `{}`: expected x1 <= x2 and y1 <= y2", d.at, d.label);
+            let message = format!("{image}: box {:?} of `{}`: expected x1 <= x2 and y1 <= y2", d.at, d.label);
             return Err(Error::file(path, message));
         }
     }
@@ -62,9 +62,9 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }
 
-/// The prompt of a picture's name.
-pub fn prompt_of(picture: &str) -> &str {
-    picture.rsplit_once('_').map_or(picture, |(prompt, _)| prompt)
+/// The prompt of an image's name.
+pub fn prompt_of(image: &str) -> &str {
+    image.rsplit_once('_').map_or(image, |(prompt, _)| prompt)
 }
 
 /// What detections say of one prompt: the relation holds if any of the boxes of its objects hold it.
@@ -101,25 +101,25 @@ pub fn seen_recorded(asked: &Asked, recorded: &Recorded) -> Seen {
     Seen { a, b, holds: Some(a && b && recorded.sra == 1), opposite: None }
 }
 
-/// Pictures of prompts in the order of the prompts; a prompt without any is left out, and so are the pictures of prompts that
+/// Images of prompts in the order of the prompts; a prompt without any is left out, and so are the images of prompts that
 /// ask for no relation.
 ///
 /// # Errors
-/// [`Error::Failed`] naming a picture whose prompt is not among them.
+/// [`Error::Failed`] naming an image whose prompt is not among them.
 pub fn by_prompt<'a, T>(
     asks: &'a Asks,
-    pictures: &'a BTreeMap<String, T>,
+    images: &'a BTreeMap<String, T>,
     seen: impl Fn(&Asked, &T) -> Seen,
 ) -> Result<Vec<(&'a Asked, Vec<Seen>)>> {
     let places: BTreeMap<&str, usize> = asks.prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
     let mut groups: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
-    for (picture, found) in pictures {
-        let id = prompt_of(picture);
+    for (image, found) in images {
+        let id = prompt_of(image);
         if asks.left_out.contains(id) {
             continue;
         }
         let place = places.get(id).ok_or_else(|| {
-            Error::Failed(format!("picture {picture}: no prompt has the id `{id}`; a picture's name is PROMPT_NUMBER"))
+            Error::Failed(format!("image {image}: no prompt has the id `{id}`; an image's name is PROMPT_NUMBER"))
         })?;
         groups.entry(*place).or_default().push(seen(&asks.prompts[*place], found));
     }

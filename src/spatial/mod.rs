@@ -1,4 +1,4 @@
-//! Spatial relations between the objects of a picture: what boxes say of them, VISOR's shares, and suites of prompts.
+//! Spatial relations between the objects of an image: what boxes say of them, VISOR's shares, and suites of prompts.
 
 pub mod answers;
 pub mod detections;

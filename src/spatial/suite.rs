@@ -158,7 +158,7 @@ pub fn write(path: &Path, suite: &[Prompt]) -> Result<()> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asks {
     pub prompts: Vec<Asked>,
-    /// Ids of prompts that ask for no relation: their pictures count nowhere.
+    /// Ids of prompts that ask for no relation: their images count nowhere.
     pub left_out: BTreeSet<String>,
 }
 

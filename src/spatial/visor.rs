@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Relation;
 
-/// What a prompt asks of its pictures.
+/// What a prompt asks of its images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     pub id: String,
@@ -15,7 +15,7 @@ pub struct Asked {
     pub c: Option<String>,
 }
 
-/// What was seen in one picture.
+/// What was seen in one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub a: bool,
@@ -31,19 +31,20 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     pub prompts: usize,
-    pub pictures: usize,
-    /// Pictures with both objects.
+    #[serde(rename = "pictures")]
+    pub images: usize,
+    /// Images with both objects.
     #[serde(rename = "OA")]
     pub both: f64,
     #[serde(rename = "object_A")]
     pub object_a: f64,
     #[serde(rename = "object_B")]
     pub object_b: f64,
-    /// Of the pictures with both objects, those with the relation; `None` where there is none.
+    /// Of the images with both objects, those with the relation; `None` where there is none.
     pub cond: Option<f64>,
-    /// Pictures with the relation.
+    /// Images with the relation.
     pub uncond: f64,
-    /// Prompts with at least 1, 2, 3 and 4 good pictures.
+    /// Prompts with at least 1, 2, 3 and 4 good images.
     #[serde(rename = "VISOR_1")]
     pub visor_1: f64,
     #[serde(rename = "VISOR_2")]
@@ -52,41 +53,41 @@ pub struct Summary {
     pub visor_3: f64,
     #[serde(rename = "VISOR_4")]
     pub visor_4: f64,
-    /// Prompts with fewer than four pictures: they cannot reach VISOR_4, but count in it.
+    /// Prompts with fewer than four images: they cannot reach VISOR_4, but count in it.
     pub short_prompts: usize,
-    /// Pictures in which the opposite relation holds and the asked one does not.
+    /// Images in which the opposite relation holds and the asked one does not.
     pub opposite: usize,
 }
 
-/// The shares over prompts with their pictures. `None` if there is no picture, or a relation that the judge cannot tell.
+/// The shares over prompts with their images. `None` if there is no image, or a relation that the judge cannot tell.
 pub fn summary<'a>(prompts: impl IntoIterator<Item = &'a [Seen]>) -> Option<Summary> {
-    let prompts: Vec<&[Seen]> = prompts.into_iter().filter(|pictures| !pictures.is_empty()).collect();
+    let prompts: Vec<&[Seen]> = prompts.into_iter().filter(|images| !images.is_empty()).collect();
     let all = || prompts.iter().copied().flatten();
     if prompts.is_empty() || all().any(|seen| seen.holds.is_none()) {
         return None;
     }
     let good = |seen: &&Seen| seen.a && seen.b && seen.holds == Some(true);
     let count = |of: &dyn Fn(&&Seen) -> bool| all().filter(|seen| of(seen)).count();
-    let pictures = all().count();
+    let images = all().count();
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole as f64;
     let (both, held) = (count(&|seen| seen.a && seen.b), count(&good));
     let at_least = |m: usize| {
-        let reached = prompts.iter().filter(|pictures| pictures.iter().filter(good).count() >= m);
+        let reached = prompts.iter().filter(|images| images.iter().filter(good).count() >= m);
         share(reached.count(), prompts.len())
     };
     Some(Summary {
         prompts: prompts.len(),
-        pictures,
-        both: share(both, pictures),
-        object_a: share(count(&|seen| seen.a), pictures),
-        object_b: share(count(&|seen| seen.b), pictures),
+        images,
+        both: share(both, images),
+        object_a: share(count(&|seen| seen.a), images),
+        object_b: share(count(&|seen| seen.b), images),
         cond: (both > 0).then(|| share(held, both)),
-        uncond: share(held, pictures),
+        uncond: share(held, images),
         visor_1: at_least(1),
         visor_2: at_least(2),
         visor_3: at_least(3),
         visor_4: at_least(4),
-        short_prompts: prompts.iter().filter(|pictures| pictures.len() < 4).count(),
+        short_prompts: prompts.iter().filter(|images| images.len() < 4).count(),
         opposite: count(&|seen| seen.opposite == Some(true) && !good(seen)),
     })
 }
@@ -104,18 +105,18 @@ mod tests {
     fn of_a_cat_to_the_left_of_a_dog() {
         let (a, b) = ("cat".to_owned(), "dog".to_owned());
         let asked = Asked { id: "0".into(), relation: Relation::LeftOf, a, b, c: None };
-        let pictures = [
+        let images = [
             vec![at("cat", 10.0), at("dog", 50.0)],
             vec![at("dog", 10.0), at("cat", 50.0)],
             vec![at("cat", 10.0)],
             vec![at("cat", 60.0), at("cat", 5.0), at("dog", 40.0)],
         ];
-        let pictures: Vec<Seen> = pictures.iter().map(|found| seen(&asked, found, THRESHOLD)).collect();
-        let s = summary([&pictures[..]]).unwrap();
+        let images: Vec<Seen> = images.iter().map(|found| seen(&asked, found, THRESHOLD)).collect();
+        let s = summary([&images[..]]).unwrap();
         assert_eq!((s.both, s.uncond, s.visor_2, s.visor_3, s.short_prompts), (75.0, 50.0, 100.0, 0.0, 0));
         assert!((s.cond.unwrap() - 200.0 / 3.0).abs() < 1e-9);
         let mean = (s.visor_1 + s.visor_2 + s.visor_3 + s.visor_4) / 4.0;
-        assert_eq!(s.uncond, mean, "with four pictures for every prompt");
+        assert_eq!(s.uncond, mean, "with four images for every prompt");
         assert_eq!(s.opposite, 1);
         let weak = |score| Detection { score, ..at("cat", 0.0) };
         assert!(!seen(&asked, &[weak(0.1)], THRESHOLD).a);

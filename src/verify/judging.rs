@@ -7,7 +7,7 @@ use super::case::{Case, Checks};
 use crate::data::word_piece::{self, WordPiece};
 use crate::error::Result;
 use crate::formats;
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::metrics::diversity::{pairwise_cosine_distance, vendi};
 use crate::metrics::fid::fid;
 use crate::metrics::similarity::similarity;
@@ -20,7 +20,7 @@ pub fn preprocess(case: &Case) -> Result<Checks> {
     let size = case.usize("size")?;
     let mut checks = Checks::default();
     for (image, path) in case.paths("images")? {
-        let pixels = recipe.apply(&Picture::read(&path)?, size)?;
+        let pixels = recipe.apply(&DecodedImage::read(&path)?, size)?;
         let resized = format!("out.{image}.resized");
         if let (true, Some(ours)) = (case.tensors.contains(&resized), &pixels.resized) {
             let reference = case.tensor(&resized)?;
@@ -129,7 +129,7 @@ pub fn kid(case: &Case) -> Result<Checks> {
     let indices = |row: &[i64], n: usize| -> Result<Vec<usize>> {
         let index = |&i: &i64| usize::try_from(i).ok().filter(|&i| i < n);
         let indices: Option<Vec<usize>> = row.iter().map(index).collect();
-        indices.ok_or_else(|| case.error("a subset names a picture that is not there"))
+        indices.ok_or_else(|| case.error("a subset names an image that is not there"))
     };
     let mut values = Vec::new();
     for (a, b) in first.data::<i64>().chunks(size).zip(second.data::<i64>().chunks(size)) {
@@ -181,11 +181,11 @@ fn optional(checks: &mut Checks, quantity: String, ours: Option<f64>, reference:
 pub fn image_similarity(case: &Case) -> Result<Checks> {
     let mut checks = Checks::default();
     for (i, pair) in case.list("pairs")?.iter().enumerate() {
-        let picture = |side: usize| {
+        let image = |side: usize| {
             let path = pair[side].as_str().ok_or_else(|| case.error(format!("`pairs[{i}]`: expected two paths")))?;
             formats::image::read(&case.below_root(path))
         };
-        let ours = similarity(&picture(0)?, &picture(1)?);
+        let ours = similarity(&image(0)?, &image(1)?);
         let expected = &case.json["expected"][i];
         let values = [
             ("ssim_luma", ours.ssim_luma),

@@ -110,15 +110,15 @@ pub fn association(case: &Case) -> Result<Checks> {
             let ours: Vec<Vec<usize>> = groups.map(|matrix| rule.texts(matrix)).collect::<Result<_>>()?;
             checks.equal(format!("{key} assignments"), &[json!(ours)], &[expected["assignments"].clone()]);
             let score = associate::score(&ours).ok_or_else(|| case.error(format!("no groups of {k}")))?;
-            for (share, ours) in [("exact", score.exact), ("per_picture", score.per_picture)] {
+            for (share, ours) in [("exact", score.exact), ("per_image", score.per_image)] {
                 let reference = expected[share].as_f64().unwrap_or(f64::NAN);
                 checks.absolute(format!("{key} {share}"), &[ours], &[reference], EXACT);
             }
         }
     }
     for (k, expected) in case.json["chance"].as_object().into_iter().flatten() {
-        let (exact, per_picture) = Rule::Assignment.chance(k.parse().unwrap_or(0));
-        checks.absolute(format!("chance {k}"), &[exact, per_picture], &numbers(case, expected)?, EXACT);
+        let (exact, per_image) = Rule::Assignment.chance(k.parse().unwrap_or(0));
+        checks.absolute(format!("chance {k}"), &[exact, per_image], &numbers(case, expected)?, EXACT);
     }
     for (i, reply) in case.json["ita"].as_array().into_iter().flatten().enumerate() {
         let text = |key: &str| reply[key].as_str().unwrap_or_default();
@@ -132,7 +132,7 @@ pub fn association(case: &Case) -> Result<Checks> {
         checks.equal(format!("iitc {i}"), &[Some(right)], &[reply["right"].as_bool()]);
         checks.equal(
             format!("iitc {i} numbers"),
-            &[json!(replies::named_pictures(response))],
+            &[json!(replies::named_images(response))],
             &[reply["numbers"].clone()],
         );
     }

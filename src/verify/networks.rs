@@ -8,7 +8,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::judges::clip::{self, Clip, cosine, rows};
 use crate::judges::files::Files;
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::judges::{Aesthetic, inception, lpips};
 use crate::nn::{ClipModel, Inception, Param};
 use crate::tensor::{DType, Tensor};
@@ -205,11 +205,11 @@ pub fn lpips(case: &Case, device: &Device, precision: DType) -> Result<Checks> {
     let model = lpips::load(&case.path("model")?, device, precision)?.model;
     let mut distances = Vec::new();
     for pair in case.list("pairs")? {
-        let picture = |i: usize| {
+        let image = |i: usize| {
             let path = pair[i].as_str().ok_or_else(|| case.error("`pairs`: expected pairs of paths"))?;
-            Picture::read(&case.below_root(path))
+            DecodedImage::read(&case.below_root(path))
         };
-        distances.push(lpips::distance(&model, &picture(0)?, &picture(1)?)?);
+        distances.push(lpips::distance(&model, &image(0)?, &image(1)?)?);
     }
     let mut checks = Checks::default();
     let recorded = case.tensor("out.distance")?.reals::<f64>().into_owned();
@@ -235,13 +235,13 @@ pub(super) fn relative(
     Ok(())
 }
 
-pub(super) fn images(case: &Case) -> Result<Vec<Picture>> {
+pub(super) fn images(case: &Case) -> Result<Vec<DecodedImage>> {
     let names = case.strings("images")?.unwrap_or_default();
     let paths: Vec<PathBuf> = names.iter().map(|name| case.below_root(name)).collect();
-    paths.iter().map(|path| Picture::read(path)).collect()
+    paths.iter().map(|path| DecodedImage::read(path)).collect()
 }
 
-pub(super) fn pixels(images: &[Picture], recipe: Recipe, size: usize) -> Result<Tensor> {
+pub(super) fn pixels(images: &[DecodedImage], recipe: Recipe, size: usize) -> Result<Tensor> {
     let pixels = images.iter().map(|image| Ok(recipe.apply(image, size)?.values)).collect::<Result<Vec<_>>>()?;
     clip::stacked(&pixels)
 }

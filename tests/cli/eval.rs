@@ -1,4 +1,4 @@
-//! `selma eval` and `selma select` on rendered pictures.
+//! `selma eval` and `selma select` on rendered images.
 
 use std::path::Path;
 
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 
 use crate::{bytes, says, selma};
 
-/// Two pictures to each of six prompts of two skills; nothing is on those that are `wrong`.
+/// Two images to each of six prompts of two skills; nothing is on those that are `wrong`.
 fn drawn(dir: &Path, wrong: impl Fn(u64) -> bool) {
     std::fs::create_dir(dir).unwrap();
     let mut rows = String::new();
     for index in 0..12u64 {
         let (skill, prompt) = ([Skill::Counting, Skill::Everyday][index as usize / 6], index % 6 / 2);
         let caption = skill.prompt(Split::HeldOut, 4, prompt).caption;
-        let mut picture = render(&skill.scene(Split::HeldOut, 4, prompt).unwrap().1);
+        let mut image = render(&skill.scene(Split::HeldOut, 4, prompt).unwrap().1);
         if wrong(index) {
-            picture.fill(128);
+            image.fill(128);
         }
         let name = format!("{index:05}.png");
-        picture.save(dir.join(&name)).unwrap();
+        image.save(dir.join(&name)).unwrap();
         let row = json!({"file_name": name, "text": caption, "seed": 1, "index": index, "skill": skill.name()});
         rows += &format!("{row}\n");
     }
@@ -35,7 +35,7 @@ fn eval(images: &Path, out: &Path) -> assert_cmd::Command {
 }
 
 #[test]
-fn pictures_are_scored_compared_and_selected() {
+fn images_are_scored_compared_and_selected() {
     let dir = tempfile::tempdir().unwrap();
     let [right, half, scores, selected] =
         ["right", "half", "scores.json", "selected"].map(|name| dir.path().join(name));
@@ -58,7 +58,7 @@ fn pictures_are_scored_compared_and_selected() {
     let command = eval(&right, &scores).arg("--against").arg(&half).args(["--threads", "1"]).assert().success();
     assert_eq!(bytes(scores.clone()), first);
     let table = String::from_utf8_lossy(&command.get_output().stdout).into_owned();
-    assert!(table.contains("all 12 pictures") && table.contains("attribute - color") && table.contains("p = "));
+    assert!(table.contains("all 12 images") && table.contains("attribute - color") && table.contains("p = "));
 
     eval(&half, &scores).assert().success();
     let select = |rule: &str| {
@@ -71,7 +71,7 @@ fn pictures_are_scored_compared_and_selected() {
     select("best-of:2").assert().success();
     let data = Dataset::open(&selected).unwrap();
     assert_eq!(data.len(), 6);
-    // The second picture of every prompt is the right one.
+    // The second image of every prompt is the right one.
     for (i, sample) in data.samples().iter().enumerate() {
         let right = half.join(format!("{:05}.png", 2 * i + 1));
         assert!(bytes(sample.image.clone()) == bytes(right), "{}", sample.captions[0]);

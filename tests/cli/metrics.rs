@@ -59,7 +59,7 @@ fn features_give_distances_and_statistics_files_the_same_fid() {
 }
 
 #[test]
-fn pictures_are_compared_with_those_of_their_name() {
+fn images_are_compared_with_those_of_their_name() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     for (folder, name, grey) in [("a", "x.png", 100), ("a", "y.png", 7), ("b", "x.png", 110), ("b", "z.png", 7)] {

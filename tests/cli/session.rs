@@ -13,7 +13,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A dialogue without its pictures.
+/// A dialogue without its images.
 fn replies(path: &Path) {
     let replies = [
         "Here: <image id=\"1\">a photo of a red circle</image>",
@@ -39,7 +39,7 @@ fn a_recorded_dialogue_draws_the_same_again() {
         command.args(["chat", "--model", "shapes", "--steps", "2", "--replay"]).arg(replay).arg("--out").arg(out);
         command
     };
-    chat(&recording, &first).assert().success().stdout(contains("picture 3: ")).stderr(contains("unknown image id 99"));
+    chat(&recording, &first).assert().success().stdout(contains("image 3: ")).stderr(contains("unknown image id 99"));
     let events = lines(&first.join("dialogue.jsonl"));
     let tools: Vec<&Value> = events.iter().filter(|event| event["role"] == "tool").collect();
     assert_eq!(tools.len(), 3);
@@ -58,7 +58,7 @@ fn a_recorded_dialogue_draws_the_same_again() {
 }
 
 #[test]
-fn pictures_between_classes_have_soft_labels_and_are_completed() {
+fn images_between_classes_have_soft_labels_and_are_completed() {
     let dir = tempfile::tempdir().unwrap();
     for (class, grey) in [("red circle", 60), ("blue square", 180)] {
         let folder = dir.path().join("data").join(class);
@@ -74,14 +74,14 @@ fn pictures_between_classes_have_soft_labels_and_are_completed() {
         command
     };
     let mix = |out: &str| mix_with("0.5,0.75", out);
-    mix("a").assert().success().stdout(contains("4 pictures of 2 classes"));
+    mix("a").assert().success().stdout(contains("4 images of 2 classes"));
     let labels = lines(&dir.path().join("a/labels.jsonl"));
     assert_eq!(labels.len(), 4);
     for label in &labels {
         let shares: f64 = label["label"].as_object().unwrap().values().map(|share| share.as_f64().unwrap()).sum();
         assert!((shares - 1.0).abs() < 1e-12, "{label}");
-        let picture = dir.path().join("a/data").join(label["file"].as_str().unwrap());
-        assert_eq!(image::open(&picture).unwrap().to_rgb8().dimensions(), (20, 24), "its size of before");
+        let image = dir.path().join("a/data").join(label["file"].as_str().unwrap());
+        assert_eq!(image::open(&image).unwrap().to_rgb8().dimensions(), (20, 24), "its size of before");
     }
     let table = std::fs::read_to_string(dir.path().join("a/meta.csv")).unwrap();
     assert!(table.starts_with("First Directory,Second Directory,Number,Strength,Path\n"), "{table}");

@@ -4,17 +4,17 @@ use selma::evaluate::statistics::{difference, estimate};
 use selma::tensor::random::{Stream, normals};
 
 const PROMPTS: usize = 40;
-const PICTURES: usize = 4;
+const IMAGES: usize = 4;
 
 fn prompts() -> Vec<usize> {
-    (0..PROMPTS * PICTURES).map(|i| i / PICTURES).collect()
+    (0..PROMPTS * IMAGES).map(|i| i / IMAGES).collect()
 }
 
-/// Scores of data set `index` around 0.6: the pictures of a prompt have most in common.
+/// Scores of data set `index` around 0.6: the images of a prompt have most in common.
 fn scores(index: u64) -> Vec<f64> {
     let shared = normals(5, Stream::Init, index, 0, PROMPTS);
-    let own = normals(5, Stream::Init, index, 1, PROMPTS * PICTURES);
-    let score = |(i, own): (usize, f32)| 0.6 + 0.2 * f64::from(shared[i / PICTURES]) + 0.05 * f64::from(own);
+    let own = normals(5, Stream::Init, index, 1, PROMPTS * IMAGES);
+    let score = |(i, own): (usize, f32)| 0.6 + 0.2 * f64::from(shared[i / IMAGES]) + 0.05 * f64::from(own);
     own.into_iter().enumerate().map(score).collect()
 }
 
@@ -46,7 +46,7 @@ fn a_difference_is_found_where_there_is_one_and_only_there() {
     let prompts = prompts();
     // The same prompts: what is hard for one set is hard for the other.
     let noise = |index: u64, amount: f64| -> Vec<f64> {
-        let own = normals(6, Stream::Init, index, 2, PROMPTS * PICTURES);
+        let own = normals(6, Stream::Init, index, 2, PROMPTS * IMAGES);
         let add = |(score, own): (f64, f32)| score + amount + 0.05 * f64::from(own);
         scores(index).into_iter().zip(own).map(add).collect()
     };

@@ -106,7 +106,7 @@ fn a_dialogue_on_a_page_of_this_machine() {
     for line in &mut printed {
         chat.printed.read_line(line).unwrap();
     }
-    assert_eq!(printed.map(|line| line.trim().to_owned()), ["Here:", "picture 1: dialogue/1.png"]);
+    assert_eq!(printed.map(|line| line.trim().to_owned()), ["Here:", "image 1: dialogue/1.png"]);
     // What fails is shown, and the dialogue goes on.
     let failed = chat.say("another");
     assert!(failed["error"].as_str().unwrap().contains("out of order"), "{failed}");

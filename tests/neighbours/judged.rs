@@ -110,7 +110,7 @@ fn images_are_told_apart_by_their_texts() {
             "images",
         ],
     );
-    // It answers in the order of the texts as they are listed, always by the right picture, and with the images' own order.
+    // It answers in the order of the texts as they are listed, always by the right image, and with the images' own order.
     let judge = Server::start(|_, request| {
         let parts = request.body["messages"][0]["content"].as_array().unwrap().clone();
         assert_eq!(parts.len(), 3, "the request and two images");

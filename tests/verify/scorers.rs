@@ -53,10 +53,10 @@ fn scores(path: &Path) -> Scores {
 
 fn close(ours: &Scores, reference: impl IntoIterator<Item = f64>, tolerance: f64) {
     let reference: Vec<f64> = reference.into_iter().collect();
-    assert_eq!(ours.pictures.len(), reference.len());
-    for (picture, reference) in ours.pictures.iter().zip(reference) {
-        let error = (picture.score - reference).abs();
-        assert!(error <= tolerance, "{} {}: {} is not {reference}", ours.benchmark, picture.file_name, picture.score);
+    assert_eq!(ours.images.len(), reference.len());
+    for (image, reference) in ours.images.iter().zip(reference) {
+        let error = (image.score - reference).abs();
+        assert!(error <= tolerance, "{} {}: {} is not {reference}", ours.benchmark, image.file_name, image.score);
     }
 }
 
@@ -112,7 +112,7 @@ fn rewards_and_aesthetics_are_the_recorded_ones_and_compare_image_by_image() {
     command.arg(weights("aesthetic", "judge-aesthetic")).arg(weights("aesthetic-clip", "judge-clip-b"));
     command.assert().success();
     let mut ours = scores(&out);
-    ours.pictures.truncate(2);
+    ours.images.truncate(2);
     close(&ours, recorded("judge-aesthetic", "out.image_score"), 1e-5);
 }
 
@@ -164,7 +164,7 @@ fn blip_vqa_answers_questions_and_remembers() {
     let greedy = run("blip-vqa", "greedy.json");
     assert!(greedy.judge.starts_with("blip-vqa greedy; weights "), "{}", greedy.judge);
     let answers: Vec<Value> =
-        greedy.pictures.iter().map(|p| Value::from(p.questions[0].answer.clone().unwrap())).collect();
+        greedy.images.iter().map(|p| Value::from(p.questions[0].answer.clone().unwrap())).collect();
     assert_eq!(Value::from(answers), asked["answers"]);
     let record = std::fs::read(dir.path().join("greedy.answers.jsonl")).unwrap();
     assert_eq!(run("blip-vqa", "greedy.json"), greedy);
@@ -173,11 +173,11 @@ fn blip_vqa_answers_questions_and_remembers() {
     let logits = recorded("blip_vqa_transformers", "out.yes_no_logits");
     let yes_no = run("blip-vqa:yes-no", "yes-no.json");
     let expected = if logits[0] > logits[1] { "yes" } else { "no" };
-    assert_eq!(yes_no.pictures[0].questions[0].answer.as_deref(), Some(expected));
-    assert_eq!(yes_no.pictures[1].questions[0].answer, greedy.pictures[1].questions[0].answer);
+    assert_eq!(yes_no.images[0].questions[0].answer.as_deref(), Some(expected));
+    assert_eq!(yes_no.images[1].questions[0].answer, greedy.images[1].questions[0].answer);
     let ranked = run("blip-vqa:rank", "rank.json");
-    for picture in &ranked.pictures {
-        let answer = picture.questions[0].answer.clone().unwrap();
+    for image in &ranked.images {
+        let answer = image.questions[0].answer.clone().unwrap();
         assert!(["yes", "no", "one", "boys royal"].contains(&answer.as_str()), "{answer}");
     }
 }

@@ -1,4 +1,4 @@
-//! The GPU kernels, run by the simulator, against recorded numbers: whole networks, pictures and training steps.
+//! The GPU kernels, run by the simulator, against recorded numbers: whole networks, images and training steps.
 
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,7 @@ fn samplers_agree_with_diffusers() {
 }
 
 #[test]
-fn pictures_agree_with_diffusers() {
+fn images_agree_with_diffusers() {
     let device = simulator(Checks::Off, Order::Forwards);
     for name in ["sample_img2img_one_step", "sample_tiny_sdxl_prompt_2_clip_skip"] {
         verified(name, &device, DType::F32);

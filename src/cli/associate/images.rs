@@ -12,7 +12,7 @@ use crate::evaluate::folder::{self, Entry};
 use crate::evaluate::replies::Replies;
 use crate::judges::clip::{Clip, cosine, stacked};
 use crate::judges::kind::Kind;
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::metrics::Features;
 use crate::prompting::llm::{EndpointOptions, Role};
 use crate::tensor::{DType, Tensor};
@@ -118,15 +118,13 @@ impl ImageOptions {
                         "groups of {k}, language model: {:.1} % exact (chance {:.1}), {:.1} % of images (chance {:.1}); {} groups",
                         100.0 * score.exact,
                         100.0 * exact,
-                        100.0 * score.per_picture,
+                        100.0 * score.per_image,
                         100.0 * one,
                         score.groups
                     );
                 }
-                rows.push(
-                    json!({"k": k, "exact": score.exact, "per_picture": score.per_picture, "groups": score.groups,
-                                 "chance": {"exact": exact, "per_picture": one}}),
-                );
+                rows.push(json!({"k": k, "exact": score.exact, "per_picture": score.per_image, "groups": score.groups,
+                                 "chance": {"exact": exact, "per_picture": one}}));
             }
             judged.insert("language_model".into(), Value::Array(rows));
         }
@@ -151,7 +149,7 @@ impl ImageOptions {
         let mut progress = Progress::new(common, "images", entries.len());
         let mut all = Vec::new();
         for entry in entries {
-            let pixels = Recipe::ClipOpenai.apply(&Picture::read(&entry.path)?, clip.model.image_size());
+            let pixels = Recipe::ClipOpenai.apply(&DecodedImage::read(&entry.path)?, clip.model.image_size());
             let pixels = pixels.map_err(|why| Error::file(&entry.path, why.to_string()))?;
             all.extend(clip.image_embeds(&stacked(&[pixels.values])?)?);
             progress.set(all.len() as u64);

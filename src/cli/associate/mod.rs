@@ -100,18 +100,18 @@ fn score_groups(groups: Vec<(usize, Similarities)>, common: &Common) -> Result<V
         for (name, rule) in Rule::ALL {
             let texts = |(number, matrix): &(usize, Similarities)| rule.texts(matrix).map_err(|e| (*number, e));
             let texts: Vec<Vec<usize>> = groups.iter().map(texts).collect::<Result<_, _>>()?;
-            let Some(Score { exact, per_picture, groups }) = score(&texts) else { continue };
+            let Some(Score { exact, per_image, groups }) = score(&texts) else { continue };
             let (by_chance, one_by_chance) = rule.chance(*k);
             if !common.json {
                 outln!(
-                    "groups of {k}, {name}: {:.1} % exact (chance {:.1}), {:.1} % of pictures (chance {:.1}); {groups} groups",
+                    "groups of {k}, {name}: {:.1} % exact (chance {:.1}), {:.1} % of images (chance {:.1}); {groups} groups",
                     100.0 * exact,
                     100.0 * by_chance,
-                    100.0 * per_picture,
+                    100.0 * per_image,
                     100.0 * one_by_chance
                 );
             }
-            rows.push(json!({"k": k, "rule": name, "exact": exact, "per_picture": per_picture, "groups": groups,
+            rows.push(json!({"k": k, "rule": name, "exact": exact, "per_picture": per_image, "groups": groups,
                              "chance": {"exact": by_chance, "per_picture": one_by_chance}}));
         }
     }

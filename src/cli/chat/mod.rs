@@ -91,7 +91,7 @@ impl Chat {
         }
         if let Some(recorded) = &recorded {
             session::compare(recorded, session.events())?;
-            common.note("every picture is as it was recorded");
+            common.note("every image is as it was recorded");
             return Ok(());
         }
         match client {
@@ -170,15 +170,15 @@ fn request(events: &[Event]) -> String {
 }
 
 fn show(outcome: &Outcome, common: &Common) {
-    let pictures: Vec<(&String, &Path)> = outcome.pictures.iter().map(|(id, path)| (id, path.as_path())).collect();
+    let images: Vec<(&String, &Path)> = outcome.images.iter().map(|(id, path)| (id, path.as_path())).collect();
     if common.json {
-        return outjson!(json!({"shown": outcome.shown, "errors": outcome.errors, "pictures": pictures}));
+        return outjson!(json!({"shown": outcome.shown, "errors": outcome.errors, "pictures": images}));
     }
     if !outcome.shown.is_empty() {
         outln!("{}", outcome.shown);
     }
-    for (id, path) in pictures {
-        outln!("  picture {}: {}", id, path.display());
+    for (id, path) in images {
+        outln!("  image {}: {}", id, path.display());
     }
     outcome.errors.iter().for_each(|error| common.note(format!("the reply cannot be followed: {error}")));
 }
@@ -198,6 +198,6 @@ impl Drawer for Own<'_> {
         let parts = if self.settings.long_prompts { model.text.parts(prompt)? } else { 1 };
         let request = Request { number: 0, index: 0, prompt: prompt.into(), parts, generation };
         let mut images = model.images(&[request], start.as_ref(), || Ok(()))?;
-        images.1.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))
+        images.1.pop().ok_or_else(|| Error::Failed("no image was drawn".into()))
     }
 }

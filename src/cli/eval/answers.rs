@@ -101,16 +101,16 @@ impl Source {
         }
     }
 
-    /// The answers to all questions about each picture.
+    /// The answers to all questions about each image.
     ///
     /// # Errors
     /// What kept the endpoint from answering; a question without an answer in the file.
-    pub fn answers(&self, pictures: &[(&Entry, &Item)], common: &Common) -> Result<Vec<Vec<Option<String>>>> {
+    pub fn answers(&self, images: &[(&Entry, &Item)], common: &Common) -> Result<Vec<Vec<Option<String>>>> {
         match &self.kind {
-            Kind::File(answers) => pictures.iter().map(|(entry, item)| answers.of(item, &entry.file_name)).collect(),
+            Kind::File(answers) => images.iter().map(|(entry, item)| answers.of(item, &entry.file_name)).collect(),
             Kind::Blip(judge) => {
-                let mut progress = Progress::new(common, "images", pictures.len());
-                let answers = judge.borrow_mut().answers(pictures, &mut |done| {
+                let mut progress = Progress::new(common, "images", images.len());
+                let answers = judge.borrow_mut().answers(images, &mut |done| {
                     progress.set(done as u64);
                     Ok(())
                 });
@@ -118,9 +118,9 @@ impl Source {
                 Ok(answers?.into_iter().map(|answers| answers.into_iter().map(Some).collect()).collect())
             }
             Kind::Judge(judge) => {
-                let progress = Mutex::new(Progress::new(common, "images", pictures.len()));
+                let progress = Mutex::new(Progress::new(common, "images", images.len()));
                 let shown = || progress.lock().unwrap_or_else(PoisonError::into_inner);
-                let answers = judge.answers(pictures, self.parallel, &|done| shown().set(done as u64));
+                let answers = judge.answers(images, self.parallel, &|done| shown().set(done as u64));
                 shown().finish();
                 let spent = judge.client().budget.spent();
                 if spent.requests > 0 {

@@ -1,4 +1,4 @@
-//! What `selma eval` prints: a table for people, or all but the single pictures as JSON.
+//! What `selma eval` prints: a table for people, or all but the single images as JSON.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub fn print(scores: &Scores, out: &Path, against: Option<&Path>, common: &Commo
         return;
     }
     outln!("{}: {} judged by {}", out.display(), scores.benchmark, scores.judge);
-    one(&format!("all {} pictures", scores.overall.values), &scores.overall);
+    one(&format!("all {} images", scores.overall.values), &scores.overall);
     all(&scores.skills);
     all(&scores.families);
     if let Some(estimate) = &scores.questions {
@@ -57,8 +57,8 @@ fn print_asked(asked: &Asked) {
     for (count, what) in [
         (asked.not_understood, "answers are neither yes nor no, and count as no"),
         (asked.unanswered, "questions have no answer (replies are empty or cut), and do not count"),
-        (asked.missing_items, "items have no picture or answer, and do not count"),
-        (asked.other_pictures, "pictures are of no item and do not count"),
+        (asked.missing_items, "items have no image or answer, and do not count"),
+        (asked.other_images, "images are of no item and do not count"),
     ] {
         if count > 0 {
             outln!("  {count} {what}");
@@ -75,7 +75,7 @@ fn print_comparison(comparison: &Comparison, other: &Path, common: &Common) {
     }
     if comparison.unpaired != [0, 0] {
         let [ours, theirs] = comparison.unpaired;
-        common.note(format!("warning: {ours} pictures here and {theirs} there have no partner and do not count"));
+        common.note(format!("warning: {ours} images here and {theirs} there have no partner and do not count"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `selma eval --benchmark clipscore,..`: scorers of one number a picture, each with a file of its own.
+//! `selma eval --benchmark clipscore,..`: scorers of one number an image, each with a file of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -46,14 +46,14 @@ pub fn kinds(benchmark: &str) -> Result<Option<Vec<Kind>>> {
     Ok(Some(kinds))
 }
 
-/// Scores the pictures by each, one network in memory at a time.
+/// Scores the images by each, one network in memory at a time.
 ///
 /// # Errors
-/// [`Error::Usage`] for options that do not fit together; whatever is wrong with pictures and weights.
+/// [`Error::Usage`] for options that do not fit together; whatever is wrong with images and weights.
 pub fn run(eval: &Eval, kinds: &[Kind], common: &Common) -> Result<()> {
     for (given, option) in [(&eval.judge, "--judge"), (&eval.judge_model, "--judge-model")] {
         if given.is_some() {
-            return Err(Error::Usage(format!("{option}: scorers of one number a picture ask nobody; use --weights")));
+            return Err(Error::Usage(format!("{option}: scorers of one number an image ask nobody; use --weights")));
         }
     }
     if eval.questions.is_some() || eval.answers.is_some() {
@@ -174,7 +174,7 @@ impl Work<'_> {
             self.common.note(format!("{}: {cut} prompts are longer than it reads, and were cut", scorer.kind.name()));
         }
         if scorer.saw_alpha() {
-            let message = "some pictures have an alpha channel, which is dropped as the originals do";
+            let message = "some images have an alpha channel, which is dropped as the originals do";
             self.common.note(format!("warning: {message}"));
         }
         Ok(scores)

@@ -13,7 +13,7 @@ use crate::judges::clip::{self, Clip};
 use crate::judges::extract::{Extraction, hashes};
 use crate::judges::inception::{self, Extractor};
 use crate::judges::lpips;
-use crate::judges::preprocess::{INCEPTION_SIZE, Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, INCEPTION_SIZE, Recipe};
 use crate::metrics::Features;
 use crate::tensor::{DType, Tensor};
 
@@ -132,7 +132,8 @@ impl Loaded<'_> {
             let [first, second] = pair.map(|path| hash_of[path].as_str());
             let key = Key::of(&["lpips", first, second, &metric.hash, self.dtype.name()]);
             if self.cache.get(&key).is_none() {
-                let distance = lpips::distance(&metric.model, &Picture::read(pair[0])?, &Picture::read(pair[1])?);
+                let distance =
+                    lpips::distance(&metric.model, &DecodedImage::read(pair[0])?, &DecodedImage::read(pair[1])?);
                 let distance = distance.map_err(|why| Error::file(pair[1], why.to_string()))?;
                 self.cache.put(&[(key.clone(), vec![distance])])?;
             }

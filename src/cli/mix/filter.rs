@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::formats::jsonl;
 use crate::judges::clip::{Clip, cosine, stacked};
 use crate::judges::kind::Kind;
-use crate::judges::preprocess::{Picture, Recipe};
+use crate::judges::preprocess::{DecodedImage, Recipe};
 use crate::mix::meta;
 use crate::tensor::DType;
 
@@ -63,7 +63,7 @@ impl Filter {
             let target = target.ok_or_else(|| wrong("`target` is no class of mix.json"))?;
             let path = crate::data::dataset::within(&self.images.join("data"), file).map_err(wrong)?;
             let path = path.ok_or_else(|| wrong(&format!("the image {file} is missing")))?;
-            let pixels = Recipe::ClipOpenai.apply(&Picture::read(&path)?, clip.model.image_size());
+            let pixels = Recipe::ClipOpenai.apply(&DecodedImage::read(&path)?, clip.model.image_size());
             let pixels = pixels.map_err(|why| Error::file(&path, why.to_string()))?;
             let image = clip.image_embeds(&stacked(&[pixels.values])?)?.concat();
             let [with, without] = [0, 1].map(|i| cosine(&image, &texts[target][i]));

@@ -81,7 +81,7 @@ impl Generate {
         generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
         let interrupt = Interrupt::listen(common)?;
         let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };
-        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} pictures {eta} left");
+        let style = ProgressStyle::with_template("{bar:32} {pos}/{len} images {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let (mut rows, mut labels, mut kept) = (Vec::new(), Vec::new(), 0);
         for task in &tasks {
@@ -116,7 +116,7 @@ impl Generate {
             true => {
                 outjson!(json!({"out": self.out, "pictures": rows.len(), "kept": kept, "classes": classes.len()}))
             }
-            false => outln!("{}: {} pictures of {} classes", self.out.display(), rows.len(), classes.len()),
+            false => outln!("{}: {} images of {} classes", self.out.display(), rows.len(), classes.len()),
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Generate {
     /// Makes the folder, and refuses one that was begun with other settings.
     fn begin(&self, classes: &[Class], common: &Common) -> Result<()> {
         let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
-        let counts: Vec<usize> = classes.iter().map(|class| class.pictures.len()).collect();
+        let counts: Vec<usize> = classes.iter().map(|class| class.images.len()).collect();
         let settings: Value = json!({
             "model": self.model, "lora": self.lora, "embedding": self.embedding, "prompt": self.prompt, "mode": format!("{:?}", self.mode),
             "strengths": self.strengths, "gamma": self.gamma, "multiplier": self.multiplier, "settings": self.settings,
@@ -149,7 +149,7 @@ impl Generate {
         match (std::fs::read_to_string(&file), self.resume) {
             (Ok(there), true) if there == text => Ok(()),
             (Ok(_), true) => {
-                Err(Error::file(&file, "was begun with other settings or other pictures; name another folder"))
+                Err(Error::file(&file, "was begun with other settings or other images; name another folder"))
             }
             (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
             (Err(_), _) => {
@@ -192,14 +192,14 @@ impl Generate {
         let starts = self.mode != Mode::Gen;
         generation.check(model, starts.then_some(task.strength))?;
         let request = Request { number: 0, index: task.number as u64, prompt, parts: 1, generation };
-        let original = starts.then(|| image::read(&classes[task.source].pictures[task.picture])).transpose()?;
+        let original = starts.then(|| image::read(&classes[task.source].images[task.image])).transpose()?;
         let start = original.as_ref().map(|original| {
-            // Diff-Mix does not keep the aspect, and gives the picture back in its own size.
+            // Diff-Mix does not keep the aspect, and gives the image back in its own size.
             let resized = imageops::resize(original, width as u32, height as u32, FilterType::Triangle);
             Start::new(model, &resized, (height, width), task.strength)
         });
         let mut images = model.images(&[request], start.transpose()?.as_ref(), || Ok(()))?;
-        let drawn = images.1.pop().ok_or_else(|| Error::Failed("no picture was drawn".into()))?;
+        let drawn = images.1.pop().ok_or_else(|| Error::Failed("no image was drawn".into()))?;
         Ok(match original {
             Some(original) if original.dimensions() != drawn.dimensions() => {
                 imageops::resize(&drawn, original.width(), original.height(), FilterType::Triangle)

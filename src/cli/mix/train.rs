@@ -75,7 +75,7 @@ impl Train {
 fn dataset_file(classes: &[Class], tokens: &[String], super_class: Option<&str>) -> Result<String> {
     let mut subsets = Vec::new();
     for (class, token) in classes.iter().zip(tokens) {
-        let folder = class.pictures[0].parent().unwrap_or(Path::new("."));
+        let folder = class.images[0].parent().unwrap_or(Path::new("."));
         let folder = folder.canonicalize().map_err(|e| Error::io(folder, e))?;
         let folder = folder.to_str().ok_or_else(|| Error::file(&folder, "expected a path in UTF-8"))?;
         let caption = match super_class {

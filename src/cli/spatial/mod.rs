@@ -156,9 +156,9 @@ impl Score {
         let all = summary(decided);
         let undecided: Vec<&str> = rows.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r.name()).collect();
         let relations: serde_json::Map<_, _> = rows.iter().map(|(r, row)| (r.name().to_owned(), json!(row))).collect();
-        let unpictured = prompts.prompts.len() - groups.len();
+        let without_images = prompts.prompts.len() - groups.len();
         let report = json!({"threshold": self.threshold, "all": all, "relations": relations,
-                            "not_told_by_boxes": undecided, "prompts_without_pictures": unpictured});
+                            "not_told_by_boxes": undecided, "prompts_without_pictures": without_images});
         if let Some(out) = &self.out {
             atomic::write(out, |w| writeln!(w, "{report:#}"))?;
         }
@@ -169,7 +169,7 @@ impl Score {
         outln!(
             "{:<16} {:>8} {:>7} {:>7} {:>7} {:>7}  VISOR 1 / 2 / 3 / 4",
             "relation",
-            "pictures",
+            "images",
             "OA",
             "cond",
             "uncond",
@@ -179,11 +179,11 @@ impl Score {
             print_row(relation.name(), row.as_ref());
         }
         print_row("all", all.as_ref());
-        if unpictured > 0 {
-            common.note(format!("{unpictured} prompts have no picture"));
+        if without_images > 0 {
+            common.note(format!("{without_images} prompts have no image"));
         }
         if let Some(short) = all.map(|all| all.short_prompts).filter(|&n| n > 0) {
-            common.note(format!("{short} prompts have fewer than four pictures, so VISOR 4 is too low for them"));
+            common.note(format!("{short} prompts have fewer than four images, so VISOR 4 is too low for them"));
         }
         Ok(())
     }
@@ -196,7 +196,7 @@ fn print_row(name: &str, row: Option<&Summary>) {
     let cond = row.cond.map_or("-".into(), |cond| format!("{cond:.2}"));
     outln!(
         "{name:<16} {:>8} {:>7.2} {cond:>7} {:>7.2} {:>8}  {:.1} / {:.1} / {:.1} / {:.1}",
-        row.pictures,
+        row.images,
         row.both,
         row.uncond,
         row.opposite,

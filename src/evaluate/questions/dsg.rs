@@ -38,7 +38,7 @@ pub struct Annotated {
     pub propositions: Vec<Proposition>,
 }
 
-/// One thing that a picture must show, and the question that finds out.
+/// One thing that an image must show, and the question that finds out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposition {
     /// Of its item.

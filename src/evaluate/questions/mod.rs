@@ -1,4 +1,4 @@
-//! Question benchmarks: what is asked about the picture of each prompt, and whether an answer counts.
+//! Question benchmarks: what is asked about the image of each prompt, and whether an answer counts.
 
 pub mod dsg;
 pub mod matching;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scores::Answered;
 
-/// A prompt and the questions about its picture.
+/// A prompt and the questions about its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub id: String,

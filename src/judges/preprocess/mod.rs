@@ -1,16 +1,16 @@
-//! A picture as each judge's network wants it, to the pixel: which resizing, which crop, which order of steps.
+//! An image as each judge's network wants it, to the pixel: which resizing, which crop, which order of steps.
 //!
 //! Sources: openai/CLIP, transformers' `CLIPImageProcessor` and `BlipImageProcessor`, HPSv2, CMMD's torch port,
 //! pytorch-fid, clean-fid, torch-fidelity; resizing as Pillow 11 and PyTorch 2 do it.
 
-mod picture;
+mod decoded;
 pub mod pillow;
 mod resample;
 
 use image::RgbImage;
 use image::imageops::crop_imm;
 
-pub use picture::{Mode, Picture};
+pub use decoded::{DecodedImage, Mode};
 use resample::Planes;
 
 use crate::error::{Error, Result};
@@ -23,10 +23,10 @@ const STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 /// The side that the Inception network of FID and KID takes.
 pub const INCEPTION_SIZE: usize = 299;
 
-/// How a picture is brought to size and scale. The recipe is part of a judge's name: another one gives other scores.
+/// How an image is brought to size and scale. The recipe is part of a judge's name: another one gives other scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
-    /// OpenAI CLIP, open_clip, CLIPScore, the aesthetic predictor, ImageReward: resized and cropped in the picture's own
+    /// OpenAI CLIP, open_clip, CLIPScore, the aesthetic predictor, ImageReward: resized and cropped in the image's own
     /// mode, the crop's corner rounded half to even.
     ClipOpenai,
     /// transformers' `CLIPImageProcessor`, PickScore: made RGB first, the crop's corner rounded down.
@@ -37,7 +37,7 @@ pub enum Recipe {
     Hps,
     /// The same with antialias, as torchvision does it since.
     HpsAntialias,
-    /// CMMD: the centre square, cut and resized in the picture's own mode.
+    /// CMMD: the centre square, cut and resized in the image's own mode.
     Cmmd,
     /// FID by pytorch-fid: bilinear without antialias, in [-1, 1].
     FidPytorch,
@@ -88,21 +88,21 @@ impl Recipe {
         NAMES.iter().find(|(_, recipe)| *recipe == self).map_or("", |(name, _)| name)
     }
 
-    /// The picture in `[size, size, 3]`.
+    /// The image in `[size, size, 3]`.
     ///
     /// # Errors
-    /// [`Error::Failed`] for a size of 0, or a picture so narrow that nothing of it would be left, or far too much.
-    pub fn apply(self, picture: &Picture, size: usize) -> Result<Pixels> {
-        let (w, h) = (picture.width(), picture.height());
+    /// [`Error::Failed`] for a size of 0, or an image so narrow that nothing of it would be left, or far too much.
+    pub fn apply(self, image: &DecodedImage, size: usize) -> Result<Pixels> {
+        let (w, h) = (image.width(), image.height());
         if size == 0 || size > 1 << 14 {
-            return Err(Error::Failed(format!("cannot resize a picture to {size}x{size}")));
+            return Err(Error::Failed(format!("cannot resize an image to {size}x{size}")));
         }
-        let rgb = || picture.to_rgb();
+        let rgb = || image.to_rgb();
         let square = |resized: RgbImage| Pixels { values: normalised(&resized), resized: Some(resized) };
         Ok(match self {
             Recipe::ClipOpenai => {
                 let (tw, th) = covering(w, h, size)?;
-                let resized = picture.resized(tw, th);
+                let resized = image.resized(tw, th);
                 let corner = |side: usize| ((side - size) as f64 / 2.0).round_ties_even() as usize;
                 square(cropped(&resized.to_rgb(), corner(tw), corner(th), size))
             }
@@ -114,7 +114,7 @@ impl Recipe {
             Recipe::Blip => square(pillow::resize_rgb(&rgb(), size, size)),
             Recipe::Cmmd => {
                 let side = w.min(h);
-                let centre = picture.cropped((w - side) / 2, (h - side) / 2, side);
+                let centre = image.cropped((w - side) / 2, (h - side) / 2, side);
                 square(centre.resized(size, size).to_rgb())
             }
             Recipe::Hps | Recipe::HpsAntialias => self.padded(&rgb(), size)?,
@@ -127,8 +127,8 @@ impl Recipe {
         })
     }
 
-    fn padded(self, picture: &RgbImage, size: usize) -> Result<Pixels> {
-        let (w, h) = (picture.width() as usize, picture.height() as usize);
+    fn padded(self, image: &RgbImage, size: usize) -> Result<Pixels> {
+        let (w, h) = (image.width() as usize, image.height() as usize);
         let longest = w.max(h);
         let scale = size as f64 / longest as f64;
         let side = |side: usize| (side as f64 * scale).round_ties_even() as usize;
@@ -136,7 +136,7 @@ impl Recipe {
         if tw == 0 || th == 0 {
             return Err(narrow(w, h));
         }
-        let planes = Planes::of(picture, 1.0 / 255.0);
+        let planes = Planes::of(image, 1.0 / 255.0);
         let planes = match self {
             _ if longest == size => planes,
             Recipe::Hps => planes.bicubic(tw, th),
@@ -158,17 +158,17 @@ fn covering(w: usize, h: usize, size: usize) -> Result<(usize, usize)> {
 }
 
 fn narrow(w: usize, h: usize) -> Error {
-    Error::Failed(format!("a {w}x{h} picture is too narrow to be judged; leave it out or cut it"))
+    Error::Failed(format!("a {w}x{h} image is too narrow to be judged; leave it out or cut it"))
 }
 
-fn cropped(picture: &RgbImage, left: usize, top: usize, size: usize) -> RgbImage {
-    crop_imm(picture, left as u32, top as u32, size as u32, size as u32).to_image()
+fn cropped(image: &RgbImage, left: usize, top: usize, size: usize) -> RgbImage {
+    crop_imm(image, left as u32, top as u32, size as u32, size as u32).to_image()
 }
 
-fn normalised(picture: &RgbImage) -> Tensor {
+fn normalised(image: &RgbImage) -> Tensor {
     let value = |(i, &v): (usize, &u8)| ((f64::from(v) / 255.0 - MEAN[i % 3]) / STD[i % 3]) as f32;
-    let values: Vec<f32> = picture.as_raw().iter().enumerate().map(value).collect();
-    Tensor::new(values, &[picture.height() as usize, picture.width() as usize, 3])
+    let values: Vec<f32> = image.as_raw().iter().enumerate().map(value).collect();
+    Tensor::new(values, &[image.height() as usize, image.width() as usize, 3])
 }
 
 fn floats(planes: &Planes, scale: impl Fn(f64, usize) -> f64) -> Pixels {

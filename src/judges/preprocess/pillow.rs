@@ -1,4 +1,4 @@
-//! Pillow's bicubic resizing of 8-bit pictures, bit for bit: the rows first, rounded to 8 bits, then the columns, with
+//! Pillow's bicubic resizing of 8-bit images, bit for bit: the rows first, rounded to 8 bits, then the columns, with
 //! weights in 22-bit fixed point. Source: Pillow 11.3, src/libImaging/Resample.c and Convert.c.
 
 use image::RgbImage;
@@ -55,22 +55,22 @@ pub fn cubic(x: f64, a: f64) -> f64 {
 }
 
 /// `resize((width, height), BICUBIC)` of modes L and RGB.
-pub fn resize(picture: &Bytes, width: usize, height: usize) -> Bytes {
-    let wide = if width == picture.width { picture.clone() } else { rows(picture, width) };
+pub fn resize(image: &Bytes, width: usize, height: usize) -> Bytes {
+    let wide = if width == image.width { image.clone() } else { rows(image, width) };
     if height == wide.height { wide } else { columns(&wide, height) }
 }
 
-/// The same of an RGB picture.
-pub fn resize_rgb(picture: &RgbImage, width: usize, height: usize) -> RgbImage {
-    let (w, h) = (picture.width() as usize, picture.height() as usize);
-    let bytes = Bytes { width: w, height: h, channels: 3, data: picture.as_raw().clone() };
+/// The same of an RGB image.
+pub fn resize_rgb(image: &RgbImage, width: usize, height: usize) -> RgbImage {
+    let (w, h) = (image.width() as usize, image.height() as usize);
+    let bytes = Bytes { width: w, height: h, channels: 3, data: image.as_raw().clone() };
     let resized = resize(&bytes, width, height);
     RgbImage::from_raw(width as u32, height as u32, resized.data).expect("three bytes a pixel")
 }
 
 /// The same of mode RGBA: colours are premultiplied, resized, and divided again.
-pub fn resize_with_alpha(picture: &Bytes, width: usize, height: usize) -> Bytes {
-    let mut premultiplied = picture.clone();
+pub fn resize_with_alpha(image: &Bytes, width: usize, height: usize) -> Bytes {
+    let mut premultiplied = image.clone();
     for pixel in premultiplied.data.chunks_exact_mut(4) {
         let alpha = u32::from(pixel[3]);
         for c in &mut pixel[..3] {
@@ -89,15 +89,15 @@ pub fn resize_with_alpha(picture: &Bytes, width: usize, height: usize) -> Bytes 
 }
 
 /// `resize((width, height), NEAREST)`.
-pub fn nearest(picture: &Bytes, width: usize, height: usize) -> Bytes {
-    let channels = picture.channels;
+pub fn nearest(image: &Bytes, width: usize, height: usize) -> Bytes {
+    let channels = image.channels;
     let at = |i: usize, from: usize, to: usize| (((i as f64 + 0.5) * (from as f64 / to as f64)) as usize).min(from - 1);
     let mut data = Vec::with_capacity(width * height * channels);
     for y in 0..height {
-        let row = at(y, picture.height, height) * picture.width;
+        let row = at(y, image.height, height) * image.width;
         for x in 0..width {
-            let from = (row + at(x, picture.width, width)) * channels;
-            data.extend_from_slice(&picture.data[from..from + channels]);
+            let from = (row + at(x, image.width, width)) * channels;
+            data.extend_from_slice(&image.data[from..from + channels]);
         }
     }
     Bytes { width, height, channels, data }
@@ -112,11 +112,11 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-fn rows(picture: &Bytes, width: usize) -> Bytes {
-    let channels = picture.channels;
-    let taps: Vec<_> = taps(picture.width, width).into_iter().map(|t| (t.first, fixed(&t.weights))).collect();
-    let mut data = vec![0u8; picture.height * width * channels];
-    let lines = picture.data.par_chunks_exact(picture.width * channels);
+fn rows(image: &Bytes, width: usize) -> Bytes {
+    let channels = image.channels;
+    let taps: Vec<_> = taps(image.width, width).into_iter().map(|t| (t.first, fixed(&t.weights))).collect();
+    let mut data = vec![0u8; image.height * width * channels];
+    let lines = image.data.par_chunks_exact(image.width * channels);
     data.par_chunks_exact_mut(width * channels).zip(lines).for_each(|(to, from)| {
         for (pixel, (first, weights)) in to.chunks_exact_mut(channels).zip(&taps) {
             for (c, value) in pixel.iter_mut().enumerate() {
@@ -126,19 +126,19 @@ fn rows(picture: &Bytes, width: usize) -> Bytes {
             }
         }
     });
-    Bytes { width, height: picture.height, channels, data }
+    Bytes { width, height: image.height, channels, data }
 }
 
-fn columns(picture: &Bytes, height: usize) -> Bytes {
-    let line = picture.width * picture.channels;
-    let taps: Vec<_> = taps(picture.height, height).into_iter().map(|t| (t.first, fixed(&t.weights))).collect();
+fn columns(image: &Bytes, height: usize) -> Bytes {
+    let line = image.width * image.channels;
+    let taps: Vec<_> = taps(image.height, height).into_iter().map(|t| (t.first, fixed(&t.weights))).collect();
     let mut data = vec![0u8; height * line];
     data.par_chunks_exact_mut(line).zip(&taps).for_each(|(to, (first, weights))| {
         let mut sums = vec![1i32 << (PRECISION - 1); line];
-        for (w, from) in weights.iter().zip(picture.data[first * line..].chunks_exact(line)) {
+        for (w, from) in weights.iter().zip(image.data[first * line..].chunks_exact(line)) {
             sums.iter_mut().zip(from).for_each(|(sum, &v)| *sum += w * i32::from(v));
         }
         to.iter_mut().zip(sums).for_each(|(to, sum)| *to = clip(sum));
     });
-    Bytes { height, data, ..*picture }
+    Bytes { height, data, ..*image }
 }

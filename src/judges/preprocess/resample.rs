@@ -1,4 +1,4 @@
-//! Resizing of float pictures: as PyTorch's `interpolate` with and without antialias, as Pillow's mode F, and as
+//! Resizing of float images: as PyTorch's `interpolate` with and without antialias, as Pillow's mode F, and as
 //! TensorFlow 1. All are separable; they differ in the weights, and in what is rounded between the two passes.
 
 use image::RgbImage;
@@ -15,10 +15,10 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// The bytes of a picture times `scale`.
-    pub fn of(picture: &RgbImage, scale: f64) -> Self {
-        let values = picture.as_raw().iter().map(|&v| (f64::from(v) * scale) as f32).collect();
-        Self { width: picture.width() as usize, height: picture.height() as usize, values }
+    /// The bytes of an image times `scale`.
+    pub fn of(image: &RgbImage, scale: f64) -> Self {
+        let values = image.as_raw().iter().map(|&v| (f64::from(v) * scale) as f32).collect();
+        Self { width: image.width() as usize, height: image.height() as usize, values }
     }
 
     /// `interpolate(mode="bilinear", align_corners=False, antialias=False)`.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use super::Contents;
-use crate::evaluate::scores::{Picture, Scores};
+use crate::evaluate::scores::{ScoredImage, Scores};
 use crate::run::evaluate::BASE;
 
 /// A picture of the base model and another model's from the same prompt and noise.
 pub struct Pair<'a> {
-    pub before: &'a Picture,
-    pub after: &'a Picture,
+    pub before: &'a ScoredImage,
+    pub after: &'a ScoredImage,
 }
 
 impl Pair<'_> {
@@ -42,12 +42,12 @@ fn copy<'a>(pair: &Pair<'a>) -> Pair<'a> {
 }
 
 fn pairs<'a>(base: &'a Scores, merged: &'a Scores) -> Vec<Pair<'a>> {
-    let by_file: HashMap<&str, &Picture> = base.pictures.iter().map(|p| (p.file_name.as_str(), p)).collect();
-    let pair = |after: &'a Picture| {
+    let by_file: HashMap<&str, &ScoredImage> = base.images.iter().map(|p| (p.file_name.as_str(), p)).collect();
+    let pair = |after: &'a ScoredImage| {
         let before = by_file.get(after.file_name.as_str())?;
         Some(Pair { before, after })
     };
-    merged.pictures.iter().filter_map(pair).collect()
+    merged.images.iter().filter_map(pair).collect()
 }
 
 fn one_a_prompt(pairs: Vec<Pair>, count: usize) -> Vec<Pair> {

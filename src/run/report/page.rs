@@ -78,7 +78,7 @@ fn grids(c: &Contents) -> Result<Markup> {
         arms.extend(c.summary.as_ref().map(scores::headline).filter(|arm| arm != MERGED));
         let mut rows = Vec::new();
         let first = format!("{set}/seed-{}/", p.seed);
-        let base = &c.scores[BASE].pictures;
+        let base = &c.scores[BASE].images;
         for picture in base.iter().filter(|picture| picture.file_name.starts_with(&first)).take(GRID) {
             rows.push((picture.prompt.clone(), row(c, &arms, &set, &picture.file_name)?));
         }
@@ -99,7 +99,7 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
     let mut cells = Vec::new();
     for arm in arms {
         let path = c.run.folder.path(pictures(arm, set, c.run.config.seed)).join(name);
-        let scored = c.scores[arm].pictures.iter().find(|picture| picture.file_name == file);
+        let scored = c.scores[arm].images.iter().find(|picture| picture.file_name == file);
         let score = scored.map_or(String::new(), |picture| points(picture.score));
         let label = if *arm == expert(set) { "expert".into() } else { title(arm) };
         cells.push((data_uri(&path)?, label, score));

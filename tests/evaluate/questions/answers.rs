@@ -23,7 +23,7 @@ fn answers_that_fit_no_question_are_refused() {
     let both = r#"{"item_id": "a_1", "question_id": 1, "answer": "yes"}
 {"item_id": "a_1", "question_id": 1, "answer": "no"}"#;
     refused(both, &["line 2", "another answer"]);
-    // Of one picture, of the item's others, and none.
+    // Of one image, of the item's others, and none.
     let answers = read(
         r#"{"item_id": "a_1", "question_id": 1, "answer": "yes", "file_name": "x.png"}
 {"item_id": "a_1", "question_id": "1", "answer": "no"}

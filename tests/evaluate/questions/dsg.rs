@@ -13,7 +13,7 @@ use super::{HEADER, WHOLE, file, row};
 /// Scores of items whose questions are answered in order by the letters y and n.
 fn scored(items: &[Item], letters: &[&str], dependencies: Dependencies) -> Scores {
     let entries = of_items(items);
-    let paired = pair(Path::new("pictures"), &entries, items).unwrap();
+    let paired = pair(Path::new("images"), &entries, items).unwrap();
     let spell = |letters: &&str| letters.chars().map(|c| Some(if c == 'y' { "yes" } else { "no" }.into())).collect();
     let answers: Vec<Vec<Option<String>>> = letters.iter().map(spell).collect();
     question_scores::score(("dsg", "test"), &paired, &answers, dependencies, 5).unwrap()
@@ -95,7 +95,7 @@ fn three_readings_and_two_averages() {
     let letters = ["yyny", "nyy"];
     let counts = |dependencies| -> Vec<Vec<bool>> {
         let scores = scored(&items, &letters, dependencies);
-        scores.pictures.iter().map(|p| p.questions.iter().map(|q| q.counts).collect()).collect()
+        scores.images.iter().map(|p| p.questions.iter().map(|q| q.counts).collect()).collect()
     };
     let none = vec![vec![true, true, false, true], vec![false, true, true]];
     let direct = vec![vec![true, false, false, true], vec![false, false, true]];
@@ -144,7 +144,7 @@ fn an_answer_is_understood_before_it_is_scored() {
     ];
     let scores = question_scores::score(("dsg", "x"), &paired, &answers, Dependencies::Direct, 1).unwrap();
     // An empty reply and a thought without an end are no answers: of the other four, two are a yes.
-    assert_eq!((scores.overall.mean, scores.pictures[0].questions.len()), (0.5, 4));
+    assert_eq!((scores.overall.mean, scores.images[0].questions.len()), (0.5, 4));
     let asked = scores.asked.unwrap();
     assert_eq!((asked.not_understood, asked.unanswered), (1, 2));
     // An image without any answer has no score.

@@ -162,7 +162,7 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
     assert_eq!(&summary(command.arg("--against").arg(&other))["against"], against);
 
     std::fs::remove_file(tuned.join("2.png")).unwrap();
-    refused(&mut live(dir.path(), &tuned, &scores, &server.url), 1, &["1 of 3 pictures", "2.png", "--allow-missing"]);
+    refused(&mut live(dir.path(), &tuned, &scores, &server.url), 1, &["1 of 3 images", "2.png", "--allow-missing"]);
     let rows = std::fs::read_to_string(tuned.join("metadata.jsonl")).unwrap();
     let two: String = rows.lines().take(2).map(|line| format!("{line}\n")).collect();
     std::fs::write(tuned.join("metadata.jsonl"), two).unwrap();

@@ -1,4 +1,4 @@
-//! Questions for prompts that no benchmark has. Three requests to an LLM for each prompt, as in DSG: what the picture must
+//! Questions for prompts that no benchmark has. Three requests to an LLM for each prompt, as in DSG: what the image must
 //! show, as tuples; what each of them depends on; a question for each. For captions of the built-in world no LLM is needed.
 
 pub mod reply;

@@ -1,4 +1,4 @@
-//! A decoded picture in the mode of its file: some judges resize before they make it RGB.
+//! A decoded image in the mode of its file: some judges resize before they make it RGB.
 
 use std::path::Path;
 
@@ -19,15 +19,15 @@ pub enum Mode {
     Palette,
 }
 
-pub struct Picture {
+pub struct DecodedImage {
     mode: Mode,
     /// RGB, or RGBA in mode [`Mode::Alpha`].
     bytes: Bytes,
 }
 
-impl Picture {
+impl DecodedImage {
     /// # Errors
-    /// As [`Picture::decode`]; [`Error::Io`].
+    /// As [`DecodedImage::decode`]; [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         Self::decode(&bytes, path)
@@ -36,10 +36,10 @@ impl Picture {
     /// Decodes without turning: none of the judges' original programs obeys the EXIF orientation.
     ///
     /// # Errors
-    /// [`Error::File`] under the name `path` if the picture is damaged, empty, or too large.
+    /// [`Error::File`] under the name `path` if the image is damaged, empty, or too large.
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
-        let picture = formats::image::decode_unturned(bytes, path)?;
-        let alpha = picture.color().has_alpha();
+        let image = formats::image::decode_unturned(bytes, path)?;
+        let alpha = image.color().has_alpha();
         let mode = match png_header(bytes) {
             Some((3, _) | (0, 1)) => Mode::Palette,
             // A transparent colour is a note in the file, not a channel.
@@ -47,14 +47,14 @@ impl Picture {
             _ if alpha => Mode::Alpha,
             _ => Mode::Opaque,
         };
-        Ok(Self::new(mode, picture))
+        Ok(Self::new(mode, image))
     }
 
-    fn new(mode: Mode, picture: DynamicImage) -> Self {
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
+    fn new(mode: Mode, image: DynamicImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
         let (channels, data) = match mode {
-            Mode::Alpha => (4, picture.into_rgba8().into_raw()),
-            _ => (3, picture.into_rgb8().into_raw()),
+            Mode::Alpha => (4, image.into_rgba8().into_raw()),
+            _ => (3, image.into_rgb8().into_raw()),
         };
         Self { mode, bytes: Bytes { width, height, channels, data } }
     }
@@ -67,7 +67,7 @@ impl Picture {
         self.bytes.height
     }
 
-    /// Whether the file has an alpha channel, which [`Picture::to_rgb`] drops.
+    /// Whether the file has an alpha channel, which [`DecodedImage::to_rgb`] drops.
     pub fn has_alpha(&self) -> bool {
         self.mode == Mode::Alpha
     }
@@ -84,29 +84,29 @@ impl Picture {
     /// A square of side `size`.
     ///
     /// # Panics
-    /// If it leaves the picture.
-    pub fn cropped(&self, left: usize, top: usize, size: usize) -> Picture {
+    /// If it leaves the image.
+    pub fn cropped(&self, left: usize, top: usize, size: usize) -> DecodedImage {
         let channels = self.bytes.channels;
         let row = |y: usize| &self.bytes.data[((top + y) * self.width() + left) * channels..][..size * channels];
         let data = (0..size).flat_map(|y| row(y).iter().copied()).collect();
-        Picture { mode: self.mode, bytes: Bytes { width: size, height: size, channels, data } }
+        DecodedImage { mode: self.mode, bytes: Bytes { width: size, height: size, channels, data } }
     }
 
-    /// Bicubic as Pillow does it in the picture's mode.
-    pub fn resized(&self, width: usize, height: usize) -> Picture {
+    /// Bicubic as Pillow does it in the image's mode.
+    pub fn resized(&self, width: usize, height: usize) -> DecodedImage {
         let bytes = match self.mode {
             _ if (width, height) == (self.width(), self.height()) => self.bytes.clone(),
             Mode::Opaque => pillow::resize(&self.bytes, width, height),
             Mode::Alpha => pillow::resize_with_alpha(&self.bytes, width, height),
             Mode::Palette => pillow::nearest(&self.bytes, width, height),
         };
-        Picture { mode: self.mode, bytes }
+        DecodedImage { mode: self.mode, bytes }
     }
 }
 
-impl From<RgbImage> for Picture {
-    fn from(picture: RgbImage) -> Self {
-        Self::new(Mode::Opaque, picture.into())
+impl From<RgbImage> for DecodedImage {
+    fn from(image: RgbImage) -> Self {
+        Self::new(Mode::Opaque, image.into())
     }
 }
 
