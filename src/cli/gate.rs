@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::terminal::Terminal;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
@@ -71,6 +71,7 @@ impl GateOptions {
         if !(self.balance >= 0.0 && self.balance.is_finite()) {
             return Err(Error::Usage(format!("--balance {}: expected a number that is not negative", self.balance)));
         }
+        input::check([("--data", self.data.as_deref()), ("--vocab", self.vocab.as_deref())])?;
         let dtype = common.precision()?;
         if dtype == DType::F16 {
             return Err(Error::Usage("--precision f16: a gate is trained in f32 or bf16".into()));

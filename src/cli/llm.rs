@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::{Common, interrupt};
+use crate::cli::{Common, input, interrupt};
 use crate::error::{Error, Result};
 use crate::prompting::llm::{Api, EndpointOptions, Role, Spent};
 use crate::prompting::writer::{Endpoint, Replay, Writer};
@@ -68,6 +68,7 @@ impl Llm {
     /// [`Error::Usage`] where none is given, or `out` is not of this recording; those of [`Endpoint::open`].
     pub fn open(&self, out: &Path, role: Role, writer: Option<&str>, common: &Common) -> Result<Source> {
         if let Some(recording) = &self.replay {
+            input::check([("--replay", Some(recording.as_path()))])?;
             return Replay::open(recording).map(Source::Replay);
         }
         let Some(url) = &self.llm else {

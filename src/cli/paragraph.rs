@@ -88,11 +88,11 @@ impl Make {
     fn run(self, common: &Common) -> Result<()> {
         let outs = [Some(&self.out), self.questions.as_ref()];
         outs.into_iter().flatten().try_for_each(|out| self.overwrite.check(out))?;
+        input::check([("--table", Some(self.table.as_path())), ("--parts", self.parts.as_deref())])?;
         let mut paragraphs = files::read(&self.table)?;
         let all = paragraphs.len();
         let mut asked = 0;
         if let (Some(folder), Some(out)) = (&self.parts, &self.questions) {
-            input::check([("--parts", Some(folder.as_path()))])?;
             paragraphs.retain(|paragraph| files::parts_file(folder, paragraph).is_some());
             if paragraphs.is_empty() {
                 return Err(Error::file(folder, "has no file IMAGE.json of any paragraph"));
@@ -121,6 +121,11 @@ impl Score {
         if let Some(out) = &self.out {
             self.overwrite.check(out)?;
         }
+        input::check([
+            ("--cut", Some(self.cut.as_path())),
+            ("--whole", Some(self.whole.as_path())),
+            ("--questions", Some(self.questions.as_path())),
+        ])?;
         let tokenizer = match &self.model {
             None => Tokenizer::clip()?,
             Some(model) => Tokenizer::load(&ModelDir::open(&common.model(model)?)?.tokenizer)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::metrics::sets;
@@ -95,6 +95,13 @@ impl Regenerate {
             }
         }
         self.endpoint.check("--")?;
+        input::check([
+            ("--reference", Some(self.reference.as_path())),
+            ("--replay", self.replay.as_deref()),
+            ("--vocab", self.vocab.as_deref()),
+        ])?;
+        let loras = parse_loras(&self.lora)?;
+        input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let references: Vec<(String, PathBuf)> = match self.reference.is_dir() {
             true => sets::images(&self.reference)?.into_iter().collect(),
             false => vec![(file_name(&self.reference), self.reference.clone())],
@@ -107,7 +114,7 @@ impl Regenerate {
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
-        generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
+        generator.with_loras(loras, false, &mut |text| common.note(text))?;
         let generation = Generation::new(&self.settings, common.seed(), &generator.model);
         generation.check(&generator.model, None)?;
         let interrupt = Interrupt::listen(common)?;

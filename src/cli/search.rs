@@ -89,9 +89,10 @@ enum Judge {
 impl Search {
     pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
-        input::check([("--prompts", Some(self.prompts.as_path()))])?;
+        input::check([("--prompts", Some(self.prompts.as_path())), ("--vocab", self.vocab.as_deref())])?;
         let prompts = prompts::read(&self.prompts)?;
         let files: Vec<PathBuf> = parse_loras(&self.loras)?.into_iter().map(|lora| lora.path).collect();
+        input::check(files.iter().map(|file| ("--lora", Some(file.as_path()))))?;
         self.model = common.model(&self.model)?;
         self.begin(&files, common)?;
         let judge = self.judge(common)?;

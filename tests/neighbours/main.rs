@@ -4,6 +4,7 @@ mod chat;
 mod families;
 mod gate;
 mod judged;
+mod missing;
 mod paragraph;
 mod regenerate;
 #[allow(dead_code)]

@@ -67,7 +67,7 @@ impl ImageOptions {
     pub fn run(&self, out: Option<&Path>, common: &Common) -> Result<(Value, Value)> {
         self.endpoint.check("--")?;
         let dir = self.images.as_deref().unwrap_or(Path::new(""));
-        input::check([("--images", Some(dir))])?;
+        input::check([("--images", Some(dir)), ("--replay", self.replay.as_deref())])?;
         let entries = first_of_each_prompt(folder::list(dir)?.0);
         if let Some(k) = self.groups.iter().find(|&&k| !(2..=8).contains(&k) || k > entries.len()) {
             let most = entries.len();

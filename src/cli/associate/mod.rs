@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::associate::{Rule, Score, Similarities, replies, score};
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, jsonl};
 
@@ -57,6 +57,7 @@ impl Associate {
         if let Some(out) = &self.out {
             super::refuse_existing(out, self.overwrite)?;
         }
+        input::check([("--similarities", self.similarities.as_deref()), ("--replies", self.replies.as_deref())])?;
         let mut report = serde_json::Map::new();
         if let Some(file) = &self.similarities {
             report.insert("groups".into(), similarities(file, common)?);

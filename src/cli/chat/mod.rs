@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::chat::session::{self, Drawer, Event, NAME, Outcome, Session};
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
@@ -65,6 +65,9 @@ pub struct Chat {
 
 impl Chat {
     pub fn run(mut self, common: &Common) -> Result<()> {
+        input::check([("--replay", self.replay.as_deref()), ("--vocab", self.vocab.as_deref())])?;
+        let loras = parse_loras(&self.lora)?;
+        input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let earlier = self.earlier()?;
         let client = self.client(common)?;
         let recorded = self.replay.as_deref().map(session::read).transpose()?;
@@ -76,7 +79,7 @@ impl Chat {
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
-        generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
+        generator.with_loras(loras, false, &mut |text| common.note(text))?;
         Generation::new(&self.settings, common.seed(), &generator.model).check(&generator.model, None)?;
         let mut drawer = Own { generator: &generator, settings: &self.settings };
         let kept = recorded.as_ref().or(earlier.as_ref()).map_or(BTreeMap::new(), |events| session::files(events));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use networks::Networks;
 use sets::Kind;
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::metrics::measure::{self, Set, Subsets};
@@ -77,6 +77,7 @@ impl Metrics {
         if self.kid_subsets == 0 || self.kid_subset_size < 2 {
             return Err(Error::Usage("--kid-subsets and --kid-subset-size: expected at least 1 subset of 2".into()));
         }
+        input::check([("--images", Some(self.images.as_path())), ("--reference", self.reference.as_deref())])?;
         let mut measured = Measured::default();
         match self.images.is_dir() {
             true => self.of_folder(&mut measured, common)?,

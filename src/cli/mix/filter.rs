@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::progress::Progress;
 use crate::error::{Error, Result};
 use crate::formats::jsonl;
@@ -33,6 +33,7 @@ pub(super) struct Filter {
 
 impl Filter {
     pub fn run(self, common: &Common) -> Result<()> {
+        input::check([("--images", Some(self.images.as_path()))])?;
         let [labels_out, meta_out, scores_out] =
             ["labels.kept.jsonl", "meta.kept.csv", "filter.jsonl"].map(|name| self.images.join(name));
         for out in [&labels_out, &meta_out, &scores_out] {

@@ -7,7 +7,7 @@ use ::image::imageops::{self, FilterType};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Error, Result};
@@ -69,6 +69,13 @@ pub(super) struct Generate {
 impl Generate {
     pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
+        input::check([
+            ("--data", Some(self.data.as_path())),
+            ("--embedding", self.embedding.as_deref()),
+            ("--vocab", self.vocab.as_deref()),
+        ])?;
+        let loras = parse_loras(&self.lora)?;
+        input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let classes = plan::classes(&self.data)?;
         let words = self.words(&classes)?;
         let tasks = plan::tasks(&classes, self.mode, self.multiplier, &self.strengths, common.seed());
@@ -78,7 +85,7 @@ impl Generate {
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), embeddings, ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
-        generator.with_loras(parse_loras(&self.lora)?, false, &mut |text| common.note(text))?;
+        generator.with_loras(loras, false, &mut |text| common.note(text))?;
         let interrupt = Interrupt::listen(common)?;
         let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len} images {eta} left");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::cli::tokens::{self, StartOptions};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
@@ -51,6 +51,7 @@ impl Train {
         };
         self.options.apply(&mut config);
         config.validate()?;
+        input::check([("--data", Some(config.data.as_path())), ("--vocab", self.vocab.as_deref())])?;
         let classes = plan::classes(&config.data)?;
         let tokens: Vec<String> = (0..classes.len()).map(|i| format!("<class_{i}>")).collect();
         atomic::create_folder(&config.out)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use crate::cli::llm::{Llm, print_spent, spent_json};
-use crate::cli::{Common, progress::Progress};
+use crate::cli::{Common, input, progress::Progress};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, png};
 use crate::prompting::llm::Role;
@@ -39,6 +39,7 @@ impl Layout {
     pub fn run(self, common: &Common) -> Result<()> {
         self.llm.check()?;
         super::super::refuse_existing(&self.out, self.overwrite)?;
+        input::check([("--prompts", Some(self.prompts.as_path()))])?;
         let suite = suite::read_suite(&self.prompts)?;
         let asks =
             suite.iter().zip(0..).map(|(prompt, request)| Ask { request, prompt: layout::request(&prompt.prompt) });

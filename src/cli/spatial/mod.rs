@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::cli::Common;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::evaluate::questions::dsg;
 use crate::evaluate::scores::Scores;
@@ -125,6 +125,12 @@ impl Score {
         if let Some(out) = &self.out {
             super::refuse_existing(out, self.overwrite)?;
         }
+        input::check([
+            ("--prompts", Some(self.prompts.as_path())),
+            ("--detections", self.detections.as_deref()),
+            ("--results", self.results.as_deref()),
+            ("--scores", self.scores.as_deref()),
+        ])?;
         let prompts = suite::read(&self.prompts)?;
         let (found, recorded, answered);
         let (file, groups) = match (&self.detections, &self.results, &self.scores) {
