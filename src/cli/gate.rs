@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::cli::{Common, input};
 use crate::cli::terminal::Terminal;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::lora;

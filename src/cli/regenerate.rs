@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::metrics::sets;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::evaluate::replies::Replies;
 use crate::formats::{self, atomic, digest, png};

@@ -5,8 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::dataset::{Dataset, Sample, Subset};
 use crate::error::{Error, Result};
-use crate::formats::content_hash;
-use crate::formats::image;
+use crate::formats::{content_hash, digest, image};
 use crate::train::watcher::Watcher;
 
 /// One image's file.
@@ -65,5 +64,5 @@ pub fn content_hash(dataset: &Dataset, images: &[ImageFile]) -> String {
             hash.update(format!("{subset:?}"));
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest::hex(hash.finalize())
 }

@@ -7,6 +7,7 @@ use crate::data::image_latents::{self, ImageLatents};
 use crate::data::images::ImageFile;
 use crate::data::latent_cache::Posterior;
 use crate::error::{Error, Result};
+use crate::formats::digest;
 use crate::tensor::Tensor;
 use crate::train::config::{TrainConfig, TrainOn};
 use crate::train::watcher::Watcher;
@@ -81,7 +82,7 @@ fn hash(
         hash.update(latents.values.bytes());
         hash.update(latents.scaling_factor.to_le_bytes());
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest::hex(hash.finalize()))
 }
 
 fn short(hash: &str) -> &str {

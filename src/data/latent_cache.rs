@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::formats::digest;
 use crate::formats::safetensors::{self, Safetensors};
 use crate::tensor::Tensor;
 
@@ -62,7 +63,7 @@ impl Key {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(digest::hex(hash.finalize()))
     }
 
     pub fn as_str(&self) -> &str {

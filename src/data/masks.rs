@@ -9,7 +9,7 @@ use crate::data::dataset::{Dataset, Sample};
 use crate::data::images::ImageFile;
 use crate::data::preprocess::CropBox;
 use crate::error::{Error, Result};
-use crate::formats::image;
+use crate::formats::{digest, image};
 
 /// Endings of mask files.
 const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
@@ -52,7 +52,7 @@ impl Masks {
             hash.update(bytes);
             files.insert(sample.image.clone(), mask);
         }
-        let hash = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = digest::hex(hash.finalize());
         Ok(Masks::Files(files, hash))
     }
 

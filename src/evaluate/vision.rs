@@ -10,13 +10,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::folder::Entry;
 use super::questions::{Item, Question};
 use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
-use crate::formats::jsonl;
+use crate::formats::{content_hash, jsonl};
 use crate::prompting::llm::Client;
 
 /// The answers to the questions about one image; none where there was no answer.
@@ -109,7 +108,7 @@ impl VisionJudge {
         let bytes = std::fs::read(&entry.path).map_err(|e| Error::io(&entry.path, e))?;
         let kind = media_type(&bytes)
             .ok_or_else(|| Error::file(&entry.path, "is not PNG, JPEG or WebP, which endpoints take"))?;
-        let image: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let image = content_hash::of_bytes(&bytes);
         // Encoded when it is needed.
         let mut url = None;
         let mut answers = Vec::new();

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::formats::component::in_checkpoint;
+use crate::formats::digest;
 
 /// Bytes that are hashed apart, so that all processors share the work on a large file.
 const BLOCK: u64 = 4 << 20;
@@ -45,12 +46,12 @@ pub fn of_folders(folders: &[PathBuf]) -> Result<String> {
             of_file(&mut hash, file).map_err(|e| Error::io(file, e))?;
         }
     }
-    Ok(hexadecimal(&hash.finalize()))
+    Ok(digest::hex(hash.finalize()))
 }
 
 /// The SHA-256 of some bytes, in hexadecimal.
 pub fn of_bytes(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    digest::hex(Sha256::digest(bytes))
 }
 
 /// What networks and tokenizers are read from; pickles and notes beside them are not.
@@ -73,8 +74,4 @@ fn of_file(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
     hash.update(len.to_le_bytes());
     blocks.iter().for_each(|block| hash.update(block));
     Ok(())
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

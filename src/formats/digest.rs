@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub fn file(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     add(&mut hash, path)?;
-    Ok(hex(hash))
+    Ok(hex(hash.finalize()))
 }
 
 /// Of a safetensors file's tensors alone, without the header: what webui and model sites know a LoRA by.
@@ -30,7 +30,7 @@ pub fn tensors(path: &Path) -> Result<String> {
     file.seek(SeekFrom::Start(body)).map_err(io)?;
     let mut hash = Sha256::new();
     read(&mut hash, &mut file).map_err(io)?;
-    Ok(hex(hash))
+    Ok(hex(hash.finalize()))
 }
 
 /// Of several files together, their names included; not of where they lie.
@@ -45,7 +45,7 @@ pub fn files(paths: &[PathBuf]) -> Result<String> {
         let length = add(&mut hash, path)?;
         hash.update(length.to_le_bytes());
     }
-    Ok(hex(hash))
+    Ok(hex(hash.finalize()))
 }
 
 fn add(hash: &mut Sha256, path: &Path) -> Result<u64> {
@@ -67,6 +67,7 @@ fn read(hash: &mut Sha256, file: &mut std::fs::File) -> std::io::Result<u64> {
     }
 }
 
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::formats::journal::Journal;
-use crate::formats::jsonl;
+use crate::formats::{digest, jsonl};
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -34,7 +34,7 @@ impl Key {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(digest::hex(hash.finalize()))
     }
 }
 

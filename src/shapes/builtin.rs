@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::formats::atomic;
+use crate::formats::digest::hex;
 
 /// What `--model` calls it. A folder of this name is `./shapes`.
 pub const NAME: &str = "shapes";
@@ -52,7 +53,7 @@ pub fn folder() -> Result<PathBuf> {
 /// # Errors
 /// [`Error::Io`] where it cannot be written.
 pub fn unpack(cache: &Path) -> Result<PathBuf> {
-    let hash: String = digest()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&digest()[..8]);
     let root = cache.join(hash).join(NAME);
     for (path, content) in FILES {
         let path = root.join(path);

@@ -13,10 +13,18 @@ fn missing_paths_are_named_with_their_option() {
     std::fs::create_dir(dir.path().join("here")).unwrap();
     let cases: [(&str, &str, Vec<&str>); 19] = [
         ("--prompts", "gone.txt", vec!["search", "--prompts", "gone.txt", "--lora", "x", "--benchmark", "shapes"]),
-        ("--lora", "gone.safetensors", vec!["search", "--prompts", "here.txt", lora[0], lora[1], "--benchmark", "shapes"]),
+        (
+            "--lora",
+            "gone.safetensors",
+            vec!["search", "--prompts", "here.txt", lora[0], lora[1], "--benchmark", "shapes"],
+        ),
         ("--reference", "gone", vec!["regenerate", "--reference", "gone", replay[0], replay[1]]),
         ("--replay", "gone.jsonl", vec!["regenerate", "--reference", "here.png", replay[0], replay[1]]),
-        ("--lora", "gone.safetensors", vec!["regenerate", "--reference", "here.png", lora[0], lora[1], "--replay", "here.txt"]),
+        (
+            "--lora",
+            "gone.safetensors",
+            vec!["regenerate", "--reference", "here.png", lora[0], lora[1], "--replay", "here.txt"],
+        ),
         ("--replay", "gone.jsonl", vec!["chat", replay[0], replay[1]]),
         ("--lora", "gone.safetensors", vec!["chat", "--replay", "here.txt", lora[0], lora[1]]),
         ("--data", "gone", vec!["mix", "generate", "--data", "gone"]),
@@ -33,7 +41,10 @@ fn missing_paths_are_named_with_their_option() {
         ("--images", "gone", vec!["associate", "--images", "gone"]),
     ];
     for (option, path, mut arguments) in cases {
-        if ["search", "regenerate", "chat"].contains(&arguments[0]) || arguments[1] == "generate" || arguments[1] == "train" {
+        if ["search", "regenerate", "chat"].contains(&arguments[0])
+            || arguments[1] == "generate"
+            || arguments[1] == "train"
+        {
             arguments.extend(shapes);
         }
         if arguments[0] != "mix" || arguments[1] != "filter" {

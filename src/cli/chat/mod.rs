@@ -10,8 +10,8 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::chat::session::{self, Drawer, Event, NAME, Outcome, Session};
-use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::generate::generation::{Generation, Start};

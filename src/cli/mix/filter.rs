@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::{Common, input};
 use crate::cli::progress::Progress;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::jsonl;
 use crate::judges::clip::{Clip, cosine, stacked};

@@ -7,9 +7,9 @@ use ::image::imageops::{self, FilterType};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::{Common, input};
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::embeddings::Embeddings;
 use crate::formats::{atomic, image, jsonl, png};

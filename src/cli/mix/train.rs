@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use crate::cli::{Common, input};
 use crate::cli::tokens::{self, StartOptions};
+use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::mix::plan::{self, Class};

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{commonest, like_convolution, number, times};
 use crate::error::{Error, Result};
+use crate::formats::digest::hex;
 use crate::formats::safetensors;
 use crate::lora::base::BaseModules;
 use crate::lora::expert::Expert;
@@ -106,8 +107,7 @@ fn hashes(tensors: &[(String, Tensor)], metadata: &mut BTreeMap<String, String>)
         .collect();
     let mut hasher = Hasher::default();
     safetensors::emit(&mut hasher, tensors, &training)?;
-    let hex = |hash: Sha256| -> String { hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect() };
-    let (body, window) = (hex(hasher.body), hex(hasher.window));
+    let (body, window) = (hex(hasher.body.finalize()), hex(hasher.window.finalize()));
     metadata.insert("sshs_legacy_hash".into(), window[..8].into());
     metadata.insert("modelspec.hash_sha256".into(), format!("0x{body}"));
     metadata.insert("sshs_model_hash".into(), body);
