@@ -89,7 +89,7 @@ impl TrainStep {
                 context: normals(Stream::Posterior, &[batch, 77, context]).cast(dtype),
                 added: None,
             },
-            steps: Steps::new(device, 1, vec![LR])?,
+            steps: Steps::new(device, 1, vec![LR], &[1.0])?,
             count: 0,
         })
     }

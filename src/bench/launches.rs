@@ -58,7 +58,7 @@ pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 
     };
     let objective =
         Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None, loss: Loss::default() };
-    let mut steps = Steps::new(&Device::Gpu(gpu), 1, vec![LR])?;
+    let mut steps = Steps::new(&Device::Gpu(gpu), 1, vec![LR], &[1.0])?;
     commands.take();
     steps.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
     let micro_batch = commands.take();

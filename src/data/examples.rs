@@ -149,25 +149,9 @@ impl Examples {
     /// # Errors
     /// [`Error::Interrupted`] where the watcher says stop; whatever is wrong with an image or an encoder.
     pub fn prepare(&mut self, numbers: Range<u64>, more: &[String], watcher: &mut dyn Watcher) -> Result<()> {
-        let mut captions: BTreeSet<String> = more.iter().cloned().collect();
-        for sample in self.dataset.samples() {
-            let variation = &self.dataset.subset(sample).variation;
-            if variation.dropout > 0.0 {
-                captions.insert(String::new());
-            }
-            if !variation.has_many_forms() {
-                captions.extend(sample.captions.iter().map(|caption| variation.whole(caption)));
-            }
-        }
-        self.encode_captions(&captions, watcher)?;
-        if self.dataset.captions_vary() {
-            let forms = self.forms(numbers.clone());
-            let bytes = self.encoders.text("", true)?.context.bytes().len();
-            self.texts_ahead = forms.len() * bytes <= self.ahead_bytes;
-            match self.texts_ahead {
-                true => self.encode_captions(&forms, watcher)?,
-                false => watcher.note("captions are encoded as they come: they have too many forms to be kept"),
-            }
+        match self.config.train_text_encoder {
+            true => watcher.note("the text encoder is trained: captions are encoded anew at every step, none ahead"),
+            false => self.prepare_texts(numbers.clone(), more, watcher)?,
         }
         self.encoders.forget();
         if self.latents.is_some() {
@@ -195,6 +179,31 @@ impl Examples {
             watcher.prepared("images encoded", i + 1, crops.len());
         }
         self.encoders.forget();
+        Ok(())
+    }
+
+    /// Encodes the texts that the micro-batches `numbers` need, and `more`.
+    fn prepare_texts(&mut self, numbers: Range<u64>, more: &[String], watcher: &mut dyn Watcher) -> Result<()> {
+        let mut captions: BTreeSet<String> = more.iter().cloned().collect();
+        for sample in self.dataset.samples() {
+            let variation = &self.dataset.subset(sample).variation;
+            if variation.dropout > 0.0 {
+                captions.insert(String::new());
+            }
+            if !variation.has_many_forms() {
+                captions.extend(sample.captions.iter().map(|caption| variation.whole(caption)));
+            }
+        }
+        self.encode_captions(&captions, watcher)?;
+        if self.dataset.captions_vary() {
+            let forms = self.forms(numbers);
+            let bytes = self.encoders.text("", true)?.context.bytes().len();
+            self.texts_ahead = forms.len() * bytes <= self.ahead_bytes;
+            match self.texts_ahead {
+                true => self.encode_captions(&forms, watcher)?,
+                false => watcher.note("captions are encoded as they come: they have too many forms to be kept"),
+            }
+        }
         Ok(())
     }
 
@@ -284,11 +293,24 @@ impl Examples {
     /// # Errors
     /// [`Error::File`] or [`Error::Io`] where an image or a cached latent cannot be read any more; what the encoders say.
     pub fn batch(&mut self, number: u64, train_timesteps: Range<u32>) -> Result<MicroBatch> {
+        self.batch_with(number, train_timesteps, None)
+    }
+
+    /// The same with text states from `encode`, which is given the captions, in the place of those of the frozen encoders.
+    ///
+    /// # Errors
+    /// As [`Examples::batch`]; what `encode` says.
+    pub fn batch_with(
+        &mut self,
+        number: u64,
+        train_timesteps: Range<u32>,
+        encode: Option<&dyn Fn(&[String]) -> Result<Conditions>>,
+    ) -> Result<MicroBatch> {
         let items = self.positions(number);
         let (mut latents, mut noises, mut timesteps) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
         let mut mask = Vec::new();
         let (mut texts, mut time_ids, mut map) = (Vec::new(), Vec::new(), Vec::new());
-        let mut weights = Vec::new();
+        let (mut weights, mut captions) = (Vec::new(), Vec::new());
         for (position, item) in &items {
             let position = *position;
             let crop_box = self.crop_box(item)?;
@@ -319,13 +341,19 @@ impl Examples {
             let is_reg = self.dataset.subset(sample).is_reg;
             weights.push(if is_reg { self.config.prior_loss_weight } else { 1.0 });
             let caption = self.caption(position, item);
-            texts.push(self.encoders.text(&caption, self.texts_ahead)?);
+            match encode {
+                Some(_) => captions.push(caption),
+                None => texts.push(self.encoders.text(&caption, self.texts_ahead)?),
+            }
             time_ids.extend(crop_box.time_ids());
             map = posterior.mean.shape().to_vec();
         }
         let n = items.len();
         let batch = |values: Vec<f32>| Tensor::new(values, &[&[n], map.as_slice()].concat()).cast(self.dtype);
-        let conditions = conditions(&texts, self.dtype);
+        let conditions = match encode {
+            Some(encode) => encode(&captions)?,
+            None => conditions(&texts, self.dtype),
+        };
         Ok(MicroBatch {
             latents: batch(latents),
             noise: if self.noise.is_plain() {

@@ -75,8 +75,11 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
 
     if let Some(expert) = state::expert(&file)? {
         base.map_or(Ok(()), |base| state::check(&path, &expert, base))?;
-        let place = |module: &str| Place { component: "unet".into(), module: module.into(), ldm: false };
-        loaded.applied = expert.iter().map(|(_, module, _)| (module.to_owned(), place(module))).collect();
+        let place = |(component, module): (&str, &str)| {
+            let key = if component == "unet" { module.to_owned() } else { format!("{component}.{module}") };
+            (key, Place { component: component.into(), module: module.into(), ldm: false })
+        };
+        loaded.applied = expert.iter().map(|(component, module, _)| place((component, module))).collect();
         loaded.expert = expert;
         return Ok(loaded);
     }

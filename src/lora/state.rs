@@ -16,9 +16,11 @@ pub const LAYERS: &str = "selma.layers";
 /// What is trained; a running average of it, where there is one, is what the run saves as its LoRA.
 const VALUES: [&str; 2] = ["average", "master"];
 
-/// One layer of the UNet in a state.
+/// One layer in a state.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StateLayer {
+    #[serde(default = "unet", skip_serializing_if = "is_unet")]
+    pub component: String,
     pub module: String,
     /// alpha / rank.
     pub scale: f64,
@@ -26,6 +28,14 @@ pub struct StateLayer {
     pub a: Vec<usize>,
     /// Shape of B: `[out, r]`.
     pub b: Vec<usize>,
+}
+
+fn unet() -> String {
+    "unet".into()
+}
+
+fn is_unet(component: &str) -> bool {
+    component == "unet"
 }
 
 /// The header's list of layers.
@@ -58,13 +68,13 @@ pub fn expert(file: &Safetensors) -> Result<Option<Expert>> {
         Some(Tensor::new(head.to_vec(), shape))
     };
     let mut expert = Expert::default();
-    for StateLayer { module, scale, a, b } in &layers {
+    for StateLayer { component, module, scale, a, b } in &layers {
         let short = || refuse(format!("has more values than there are: {module}"));
         let (a, b) = (next(a).ok_or_else(short)?, next(b).ok_or_else(short)?);
         let alpha = scale * a.shape().first().copied().unwrap_or(0) as f64;
         let layer =
             Factors::new(in_files(&a), b, alpha).map_err(|e| refuse(format!("has a wrong layer {module}: {e}")))?;
-        expert.insert("unet", module, layer);
+        expert.insert(component, module, layer);
     }
     match rest.is_empty() {
         true => Ok(Some(expert)),

@@ -11,7 +11,7 @@ use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::model_dir::ModelDir;
 use crate::generate::Settings;
-use crate::lora::{Targets, base};
+use crate::lora::base;
 use crate::nn::{Config, UNetConfig, VaeConfig};
 use crate::train::watcher::Watcher;
 
@@ -127,12 +127,10 @@ impl Run<'_> {
     pub(super) fn lora_bytes(&self) -> Result<u64> {
         let config = &self.config.experts;
         let modules = base::modules(Path::new(&config.model))?;
-        let targets = Targets::parse(&config.targets.join(","))?;
-        let chosen = targets.select(&modules["unet"])?;
-        let values = chosen.iter().map(|module| {
-            let shape = &modules["unet"][module];
-            shape[0] + shape[1..].iter().product::<usize>()
+        let values = config.chosen(None, &modules)?.into_iter().map(|chosen| {
+            let shape = &modules[chosen.component][&chosen.module];
+            chosen.rank * (shape[0] + shape[1..].iter().product::<usize>())
         });
-        Ok((4 * config.rank * values.sum::<usize>()) as u64)
+        Ok((4 * values.sum::<usize>()) as u64)
     }
 }

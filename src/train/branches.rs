@@ -3,60 +3,77 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
+use crate::generate::TextEncoders;
 use crate::lora::state::StateLayer;
-use crate::lora::{Expert, Factors, Targets, attach};
-use crate::nn::{Layer, LoraWeights, Param, UNet};
+use crate::lora::{BaseModules, Expert, Factors, attach};
+use crate::nn::{ClipText, Layer, LoraWeights, Param, UNet, Visitor};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
-use crate::train::config::TrainConfig;
+use crate::train::config::{Chosen, TrainConfig};
 
-/// Every targeted module of the UNet with its branch, in the order of the network.
-pub struct Branches(Vec<(String, LoraWeights)>);
+/// Every targeted module with its branch, in the order of the networks.
+pub struct Branches(Vec<Branch>);
+
+struct Branch {
+    component: &'static str,
+    module: String,
+    lora: LoraWeights,
+    /// What the learning rate of the run is multiplied by for A and for B.
+    lr: [f64; 2],
+}
+
+/// The networks whose layers can have branches.
+const NETWORKS: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
 
 impl Branches {
-    /// Attaches LoRA layers: those of `start`, or fresh ones with A ~ N(0, 1 / rank^2) and B = 0, as peft's "gaussian".
+    /// Attaches LoRA layers: those of `start`, or fresh ones with A ~ N(0, 1 / rank^2) and B = 0, as peft's "gaussian". Those
+    /// of text encoders go to `texts`, which are there where the settings ask for such layers.
     ///
     /// # Errors
     /// [`Error::Usage`] for targets that match nothing; [`Error::Failed`] for layers of `start` that do not fit.
-    pub fn attach(config: &TrainConfig, start: Option<&Expert>, unet: &mut UNet, dtype: DType) -> Result<Self> {
-        let order = config.lora_order()?;
-        let mut shapes = BTreeMap::new();
-        unet.visit(&mut |layer| {
-            shapes.insert(layer.name().to_owned(), attach::weight_shape(&layer));
-        });
-        let chosen = match start {
-            Some(start) => start.iter().map(|(_, module, _)| module.to_owned()).collect(),
-            None => Targets::parse(&config.targets.join(","))?.select(&shapes)?,
-        };
-        if let Some(missing) = chosen.iter().find(|module| !shapes.contains_key(*module)) {
-            return Err(Error::Failed(format!("the LoRA to start from has a layer {missing}, which this UNet lacks")));
+    pub fn attach(
+        config: &TrainConfig,
+        start: Option<&Expert>,
+        unet: &mut UNet,
+        texts: Option<&mut TextEncoders>,
+        dtype: DType,
+    ) -> Result<Self> {
+        let mut encoders = texts.map(|texts| texts.encoders.iter_mut()).into_iter().flatten();
+        let mut networks = [Some(Network::Unet(unet)), None, None];
+        for place in &mut networks[1..] {
+            *place = encoders.next().map(|encoder| Network::Text(&mut encoder.model));
         }
-        let (mut branches, mut failure) = (Vec::new(), None);
-        unet.visit(&mut |mut layer: Layer<'_>| {
-            let name = layer.name().to_owned();
-            let Some(index) = chosen.iter().position(|module| *module == name) else {
-                return;
-            };
-            let shape = attach::weight_shape(&layer);
-            let (down, up, scale) = match start.and_then(|start| start.get("unet", &name)) {
-                Some(layer) => (layer.down.clone(), layer.up.clone(), layer.scale()),
-                None => {
-                    let mut down = shape.clone();
-                    down[0] = config.rank;
-                    let len = down.iter().product();
-                    let normals = random::normals(config.seed, Stream::Init, index as u64, 0, len);
-                    let values = normals.into_iter().map(|x| x / config.rank as f32).collect();
-                    let up = Tensor::zeros(&[shape[0], config.rank], DType::F32);
-                    (attach::in_files(&Tensor::new(values, &down)), up, config.scale())
-                }
-            };
-            match attach::branch(&mut layer, &down, &up, scale, dtype) {
-                Ok([a, b]) => branches.push((name, LoraWeights { a, b, scale, order })),
-                Err(e) => failure = Some(e),
+        let mut modules = BaseModules::new();
+        for (component, network) in NETWORKS.into_iter().zip(&mut networks) {
+            if let Some(network) = network {
+                let shapes = modules.entry(component.to_owned()).or_default();
+                network.visit(&mut |layer| drop(shapes.insert(layer.name().to_owned(), attach::weight_shape(&layer))));
             }
-            attach::set_order(&mut layer, order);
-        });
-        failure.map_or(Ok(Self(branches)), Err)
+        }
+        let chosen = config.chosen(start, &modules)?;
+        if let Some(missing) = chosen.iter().find(|chosen| !modules[chosen.component].contains_key(&chosen.module)) {
+            let Chosen { component, module, .. } = missing;
+            let message = format!("the LoRA to start from has a layer {module}, which this model's {component} lacks");
+            return Err(Error::Failed(message));
+        }
+        let mut branches = Vec::new();
+        for (component, network) in NETWORKS.into_iter().zip(&mut networks) {
+            let Some(network) = network else { continue };
+            let own: BTreeMap<&str, &Chosen> = (chosen.iter().filter(|chosen| chosen.component == component))
+                .map(|chosen| (chosen.module.as_str(), chosen))
+                .collect();
+            let mut failure = None;
+            network.visit(&mut |mut layer| {
+                if let Some(chosen) = own.get(layer.name()) {
+                    match attach_one(config, start, chosen, &mut layer, dtype) {
+                        Ok(branch) => branches.push(branch),
+                        Err(e) => failure = Some(e),
+                    }
+                }
+            });
+            failure.map_or(Ok(()), Err)?;
+        }
+        Ok(Self(branches))
     }
 
     pub fn len(&self) -> usize {
@@ -69,24 +86,39 @@ impl Branches {
 
     /// A and B of every module, in order.
     pub fn params(&self) -> Vec<Param> {
-        self.0.iter().flat_map(|(_, b)| [b.a.clone(), b.b.clone()]).collect()
+        self.0.iter().flat_map(|branch| [branch.lora.a.clone(), branch.lora.b.clone()]).collect()
     }
 
-    /// The f32 values of `start`, in the order of [`Branches::params`].
-    pub fn values(&self, start: &Expert) -> Vec<f32> {
-        let layers = self.0.iter().filter_map(|(module, _)| start.get("unet", module));
-        let values = layers.flat_map(|layer| [attach::in_memory(&layer.down), layer.up.clone()]);
-        values.flat_map(|tensor| tensor.data::<f32>().to_vec()).collect()
+    /// What the learning rate of the run is multiplied by for each of [`Branches::params`].
+    pub fn lr_factors(&self) -> Vec<f64> {
+        self.0.iter().flat_map(|branch| branch.lr).collect()
+    }
+
+    /// The f32 values of `start`, and the present ones of layers that it lacks, in the order of [`Branches::params`].
+    ///
+    /// # Errors
+    /// What a GPU says.
+    pub fn values(&self, start: &Expert) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for Branch { component, module, lora, .. } in &self.0 {
+            let tensors = match start.get(component, module) {
+                Some(layer) => [attach::in_memory(&layer.down), layer.up.clone()],
+                None => [lora.a.get().to_cpu()?, lora.b.get().to_cpu()?],
+            };
+            tensors.iter().for_each(|tensor| values.extend_from_slice(&tensor.reals::<f32>()));
+        }
+        Ok(values)
     }
 
     /// What a state says of its layers.
     pub fn layers(&self) -> Vec<StateLayer> {
         let shape = |param: &Param| param.get().shape().to_vec();
-        let layer = |(module, b): &(String, LoraWeights)| StateLayer {
+        let layer = |Branch { component, module, lora, .. }: &Branch| StateLayer {
+            component: (*component).into(),
             module: module.clone(),
-            scale: b.scale,
-            a: shape(&b.a),
-            b: shape(&b.b),
+            scale: lora.scale,
+            a: shape(&lora.a),
+            b: shape(&lora.b),
         };
         self.0.iter().map(layer).collect()
     }
@@ -104,11 +136,55 @@ impl Branches {
             rest = after;
             Tensor::new(values.to_vec(), &shape)
         };
-        for (module, branch) in &self.0 {
-            let (down, up) = (next(&branch.a), next(&branch.b));
-            let alpha = branch.scale * down.shape()[0] as f64;
-            expert.insert("unet", module, Factors::new(attach::in_files(&down), up, alpha)?);
+        for Branch { component, module, lora, .. } in &self.0 {
+            let (down, up) = (next(&lora.a), next(&lora.b));
+            let alpha = lora.scale * down.shape()[0] as f64;
+            expert.insert(component, module, Factors::new(attach::in_files(&down), up, alpha)?);
         }
         Ok(expert)
     }
+}
+
+/// A network whose layers can have branches.
+enum Network<'a> {
+    Unet(&'a mut UNet),
+    Text(&'a mut ClipText),
+}
+
+impl Network<'_> {
+    fn visit(&mut self, f: &mut Visitor) {
+        match self {
+            Self::Unet(unet) => unet.visit(f),
+            Self::Text(text) => text.visit(f),
+        }
+    }
+}
+
+fn attach_one(
+    config: &TrainConfig,
+    start: Option<&Expert>,
+    chosen: &Chosen,
+    layer: &mut Layer<'_>,
+    dtype: DType,
+) -> Result<Branch> {
+    let Chosen { component, module, rank, index } = chosen;
+    let (order, shape) = (config.lora_order()?, attach::weight_shape(layer));
+    let (down, up, scale) = match start.and_then(|start| start.get(component, module)) {
+        Some(layer) => (layer.down.clone(), layer.up.clone(), layer.scale()),
+        None => {
+            let mut down = shape.clone();
+            down[0] = *rank;
+            let len = down.iter().product();
+            let network = NETWORKS.iter().position(|name| name == component).unwrap_or(0);
+            let number = ((network as u64) << 32) + *index as u64;
+            let normals = random::normals(config.seed, Stream::Init, number, 0, len);
+            let values = normals.into_iter().map(|x| x / *rank as f32).collect();
+            let up = Tensor::zeros(&[shape[0], *rank], DType::F32);
+            (attach::in_files(&Tensor::new(values, &down)), up, config.scale_of(*rank))
+        }
+    };
+    let [a, b] = attach::branch(layer, &down, &up, scale, dtype)?;
+    attach::set_order(layer, order);
+    let lora = LoraWeights { a, b, scale, order };
+    Ok(Branch { component, module: module.clone(), lora, lr: config.lr_factors(component, module)? })
 }

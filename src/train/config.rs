@@ -11,9 +11,12 @@ use crate::settings::{Keys, check, settings};
 
 mod choices;
 mod derived;
+mod modules;
 mod optimizer;
 mod ranges;
 pub use choices::{Format, Prediction, SavePrecision, TrainOn};
+pub use modules::Chosen;
+use modules::{block_lr, block_rank};
 pub use optimizer::Optimizer;
 use ranges::{
     alpha_background, betas, bucket_steps, caption_separator, lora_order, output_name, parse_betas, precision,
@@ -69,6 +72,17 @@ settings! {
         /// Dotted suffixes of module names, or attention, attention+ff, all-linear, conv.
         #[arg(long, value_delimiter = ',')]
         targets: Vec<String> = ["to_q", "to_k", "to_v", "to_out.0"].map(String::from).into() => targets,
+        /// Ranks of some modules: PATTERN=RANK, such as mid_block=16 or up_blocks.1.attentions.*.transformer_blocks=4, where the
+        /// dotted parts of PATTERN follow one another in the module's path and * is any part. The last one that matches counts;
+        /// rank 0 trains nothing there.
+        #[arg(long, value_delimiter = ',')]
+        block_rank: Vec<String> = Vec::new() => block_rank,
+        /// Train LoRA layers in the text encoders too. Captions are then encoded anew at every step.
+        #[arg(long)]
+        train_text_encoder: bool = false,
+        /// The modules of the text encoders that get LoRA layers, as for --targets. all-linear is what kohya's scripts train.
+        #[arg(long, value_delimiter = ',')]
+        text_encoder_targets: Vec<String> = ["q_proj", "k_proj", "v_proj", "out_proj"].map(String::from).into() => targets,
         /// Optimizer steps.
         #[arg(long, alias = "max-train-steps")]
         steps: u64 = 5000 => check::at_least_1,
@@ -81,6 +95,16 @@ settings! {
         /// Learning rate (default: 3e-4; of Prodigy 1).
         #[arg(long, alias = "learning-rate")]
         lr: f64 = 3e-4 => check::positive,
+        /// Learning rate of the text encoders' LoRA layers (default: --lr). It follows the same schedule.
+        #[arg(long)]
+        text_encoder_lr: f64 => check::positive,
+        /// Learning rate of B over that of A (LoRA+), such as 16.
+        #[arg(long, alias = "loraplus-lr-ratio")]
+        lora_plus_ratio: f64 = 1.0 => check::positive,
+        /// Learning rates of some modules: PATTERN=LR, or PATTERN=xFACTOR for a multiple of what they would have; PATTERN as for
+        /// --block-rank.
+        #[arg(long, value_delimiter = ',')]
+        block_lr: Vec<String> = Vec::new() => block_lr,
         /// Learning rate after the warm-up. Steps that f16 skips do not count.
         #[arg(long, alias = "lr-scheduler")]
         lr_schedule: Shape = Shape::Constant,
@@ -384,6 +408,8 @@ impl TrainConfig {
         }
         self.check_ranges()?;
         self.optimizer(&[])?;
+        self.check_rates()?;
+        self.check_texts()?;
         let once = self.validation_split == 0.0 || self.validation_data.is_none();
         check::require(once, "validation-split", &self.validation_split, "0 beside validation-data")?;
         let free = self.ema == 0.0 || !self.optimizer.averages();

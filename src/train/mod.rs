@@ -18,6 +18,7 @@ mod saved;
 pub mod step;
 pub mod steps;
 pub mod tensorboard;
+pub mod texts;
 pub mod tokens;
 pub mod trainer;
 pub mod validation;

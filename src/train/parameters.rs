@@ -15,27 +15,67 @@ const AVERAGE: &str = "average";
 const PROGRESS: &str = "progress";
 
 /// Master copy (f32), gradient sums and the optimizer's state of a list of parameters, on the parameters' device; each
-/// parameter of the model is a view into one copy of the master in the model's precision.
+/// parameter of the model is a view into one copy of the master in the model's precision. Parameters of one learning rate
+/// are a group, whose values lie one after the other and are updated at once.
 pub struct FlatParameters {
     params: Vec<Param>,
-    optimizer: Box<dyn Optimizer>,
-    flat: Parameters,
-    /// f32 `[n]`.
+    /// The group of each parameter, and where in it the parameter begins.
+    places: Vec<(usize, usize)>,
+    groups: Vec<Group>,
+    /// f32 `[n]`, group after group.
     gradient: Tensor,
-    /// A running mean of the master copy, where the run keeps one.
-    average: Option<Tensor>,
-    /// How fast it forgets.
+    /// How fast the average forgets.
     average_decay: f64,
-    /// [`Progress::values`], which updates advance.
-    progress: Tensor,
     /// [`Progress::interval`].
     interval: u32,
-    /// The learning rate of the next update where the host knows it, `[1]`.
-    lr: Tensor,
     /// What the average keeps of itself at the next update, `[1]`.
     average_keeps: Tensor,
     /// Steps taken, also those that were no update because gradients left the range of f16.
     pub step: u64,
+}
+
+/// Parameters of one learning rate.
+struct Group {
+    /// Where its values begin among all.
+    start: usize,
+    /// What the learning rate of the run is multiplied by.
+    factor: f64,
+    optimizer: Box<dyn Optimizer>,
+    flat: Parameters,
+    /// A running mean of the master copy, where the run keeps one.
+    average: Option<Tensor>,
+    /// [`Progress::values`], which updates advance: the same in all groups.
+    progress: Tensor,
+    /// The learning rate of the next update where the host knows it, `[1]`.
+    lr: Tensor,
+}
+
+impl Group {
+    fn new(start: usize, factor: f64, values: Tensor, dtype: DType, optimizer: Box<dyn Optimizer>) -> Result<Self> {
+        let device = values.device();
+        Ok(Self {
+            start,
+            factor,
+            flat: Parameters::new(values, dtype, &*optimizer)?,
+            optimizer,
+            average: None,
+            progress: Progress::new(dtype).tensor().to(&device)?,
+            lr: Tensor::zeros(&[1], device.number_dtype()).to(&device)?,
+        })
+    }
+
+    /// The average, on the parameters' device.
+    fn result(&self) -> Result<Option<Tensor>> {
+        match &self.average {
+            Some(average) => Ok(Some(average.clone())),
+            None => self.optimizer.result(&self.flat),
+        }
+    }
+}
+
+/// The name of group `number`'s `name` in training states.
+fn in_states(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}.{number}") }
 }
 
 impl FlatParameters {
@@ -45,13 +85,47 @@ impl FlatParameters {
     /// # Errors
     /// Where a GPU has no room.
     pub fn new(params: Vec<Param>, dtype: DType, optimizer: Box<dyn Optimizer>) -> Result<Self> {
-        let mut master = Vec::new();
-        for param in &params {
-            master.extend_from_slice(&param.get().to_cpu()?.reals::<f32>());
+        let factors = vec![1.0; params.len()];
+        let mut optimizer = Some(optimizer);
+        Self::grouped(params, &factors, dtype, |_| Ok(optimizer.take().expect("one learning rate is one group")))
+    }
+
+    /// As [`FlatParameters::new`], where the learning rate of each parameter is that of the run times one of `factors`.
+    /// `optimizer` is told the shapes of a group's parameters.
+    ///
+    /// # Errors
+    /// What `optimizer` says, and where a GPU has no room.
+    pub fn grouped(
+        params: Vec<Param>,
+        factors: &[f64],
+        dtype: DType,
+        mut optimizer: impl FnMut(&[Vec<usize>]) -> Result<Box<dyn Optimizer>>,
+    ) -> Result<Self> {
+        let mut rates: Vec<f64> = Vec::new();
+        for factor in factors {
+            if !rates.contains(factor) {
+                rates.push(*factor);
+            }
         }
-        let len = master.len();
+        if rates.is_empty() {
+            rates.push(1.0);
+        }
         let device = params.first().map_or(Device::Cpu, |param| param.get().device());
-        Self::over(params, Tensor::new(master, &[len]).to(&device)?, dtype, optimizer)
+        let mut places = vec![(0, 0); params.len()];
+        let (mut groups, mut start) = (Vec::new(), 0);
+        for (number, rate) in rates.into_iter().enumerate() {
+            let (mut values, mut shapes) = (Vec::new(), Vec::new());
+            for (i, param) in params.iter().enumerate().filter(|(i, _)| factors[*i] == rate) {
+                places[i] = (number, values.len());
+                values.extend_from_slice(&param.get().to_cpu()?.reals::<f32>());
+                shapes.push(param.get().shape().to_vec());
+            }
+            let len = values.len();
+            let values = Tensor::new(values, &[len]).to(&device)?;
+            groups.push(Group::new(start, rate, values, dtype, optimizer(&shapes)?)?);
+            start += len;
+        }
+        Self::of(params, places, groups, dtype)
     }
 
     /// As [`FlatParameters::new`], from the values that the parameters are to have: f32 `[n]` on their device.
@@ -59,23 +133,35 @@ impl FlatParameters {
     /// # Errors
     /// Where a GPU has no room.
     pub fn over(params: Vec<Param>, values: Tensor, dtype: DType, optimizer: Box<dyn Optimizer>) -> Result<Self> {
-        let (device, progress) = (values.device(), Progress::new(dtype));
-        let zero = Tensor::zeros(&[1], device.number_dtype()).to(&device)?;
+        let mut offset = 0;
+        let mut places = Vec::new();
+        for param in &params {
+            places.push((0, offset));
+            offset += param.get().len();
+        }
+        Self::of(params, places, vec![Group::new(0, 1.0, values, dtype, optimizer)?], dtype)
+    }
+
+    fn of(params: Vec<Param>, places: Vec<(usize, usize)>, groups: Vec<Group>, dtype: DType) -> Result<Self> {
+        let first = &groups[0];
+        let len = groups.iter().map(|group| group.flat.values.len()).sum();
         let this = Self {
+            gradient: first.flat.values.new_zeros(&[len], DType::F32)?,
+            average_keeps: first.lr.new_zeros(&[1], first.lr.dtype())?,
             params,
-            gradient: values.new_zeros(values.shape(), DType::F32)?,
-            flat: Parameters::new(values, dtype, &*optimizer)?,
-            optimizer,
-            average: None,
+            places,
+            groups,
             average_decay: 0.0,
-            progress: progress.tensor().to(&device)?,
-            interval: progress.interval,
-            lr: zero.clone(),
-            average_keeps: zero.new_zeros(&[1], zero.dtype())?,
+            interval: Progress::new(dtype).interval,
             step: 0,
         };
         this.publish();
         Ok(this)
+    }
+
+    /// What the learning rate of the run is multiplied by, group by group.
+    pub fn factors(&self) -> Vec<f64> {
+        self.groups.iter().map(|group| group.factor).collect()
     }
 
     /// Keeps an exponential moving average from here on. After step t it decays by `decay`, or by (1 + t) / (10 + t)
@@ -85,11 +171,14 @@ impl FlatParameters {
     /// Where a GPU has no room.
     pub fn keep_average(&mut self, decay: f64) -> Result<()> {
         self.average_decay = decay;
-        self.average = Some(optimizer::copy(&self.flat.values, DType::F32)?);
+        for group in &mut self.groups {
+            group.average = Some(optimizer::copy(&group.flat.values, DType::F32)?);
+        }
         Ok(())
     }
 
-    /// Starts from `values` in place of what the parameters were: they may have been rounded.
+    /// Starts from `values` in place of what the parameters were: they may have been rounded. They are in the order of the
+    /// parameters.
     ///
     /// # Errors
     /// Where a GPU has no room.
@@ -97,21 +186,25 @@ impl FlatParameters {
     /// # Panics
     /// If there are not [`FlatParameters::len`] of them.
     pub fn set_values(&mut self, values: Vec<f32>) -> Result<()> {
-        let shape = [self.len()];
-        let values = Tensor::new(values, &shape).to(&self.device())?;
-        self.flat.copy = optimizer::copy(&values, self.flat.copy.dtype())?;
-        if self.average.is_some() {
-            self.average = Some(optimizer::copy(&values, DType::F32)?);
+        assert_eq!(values.len(), self.len(), "a value for each that is trained");
+        let device = self.device();
+        let apart = self.apart(&values);
+        for (group, values) in self.groups.iter_mut().zip(apart) {
+            let values = values.to(&device)?;
+            group.flat.copy = optimizer::copy(&values, group.flat.copy.dtype())?;
+            if group.average.is_some() {
+                group.average = Some(optimizer::copy(&values, DType::F32)?);
+            }
+            group.flat.values = values;
+            group.flat.state = group.optimizer.initial(&group.flat.values)?;
         }
-        self.flat.values = values;
-        self.flat.state = self.optimizer.initial(&self.flat.values)?;
         self.publish();
         Ok(())
     }
 
     /// Numbers that are trained.
     pub fn len(&self) -> usize {
-        self.flat.values.len()
+        self.gradient.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -123,15 +216,41 @@ impl FlatParameters {
     }
 
     pub fn device(&self) -> Device {
-        self.flat.values.device()
+        self.gradient.device()
     }
 
-    /// The master copy, f32 `[n]` on the CPU.
+    /// A parameter after the other from a tensor of each group.
+    fn together(&self, groups: &[Tensor]) -> Tensor {
+        if let [one] = groups {
+            return one.clone();
+        }
+        let mut all = Vec::with_capacity(self.len());
+        for (param, &(number, offset)) in self.params.iter().zip(&self.places) {
+            all.extend_from_slice(&groups[number].data::<f32>()[offset..offset + param.get().len()]);
+        }
+        let len = all.len();
+        Tensor::new(all, &[len])
+    }
+
+    /// The values of each group, on the CPU, from those of a parameter after the other.
+    fn apart(&self, values: &[f32]) -> Vec<Tensor> {
+        let mut groups = vec![Vec::new(); self.groups.len()];
+        let mut rest = values;
+        for (param, &(number, _)) in self.params.iter().zip(&self.places) {
+            let (head, tail) = rest.split_at(param.get().len());
+            groups[number].extend_from_slice(head);
+            rest = tail;
+        }
+        groups.into_iter().map(|values| Tensor::new(values.clone(), &[values.len()])).collect()
+    }
+
+    /// The master copy, f32 `[n]` on the CPU, in the order of the parameters, as below.
     ///
     /// # Errors
     /// What a GPU says, here and below.
     pub fn master(&self) -> Result<Tensor> {
-        self.flat.values.to_cpu()
+        let groups: Vec<Tensor> = self.groups.iter().map(|group| group.flat.values.to_cpu()).collect::<Result<_>>()?;
+        Ok(self.together(&groups))
     }
 
     /// The gradient that has been added up since the last update, times the loss scale; f32 `[n]` on the CPU.
@@ -139,7 +258,9 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn gradient(&self) -> Result<Tensor> {
-        self.gradient.to_cpu()
+        let gradient = self.gradient.to_cpu()?;
+        let part = |group: &Group| gradient.view(group.start, group.flat.values.shape());
+        Ok(self.together(&self.groups.iter().map(part).collect::<Vec<_>>()))
     }
 
     /// The running average of the master copy, where the run or its optimizer keeps one; f32 `[n]` on the CPU.
@@ -147,15 +268,14 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn average(&self) -> Result<Option<Tensor>> {
-        self.result()?.as_ref().map(Tensor::to_cpu).transpose()
-    }
-
-    /// The average, on the parameters' device.
-    fn result(&self) -> Result<Option<Tensor>> {
-        match &self.average {
-            Some(average) => Ok(Some(average.clone())),
-            None => self.optimizer.result(&self.flat),
+        let mut averages = Vec::new();
+        for group in &self.groups {
+            match group.result()? {
+                Some(average) => averages.push(average.to_cpu()?),
+                None => return Ok(None),
+            }
         }
+        Ok(Some(self.together(&averages)))
     }
 
     /// How far Prodigy believes the values to be from where they end: its learning rate is this times the given one.
@@ -163,18 +283,20 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn distance(&self) -> Result<Option<f64>> {
-        match self.flat.state.iter().find(|(name, _)| *name == DISTANCE) {
+        match self.groups[0].flat.state.iter().find(|(name, _)| *name == DISTANCE) {
             Some((_, distance)) => Ok(Some(distance.view(0, &[1]).to_cpu()?.item())),
             None => Ok(None),
         }
     }
 
-    /// What the optimizer keeps, by name, on the CPU.
+    /// What the optimizer keeps, by name in states, on the CPU.
     ///
     /// # Errors
     /// What a GPU says.
-    pub fn state(&self) -> Result<Vec<(&'static str, Tensor)>> {
-        self.flat.state.iter().map(|(name, x)| Ok((*name, x.to_cpu()?))).collect()
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let groups = self.groups.iter().enumerate();
+        let states = groups.flat_map(|(number, group)| group.flat.state.iter().map(move |state| (number, state)));
+        states.map(|(number, (name, x))| Ok((in_states(name, number), x.to_cpu()?))).collect()
     }
 
     /// All that a training state holds, by name, on the CPU.
@@ -182,13 +304,13 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn saved(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut all = vec![(MASTER, self.master()?)];
+        let mut all = vec![(MASTER.to_owned(), self.master()?)];
         all.extend(self.state()?);
-        all.extend(self.average()?.map(|average| (AVERAGE, average)));
+        all.extend(self.average()?.map(|average| (AVERAGE.to_owned(), average)));
         if self.adapts() {
-            all.push((PROGRESS, self.progress.to_cpu()?));
+            all.push((PROGRESS.to_owned(), self.groups[0].progress.to_cpu()?));
         }
-        Ok(all.into_iter().map(|(name, x)| (name.to_owned(), x)).collect())
+        Ok(all)
     }
 
     /// Takes what [`FlatParameters::saved`] gave after `step` steps, from `read`, which is told name, dtype and length.
@@ -197,24 +319,29 @@ impl FlatParameters {
     /// What `read` or a GPU says.
     pub fn restore(&mut self, step: u64, read: impl Fn(&str, DType, usize) -> Result<Tensor>) -> Result<()> {
         let device = self.device();
-        let load = |name: &str, x: &mut Tensor| -> Result<()> {
-            let saved = read(name, x.dtype(), x.len())?;
-            *x = saved.with_shape(x.shape()).to(&device)?;
-            Ok(())
+        let values = self.apart(read(MASTER, DType::F32, self.len())?.data());
+        let averages = match self.groups[0].average {
+            Some(_) => Some(self.apart(read(AVERAGE, DType::F32, self.len())?.data())),
+            None => None,
         };
-        load(MASTER, &mut self.flat.values)?;
-        for (name, x) in &mut self.flat.state {
-            load(name, x)?;
+        let progress = Progress { updates: step, ..self.progress()? }.tensor();
+        let progress = match self.adapts() {
+            true => read(PROGRESS, progress.dtype(), progress.len())?.with_shape(progress.shape()),
+            false => progress,
+        };
+        for (number, (group, values)) in self.groups.iter_mut().zip(values).enumerate() {
+            group.flat.values = values.to(&device)?;
+            for (name, x) in &mut group.flat.state {
+                let saved = read(&in_states(name, number), x.dtype(), x.len())?;
+                *x = saved.with_shape(x.shape()).to(&device)?;
+            }
+            if let Some(averages) = &averages {
+                group.average = Some(averages[number].to(&device)?);
+            }
+            // A copy of its own for each: they are changed in place.
+            group.progress = progress.to_cpu()?.with_shape(progress.shape()).to(&device)?;
+            group.flat.copy = optimizer::copy(&group.flat.values, group.flat.copy.dtype())?;
         }
-        if let Some(average) = &mut self.average {
-            load(AVERAGE, average)?;
-        }
-        let progress = Progress { updates: step, ..self.progress()? };
-        self.progress = progress.tensor().to(&device)?;
-        if self.adapts() {
-            load(PROGRESS, &mut self.progress)?;
-        }
-        self.flat.copy = optimizer::copy(&self.flat.values, self.flat.copy.dtype())?;
         self.step = step;
         self.publish();
         Ok(())
@@ -227,7 +354,8 @@ impl FlatParameters {
 
     /// Makes the model see the master copy. Called after every change of it.
     pub fn publish(&self) {
-        self.show(&self.flat.copy);
+        let copies: Vec<Tensor> = self.groups.iter().map(|group| group.flat.copy.clone()).collect();
+        self.show(&copies);
     }
 
     /// Makes the model see the average, until the next [`FlatParameters::publish`]; the master copy where there is none.
@@ -235,19 +363,20 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn publish_average(&self) -> Result<()> {
-        match &self.result()? {
-            Some(average) => self.show(&optimizer::copy(average, self.flat.copy.dtype())?),
-            None => self.publish(),
-        }
+        let copy = |group: &Group| match &group.result()? {
+            Some(average) => optimizer::copy(average, group.flat.copy.dtype()),
+            None => Ok(group.flat.copy.clone()),
+        };
+        let copies: Vec<Tensor> = self.groups.iter().map(copy).collect::<Result<_>>()?;
+        self.show(&copies);
         Ok(())
     }
 
-    fn show(&self, copy: &Tensor) {
-        let mut offset = 0;
-        for param in &self.params {
+    /// Makes the parameters views into a copy of each group.
+    fn show(&self, copies: &[Tensor]) {
+        for (param, &(number, offset)) in self.params.iter().zip(&self.places) {
             let shape = param.get().shape().to_vec();
-            param.set(copy.view(offset, &shape));
-            offset += shape.iter().product::<usize>();
+            param.set(copies[number].view(offset, &shape));
         }
     }
 
@@ -256,20 +385,17 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn accumulate(&mut self, gradients: &Gradients) -> Result<()> {
-        let mut offset = 0;
-        for param in &self.params {
-            let value = param.get();
-            if let Some(part) = gradients.get(&value) {
-                optimizer::accumulate(&mut self.gradient, offset, part)?;
+        for (param, &(number, offset)) in self.params.iter().zip(&self.places) {
+            if let Some(part) = gradients.get(&param.get()) {
+                optimizer::accumulate(&mut self.gradient, self.groups[number].start + offset, part)?;
             }
-            offset += value.len();
         }
         Ok(())
     }
 
     /// What the gradient of a loss begins with, a scalar on the parameters' device: the loss scale in f16, else 1.
     pub fn loss_scale(&self) -> Tensor {
-        self.progress.view(0, &[])
+        self.groups[0].progress.view(0, &[])
     }
 
     /// Whether the loss scale changes as training goes.
@@ -282,12 +408,12 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn progress(&self) -> Result<Progress> {
-        Ok(Progress::of(&self.progress.to_cpu()?, self.interval))
+        Ok(Progress::of(&self.groups[0].progress.to_cpu()?, self.interval))
     }
 
     /// [`Progress::values`] on the parameters' device, f32 `[3]`.
     pub fn progress_values(&self) -> &Tensor {
-        &self.progress
+        &self.groups[0].progress
     }
 
     /// Global 2-norm of the accumulated gradient, without its loss scale.
@@ -295,7 +421,7 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn gradient_norm(&self) -> Result<f64> {
-        let [norm, _] = optimizer::clip(&self.gradient, &self.progress.view(0, &[1]), f64::INFINITY)?;
+        let [norm, _] = optimizer::clip(&self.gradient, &self.groups[0].progress.view(0, &[1]), f64::INFINITY)?;
         Ok(norm.to_cpu()?.item())
     }
 
@@ -307,8 +433,12 @@ impl FlatParameters {
     /// What a GPU says.
     pub fn update(&mut self, lr: f64, max_norm: f64) -> Result<f64> {
         self.count_step()?;
-        self.lr.stage(&number(lr, self.lr.dtype()))?;
-        let norm = self.queue_update(&self.lr.clone(), max_norm)?;
+        for group in &mut self.groups {
+            let rate = number(lr * group.factor, group.lr.dtype());
+            group.lr.stage(&rate)?;
+        }
+        let rates: Vec<Tensor> = self.groups.iter().map(|group| group.lr.clone()).collect();
+        let norm = self.queue_update(&rates, max_norm)?;
         self.publish();
         Ok(norm.to_cpu()?.item())
     }
@@ -324,21 +454,24 @@ impl FlatParameters {
         self.average_keeps.stage(&number(keeps, self.average_keeps.dtype()))
     }
 
-    /// The update of the step that was counted, at the rates `lr` ([`Step::lr`]), and the norm of the gradient before
-    /// clipping, `[1]`. [`FlatParameters::publish`] comes after it.
+    /// The update of the step that was counted, at the rates `lr` ([`Step::lr`]) of each group, and the norm of the gradient
+    /// before clipping, `[1]`. [`FlatParameters::publish`] comes after it.
     ///
     /// # Errors
     /// What a GPU says.
-    pub fn queue_update(&mut self, lr: &Tensor, max_norm: f64) -> Result<Tensor> {
+    pub fn queue_update(&mut self, lr: &[Tensor], max_norm: f64) -> Result<Tensor> {
         let most = if max_norm > 0.0 { max_norm } else { f64::INFINITY };
-        let [norm, factor] = optimizer::clip(&self.gradient, &self.progress.view(0, &[1]), most)?;
-        let (progress, interval) = (&mut self.progress, self.interval);
-        let step = Step { gradient: &self.gradient, factor: &factor, lr, progress, interval };
-        optimizer::update(&*self.optimizer, &mut self.flat, step)?;
-        self.gradient.clear()?;
-        if let Some(average) = &mut self.average {
-            optimizer::move_average(average, &self.flat.values, &self.average_keeps)?;
+        let [norm, factor] = optimizer::clip(&self.gradient, &self.groups[0].progress.view(0, &[1]), most)?;
+        for (group, lr) in self.groups.iter_mut().zip(lr) {
+            let gradient = self.gradient.view(group.start, group.flat.values.shape());
+            let (progress, interval) = (&mut group.progress, self.interval);
+            let step = Step { gradient: &gradient, factor: &factor, lr, progress, interval };
+            optimizer::update(&*group.optimizer, &mut group.flat, step)?;
+            if let Some(average) = &mut group.average {
+                optimizer::move_average(average, &group.flat.values, &self.average_keeps)?;
+            }
         }
+        self.gradient.clear()?;
         Ok(norm)
     }
 }

@@ -1,10 +1,10 @@
 //! The memory that a run will take, worked out from configurations and file headers before anything is loaded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::activations::{Activations, Sizes};
-use super::config::TrainConfig;
+use super::config::{Chosen, TrainConfig};
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::memory::{self, format_bytes};
@@ -12,8 +12,8 @@ use crate::device::plan::{MemoryPlan, Phase};
 use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
-use crate::lora::{Expert, Targets};
-use crate::nn::{UNetConfig, VaeConfig};
+use crate::lora::{BaseModules, Expert};
+use crate::nn::{ClipConfig, Config, UNetConfig, VaeConfig};
 use crate::tensor::DType;
 
 /// The program and its threads.
@@ -62,8 +62,8 @@ impl DiskPlan {
 
 /// What is trained, and on how long texts.
 pub struct Adapted {
-    /// Rank of each module that gets a LoRA layer.
-    pub ranks: BTreeMap<String, usize>,
+    /// What gets a LoRA layer.
+    pub chosen: Vec<Chosen>,
     /// Values of all layers.
     pub trained: usize,
     /// Tokens of a caption: 77 a window.
@@ -75,28 +75,28 @@ pub struct Adapted {
 }
 
 impl Adapted {
-    /// The layers of `start`, or those that the settings ask for, in the UNet whose `modules` have these shapes.
+    /// The layers of `start`, or those that the settings ask for, in the model whose `modules` have these shapes.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] for targets that match no module.
+    /// As [`TrainConfig::chosen`].
     pub fn new(
         config: &TrainConfig,
         start: Option<&Expert>,
-        modules: &BTreeMap<String, Vec<usize>>,
+        modules: &BaseModules,
         (text, texts_vary): (usize, bool),
         image: u64,
     ) -> Result<Self> {
-        let ranks: BTreeMap<String, usize> = match start {
-            Some(start) => start.iter().map(|(_, module, layer)| (module.to_owned(), layer.rank())).collect(),
-            None => {
-                let chosen = Targets::parse(&config.targets.join(","))?.select(modules)?;
-                chosen.into_iter().map(|module| (module, config.rank)).collect()
-            }
+        let chosen = config.chosen(start, modules)?;
+        let values = |chosen: &Chosen| {
+            let shape = modules.get(chosen.component).and_then(|modules| modules.get(&chosen.module));
+            shape.map_or(0, |shape| chosen.rank * (shape[0] + shape[1..].iter().product::<usize>()))
         };
-        let values = |(module, rank): (&String, &usize)| {
-            modules.get(module).map_or(0, |shape| rank * (shape[0] + shape[1..].iter().product::<usize>()))
-        };
-        Ok(Self { trained: ranks.iter().map(values).sum(), ranks, text, texts_vary, image })
+        Ok(Self { trained: chosen.iter().map(values).sum(), chosen, text, texts_vary, image })
+    }
+
+    /// The modules of the UNet.
+    fn of_unet(&self) -> impl Iterator<Item = &Chosen> {
+        self.chosen.iter().filter(|chosen| chosen.component == "unet")
     }
 }
 
@@ -127,14 +127,14 @@ impl Plans {
         dtype: DType,
     ) -> Result<Self> {
         let trained = layers.trained;
-        let adapted: BTreeSet<String> = layers.ranks.keys().cloned().collect();
+        let adapted: BTreeSet<String> = layers.of_unet().map(|chosen| chosen.module.clone()).collect();
         let activations = Activations {
             config: unet,
             batch: config.batch_size,
             side: side.div_ceil(vae.downscale()),
             text: layers.text,
             adapted: &adapted,
-            rank: layers.ranks.values().copied().max().unwrap_or(0),
+            rank: layers.of_unet().map(|chosen| chosen.rank).max().unwrap_or(0),
             dtype,
             checkpointing: config.checkpointing,
             on_gpu: *device != Device::Cpu,
@@ -152,8 +152,11 @@ impl Plans {
         let state = (trained * a_value) as u64;
         let disk = DiskPlan::new(config, trained);
         let a_sample = (kept + passing) / config.batch_size as u64;
-        let mut phases = vec![
-            Phase { name: "encoding captions", parts: vec![("text encoders", text)] },
+        let mut phases = Vec::new();
+        if !config.train_text_encoder {
+            phases.push(Phase { name: "encoding captions", parts: vec![("text encoders", text)] });
+        }
+        phases.extend([
             Phase {
                 name: "encoding images",
                 parts: vec![("VAE", vae_weights), ("activations", ENCODER_MAPS * map(side)), ("image", layers.image)],
@@ -167,9 +170,13 @@ impl Plans {
                     ("working space", passing),
                 ],
             },
-        ];
-        if layers.texts_vary {
-            phases[2].parts.push(("text encoders", text));
+        ]);
+        if let Some(training) = phases.last_mut().filter(|_| config.train_text_encoder || layers.texts_vary) {
+            training.parts.push(("text encoders", text));
+        }
+        if config.train_text_encoder {
+            let kept = text_activations(files, config.batch_size, layers.text, dtype)?;
+            phases.last_mut().expect("a phase").parts.push(("kept for the text encoders", kept));
         }
         if config.sample_every > 0 {
             phases.push(Phase {
@@ -245,6 +252,19 @@ impl Plans {
         ways.push("a lower --resolution or --rank".into());
         ways
     }
+}
+
+/// What the backward pass of text encoders needs, in bytes: in each layer what the norms, attention and the feed-forward part
+/// keep of the tokens of all captions.
+fn text_activations(files: &ModelDir, batch: usize, tokens: usize, dtype: DType) -> Result<u64> {
+    let mut bytes = 0;
+    for folder in std::iter::once(&files.text_encoder).chain(&files.text_encoder_2) {
+        let config = ClipConfig::parse(&Config::open(&folder.join("config.json"))?)?;
+        // Both norms and what they read, q, k, v, attention; before and behind the activation.
+        let values = 8 * config.hidden_size + 2 * config.intermediate_size;
+        bytes += config.num_hidden_layers * batch * tokens * values * dtype.size();
+    }
+    Ok(bytes as u64)
 }
 
 /// Bytes of a component's weights in memory: matrices in `dtype`, vectors in its accumulator.

@@ -12,6 +12,7 @@ use super::lr_schedule::Shape;
 use super::plan::{Adapted, Plans};
 use super::samples::Samples;
 use super::step::Objective;
+use super::texts::TrainedTexts;
 use super::watcher::Watcher;
 use crate::data::captions::Captions;
 use crate::data::dataset::Dataset;
@@ -43,9 +44,12 @@ pub struct Preparation {
     pub(super) samples: Option<Samples>,
     /// Held-out images.
     pub(super) validation: Option<Examples>,
-    device: Device,
+    pub(super) device: Device,
     pub(super) dtype: DType,
     unet_folder: PathBuf,
+    vocab: Option<PathBuf>,
+    /// Windows that every caption is encoded in.
+    windows: usize,
 }
 
 impl Preparation {
@@ -159,7 +163,7 @@ impl Preparation {
             survey::table(&dataset, &images, &fits, side as u32).iter().for_each(|line| watcher.note(line));
         }
         let modules = base::modules(&files.root)?;
-        let start = config.network_weights.as_deref().map(|file| start(file, &modules)).transpose()?;
+        let start = config.network_weights.as_deref().map(|file| start(&config, file, &modules)).transpose()?;
         if let Some(start) = &start {
             config.rank = start.max_rank();
             watcher.note(&format!("starting from {} LoRA layers of rank up to {}", start.len(), config.rank));
@@ -169,7 +173,7 @@ impl Preparation {
         let windows = if config.long_prompts { captions.windows } else { 1 };
         let text = (windows * captions.window, dataset.captions_vary());
         let largest = images.iter().map(|image| image.decoding(side as u32)).max().unwrap_or(0);
-        let layers = Adapted::new(&config, start.as_ref(), &modules["unet"], text, largest)?;
+        let layers = Adapted::new(&config, start.as_ref(), &modules, text, largest)?;
         let plans = Plans::new(&config, &layers, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
         if dry {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
@@ -251,6 +255,8 @@ impl Preparation {
             validation,
             device: device.clone(),
             dtype,
+            vocab: vocab.map(PathBuf::from),
+            windows,
         }))
     }
 
@@ -263,6 +269,18 @@ impl Preparation {
         unet.place(&self.device)?;
         release_pool();
         Ok(unet)
+    }
+
+    /// The text encoders, where they are trained.
+    ///
+    /// # Errors
+    /// As [`TrainedTexts::load`].
+    pub(super) fn load_texts(&self) -> Result<Option<TrainedTexts>> {
+        if !self.config.train_text_encoder {
+            return Ok(None);
+        }
+        let vocab = self.vocab.as_deref();
+        TrainedTexts::load(&self.config, vocab, self.windows, &self.device, self.dtype).map(Some)
     }
 }
 
@@ -277,13 +295,14 @@ fn vae_folder(config: &TrainConfig, files: &ModelDir) -> Result<PathBuf> {
 /// The LoRA that a run starts from.
 ///
 /// # Errors
-/// [`Error::File`] for a LoRA that does not fit the model, or has layers outside of the UNet.
-fn start(file: &Path, modules: &BaseModules) -> Result<Expert> {
+/// [`Error::File`] for a LoRA that does not fit the model, or has layers of networks that are not trained.
+fn start(config: &TrainConfig, file: &Path, modules: &BaseModules) -> Result<Expert> {
     let loaded = lora::load(file, Some(modules), false)?;
-    match loaded.expert.components.keys().find(|component| *component != "unet") {
+    match loaded.expert.components.keys().find(|component| *component != "unet" && !config.train_text_encoder) {
         None => Ok(loaded.expert),
         Some(other) => {
-            let message = format!("has layers of {other}, and only those of the UNet are trained; take the others out");
+            let message =
+                format!("has layers of {other}, and only those of the UNet are trained: give --train-text-encoder");
             Err(Error::file(file, message))
         }
     }
@@ -380,7 +399,9 @@ fn samples(
 ) -> Result<Samples> {
     let is_xl = files.family == Family::StableDiffusionXl;
     let mut prompts = Vec::new();
-    for prompt in &config.sample_prompt {
+    // Text encoders that are trained encode them anew each time.
+    let frozen = config.sample_prompt.iter().filter(|_| !config.train_text_encoder);
+    for prompt in frozen {
         let positive = examples.conditions(prompt)?;
         let negative = match is_xl && files.force_zeros_for_empty_prompt {
             true => positive.zeros()?,
@@ -390,6 +411,7 @@ fn samples(
     }
     Ok(Samples {
         dir: config.out.join("samples"),
+        texts: config.sample_prompt.clone(),
         prompts,
         scheduler,
         is_xl,

@@ -45,7 +45,7 @@ pub fn of_training(config: &TrainConfig, dataset: &Dataset, side: u32) -> BTreeM
         ("sd_model_name", base_name(Path::new(&config.model))),
         ("learning_rate", config.lr.to_string()),
         ("unet_lr", config.lr.to_string()),
-        ("text_encoder_lr", "None".into()),
+        ("text_encoder_lr", or_none(config.train_text_encoder.then(|| config.text_encoder_lr.unwrap_or(config.lr)))),
         ("optimizer", optimizer),
         ("lr_scheduler", config.lr_schedule.name().to_string()),
         ("lr_warmup_steps", config.warmup.to_string()),

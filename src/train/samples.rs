@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::texts::TrainedTexts;
 use crate::error::{Error, Result};
 use crate::formats::{image, png};
 use crate::generate::generation::{Batch, Networks};
@@ -18,7 +19,8 @@ const STEPS: usize = 25;
 pub struct Samples {
     /// The folder that pictures go to.
     pub dir: PathBuf,
-    /// Prompt and negative prompt of each picture.
+    pub texts: Vec<String>,
+    /// Prompt and negative prompt of each picture, where the text encoders stay as they are.
     pub prompts: Vec<(Conditions, Conditions)>,
     /// The model's `scheduler_config.json`.
     pub scheduler: Value,
@@ -34,11 +36,11 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Writes `step-NNNNNNNN-I.png` for each prompt.
+    /// Writes `step-NNNNNNNN-I.png` for each prompt, as `texts` encode it where those are trained.
     ///
     /// # Errors
     /// [`Error::Io`] where a picture cannot be written; whatever is wrong with the VAE.
-    pub fn draw(&self, unet: &UNet, step: u64) -> Result<()> {
+    pub fn draw(&self, unet: &UNet, texts: Option<&TrainedTexts>, step: u64) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
         let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;
         vae.place(&unet.device())?;
@@ -51,14 +53,18 @@ impl Samples {
             clip_skip: 0,
             seed: self.seed,
         };
-        for (i, (positive, negative)) in self.prompts.iter().enumerate() {
+        let encoded = match texts {
+            Some(texts) => self.texts.iter().map(|prompt| texts.of_sample(prompt)).collect::<Result<_>>()?,
+            None => self.prompts.clone(),
+        };
+        for (i, (positive, negative)) in encoded.into_iter().enumerate() {
             let batch = Batch {
                 mixture: None,
                 networks: Networks { unet, vae: &vae, scheduler: &self.scheduler, is_xl: self.is_xl },
                 generation: &generation,
                 noise: vec![(self.seed, i as u64)],
-                positive: positive.clone(),
-                negative: negative.clone(),
+                positive,
+                negative,
                 start: None,
             };
             let (_, pixels) = batch.pixels(|| Ok(()))?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::parameters::FlatParameters;
 use super::step::Objective;
 use super::watcher::StepReport;
+use crate::autograd::Tape;
 use crate::data::batch::MicroBatch;
 use crate::device::Device;
 use crate::device::gpu::graph::CachedGraph;
@@ -37,9 +38,10 @@ pub struct Steps {
     row: usize,
     /// Numbers of the unfinished step.
     column: usize,
-    /// The learning rate of each update, the last also of all that follow; and the same on the device.
+    /// The learning rate of each update, the last also of all that follow; and the same on the device for each group of
+    /// parameters.
     rates: Vec<f64>,
-    device_rates: Tensor,
+    device_rates: Vec<Tensor>,
     /// Steps that have not been read, and whether they have a loss scale.
     unread: Vec<(u64, bool)>,
     since: Instant,
@@ -47,12 +49,13 @@ pub struct Steps {
 
 impl Steps {
     /// For steps of `accumulated` micro-batches. `rates` has the learning rate of each update, at least one; the last is
-    /// also that of all that follow. The host cannot know which update a step is: steps whose gradients overflow are
+    /// also that of all that follow. Groups of parameters learn at these times their `factors`
+    /// ([`FlatParameters::factors`]). The host cannot know which update a step is: steps whose gradients overflow are
     /// skipped on the device.
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn new(device: &Device, accumulated: usize, rates: Vec<f64>) -> Result<Self> {
+    pub fn new(device: &Device, accumulated: usize, rates: Vec<f64>, factors: &[f64]) -> Result<Self> {
         let row = accumulated + PROGRESS + 1;
         let numbers =
             |values: Vec<f64>| Tensor::new(values.clone(), &[values.len()]).cast(device.number_dtype()).to(device);
@@ -64,7 +67,9 @@ impl Steps {
             loss: numbers(vec![0.0])?,
             norm: numbers(vec![0.0])?,
             measured: numbers(vec![0.0; STEPS * row])?,
-            device_rates: numbers(rates.clone())?,
+            device_rates: (factors.iter())
+                .map(|factor| numbers(rates.iter().map(|rate| rate * factor).collect()))
+                .collect::<Result<_>>()?,
             rates,
             row,
             column: 0,
@@ -95,6 +100,31 @@ impl Steps {
             flat.accumulate(&computed.gradients)?;
             loss.write(0, &computed.loss)
         })?;
+        self.keep(&self.loss.clone())
+    }
+
+    /// The same where the text states come about on `tape`, which differ in more than tensors from one micro-batch to the
+    /// next: nothing is replayed.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn micro_batch_on(
+        &mut self,
+        tape: Tape,
+        objective: &Objective,
+        unet: &UNet,
+        flat: &mut FlatParameters,
+        batch: &MicroBatch,
+        factor: f64,
+    ) -> Result<()> {
+        let mut prepared = objective.prepare(batch)?;
+        for tensor in prepared.tensors() {
+            *tensor = tensor.to(&self.device)?;
+        }
+        let context = &batch.context;
+        let computed = objective.differentiate_on(tape, unet, &prepared, context, factor, flat.loss_scale())?;
+        flat.accumulate(&computed.gradients)?;
+        self.loss.write(0, &computed.loss)?;
         self.keep(&self.loss.clone())
     }
 

@@ -17,8 +17,10 @@ use super::saved::SavedLoras;
 use super::step::Objective;
 use super::steps::Steps;
 use super::tensorboard::EventFile;
+use super::texts::TrainedTexts;
 use super::validation::Validation;
 use super::watcher::{StepReport, Watcher};
+use crate::autograd::Tape;
 use crate::data::examples::Examples;
 use crate::device::Device;
 use crate::device::memory::format_bytes;
@@ -34,6 +36,8 @@ pub struct Trainer {
     folder: OutputFolder,
     plans: Plans,
     unet: UNet,
+    /// Where they are trained.
+    texts: Option<TrainedTexts>,
     examples: Examples,
     objective: Objective,
     /// Those that are trained at.
@@ -72,6 +76,7 @@ impl Trainer {
     /// # Errors
     /// Where targets or state do not fit the UNet, or the output folder cannot be written.
     pub fn start(prepared: Preparation, mut unet: UNet) -> Result<Self> {
+        let mut texts = prepared.load_texts()?;
         let Preparation {
             config,
             folder,
@@ -87,23 +92,23 @@ impl Trainer {
             ..
         } = prepared;
         unet.set_checkpointing(config.checkpointing);
-        let branches = Branches::attach(&config, start.as_ref(), &mut unet, dtype)?;
-        let params = branches.params();
-        let shapes: Vec<Vec<usize>> = params.iter().map(|param| param.get().shape().to_vec()).collect();
-        let mut flat = FlatParameters::new(params, dtype, config.optimizer(&shapes)?)?;
+        let encoders = texts.as_mut().map(|texts| &mut texts.encoders);
+        let branches = Branches::attach(&config, start.as_ref(), &mut unet, encoders, dtype)?;
+        let optimizer = |shapes: &[Vec<usize>]| config.optimizer(shapes);
+        let mut flat = FlatParameters::grouped(branches.params(), &branches.lr_factors(), dtype, optimizer)?;
         if config.ema > 0.0 {
             flat.keep_average(config.ema)?;
         }
         match (state, start) {
             (Some(state), _) => state.restore(&mut flat)?,
             // The network may have rounded what it starts from.
-            (None, Some(start)) => flat.set_values(branches.values(&start))?,
+            (None, Some(start)) => flat.set_values(branches.values(&start)?)?,
             (None, None) => {}
         }
         let saved = SavedLoras::new(&config, &examples)?;
         let timesteps = config.timesteps(objective.schedule.alphas_cumprod.len() as u32)?;
         atomic::write_bytes(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
-        let steps = Steps::new(&unet.device(), config.grad_accum, config.schedule().rates())?;
+        let steps = Steps::new(&unet.device(), config.grad_accum, config.schedule().rates(), &flat.factors())?;
         let resumed = (flat.step > 0).then_some(flat.step);
         let metrics = Metrics::resume(&folder.join("metrics.jsonl"), flat.step)?;
         let events = EventFile::create(&config.out, resumed)?;
@@ -119,6 +124,7 @@ impl Trainer {
             folder,
             plans,
             unet,
+            texts,
             examples,
             objective,
             timesteps,
@@ -195,7 +201,7 @@ impl Trainer {
         self.report(drawing || saving, watcher)?;
         // Before the state is saved: a run that is killed while it draws comes back to this step.
         if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
-            samples.draw(&self.unet, step)?;
+            samples.draw(&self.unet, self.texts.as_ref(), step)?;
         }
         let every = self.config.validate_every.unwrap_or(self.config.save_every);
         if self.validation.is_some() && (last || step.is_multiple_of(every)) {
@@ -244,9 +250,16 @@ impl Trainer {
         let accumulated = self.config.grad_accum as u64;
         let first = self.flat.step * accumulated;
         for number in first..first + accumulated {
-            let batch = self.examples.batch(number, self.timesteps.clone())?;
             let factor = 1.0 / accumulated as f64;
-            self.steps.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
+            let Some(texts) = &self.texts else {
+                let batch = self.examples.batch(number, self.timesteps.clone())?;
+                self.steps.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
+                continue;
+            };
+            let tape = Tape::watching(&self.flat.leaves());
+            let encode = |captions: &[String]| texts.encode(&tape, captions);
+            let batch = self.examples.batch_with(number, self.timesteps.clone(), Some(&encode))?;
+            self.steps.micro_batch_on(tape, &self.objective, &self.unet, &mut self.flat, &batch, factor)?;
         }
         self.steps.update(&mut self.flat, self.config.max_grad_norm)
     }
@@ -256,7 +269,7 @@ impl Trainer {
         let Some(validation) = &mut self.validation else { return Ok(()) };
         let step = self.flat.step;
         self.flat.publish_average()?;
-        let loss = validation.measure(&self.objective, &self.unet, step);
+        let loss = validation.measure(&self.objective, &self.unet, self.texts.as_ref(), step);
         self.flat.publish();
         let loss = loss?;
         self.events.scalars(step, &[("validation/loss", loss)])?;

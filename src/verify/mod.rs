@@ -8,6 +8,7 @@ mod models;
 mod neighbours;
 mod networks;
 mod sampling;
+mod texts;
 mod training;
 
 use std::path::Path;
@@ -147,6 +148,7 @@ fn compare(case: &Case, kind: &str, device: &Device, precision: DType) -> Result
         "vae" => models::vae(case, device, precision)?,
         "tokenizer" => models::tokenizer(case)?,
         "lora_train" => training::lora_train(case, device, precision)?,
+        "lora_train_text" => texts::lora_train_text(case, device, precision)?,
         "class_tokens" => training::class_tokens(case, device, precision)?,
         "scheduler" => sampling::scheduler(case, device)?,
         "sample" => sampling::sample(case, device, precision)?,

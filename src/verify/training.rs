@@ -1,4 +1,5 @@
-//! Cases of the kinds lora_train and class_tokens: whole optimisation steps of a UNet LoRA.
+//! Cases of the kinds lora_train and class_tokens: whole optimisation steps of a UNet LoRA. Those of the text encoders too are in
+//! `texts`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +18,7 @@ use crate::error::Result;
 use crate::formats::component;
 use crate::lora::Factors;
 use crate::lora::attach::{self, transposed};
-use crate::nn::{ClipText, Param, UNet};
+use crate::nn::{ClipText, Param, UNet, Visitor};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
@@ -194,12 +195,23 @@ fn scheduler_of(model: &Path) -> Result<Value> {
     Ok(keys.into_iter().filter_map(|key| Some((key.to_owned(), config.get(key)?.clone()))).collect())
 }
 
-/// Attaches the recorded factors of `lora.init`: their parameters, and their names.
+/// Attaches the recorded factors of the UNet in `lora.init`: their parameters, and their names.
 fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Param>, Vec<String>)> {
+    recorded_of(case, "unet", dtype, &mut |f| unet.visit(f))
+}
+
+/// The same of any network, whose layers `visit` hands out.
+pub(super) fn recorded_of(
+    case: &Case,
+    component: &str,
+    dtype: DType,
+    visit: &mut dyn FnMut(&mut Visitor),
+) -> Result<(Vec<Param>, Vec<String>)> {
+    let start = format!("lora.init.{component}.");
     let scale = case.f64("alpha")? / case.f64("rank")?;
     let mut factors: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
-    for name in case.tensors.names().filter_map(|name| name.strip_prefix("lora.init.unet.")) {
-        let tensor = case.tensor(&format!("lora.init.unet.{name}"))?;
+    for name in case.tensors.names().filter_map(|name| name.strip_prefix(&start)) {
+        let tensor = case.tensor(&format!("{start}{name}"))?;
         if let Some(module) = name.strip_suffix(".lora_A.weight") {
             factors.entry(module.into()).or_default().0 = Some(tensor);
         } else if let Some(module) = name.strip_suffix(".lora_B.weight") {
@@ -209,7 +221,7 @@ fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Par
     let mut params = Vec::new();
     let mut keys = Vec::new();
     let mut failure = None;
-    unet.visit(&mut |mut layer| {
+    visit(&mut |mut layer| {
         if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
             keys.push(layer.name().to_owned());
             // B of a convolution is recorded as a 1x1 convolution.
@@ -232,12 +244,12 @@ fn recorded_loras(case: &Case, unet: &mut UNet, dtype: DType) -> Result<(Vec<Par
         return Err(case.error(format!("{} of {} LoRA modules fit the model", keys.len(), factors.len())));
     }
     let names: Vec<String> =
-        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("unet.{k}.lora_{f}.weight"))).collect();
+        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("{component}.{k}.lora_{f}.weight"))).collect();
     Ok((params, names))
 }
 
 /// The learning rate of key `lr`, and the recorded optimizer.
-fn recorded_adamw(case: &Case, lr: &str) -> Result<(f64, Box<AdamW>)> {
+pub(super) fn recorded_adamw(case: &Case, lr: &str) -> Result<(f64, Box<AdamW>)> {
     let optimizer = &case.json["optimizer"];
     let number = |v: &serde_json::Value| v.as_f64().ok_or_else(|| case.error("`optimizer`: expected numbers"));
     let adamw = AdamW {
@@ -263,7 +275,7 @@ fn micro_batch(case: &Case, i: usize, dtype: DType) -> Result<MicroBatch> {
 
 /// Compares a flat buffer (less `origin`, where given) with recorded tensors: all together, and each on its own.
 #[allow(clippy::too_many_arguments)]
-fn compare(
+pub(super) fn compare(
     case: &Case,
     flat: &FlatParameters,
     names: &[String],
@@ -302,12 +314,12 @@ fn compare(
 }
 
 /// A gradient passed through each matrix three times: forwards, backwards, and to the parameter.
-const BACKWARD: usize = 3;
+pub(super) const BACKWARD: usize = 3;
 /// One matrix of a LoRA may have a gradient far smaller than what it is the difference of.
 const A_MATRIX: f64 = 4.0;
 
 /// Where the bound of what was compared last comes from in 16 bits, through a network of `depth` matrices.
-fn of_format(checks: &mut Checks, what: &str, depth: usize, scale: f64) {
+pub(super) fn of_format(checks: &mut Checks, what: &str, depth: usize, scale: f64) {
     match what {
         "grad" => checks.of_network(BACKWARD * depth, scale),
         "update" => checks.of_signs(BACKWARD * depth, scale),

@@ -29,6 +29,7 @@ EVALUATE = {
     "tokenizer": networks.tokenizer,
     "scheduler": schedulers.scheduler,
     "lora_train": training.lora_train,
+    "lora_train_text": training.lora_train_text,
     "sample": sampling.sample,
     "bake": sampling.bake,
     "merge": merging.merge,

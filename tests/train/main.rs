@@ -3,10 +3,13 @@
 mod config;
 mod data;
 mod goes_on;
+mod killed;
 mod losses;
+mod rates;
 mod records;
 mod saved;
 mod schedule;
+mod texts;
 
 use std::path::{Path, PathBuf};
 

@@ -51,7 +51,7 @@ fn lora_files_agree_with_peft() {
 
 #[test]
 fn training_steps_agree_with_peft() {
-    all_of(&["lora_train", "class_tokens"]);
+    all_of(&["lora_train", "lora_train_text", "class_tokens"]);
 }
 
 #[test]

@@ -31,7 +31,12 @@ impl TrainConfig {
 
     /// alpha / rank: what B·A is multiplied by.
     pub fn scale(&self) -> f64 {
-        self.alpha() / self.rank as f64
+        self.scale_of(self.rank)
+    }
+
+    /// The same of a module of another rank.
+    pub fn scale_of(&self, rank: usize) -> f64 {
+        self.alpha.map_or(1.0, |alpha| alpha / rank as f64)
     }
 
     /// How a difference counts.

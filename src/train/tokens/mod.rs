@@ -112,10 +112,11 @@ impl TokenTrainer {
         let mut rows = FlatParameters::new(added.collect(), dtype, Box::new(adamw))?;
         let mut lora = None;
         if settings.lora {
-            let branches = Branches::attach(&config, start.as_ref(), &mut unet, dtype)?;
-            let mut flat = FlatParameters::new(branches.params(), dtype, Box::new(adamw))?;
+            let branches = Branches::attach(&config, start.as_ref(), &mut unet, None, dtype)?;
+            let mut flat =
+                FlatParameters::grouped(branches.params(), &branches.lr_factors(), dtype, |_| Ok(Box::new(adamw)))?;
             if let (None, Some(start)) = (&state, &start) {
-                flat.set_values(branches.values(start))?;
+                flat.set_values(branches.values(start)?)?;
             }
             lora = Some((flat, branches, SavedLoras::new(&config, &examples)?));
         }

@@ -37,6 +37,9 @@ pub(super) fn check(config: &TrainConfig, settings: &TokenSettings, dtype: DType
     if config.optimizer != Optimizer::AdamW || !config.optimizer_args.is_empty() {
         return refuse("--optimizer other than adamw, and --optimizer-args");
     }
+    if config.train_text_encoder {
+        return refuse("--train-text-encoder");
+    }
     if config.validates() {
         return refuse("--validation-split and --validation-data");
     }

@@ -1,8 +1,9 @@
-"""Kind lora_train."""
+"""Kinds lora_train and lora_train_text."""
 
 from reference.files import Draw, read_json
 from reference.loras import base_weights, matches
 from reference.networks import load_unet
+from reference.training import networks
 
 from .build import SCHEDULE, Build, model_path
 from .networks import conditioning
@@ -328,5 +329,62 @@ def training(
     return Build(name, model_path(model), make)
 
 
+TEXTS = [
+    dict(name="lora_train_text_sd1", model="tiny-sd1", text_targets=["q_proj", "k_proj", "v_proj", "out_proj"], rank=2, alpha=4),
+    dict(
+        name="lora_train_text_sdxl",
+        model="tiny-sdxl",
+        text_targets=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
+        rank=2,
+        alpha=1,
+        lora_plus_ratio=4.0,
+    ),
+]
+CAPTIONS = [
+    ["a red circle left of a blue square", "two cats"],
+    ["a photo of a dog, three birds and a very long word: incomprehensibilities", ""],
+    ["a green triangle", "A CAT!!!"],
+]
+
+
+def text_training(name, model, text_targets, rank, alpha, lora_plus_ratio=1.0):
+    def make(root, folder):
+        draw = Draw(name)
+        case = dict(
+            kind="lora_train_text",
+            model=model_path(model),
+            rank=rank,
+            alpha=alpha,
+            target_modules=ATTENTION,
+            text_targets=text_targets,
+            text_lr=4e-4,
+            lora_plus_ratio=lora_plus_ratio,
+            prediction_type="epsilon",
+            snr_gamma=None,
+            noise_schedule=dict(SCHEDULE),
+            # Not 1e-8, which makes a step of what f32 rounds its smallest gradient to: README.md has the numbers.
+            optimizer=dict(name="AdamW", lr=1e-3, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.01),
+            max_grad_norm=1.0,
+            vocab="clip_vocab",
+            captions=CAPTIONS,
+        )
+        inputs = {}
+        for parameter, value in networks(case, root)[-1].items():
+            spread = value[0].numel() ** -0.5 if ".lora_A." in parameter else 0.3 * rank**-0.5
+            inputs[f"lora.init.{parameter}"] = draw.normal(*value.shape, scale=spread)
+        config = read_json(root.path(model_path(model)) / "unet" / "config.json")
+        for step, captions in enumerate(CAPTIONS):
+            batch = len(captions)
+            inputs[f"in.{step}.latents"] = draw.normal(batch, 4, 8, 6)
+            inputs[f"in.{step}.noise"] = draw.normal(batch, 4, 8, 6)
+            inputs[f"in.{step}.timesteps"] = draw.integers(batch, below=1000)
+            drawn = conditioning(draw, config, batch, 1, f"in.{step}.")
+            inputs |= {key: x for key, x in drawn.items() if key.endswith("time_ids")}
+        return case, inputs
+
+    return Build(name, model_path(model), make)
+
+
 def cases():
     yield from (training(**options) for options in CASES)
+    yield from (text_training(**options) for options in TEXTS)

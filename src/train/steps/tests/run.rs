@@ -127,7 +127,8 @@ impl Run {
     }
 
     pub fn replay(&self, steps: u64) -> Steps {
-        Steps::new(&Device::Gpu(self.gpu.clone()), ACCUMULATED, (0..steps).map(rate).collect()).expect("room")
+        Steps::new(&Device::Gpu(self.gpu.clone()), ACCUMULATED, (0..steps).map(rate).collect(), &self.flat.factors())
+            .expect("room")
     }
 
     pub fn replayed(&mut self, replay: &mut Steps, step: u64, batch: impl Fn(&Self, u64) -> MicroBatch) {
