@@ -5,8 +5,11 @@ use std::path::Path;
 
 use super::metrics::Metrics;
 use super::step::Objective;
+use super::texts::TrainedTexts;
+use crate::autograd::Tape;
 use crate::data::examples::Examples;
 use crate::error::Result;
+use crate::generate::Conditions;
 use crate::nn::UNet;
 
 /// Timesteps at which each image is judged, spread evenly over those that are trained at.
@@ -27,19 +30,33 @@ impl Validation {
     pub fn new(examples: Examples, trained: std::ops::Range<u32>, path: &Path, step: u64) -> Result<Self> {
         let length = f64::from(trained.end - trained.start);
         let middle = |i: usize| trained.start as usize + ((i as f64 + 0.5) / TIMESTEPS as f64 * length) as usize;
-        Ok(Self { examples, timesteps: (0..TIMESTEPS).map(middle).collect(), records: Metrics::resume(path, step)? })
+        // A run that was killed before its first state measures step 0 again.
+        let records = if step == 0 { Metrics::create(path)? } else { Metrics::resume(path, step)? };
+        Ok(Self { examples, timesteps: (0..TIMESTEPS).map(middle).collect(), records })
     }
 
-    /// The mean loss of all images, which is recorded as that after `step` steps.
+    /// The mean loss of all images, which is recorded as that after `step` steps. Captions are encoded by `texts` where those
+    /// are trained.
     ///
     /// # Errors
     /// Whatever is wrong with an image, the network, or the disk.
-    pub fn measure(&mut self, objective: &Objective, unet: &UNet, step: u64) -> Result<f64> {
+    pub fn measure(
+        &mut self,
+        objective: &Objective,
+        unet: &UNet,
+        texts: Option<&TrainedTexts>,
+        step: u64,
+    ) -> Result<f64> {
+        let encode = |captions: &[String]| match texts {
+            Some(texts) => texts.encode(&Tape::off(), captions),
+            None => unreachable!("asked for where there are text encoders"),
+        };
+        let encode: Option<&dyn Fn(&[String]) -> Result<Conditions>> = texts.is_some().then_some(&encode);
         let mut sum = 0.0;
         let count = self.examples.len() as u64;
         for number in 0..count {
             for &timestep in &self.timesteps {
-                let mut batch = self.examples.batch(number, 0..1)?;
+                let mut batch = self.examples.batch_with(number, 0..1, encode)?;
                 batch.timesteps = vec![timestep];
                 sum += objective.measure(unet, &batch)?;
             }
