@@ -73,6 +73,9 @@ impl Inspect {
         outln!("  norm     {:.4}", summary.norm);
         for (name, component) in &summary.components {
             outln!("  {name}: {} modules, norm {:.4}", component.modules, component.norm);
+            if component.dora > 0 {
+                outln!("    DoRA   {} modules", component.dora);
+            }
             outln!("    ranks  {:?}", component.ranks);
             outln!("    alphas {:?} (scale {:?})", component.alphas, component.scales);
             if self.modules {
@@ -80,6 +83,9 @@ impl Inspect {
                     outln!("    {norm:>10.4}  {module}");
                 }
             }
+        }
+        if summary.vectors > 0 {
+            outln!("  norms and biases that change: {}", summary.vectors);
         }
         print_metadata(&summary.metadata);
         for unused in &summary.unused {

@@ -123,6 +123,11 @@ impl Merge {
             seed: common.seed(),
             compat: self.compat,
         };
+        if let (Some(model), Method::Average | Method::Concat) = (&self.into, self.method)
+            && pairs.iter().any(|(expert, _)| expert.is_decomposed())
+        {
+            return self.fold(model, &pairs, common);
+        }
         let merged = merge(&pairs, &options)?;
         let mut metadata = provenance::of_merge(&loaded, &given, &options)?;
         metadata.extend(provenance::errors(&merged));
@@ -155,6 +160,19 @@ impl Merge {
                 merged.expert.len(),
                 merged.expert.max_rank(),
             );
+        }
+        Ok(())
+    }
+}
+
+impl Merge {
+    /// DoRA into a model: there is no LoRA that would be the sum.
+    fn fold(&self, model: &Path, pairs: &[(&Expert, f64)], common: &Common) -> Result<()> {
+        let changed = bake::into_model(model, pairs, &self.out, &common.device()?)?;
+        if common.json {
+            outjson!(serde_json::json!({ "out": self.out.display().to_string(), "parameters": changed }));
+        } else {
+            outln!("{}: {changed} parameters changed", self.out.display());
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::formats::model_dir::{ModelDir, vae_folder};
 use crate::lora::attach::{self, attach_all};
 use crate::lora::gate::{Gates, Mixture};
-use crate::lora::{Expert, Factors, merge};
+use crate::lora::{Expert, Factors, fold, merge};
 use crate::nn::{AutoencoderKl, Config, UNet};
 use crate::tensor::{DType, release_pool};
 
@@ -40,6 +40,8 @@ pub struct StableDiffusion {
     pub dtype: DType,
     /// Experts on the UNet that a gate weighs anew for each prompt.
     gate: Option<Gated>,
+    /// What experts changed in the weights themselves, as it was.
+    folded: fold::Originals,
 }
 
 /// Experts and their gates.
@@ -76,6 +78,7 @@ impl StableDiffusion {
             scheduler,
             dtype,
             gate: None,
+            folded: Vec::new(),
         };
         // What conversions used is of no use to activations.
         release_pool();
@@ -123,6 +126,8 @@ impl StableDiffusion {
     /// Takes every LoRA off again.
     pub fn take_off(&mut self) {
         self.gate = None;
+        // What was changed lies where it was: there is room for it.
+        drop(fold::restore(std::mem::take(&mut self.folded)));
         self.unet.visit(&mut attach::detach);
         for encoder in &mut self.text.encoders {
             encoder.model.visit(&mut attach::detach);
@@ -156,7 +161,13 @@ impl StableDiffusion {
     /// If a module of an expert is not in the model, or does not fit it.
     pub fn apply(&mut self, experts: &[Expert]) -> Result<()> {
         let mut components: BTreeMap<&str, BTreeMap<String, Vec<&Factors>>> = BTreeMap::new();
-        for (component, module, factors) in experts.iter().flat_map(Expert::iter) {
+        let networks = std::iter::once(("unet", self.unet.parameters()));
+        let texts = ["text_encoder", "text_encoder_2"].into_iter().zip(&self.text.encoders);
+        for (component, parameters) in networks.chain(texts.map(|(name, text)| (name, text.model.parameters()))) {
+            self.folded.extend(fold::fold(parameters, component, experts)?);
+        }
+        let products = experts.iter().flat_map(Expert::iter).filter(|(_, _, factors)| factors.magnitude.is_none());
+        for (component, module, factors) in products {
             components.entry(component).or_default().entry(module.into()).or_default().push(factors);
         }
         for (component, modules) in &components {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Result};
 use crate::lora::expert::Factors;
 use crate::nn::{Layer, LoraWeights, Param};
-use crate::ops::LoraOrder;
+use crate::ops::{self, LoraOrder};
 use crate::tensor::{DType, Tensor};
 
 /// Gives `layer` a branch from factors in the layout of files (`down` `[r, in]` or `[r, in, kh, kw]`, `up` `[out, r]`)
@@ -32,7 +32,7 @@ pub fn branch(layer: &mut Layer<'_>, down: &Tensor, up: &Tensor, scale: f64, dty
         Param::new(format!("{name}.lora_B.weight"), up.cast(dtype).to(&device)?),
     ];
     let [a, b] = params.clone();
-    let lora = Some(LoraWeights { a, b, scale, order: LoraOrder::Auto });
+    let lora = Some(LoraWeights { a, b, scale, order: LoraOrder::Auto, magnitude: None });
     match layer {
         Layer::Linear(linear) => linear.lora = lora,
         Layer::Conv(conv) => conv.lora = lora,
@@ -47,6 +47,31 @@ pub fn set_order(layer: &mut Layer<'_>, order: LoraOrder) {
     {
         branch.order = order;
     }
+}
+
+/// Gives a layer's branch DoRA's lengths: `values` `[out]`, or those of its rows as they are. The parameter is on the device of
+/// its weight.
+///
+/// # Errors
+/// [`Error::Failed`] naming the layer where there are more or fewer than it has rows; what a GPU says.
+pub fn decompose(layer: &mut Layer<'_>, values: Option<&Tensor>, dtype: DType) -> Result<Param> {
+    let (name, weight) = (layer.name().to_owned(), weight_of(layer));
+    let lora = match layer {
+        Layer::Linear(linear) => linear.lora.as_mut(),
+        Layer::Conv(conv) => conv.lora.as_mut(),
+    };
+    let Some(lora) = lora else { return Err(Error::Failed(format!("{name} has no LoRA that DoRA could go with"))) };
+    let out = weight.shape()[0];
+    let values = match values {
+        Some(values) if values.len() == out => values.with_shape(&[out]),
+        Some(values) => {
+            return Err(Error::Failed(format!("DoRA of {name}: {} lengths for {out} rows", values.len())));
+        }
+        None => ops::dora_norm(&weight, &lora.a.get(), &lora.b.get(), lora.scale)?,
+    };
+    let magnitude = Param::new(format!("{name}.lora_magnitude_vector"), values.cast(dtype).to(&weight.device())?);
+    lora.magnitude = Some(magnitude.clone());
+    Ok(magnitude)
 }
 
 /// Takes a layer's branch off.
@@ -65,6 +90,10 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
     let (Some(first), rank) = (experts.first(), experts.iter().map(|f| f.rank()).sum::<usize>()) else {
         return Ok(());
     };
+    if experts.iter().any(|factors| factors.magnitude.is_some()) {
+        let message = format!("LoRA of {}: it is DoRA, whose change is no product beside the weight", layer.name());
+        return Err(Error::Failed(message));
+    }
     let outputs = first.outputs();
     let mut shape = first.down.shape().to_vec();
     let mut down = Vec::new();

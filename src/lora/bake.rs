@@ -32,6 +32,9 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
             return Err(Error::shape("bake", message));
         }
     }
+    if terms.iter().any(|(_, factors)| factors.magnitude.is_some()) {
+        return decomposed(weight, terms);
+    }
     let products: Vec<_> = terms.iter().map(|&(w, f)| (w * f.scale(), f)).collect();
     let baked = match device {
         Device::Gpu(_) => sum_on(device, weight, &products)?,
@@ -41,11 +44,54 @@ pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Resu
             Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype())
         }
     };
-    if !baked.is_finite() {
-        let message = format!("the sum of weight and LoRA does not fit into {}", weight.dtype().name());
-        return Err(Error::shape("bake", message));
+    finite(baked)
+}
+
+/// # Errors
+/// [`Error::Shape`] for values that the dtype has not.
+fn finite(baked: Tensor) -> Result<Tensor> {
+    match baked.is_finite() {
+        true => Ok(baked),
+        false => {
+            let message = format!("the sum of weight and LoRA does not fit into {}", baked.dtype().name());
+            Err(Error::shape("bake", message))
+        }
     }
-    Ok(baked)
+}
+
+/// With DoRA among the terms each changes the weight as it was, and the changes are added. On the CPU.
+fn decomposed(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
+    let base = weight.reals::<f64>();
+    let mut sum = base.to_vec();
+    for (strength, factors) in terms {
+        let changed = factors.changed(&base, *strength);
+        sum.iter_mut().zip(changed.iter().zip(base.iter())).for_each(|(sum, (new, old))| *sum += new - old);
+    }
+    finite(Tensor::from_reals::<f64>(sum, weight.shape(), weight.dtype()))
+}
+
+fn has_vector(experts: &[(&Expert, f64)], component: &str, parameter: &str) -> bool {
+    let name = base::canonical(component, parameter);
+    experts.iter().any(|(expert, _)| expert.vectors.get(component).is_some_and(|all| all.contains_key(&name)))
+}
+
+/// The parameter with what experts add to it, where it has one dimension and they do; its values are those of the file.
+fn shifted(value: &Tensor, experts: &[(&Expert, f64)], component: &str, parameter: &str) -> Result<Option<Tensor>> {
+    let name = base::canonical(component, parameter);
+    let found = experts.iter().filter_map(|(expert, weight)| {
+        let vector = expert.vectors.get(component)?.get(&name)?;
+        Some((vector, *weight))
+    });
+    let mut sum: Option<Vec<f64>> = None;
+    for (vector, weight) in found {
+        if vector.len() != value.len() {
+            let message = format!("a difference of {} values for {parameter}, which has {}", vector.len(), value.len());
+            return Err(Error::shape("bake", message));
+        }
+        let sum = sum.get_or_insert_with(|| value.reals::<f64>().into_owned());
+        sum.iter_mut().zip(vector.reals::<f64>().iter()).for_each(|(sum, x)| *sum += weight * x);
+    }
+    sum.map(|sum| finite(Tensor::from_reals::<f64>(sum, value.shape(), value.dtype()))).transpose()
 }
 
 /// The weight with `products` (coefficient, factors) added: kernels have f32 for that, whatever it is stored in.
@@ -101,11 +147,14 @@ fn into_checkpoint(model: &Path, experts: &[(&Expert, f64)], out: &Path, device:
             let mut changed = 0;
             for (component, name, source) in places.get(key).into_iter().flatten() {
                 let terms = terms(experts, component, name);
-                if terms.is_empty() {
+                if terms.is_empty() && !has_vector(experts, component, name) {
                     continue;
                 }
                 let part = source.take(&file.weight(key)?, model)?;
-                let sum = bake(&part, &terms, device).map_err(|e| Error::file(model, format!("{key}: {e}")))?;
+                let sum = match shifted(&part, experts, component, name)? {
+                    Some(sum) => sum,
+                    None => bake(&part, &terms, device).map_err(|e| Error::file(model, format!("{key}: {e}")))?,
+                };
                 stored = source.put(&sum, &stored, model)?;
                 changed += 1;
             }
@@ -135,7 +184,7 @@ fn into_folder(model: &Path, experts: &[(&Expert, f64)], out: &Path, device: &De
     copy(model, &staging, &|file| !changed_weights(model, file, experts))?;
     let mut changed = 0;
     for component in base::COMPONENTS {
-        if experts.iter().any(|(e, _)| e.components.contains_key(component)) {
+        if experts.iter().any(|(e, _)| changes(e, component)) {
             for file in weight_files(&model.join(component))? {
                 let name = file.file_name().unwrap_or_default();
                 let out = staging.join(component).join(name);
@@ -154,6 +203,11 @@ fn bake_file(file: &Path, component: &str, experts: &[(&Expert, f64)], out: &Pat
         .par_iter()
         .map(|name| {
             let terms = terms(experts, component, name);
+            if terms.is_empty() && has_vector(experts, component, name) {
+                let value = weights.weight(name)?;
+                let shifted = shifted(&value, experts, component, name)?;
+                return Ok((name.to_string(), shifted.unwrap_or(value), true));
+            }
             if terms.is_empty() {
                 // Whatever else is in the file is copied as it is, integer buffers included.
                 return Ok((name.to_string(), weights.tensor(name)?, false));
@@ -182,8 +236,11 @@ fn changed_weights(model: &Path, file: &Path, experts: &[(&Expert, f64)]) -> boo
         return false;
     };
     let component = inner.iter().next().and_then(|c| c.to_str()).unwrap_or_default();
-    ["safetensors", "bin", "ckpt", "msgpack"].contains(&extension)
-        && experts.iter().any(|(e, _)| e.components.contains_key(component))
+    ["safetensors", "bin", "ckpt", "msgpack"].contains(&extension) && experts.iter().any(|(e, _)| changes(e, component))
+}
+
+fn changes(expert: &Expert, component: &str) -> bool {
+    expert.components.contains_key(component) || expert.vectors.contains_key(component)
 }
 
 fn copy(from: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<()> {

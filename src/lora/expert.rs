@@ -13,6 +13,25 @@ pub struct Factors {
     /// f32 `[out, r]`.
     pub up: Tensor,
     pub alpha: f64,
+    /// DoRA.
+    pub magnitude: Option<Magnitude>,
+}
+
+/// DoRA's lengths: what each row (or column) of the changed weight is brought to.
+#[derive(Clone, Debug)]
+pub struct Magnitude {
+    /// f32 `[out]`, or `[in]`.
+    pub values: Tensor,
+    pub along: Along,
+}
+
+/// What has a length of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Along {
+    /// Each output: peft, and LyCORIS today.
+    Outputs,
+    /// Each input (LyCORIS with `wd_on_out=False`).
+    Inputs,
 }
 
 impl Factors {
@@ -28,7 +47,42 @@ impl Factors {
                 format!("down {:?} and up {:?} are not two factors", down.shape(), up.shape()),
             ));
         }
-        Ok(Self { down: down.cast(DType::F32), up: up.cast(DType::F32), alpha })
+        Ok(Self { down: down.cast(DType::F32), up: up.cast(DType::F32), alpha, magnitude: None })
+    }
+
+    /// The same with DoRA's lengths.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there is not one for each output, or input.
+    pub fn with_magnitude(self, values: Tensor, along: Along) -> Result<Self> {
+        let expected = if along == Along::Outputs { self.outputs() } else { self.down.shape()[1] };
+        if values.len() != expected {
+            let message = format!("{} lengths of DoRA beside a weight {:?}", values.len(), self.weight_shape());
+            return Err(Error::shape("lora", message));
+        }
+        let values = values.cast(DType::F32).with_shape(&[expected]);
+        Ok(Self { magnitude: Some(Magnitude { values, along }), ..self })
+    }
+
+    /// What the adapter makes of a weight, whose values are in the order of files; `weight` is its strength. With DoRA's lengths
+    /// `m V / |V|`, where `V` is the weight with the product added, as in peft.
+    pub fn changed(&self, base: &[f64], weight: f64) -> Vec<f64> {
+        let delta = super::dense::rows(&super::dense::product(&[(weight * self.scale(), self)]));
+        let mut sum: Vec<f64> = base.iter().zip(delta).map(|(w, d)| w + d).collect();
+        let Some(Magnitude { values, along }) = &self.magnitude else { return sum };
+        let shape = self.weight_shape();
+        let pixels: usize = shape[2..].iter().product();
+        let place = |at: usize| match along {
+            Along::Outputs => at / (shape[1] * pixels),
+            Along::Inputs => at / pixels % shape[1],
+        };
+        let mut squares = vec![0.0; values.len()];
+        sum.iter().enumerate().for_each(|(at, x)| squares[place(at)] += x * x);
+        let factors: Vec<f64> = (values.reals::<f64>().iter().zip(squares))
+            .map(|(m, square)| if square > 0.0 { m / f64::sqrt(square) } else { 0.0 })
+            .collect();
+        sum.iter_mut().enumerate().for_each(|(at, x)| *x *= factors[place(at)]);
+        sum
     }
 
     pub fn rank(&self) -> usize {
@@ -70,9 +124,23 @@ pub type Components = BTreeMap<String, BTreeMap<String, Factors>>;
 #[derive(Clone, Debug, Default)]
 pub struct Expert {
     pub components: Components,
+    /// component -> parameter of one dimension, such as `...norm1.weight` -> what is added to it, f32.
+    pub vectors: BTreeMap<String, BTreeMap<String, Tensor>>,
 }
 
 impl Expert {
+    /// Whether a module has DoRA's lengths: such a change is no sum.
+    pub fn is_decomposed(&self) -> bool {
+        self.iter().any(|(_, _, factors)| factors.magnitude.is_some())
+    }
+
+    /// (component, parameter, difference), in the order of names.
+    pub fn vectors(&self) -> impl Iterator<Item = (&str, &str, &Tensor)> {
+        self.vectors.iter().flat_map(|(component, all)| {
+            all.iter().map(move |(name, tensor)| (component.as_str(), name.as_str(), tensor))
+        })
+    }
+
     pub fn insert(&mut self, component: &str, module: &str, factors: Factors) {
         self.components.entry(component.to_string()).or_default().insert(module.to_string(), factors);
     }
@@ -94,7 +162,7 @@ impl Expert {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.vectors.is_empty()
     }
 
     /// The widest rank of any module; 0 for an expert without modules.
@@ -106,7 +174,11 @@ impl Expert {
     pub fn stored_as(mut self, dtype: DType) -> Self {
         for factors in self.components.values_mut().flat_map(BTreeMap::values_mut) {
             (factors.down, factors.up) = (factors.down.cast(dtype), factors.up.cast(dtype));
+            if let Some(magnitude) = &mut factors.magnitude {
+                magnitude.values = magnitude.values.cast(dtype);
+            }
         }
+        self.vectors.values_mut().flat_map(BTreeMap::values_mut).for_each(|vector| *vector = vector.cast(dtype));
         self
     }
 
@@ -114,6 +186,10 @@ impl Expert {
     pub fn scaled(mut self, strength: f64) -> Self {
         for factors in self.components.values_mut().flat_map(BTreeMap::values_mut) {
             factors.alpha *= strength;
+        }
+        for vector in self.vectors.values_mut().flat_map(BTreeMap::values_mut) {
+            let scaled = vector.reals::<f64>().iter().map(|x| x * strength).collect();
+            *vector = Tensor::from_reals::<f64>(scaled, vector.shape(), DType::F32);
         }
         self
     }

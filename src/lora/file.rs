@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::base::BaseModules;
 use super::dense;
-use super::expert::{Expert, Factors};
+use super::expert::{Along, Expert, Factors};
 use super::keys::{self, Key, KeyTable, Place, Role};
 use super::lycoris;
 use super::metadata::AdapterConfig;
@@ -89,8 +89,12 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     let places = group(&file, base, &mut loaded)?;
     for (place, parts) in drop_doubled(&file, places, &mut loaded)? {
         let shape = base.and_then(|b| b.get(&place.component)?.get(&place.module));
+        let parts = take_vectors(&file, &place, parts, shape, &mut loaded)?;
+        if parts.is_empty() {
+            continue;
+        }
         if parts.keys().any(|role| matches!(role, Role::Lycoris(_))) {
-            let factors = lycoris::factors(&file, &parts, shape)?;
+            let factors = with_magnitude(&file, &parts, lycoris::factors(&file, &parts, shape)?)?;
             loaded.expert.insert(&place.component, &place.module, factors);
             loaded.applied.extend(parts.into_values().map(|key| (key, place.clone())));
             continue;
@@ -110,11 +114,61 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
             (None, None) => config.alpha(&place.component, &place.module, rank)?.unwrap_or(rank as f64),
         };
         let factors = Factors::new(down, up, alpha).map_err(|e| Error::file(&path, e.to_string()))?;
+        let factors = with_magnitude(&file, &parts, factors)?;
+        if factors.magnitude.is_none() && config.decomposes(&place.component) {
+            let message = format!(
+                "its configuration says use_dora, and {} has no lengths of DoRA (lora_magnitude_vector)",
+                place.module
+            );
+            return Err(Error::file(&path, message));
+        }
         loaded.expert.insert(&place.component, &place.module, factors);
         loaded.applied.extend(parts.into_values().map(|key| (key, place.clone())));
     }
     account(&loaded, base, allow_unused)?;
     Ok(loaded)
+}
+
+/// Puts what is added to norms and biases into the expert; what is left of a module's parts.
+fn take_vectors(
+    file: &Safetensors,
+    place: &Place,
+    parts: Parts,
+    weight: Option<&Vec<usize>>,
+    loaded: &mut Loaded,
+) -> Result<Parts> {
+    let mut rest = Parts::new();
+    for (role, key) in parts {
+        let parameter =
+            keys::VECTORS.iter().find(|(name, _)| role == Role::Lycoris(name)).map(|(_, parameter)| parameter);
+        let Some(parameter) = parameter else {
+            rest.insert(role, key);
+            continue;
+        };
+        let vector = finite(file, &key)?;
+        if let Some(weight) = weight.filter(|weight| weight[0] != vector.len()) {
+            let message = format!("{key} has {} values, expected {}", vector.len(), weight[0]);
+            return Err(Error::file(file.path(), message));
+        }
+        let all = loaded.expert.vectors.entry(place.component.clone()).or_default();
+        all.insert(format!("{}.{parameter}", place.module), vector.with_shape(&[vector.len()]));
+        loaded.applied.insert(key, place.clone());
+    }
+    Ok(rest)
+}
+
+/// `factors` with DoRA's lengths, where the module has them.
+fn with_magnitude(file: &Safetensors, parts: &Parts, factors: Factors) -> Result<Factors> {
+    let Some((role, key)) = [Role::Magnitude, Role::DoraScale].iter().find_map(|role| Some((role, parts.get(role)?)))
+    else {
+        return Ok(factors);
+    };
+    let values = finite(file, key)?;
+    // A dimension of 1 in front: LyCORIS's lengths of columns. peft has it with convolutions, and means rows.
+    let of_columns = *role == Role::DoraScale && values.shape().len() > 1 && values.shape()[0] == 1;
+    let square = factors.outputs() == 1;
+    let along = if of_columns && !square { Along::Inputs } else { Along::Outputs };
+    factors.with_magnitude(values, along).map_err(|e| Error::file(file.path(), format!("{key}: {e}")))
 }
 
 /// What a file is that has nothing of a LoRA but is something else that is shared for Stable Diffusion.

@@ -28,12 +28,23 @@ pub struct Summary {
     pub norm: f64,
     pub metadata: BTreeMap<String, String>,
     pub unused: Vec<Unused>,
+    /// Norms and biases that it changes.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub vectors: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// One component's modules.
 #[derive(Debug, Serialize)]
 pub struct ComponentSummary {
     pub modules: usize,
+    /// Of these, with DoRA's lengths.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dora: usize,
     pub ranks: BTreeSet<usize>,
     pub alphas: Vec<f64>,
     pub scales: Vec<f64>,
@@ -62,6 +73,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
             .collect();
         let summary = ComponentSummary {
             modules: modules.len(),
+            dora: modules.values().filter(|f| f.magnitude.is_some()).count(),
             ranks: modules.values().map(|f| f.rank()).collect(),
             alphas: distinct(modules.values().map(|f| f.alpha)),
             scales: distinct(modules.values().map(|f| f.scale())),
@@ -82,6 +94,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
             _ if keys().any(|k| k.starts_with("base_model.")) => "peft",
             _ => "diffusers",
         },
+        vectors: loaded.expert.vectors().count(),
         values: loaded.expert.iter().map(|(_, _, f)| f.down.len() + f.up.len()).sum(),
         norm: components.values().map(|c| c.norm * c.norm).sum::<f64>().sqrt(),
         components,

@@ -1,7 +1,7 @@
 //! How files spell the tensors of a LoRA. Underscored names are never parsed backwards (`to_out_0` is ambiguous): a
 //! table of every spelling is built forward from the list of a model's modules, and keys are looked up in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::base::BaseModules;
 use super::families::Family;
@@ -16,6 +16,10 @@ pub enum Role {
     Mid,
     Alpha,
     Scale,
+    /// DoRA's lengths of rows.
+    Magnitude,
+    /// The same as LyCORIS stores them: of rows or columns, by their shape.
+    DoraScale,
     /// Of an adapter of LyCORIS, by the name in the file: `hada_w1_a`, `lokr_w2`, `diff`.
     Lycoris(&'static str),
 }
@@ -37,7 +41,7 @@ pub enum Key<'a> {
     Unknown,
 }
 
-const PARTS: [(&str, Role); 15] = [
+const PARTS: [(&str, Role); 18] = [
     (".lora_linear_layer.down.weight", Role::Down),
     (".lora_linear_layer.up.weight", Role::Up),
     (".lora.down.weight", Role::Down),
@@ -53,10 +57,13 @@ const PARTS: [(&str, Role); 15] = [
     (".lora_B.weight", Role::Up),
     (".alpha", Role::Alpha),
     (".scale", Role::Scale),
+    (".lora_magnitude_vector", Role::Magnitude),
+    (".lora_magnitude_vector.weight", Role::Magnitude),
+    (".dora_scale", Role::DoraScale),
 ];
 
 /// Tensors of LyCORIS's adapters that a sum of products expresses.
-const LYCORIS: [&str; 14] = [
+const LYCORIS: [&str; 17] = [
     "hada_w1_a",
     "hada_w1_b",
     "hada_w2_a",
@@ -71,16 +78,17 @@ const LYCORIS: [&str; 14] = [
     "lokr_w2_b",
     "lokr_t2",
     "diff",
+    "diff_b",
+    "w_norm",
+    "b_norm",
 ];
 
-const OTHER_ALGORITHMS: [(&str, &str); 13] = [
-    (".lora_magnitude_vector", "DoRA"),
-    (".dora_scale", "DoRA"),
+/// Of these, what is added to a parameter of one dimension, and which parameter of the module that is.
+pub const VECTORS: [(&str, &str); 3] = [("diff_b", "bias"), ("w_norm", "weight"), ("b_norm", "bias")];
+
+const OTHER_ALGORITHMS: [(&str, &str); 8] = [
     (".oft_", "OFT"),
     (".rescale", "BOFT"),
-    (".diff_b", "the difference of a bias (LyCORIS diff_b)"),
-    (".w_norm", "trained norms (LyCORIS)"),
-    (".b_norm", "trained norms (LyCORIS)"),
     (".a1.weight", "GLoRA"),
     (".a2.weight", "GLoRA"),
     (".b1.weight", "GLoRA"),
@@ -166,7 +174,8 @@ impl KeyTable {
         for (component, modules) in base {
             let mut table = HashMap::new();
             let layout = sgm::Layout::of(modules.keys().map(String::as_str));
-            for module in modules.keys() {
+            let norms = norms(modules.keys().map(String::as_str));
+            for module in modules.keys().chain(&norms) {
                 if component == "unet"
                     && let Some(ldm) = layout.ldm_name(module)
                 {
@@ -176,7 +185,7 @@ impl KeyTable {
                     }
                 }
             }
-            for module in modules.keys() {
+            for module in modules.keys().chain(&norms) {
                 for spelling in spellings(component, module) {
                     table.insert(spelling, (module.clone(), false));
                 }
@@ -279,6 +288,30 @@ fn unwrapped(stem: &str) -> String {
 
 fn flatten(stem: &str) -> String {
     unwrapped(stem).replace('.', "_").replace("wrapped_transformer_", "").replace("_orig_mod_", "")
+}
+
+/// The norms of a network that has these modules.
+fn norms<'a>(modules: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    const BESIDE: [(&str, &[&str]); 4] = [
+        ("attn1.to_q", &["norm1", "norm2", "norm3"]),
+        ("conv1", &["norm1", "norm2"]),
+        ("proj_in", &["norm"]),
+        ("self_attn.q_proj", &["layer_norm1", "layer_norm2"]),
+    ];
+    let mut norms = BTreeSet::new();
+    for module in modules {
+        for (suffix, names) in BESIDE {
+            if let Some(start) = module.strip_suffix(suffix).filter(|start| start.ends_with('.')) {
+                norms.extend(names.iter().map(|name| format!("{start}{name}")));
+            }
+        }
+        match module {
+            "conv_out" => drop(norms.insert("conv_norm_out".into())),
+            _ if module.starts_with("text_model.encoder.") => drop(norms.insert("text_model.final_layer_norm".into())),
+            _ => {}
+        }
+    }
+    norms
 }
 
 /// The flattened spellings of one module.

@@ -11,6 +11,7 @@ use super::prune::{self, Draws, MajoritySign};
 use super::svd::{self, Cut, Svd};
 use super::{compat, dense};
 use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
 
 /// How experts become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -157,6 +158,12 @@ pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
     if let Some(bad) = weights.iter().find(|w| !w.is_finite()) {
         return Err(Error::Usage(format!("a weight is {bad}; weights are finite numbers")));
     }
+    if let Some(at) = inputs.iter().position(|(expert, _)| expert.is_decomposed()) {
+        return Err(Error::Failed(format!(
+            "LoRA {} is DoRA, whose change is no sum of products: it can be merged into a model (--into), not into a LoRA",
+            at + 1
+        )));
+    }
     let modules = align(inputs, &weights)?;
     let rank = inputs.iter().map(|(e, _)| e.max_rank()).max().unwrap_or(1);
     let done: Vec<Result<Module>> = modules
@@ -172,7 +179,7 @@ pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
         })
         .collect();
 
-    let mut expert = Expert::default();
+    let mut expert = Expert { vectors: vectors(inputs, &weights)?, ..Expert::default() };
     let mut squares = [0.0; 4];
     for module in done {
         let module = module?;
@@ -183,6 +190,26 @@ pub fn merge(inputs: &[(&Expert, f64)], options: &Options) -> Result<Merged> {
     }
     let [error, wanted, distance, sum] = squares.map(f64::sqrt);
     Ok(Merged { expert, relative_error: ratio(error, wanted), distance_to_sum: ratio(distance, sum) })
+}
+
+/// The weighted sum of what is added to norms and biases, whatever the method.
+fn vectors(inputs: &[(&Expert, f64)], weights: &[f64]) -> Result<BTreeMap<String, BTreeMap<String, Tensor>>> {
+    let mut sums: BTreeMap<String, BTreeMap<String, Tensor>> = BTreeMap::new();
+    for ((expert, _), &weight) in inputs.iter().zip(weights) {
+        for (component, name, vector) in expert.vectors() {
+            let mut sum: Vec<f64> = vector.reals::<f64>().iter().map(|x| weight * x).collect();
+            let place = sums.entry(component.into()).or_default();
+            if let Some(before) = place.get(name) {
+                if before.len() != sum.len() {
+                    let message = format!("{component}.{name} has {} and {} values", before.len(), sum.len());
+                    return Err(Error::Failed(format!("{message}: the LoRAs are of different model families")));
+                }
+                sum.iter_mut().zip(before.reals::<f64>().iter()).for_each(|(sum, x)| *sum += x);
+            }
+            place.insert(name.into(), Tensor::from_reals::<f64>(sum, vector.shape(), DType::F32));
+        }
+    }
+    Ok(sums)
 }
 
 fn ratio(error: f64, norm: f64) -> f64 {

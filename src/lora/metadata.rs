@@ -61,12 +61,18 @@ impl AdapterConfig {
         for keys in self.components.values() {
             let is = |key: &str| keys.get(key).and_then(Value::as_bool).unwrap_or(false);
             let kind = keys.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-            if kind != "LORA" || is("use_dora") || is("fan_in_fan_out") || is("lora_bias") {
-                let what = if kind != "LORA" { kind } else { "DoRA, transposed weights or LoRA biases" };
+            if kind != "LORA" || is("fan_in_fan_out") || is("lora_bias") {
+                let what = if kind != "LORA" { kind } else { "transposed weights or LoRA biases" };
                 return Err(Error::file(&self.file, format!("the adapter uses {what}: not available in this version")));
             }
         }
         Ok(())
+    }
+
+    /// Whether the adapter of a component is said to be DoRA.
+    pub fn decomposes(&self, component: &str) -> bool {
+        let keys = self.components.get(component).or_else(|| self.components.get(""));
+        keys.and_then(|keys| keys.get("use_dora")).and_then(Value::as_bool).unwrap_or(false)
     }
 
     /// The alpha that makes `alpha / rank` the trained scale; none where the file says nothing.

@@ -9,6 +9,7 @@ pub mod expert;
 pub mod extract;
 pub mod families;
 pub mod file;
+pub mod fold;
 pub mod gate;
 pub mod inspect;
 pub mod keys;

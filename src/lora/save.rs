@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::base::BaseModules;
-use super::expert::{Expert, Factors};
+use super::expert::{Along, Expert, Factors, Magnitude};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, safetensors};
 use crate::tensor::{DType, Tensor};
@@ -41,6 +41,11 @@ pub fn write(
     base: Option<&BaseModules>,
     extra: &BTreeMap<String, String>,
 ) -> Result<()> {
+    if layout != Layout::Kohya && !expert.vectors.is_empty() {
+        let message =
+            "it changes norms or biases, for which diffusers' and peft's layouts have no place; write kohya's";
+        return Err(Error::file(path, message));
+    }
     match layout {
         Layout::Kohya => kohya(path, expert, base, extra),
         Layout::Peft if is_adapter_folder(layout, path) => peft(path, expert),
@@ -77,6 +82,7 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
         let at = format!("{component}.{module}");
         tensors.push((format!("{at}.lora_A.weight"), factors.down.clone()));
         tensors.push((format!("{at}.lora_B.weight"), like_convolution(up, factors)));
+        tensors.extend(magnitude(&at, factors, path)?);
     }
     let mut metadata = extra.clone();
     metadata.insert("format".into(), "pt".into());
@@ -84,6 +90,24 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
         metadata.insert("lora_adapter_metadata".into(), adapter_metadata(unet));
     }
     safetensors::write(path, &tensors, &metadata)
+}
+
+/// DoRA's lengths as peft stores them: `[out]`, of a convolution `[1, out, 1, 1]`.
+///
+/// # Errors
+/// [`Error::File`] for lengths of columns, which peft does not have.
+fn magnitude(at: &str, factors: &Factors, path: &Path) -> Result<Option<(String, Tensor)>> {
+    let Some(Magnitude { values, along }) = &factors.magnitude else { return Ok(None) };
+    if *along == Along::Inputs {
+        let message =
+            format!("{at} has DoRA lengths of columns (wd_on_out=False), which peft does not know; write kohya's");
+        return Err(Error::file(path, message));
+    }
+    let values = match *factors.down.shape() {
+        [_, _, _, _] => values.with_shape(&[1, values.len(), 1, 1]),
+        _ => values.clone(),
+    };
+    Ok(Some((format!("{at}.lora_magnitude_vector"), values)))
 }
 
 /// peft's configuration, flattened with the component's prefix as diffusers does it.

@@ -42,6 +42,7 @@ impl Layout {
             "time_embedding.linear_2" => "time_embed.2",
             "add_embedding.linear_1" => "label_emb.0.0",
             "add_embedding.linear_2" => "label_emb.0.2",
+            "conv_norm_out" => "out.0",
             "conv_out" => "out.2",
             _ => "",
         };

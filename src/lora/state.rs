@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::attach::in_files;
-use super::expert::{Expert, Factors};
+use super::expert::{Along, Expert, Factors};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
 use crate::tensor::{DType, Tensor};
@@ -28,6 +28,9 @@ pub struct StateLayer {
     pub a: Vec<usize>,
     /// Shape of B: `[out, r]`.
     pub b: Vec<usize>,
+    /// Whether DoRA's lengths of the rows follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub magnitude: bool,
 }
 
 fn unet() -> String {
@@ -68,12 +71,19 @@ pub fn expert(file: &Safetensors) -> Result<Option<Expert>> {
         Some(Tensor::new(head.to_vec(), shape))
     };
     let mut expert = Expert::default();
-    for StateLayer { component, module, scale, a, b } in &layers {
+    for StateLayer { component, module, scale, a, b, magnitude } in &layers {
         let short = || refuse(format!("has more values than there are: {module}"));
         let (a, b) = (next(a).ok_or_else(short)?, next(b).ok_or_else(short)?);
         let alpha = scale * a.shape().first().copied().unwrap_or(0) as f64;
         let layer =
             Factors::new(in_files(&a), b, alpha).map_err(|e| refuse(format!("has a wrong layer {module}: {e}")))?;
+        let layer = match magnitude {
+            false => layer,
+            true => {
+                let lengths = next(&[layer.outputs()]).ok_or_else(short)?;
+                layer.with_magnitude(lengths, Along::Outputs).map_err(|e| refuse(e.to_string()))?
+            }
+        };
         expert.insert(component, module, layer);
     }
     match rest.is_empty() {

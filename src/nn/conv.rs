@@ -64,13 +64,24 @@ impl Conv2d {
     pub fn forward_epilogue(&self, tape: &Tape, x: &Tensor, epilogue: Epilogue<'_>) -> Result<Tensor> {
         let (stride, padding) = (self.stride, self.padding);
         let (weight, bias) = (self.weight.get(), self.bias.get());
-        let Some(LoraWeights { a, b, scale, .. }) = &self.lora else {
+        let Some(branch) = &self.lora else {
             return ops::conv2d_epilogue(tape, x, &weight, Some(&bias), stride, padding, epilogue);
         };
+        let LoraWeights { a, b, scale, magnitude, .. } = branch;
         // The LoRA first, with what else is added: on a GPU the layer's own convolution then adds all of it before its
         // result is rounded.
         let h = ops::conv2d(tape, x, &a.get(), None, stride, padding)?; // [n, ho, wo, r]
         let h = if *scale == 1.0 { h } else { ops::scale(tape, &h, *scale)? };
+        if let Some(magnitude) = magnitude {
+            let lora = ops::linear(tape, &h, &b.get(), None)?;
+            let both = Epilogue { channel_bias: None, residual: Some(&lora) };
+            let z = ops::conv2d_epilogue(tape, x, &weight, None, stride, padding, both)?;
+            let y = branch.decomposed(tape, &z, &weight, magnitude, Some(&bias), epilogue.residual)?;
+            return match epilogue.channel_bias {
+                Some(channel_bias) => ops::add_channel_bias(tape, &y, channel_bias),
+                None => Ok(y),
+            };
+        }
         let lora = match epilogue.residual {
             Some(residual) => ops::linear_residual(tape, residual, &h, &b.get(), None, None)?,
             None => ops::linear(tape, &h, &b.get(), None)?,

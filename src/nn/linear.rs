@@ -38,6 +38,7 @@ impl Linear {
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         match &self.lora {
             None => ops::linear(tape, x, &weight, bias.as_ref()),
+            Some(lora) if lora.magnitude.is_some() => self.decomposed(tape, x, None),
             Some(lora) => {
                 let (a, b) = (lora.a.get(), lora.b.get());
                 ops::lora_linear(tape, x, &weight, bias.as_ref(), lora.layer(&a, &b))
@@ -45,11 +46,28 @@ impl Linear {
         }
     }
 
+    /// [`Linear::forward`] of a layer with DoRA, and `residual` where there is one.
+    fn decomposed(&self, tape: &Tape, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
+        let (lora, magnitude) = self.dora().expect("asked for where there is one");
+        let (a, b) = (lora.a.get(), lora.b.get());
+        let z = ops::lora_linear(tape, x, &weight, None, lora.layer(&a, &b))?;
+        lora.decomposed(tape, &z, &weight, magnitude, bias.as_ref(), residual)
+    }
+
+    fn dora(&self) -> Option<(&LoraWeights, &Param)> {
+        let lora = self.lora.as_ref()?;
+        Some((lora, lora.magnitude.as_ref()?))
+    }
+
     /// [`Linear::forward`] of one `x` for each of several layers without bias.
     ///
     /// # Errors
     /// As [`ops::linear_group`].
     pub fn forward_group(tape: &Tape, x: &Tensor, layers: &[&Self]) -> Result<Vec<Tensor>> {
+        if layers.iter().any(|layer| layer.dora().is_some()) {
+            return layers.iter().map(|layer| layer.forward(tape, x)).collect();
+        }
         let tensors: Vec<_> = layers
             .iter()
             .map(|layer| {
@@ -69,6 +87,9 @@ impl Linear {
     /// # Errors
     /// As [`ops::linear_residual`].
     pub fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        if self.dora().is_some() {
+            return self.decomposed(tape, x, Some(residual));
+        }
         let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
         let factors = self.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get()));
         let lora = self.lora.as_ref().zip(factors.as_ref());

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::ops::{LoraLayer, LoraOrder};
+use crate::autograd::Tape;
+use crate::error::Result;
+use crate::ops::{self, LoraLayer, LoraOrder};
 use crate::tensor::Tensor;
 
 /// A named tensor that can be replaced while modules hold it. Clones are the same parameter.
@@ -49,9 +51,26 @@ pub struct LoraWeights {
     pub scale: f64,
     /// Of the products on a linear layer.
     pub order: LoraOrder,
+    /// DoRA: the length of each row of the weight, `[out]`.
+    pub magnitude: Option<Param>,
 }
 
 impl LoraWeights {
+    /// DoRA of what `weight` and this LoRA make of something, `z` `[.., out]` without a bias; with a bias and a residual where
+    /// there are any.
+    pub(super) fn decomposed(
+        &self,
+        tape: &Tape,
+        z: &Tensor,
+        weight: &Tensor,
+        magnitude: &Param,
+        bias: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let norm = ops::dora_norm(weight, &self.a.get(), &self.b.get(), self.scale)?;
+        ops::dora(tape, z, &magnitude.get(), &norm, bias, residual)
+    }
+
     /// With its present values `a` and `b`, as the ops of a linear layer take it.
     pub(super) fn layer<'a>(&self, a: &'a Tensor, b: &'a Tensor) -> LoraLayer<'a> {
         LoraLayer { a, b, scale: self.scale, order: self.order }

@@ -30,6 +30,7 @@ macro_rules! on {
 mod attention;
 mod combine;
 mod conv2d;
+mod dora;
 mod elementwise;
 mod geglu;
 mod group_norm;
@@ -49,6 +50,7 @@ pub use attention::attention;
 pub(crate) use combine::evaluate;
 pub use combine::{Combination, clamp, combine};
 pub use conv2d::{Epilogue, Padding, conv2d, conv2d_epilogue, upsample_conv2d};
+pub use dora::{dora, dora_norm};
 pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use geglu::{geglu, linear_geglu};
 pub use group_norm::group_norm;

@@ -17,6 +17,8 @@ pub struct Activations<'a> {
     pub text: usize,
     pub adapted: &'a BTreeSet<String>,
     pub rank: usize,
+    /// Whether the branches are DoRA.
+    pub dora: bool,
     pub dtype: DType,
     pub checkpointing: bool,
     /// Whether a GPU computes: its ops round what they write, and freed memory goes to whoever asks next.
@@ -120,14 +122,14 @@ impl Activations<'_> {
         let resnet = format!("{block}.resnets.{j}");
         // The norms keep what they read; an adapted convolution also what it reads, and the low-rank product.
         let mut kept = c_in + c;
-        kept += self.branch(&format!("{resnet}.conv1"), c_in);
-        kept += self.branch(&format!("{resnet}.conv2"), c);
-        kept += self.branch(&format!("{resnet}.conv_shortcut"), 0);
+        kept += self.branch(&format!("{resnet}.conv1"), c_in, c);
+        kept += self.branch(&format!("{resnet}.conv2"), c, c);
+        kept += self.branch(&format!("{resnet}.conv_shortcut"), 0, c);
         let mut text = 0;
         if let Some(level) = attends {
             let attention = format!("{block}.attentions.{j}");
-            kept += c + self.branch(&format!("{attention}.proj_in"), c);
-            kept += self.branch(&format!("{attention}.proj_out"), c);
+            kept += c + self.branch(&format!("{attention}.proj_in"), c, c);
+            kept += self.branch(&format!("{attention}.proj_out"), c, c);
             for i in 0..self.config.transformer_depth[level] {
                 let (more, of_text) = self.transformer_block(&format!("{attention}.transformer_blocks.{i}"), c);
                 (kept, text) = (kept + more, text + of_text);
@@ -152,7 +154,7 @@ impl Activations<'_> {
 
     /// Values kept a pixel, and a token of the text.
     fn transformer_block(&self, name: &str, c: usize) -> (usize, usize) {
-        let branch = |module: &str, c_in: usize| self.branch(&format!("{name}.{module}"), c_in);
+        let branch = |module: &str, c_in: usize, c_out| self.branch(&format!("{name}.{module}"), c_in, c_out);
         let any = |modules: &[&str]| {
             let found = modules.iter().any(|m| self.adapted.contains(&format!("{name}.{m}")));
             if found { c } else { 0 }
@@ -163,10 +165,10 @@ impl Activations<'_> {
         kept += 4 * c + any(&["attn1.to_q", "attn1.to_k", "attn1.to_v"]);
         kept += 2 * c + any(&["attn2.to_q"]);
         for module in ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_out.0"] {
-            kept += branch(module, 0);
+            kept += branch(module, 0, c);
         }
-        kept += branch("ff.net.0.proj", c) + branch("ff.net.2", 4 * c);
-        let text = 2 * c + branch("attn2.to_k", 0) + branch("attn2.to_v", 0);
+        kept += branch("ff.net.0.proj", c, 8 * c) + branch("ff.net.2", 4 * c, c);
+        let text = 2 * c + branch("attn2.to_k", 0, c) + branch("attn2.to_v", 0, c);
         (kept, text)
     }
 
@@ -175,16 +177,17 @@ impl Activations<'_> {
         Layer {
             pixels,
             input: 0,
-            kept: self.branch(name, c) * pixels,
+            kept: self.branch(name, c, c) * pixels,
             passing: 3 * c * pixels,
             packed: self.packed(c, c, pixels),
         }
     }
 
-    /// What an adapted module keeps a pixel: `c_in` values, unless they are kept anyway, and the low-rank product.
-    fn branch(&self, module: &str, c_in: usize) -> usize {
+    /// What an adapted module keeps a pixel: `c_in` values, unless they are kept anyway, the low-rank product, and with DoRA what
+    /// it is multiplied with, of its `c_out` channels.
+    fn branch(&self, module: &str, c_in: usize, c_out: usize) -> usize {
         match self.adapted.contains(module) {
-            true => c_in + self.rank,
+            true => c_in + self.rank + if self.dora { c_out } else { 0 },
             false => 0,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::generate::TextEncoders;
+use crate::lora::expert::Along;
 use crate::lora::state::StateLayer;
 use crate::lora::{BaseModules, Expert, Factors, attach};
 use crate::nn::{ClipText, Layer, LoraWeights, Param, UNet, Visitor};
@@ -84,14 +85,17 @@ impl Branches {
         self.0.is_empty()
     }
 
-    /// A and B of every module, in order.
+    /// A and B of every module, with DoRA its lengths too, in order.
     pub fn params(&self) -> Vec<Param> {
-        self.0.iter().flat_map(|branch| [branch.lora.a.clone(), branch.lora.b.clone()]).collect()
+        let of = |lora: &LoraWeights| [Some(lora.a.clone()), Some(lora.b.clone()), lora.magnitude.clone()];
+        self.0.iter().flat_map(|branch| of(&branch.lora)).flatten().collect()
     }
 
     /// What the learning rate of the run is multiplied by for each of [`Branches::params`].
     pub fn lr_factors(&self) -> Vec<f64> {
-        self.0.iter().flat_map(|branch| branch.lr).collect()
+        let of =
+            |Branch { lora, lr: [a, b], .. }: &Branch| [Some(*a), Some(*b), lora.magnitude.is_some().then_some(*a)];
+        self.0.iter().flat_map(of).flatten().collect()
     }
 
     /// The f32 values of `start`, and the present ones of layers that it lacks, in the order of [`Branches::params`].
@@ -106,6 +110,12 @@ impl Branches {
                 None => [lora.a.get().to_cpu()?, lora.b.get().to_cpu()?],
             };
             tensors.iter().for_each(|tensor| values.extend_from_slice(&tensor.reals::<f32>()));
+            let lengths = start.get(component, module).and_then(|layer| layer.magnitude.as_ref());
+            match (lengths, &lora.magnitude) {
+                (Some(lengths), _) => values.extend_from_slice(&lengths.values.reals::<f32>()),
+                (None, Some(own)) => values.extend_from_slice(&own.get().to_cpu()?.reals::<f32>()),
+                (None, None) => {}
+            }
         }
         Ok(values)
     }
@@ -119,6 +129,7 @@ impl Branches {
             scale: lora.scale,
             a: shape(&lora.a),
             b: shape(&lora.b),
+            magnitude: lora.magnitude.is_some(),
         };
         self.0.iter().map(layer).collect()
     }
@@ -139,7 +150,11 @@ impl Branches {
         for Branch { component, module, lora, .. } in &self.0 {
             let (down, up) = (next(&lora.a), next(&lora.b));
             let alpha = lora.scale * down.shape()[0] as f64;
-            expert.insert(component, module, Factors::new(attach::in_files(&down), up, alpha)?);
+            let mut factors = Factors::new(attach::in_files(&down), up, alpha)?;
+            if let Some(magnitude) = &lora.magnitude {
+                factors = factors.with_magnitude(next(magnitude), Along::Outputs)?;
+            }
+            expert.insert(component, module, factors);
         }
         Ok(expert)
     }
@@ -185,6 +200,15 @@ fn attach_one(
     };
     let [a, b] = attach::branch(layer, &down, &up, scale, dtype)?;
     attach::set_order(layer, order);
-    let lora = LoraWeights { a, b, scale, order };
+    let given = start.and_then(|start| start.get(component, module)?.magnitude.as_ref());
+    if given.is_some_and(|given| given.along == Along::Inputs) {
+        let message = format!("{component}.{module} has DoRA lengths of columns, and only those of rows are trained");
+        return Err(Error::Failed(message));
+    }
+    let magnitude = match (given, config.dora) {
+        (None, false) => None,
+        (given, _) => Some(attach::decompose(layer, given.map(|given| &given.values), dtype)?),
+    };
+    let lora = LoraWeights { a, b, scale, order, magnitude };
     Ok(Branch { component, module: module.clone(), lora, lr: config.lr_factors(component, module)? })
 }

@@ -89,7 +89,8 @@ impl Adapted {
         let chosen = config.chosen(start, modules)?;
         let values = |chosen: &Chosen| {
             let shape = modules.get(chosen.component).and_then(|modules| modules.get(&chosen.module));
-            shape.map_or(0, |shape| chosen.rank * (shape[0] + shape[1..].iter().product::<usize>()))
+            let lengths = |shape: &Vec<usize>| if config.dora { shape[0] } else { 0 };
+            shape.map_or(0, |shape| chosen.rank * (shape[0] + shape[1..].iter().product::<usize>()) + lengths(shape))
         };
         Ok(Self { trained: chosen.iter().map(values).sum(), chosen, text, texts_vary, image })
     }
@@ -135,6 +136,7 @@ impl Plans {
             text: layers.text,
             adapted: &adapted,
             rank: layers.of_unet().map(|chosen| chosen.rank).max().unwrap_or(0),
+            dora: config.dora,
             dtype,
             checkpointing: config.checkpointing,
             on_gpu: *device != Device::Cpu,

@@ -112,6 +112,9 @@ impl Preparation {
         watcher: &mut dyn Watcher,
     ) -> Result<Option<Self>> {
         config.validate()?;
+        if config.dora && *device != Device::Cpu {
+            return Err(Error::Unavailable("--dora on a GPU; --device cpu trains it".into()));
+        }
         let files = ModelDir::open(Path::new(&config.model))?;
         files.notes.iter().for_each(|note| watcher.note(note));
         let vae_folder = vae_folder(&config, &files)?;
@@ -166,6 +169,7 @@ impl Preparation {
         let start = config.network_weights.as_deref().map(|file| start(&config, file, &modules)).transpose()?;
         if let Some(start) = &start {
             config.rank = start.max_rank();
+            config.dora |= start.is_decomposed();
             watcher.note(&format!("starting from {} LoRA layers of rank up to {}", start.len(), config.rank));
         }
         let captions = Captions::survey(&dataset, &files, vocab)?;

@@ -47,7 +47,7 @@ impl Outcome {
 /// The CPU path itself is held to what independent roundings give a network, and turned signs an update: see `roundings` and
 /// `turned_signs`. Its other quantities have
 /// no bound of their own: they are reported, and what is not a number is found.
-/// Tokenizers, LoRA files and merged LoRAs are the CPU's work on every device; samplers compute in f32 on each.
+/// Tokenizers, LoRA files, merged LoRAs and steps of DoRA are the CPU's work on every device; samplers compute in f32 on each.
 ///
 /// # Errors
 /// If the case cannot be read or run; a wrong number is not an error but a check that is not ok.

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::formats::component;
 use crate::lora::Factors;
 use crate::lora::attach::{self, transposed};
-use crate::nn::{ClipText, Param, UNet, Visitor};
+use crate::nn::{ClipText, Layer, Param, UNet, Visitor};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::{DType, Tensor};
 use crate::train::loss::Loss;
@@ -26,6 +26,8 @@ use crate::train::parameters::FlatParameters;
 use crate::train::step::Objective;
 
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
+    // DoRA is the CPU's work on every device.
+    let device = if case.json["dora"].as_bool() == Some(true) { &Device::Cpu } else { device };
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
     unet.place(device)?;
     let depth = matrices(unet.parameters());
@@ -218,34 +220,55 @@ pub(super) fn recorded_of(
             factors.entry(module.into()).or_default().1 = Some(tensor);
         }
     }
-    let mut params = Vec::new();
-    let mut keys = Vec::new();
+    let (mut params, mut names, mut found) = (Vec::new(), Vec::new(), 0);
     let mut failure = None;
     visit(&mut |mut layer| {
         if let Some((Some(down), Some(up))) = factors.get(layer.name()) {
-            keys.push(layer.name().to_owned());
-            // B of a convolution is recorded as a 1x1 convolution.
-            let up = match *up.shape() {
-                [outputs, rank, 1, 1] => up.with_shape(&[outputs, rank]),
-                _ => up.clone(),
-            };
-            let pair = Factors::new(down.clone(), up, scale)
-                .and_then(|factors| attach::branch(&mut layer, &factors.down, &factors.up, scale, dtype));
-            match pair {
-                Ok(pair) => params.extend(pair),
-                Err(e) => failure = Some(case.error(format!("lora.init of {}: {e}", layer.name()))),
+            found += 1;
+            let at = format!("{component}.{}", layer.name());
+            match recorded_one(case, &at, &mut layer, (down, up), scale, dtype) {
+                Ok(these) => {
+                    names.extend(
+                        ["lora_A", "lora_B", "lora_magnitude_vector"][..these.len()]
+                            .iter()
+                            .map(|role| format!("{at}.{role}.weight")),
+                    );
+                    params.extend(these);
+                }
+                Err(e) => failure = Some(case.error(format!("lora.init of {at}: {e}"))),
             }
         }
     });
     if let Some(error) = failure {
         return Err(error);
     }
-    if keys.len() != factors.len() {
-        return Err(case.error(format!("{} of {} LoRA modules fit the model", keys.len(), factors.len())));
+    if found != factors.len() {
+        return Err(case.error(format!("{found} of {} LoRA modules fit the model", factors.len())));
     }
-    let names: Vec<String> =
-        keys.iter().flat_map(|k| ["A", "B"].map(|f| format!("{component}.{k}.lora_{f}.weight"))).collect();
     Ok((params, names))
+}
+
+/// A and B of one layer, and with DoRA the lengths of its rows.
+fn recorded_one(
+    case: &Case,
+    at: &str,
+    layer: &mut Layer<'_>,
+    (down, up): (&Tensor, &Tensor),
+    scale: f64,
+    dtype: DType,
+) -> Result<Vec<Param>> {
+    // B of a convolution is recorded as a 1x1 convolution.
+    let up = match *up.shape() {
+        [outputs, rank, 1, 1] => up.with_shape(&[outputs, rank]),
+        _ => up.clone(),
+    };
+    let factors = Factors::new(down.clone(), up, scale)?;
+    let mut params = attach::branch(layer, &factors.down, &factors.up, scale, dtype)?.to_vec();
+    let lengths = format!("lora.init.{at}.lora_magnitude_vector.weight");
+    if case.tensors.contains(&lengths) {
+        params.push(attach::decompose(layer, Some(&case.tensor(&lengths)?), dtype)?);
+    }
+    Ok(params)
 }
 
 /// The learning rate of key `lr`, and the recorded optimizer.

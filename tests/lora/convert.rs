@@ -53,7 +53,7 @@ fn adapter_folders_hold_one_component_each() {
     convert(&file, "peft", &out).assert().success();
     for (component, modules) in &expert.components {
         let loaded = lora::load(&out.join(component), Some(&base), false).unwrap().expert;
-        let alone = Expert { components: BTreeMap::from([(component.clone(), modules.clone())]) };
+        let alone = Expert { components: BTreeMap::from([(component.clone(), modules.clone())]), ..Expert::default() };
         assert_same(&alone, &loaded, TOLERANCE);
         let text = std::fs::read(out.join(component).join("adapter_config.json")).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&text).unwrap();

@@ -2,6 +2,7 @@
 
 mod bake;
 mod convert;
+mod dora;
 mod extract;
 mod formats;
 mod lycoris;

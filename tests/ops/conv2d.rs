@@ -130,7 +130,7 @@ fn a_lora_is_added_with_what_else_there_is() {
         let (x, w, t, y): ([_; 4], [_; 4], _, [_; 4]) = ([2, 5, 3, 4], [9, 3, 3, 4], [2, 9], [2, ho, wo, 9]);
         let conv = |tape: &Tape, x: &[Tensor], bias: usize, epilogue: Epilogue<'_>| {
             let param = |i: usize| Param::new("", x[i].clone());
-            let lora = LoraWeights { a: param(2), b: param(3), scale, order: LoraOrder::Auto };
+            let lora = LoraWeights { a: param(2), b: param(3), scale, order: LoraOrder::Auto, magnitude: None };
             let conv = Conv2d {
                 name: String::new(),
                 weight: param(1),

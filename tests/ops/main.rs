@@ -4,6 +4,7 @@
 mod attention;
 mod combine;
 mod conv2d;
+mod dora;
 mod elementwise;
 mod functions;
 mod geglu;

@@ -2,6 +2,7 @@
 
 mod config;
 mod data;
+mod dora;
 mod goes_on;
 mod killed;
 mod losses;

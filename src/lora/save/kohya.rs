@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::formats::digest::hex;
 use crate::formats::safetensors;
 use crate::lora::base::BaseModules;
-use crate::lora::expert::Expert;
+use crate::lora::expert::{Along, Expert, Magnitude};
 use crate::lora::families::Family;
 use crate::lora::{inspect, sgm};
 use crate::tensor::{DType, Tensor};
@@ -34,21 +34,38 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
         Some(unet) => sgm::Layout::of(unet.keys().map(String::as_str)),
         None => sgm::Layout::of(Family::Sdxl.modules()["unet"].keys().map(String::as_str)),
     });
+    let prefix = |component: &str| match (component, two_encoders) {
+        ("unet", _) => "lora_unet",
+        ("text_encoder_2", _) => "lora_te2",
+        (_, true) => "lora_te1",
+        (_, false) => "lora_te",
+    };
     let alpha = commonest(expert.iter().map(|(_, _, f)| f.alpha));
     let mut tensors = Vec::new();
     for (component, module, factors) in expert.iter() {
-        let prefix = match (component, two_encoders) {
-            ("unet", _) => "lora_unet",
-            ("text_encoder_2", _) => "lora_te2",
-            (_, true) => "lora_te1",
-            (_, false) => "lora_te",
-        };
         let ldm = layout.as_ref().filter(|_| component == "unet").and_then(|l| l.ldm_name(module));
-        let stem = format!("{prefix}_{}", ldm.as_deref().unwrap_or(module).replace('.', "_"));
+        let stem = format!("{}_{}", prefix(component), ldm.as_deref().unwrap_or(module).replace('.', "_"));
         let up = times(&factors.up, factors.alpha / alpha);
         tensors.push((format!("{stem}.alpha"), Tensor::full(&[], alpha, DType::F32)));
         tensors.push((format!("{stem}.lora_down.weight"), factors.down.clone()));
         tensors.push((format!("{stem}.lora_up.weight"), like_convolution(up, factors)));
+        if let Some(Magnitude { values, along }) = &factors.magnitude {
+            let mut shape = vec![1; factors.down.shape().len()];
+            shape[usize::from(*along == Along::Inputs)] = values.len();
+            tensors.push((format!("{stem}.dora_scale"), values.with_shape(&shape)));
+        }
+    }
+    for (component, name, vector) in expert.vectors() {
+        let (module, last) = name.rsplit_once('.').unwrap_or((name, "weight"));
+        let ldm = layout.as_ref().filter(|_| component == "unet").and_then(|l| l.ldm_name(module));
+        let stem = format!("{}_{}", prefix(component), ldm.as_deref().unwrap_or(module).replace('.', "_"));
+        let is_norm = module.rsplit('.').next().is_some_and(|part| part.contains("norm"));
+        let role = match (is_norm, last) {
+            (true, "weight") => "w_norm",
+            (true, _) => "b_norm",
+            (false, _) => "diff_b",
+        };
+        tensors.push((format!("{stem}.{role}"), vector.clone()));
     }
     let mut metadata = extra.clone();
     metadata.insert("format".into(), "pt".into());

@@ -41,6 +41,7 @@ fn adapter(folder: &Path, modules: &BTreeMap<String, Factors>) -> Result<()> {
         let up = like_convolution(factors.up.clone(), factors);
         tensors.push((format!("{at}.lora_A.weight"), factors.down.clone()));
         tensors.push((format!("{at}.lora_B.weight"), up));
+        tensors.extend(super::magnitude(&at, factors, folder)?);
     }
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::write(&folder.join("adapter_model.safetensors"), &tensors, &metadata)?;
@@ -74,7 +75,7 @@ pub fn config(modules: &BTreeMap<String, Factors>) -> Map<String, Value> {
         "r": rank as u64,
         "rank_pattern": ranks,
         "target_modules": names,
-        "use_dora": false,
+        "use_dora": modules.values().all(|factors| factors.magnitude.is_some()),
         "use_rslora": false,
     });
     match config {

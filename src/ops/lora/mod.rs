@@ -1,6 +1,6 @@
 //! Linear layers with a LoRA.
 
-mod cpu;
+pub(super) mod cpu;
 pub(super) mod gpu;
 mod order;
 

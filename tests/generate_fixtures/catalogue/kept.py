@@ -16,7 +16,7 @@ KEPT = set(
     sched_add_noise_edges sched_add_noise_zero_snr
     tokenizer_end_pad tokenizer_bang_pad
     unet_small3_odd unet_tiny_sd2_odd unet_tiny_sdxl_odd
-    lora_train_small3_conv_v_snr_accum lora_train_text_sd1 lora_train_text_sdxl
+    lora_train_small3_conv_v_snr_accum lora_train_text_sd1 lora_train_text_sdxl lora_train_dora_sd1
     merge_ties_frequency merge_magnitude_prune_svd
     sample_img2img_one_step sample_tiny_sd1_overwritten_config sample_tiny_sdxl_prompt_2_clip_skip
     sample_tiny_sd2_rescale_zero_snr_eta

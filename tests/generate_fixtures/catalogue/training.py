@@ -35,6 +35,18 @@ CASES = [
         optimizer=dict(lr=1e-3, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.01),
     ),
     dict(
+        name="lora_train_dora_sd1",
+        model="tiny-sd1",
+        targets=["to_q", "to_out.0", "ff.net.0.proj", "conv1", "proj_in"],
+        rank=2,
+        alpha=3,
+        height=7,
+        width=6,
+        batch=2,
+        dora=True,
+        optimizer=dict(lr=1e-3, betas=[0.9, 0.999], eps=1e-6, weight_decay=0.01),
+    ),
+    dict(
         name="lora_train_small3_conv_rank3",
         model="small3",
         targets=TRANSFORMER + CONVOLUTIONS + ["time_emb_proj"],
@@ -287,6 +299,7 @@ def training(
     tokens=77,
     schedule=None,
     optimizer=None,
+    dora=False,
 ):
     def make(root, folder):
         draw = Draw(name)
@@ -304,6 +317,7 @@ def training(
             steps=steps,
             grad_accum=accumulation,
             train_batch_size=batch,
+            **({"dora": True} if dora else {}),
         )
         config = read_json(root.path(model_path(model)) / "unet" / "config.json")
         inputs = {}
@@ -316,6 +330,10 @@ def training(
                 inputs[f"lora.init.unet.{module}.lora_B.weight"] = draw.normal(
                     weight.shape[0], rank, *kernel, scale=0.0 if zero_b else 0.3 * rank**-0.5
                 )
+                if dora:
+                    lengths = weight.flatten(1).norm(dim=1) * (1 + 0.1 * draw.normal(weight.shape[0]))
+                    shape = [1, -1, 1, 1] if kernel else [-1]
+                    inputs[f"lora.init.unet.{module}.lora_magnitude_vector.weight"] = lengths.reshape(shape)
         edges = [0, 999, 500]
         for i in range(steps * accumulation):
             inputs[f"in.{i}.latents"] = draw.normal(batch, 4, height, width)

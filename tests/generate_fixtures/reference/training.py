@@ -14,7 +14,13 @@ from .networks import load_text_encoder, load_tokenizer, load_unet, tokenize
 def add_adapter(unet, case):
     unet.requires_grad_(False)
     unet.add_adapter(
-        LoraConfig(r=case["rank"], lora_alpha=case["alpha"], target_modules=case["target_modules"], init_lora_weights="gaussian")
+        LoraConfig(
+            r=case["rank"],
+            lora_alpha=case["alpha"],
+            target_modules=case["target_modules"],
+            init_lora_weights="gaussian",
+            use_dora=case.get("dora", False),
+        )
     )
     return {"unet." + name.replace(".default", ""): p for name, p in sorted(unet.named_parameters()) if p.requires_grad}
 
