@@ -100,6 +100,11 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
             continue;
         }
         let Some((down, up)) = parts.get(&Role::Down).zip(parts.get(&Role::Up)) else {
+            // Leaving lengths out would give another model than was trained, so no flag allows it.
+            if let Some(key) = parts.get(&Role::Magnitude).or(parts.get(&Role::DoraScale)) {
+                let message = format!("{key} has lengths of DoRA, and its module has no lora_down and lora_up");
+                return Err(Error::file(&path, message));
+            }
             let lacks = if parts.contains_key(&Role::Down) { "lora_up (B)" } else { "lora_down (A)" };
             let why = format!("{}.{} has no {lacks} beside it", place.component, place.module);
             loaded.unused.extend(parts.values().map(|key| (key.clone(), why.clone())));

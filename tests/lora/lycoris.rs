@@ -5,7 +5,7 @@ use std::path::Path;
 
 use selma::formats::safetensors::{Safetensors, write};
 use selma::lora::{self, BaseModules};
-use selma::tensor::{DType, Tensor};
+use selma::tensor::Tensor;
 
 use crate::support::relative_error;
 

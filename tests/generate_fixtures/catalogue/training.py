@@ -37,7 +37,7 @@ CASES = [
     dict(
         name="lora_train_dora_sd1",
         model="tiny-sd1",
-        targets=["to_q", "to_out.0", "ff.net.0.proj", "conv1", "proj_in"],
+        targets=["to_q", "to_out.0", "ff.net.0.proj", "conv2", "proj_in"],
         rank=2,
         alpha=3,
         height=7,
