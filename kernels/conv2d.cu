@@ -3,12 +3,11 @@
 //   dgrad     dx [n, h, w, c_in] = sum over taps and c_out of dy w
 //   wgrad     dw [c_out, kh, kw, c_in] = sum over pixels of dy x, in slices of pixels that sum_rows adds up in order
 // w is [c_out, kh, kw, c_in]; position (oy, ox) of tap (ky, kx) is pixel (oy stride + ky - top, ox stride + kx - left) of
-// x, zero outside. With `doubled`, x is read through a nearest-neighbour upsampling by two that is never stored: its h
-// and w are those of the upsampled picture. t is a ResNet's time embedding.
+// x, zero outside. t is a ResNet's time embedding.
 //
 // A block makes a tile of pixels x channels (wgrad: output channels x taps and input channels) as tile.h describes, k
 // running over taps and channels, of wgrad over pixels. `large` and `small` take channels that are multiples of a step of k
-// (those of the results: of PACK) and nothing doubled: a thread's pixels stay the same, a tap moves them all by the same
+// (those of the results: of PACK): a thread's pixels stay the same, a tap moves them all by the same
 // bytes, so that only what is inside of the picture is found anew, once a tap. `any` takes what there is, value by value where
 // channels are no multiple of PACK (c_in = 3, 4). The gradient of a convolution with a stride goes by classes of pixels with
 // the same remainders of their coordinates (blockIdx.z): each meets its own taps and no others, of nine 1, 2, 2 and 4.
@@ -196,51 +195,51 @@ KERNEL_BOUNDS(conv2d_forward_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
  const scalar_t* residual, int n, int h, int w, int c_in, int ho, int wo, int c_out, int kh, int kw, int stride, int top,
  int left) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, 0};
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     forward<TILE_LARGE, TILE_LARGE_THREADS>(y, x, weight, bias, t, residual, n, s);
 }
 KERNEL_BOUNDS(conv2d_forward_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
  const scalar_t* residual, int n, int h, int w, int c_in, int ho, int wo, int c_out, int kh, int kw, int stride, int top,
  int left) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, 0};
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     forward<TILE_SMALL, TILE_SMALL_THREADS>(y, x, weight, bias, t, residual, n, s);
 }
 KERNEL_BOUNDS(conv2d_forward_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
  const scalar_t* residual, int n, int h, int w, int c_in, int ho, int wo, int c_out, int kh, int kw, int stride, int top,
- int left, int doubled) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled};
+ int left) {
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     forward_any<TILE_SMALL, TILE_SMALL_THREADS>(y, x, weight, bias, t, residual, n, s);
 }
 KERNEL_BOUNDS(conv2d_dgrad_large, TILE_LARGE_THREADS, 2)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* weight, int n, int h, int w, int c_in, int ho, int wo, int c_out,
  int kh, int kw, int stride, int top, int left) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, 0};
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     dgrad<TILE_LARGE, TILE_LARGE_THREADS>(dx, dy, weight, n, s);
 }
 KERNEL_BOUNDS(conv2d_dgrad_small, TILE_SMALL_THREADS, 4)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* weight, int n, int h, int w, int c_in, int ho, int wo, int c_out,
  int kh, int kw, int stride, int top, int left) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, 0};
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     dgrad<TILE_SMALL, TILE_SMALL_THREADS>(dx, dy, weight, n, s);
 }
 KERNEL_BOUNDS(conv2d_dgrad_any, TILE_SMALL_THREADS, 4)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* weight, int n, int h, int w, int c_in, int ho, int wo, int c_out,
  int kh, int kw, int stride, int top, int left) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, 0};
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     dgrad_any<TILE_SMALL, TILE_SMALL_THREADS>(dx, dy, weight, n, s);
 }
 // dw [slices, c_out, kh, kw, c_in] float.
 KERNEL_BOUNDS(conv2d_wgrad_large, TILE_LARGE_THREADS, 2)
 (float* dw, const scalar_t* dy, const scalar_t* x, int n, int slice, int h, int w, int c_in, int ho, int wo, int c_out,
- int kh, int kw, int stride, int top, int left, int doubled) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled};
+ int kh, int kw, int stride, int top, int left) {
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     wgrad<TILE_LARGE, TILE_LARGE_THREADS>(dw, dy, x, n, slice, s);
 }
 KERNEL_BOUNDS(conv2d_wgrad_small, TILE_SMALL_THREADS, 4)
 (float* dw, const scalar_t* dy, const scalar_t* x, int n, int slice, int h, int w, int c_in, int ho, int wo, int c_out,
- int kh, int kw, int stride, int top, int left, int doubled) {
-    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled};
+ int kh, int kw, int stride, int top, int left) {
+    const Shape s = {h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left};
     wgrad<TILE_SMALL, TILE_SMALL_THREADS>(dw, dy, x, n, slice, s);
 }

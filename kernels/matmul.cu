@@ -1,5 +1,5 @@
 // Matrix products, with what follows them and a second pair of operands:
-//   y [m, n] = f(alpha (a b + a2 b2) + bias) + residual,   f = SiLU or nothing
+//   y [m, n] = alpha (a b + a2 b2) + bias + residual
 // over k values of the first pair and k2 of the second. The second pair is LoRA's (Hu et al. 2021, arXiv:2106.09685):
 // x W^T + h B^T with h = x A^T goes through one loop over k + rank values and writes y once. In the names, n and t say
 // of both operands whether they are stored as they enter the product or transposed:
@@ -13,7 +13,7 @@
 // of a transformer, which alone are too small to fill a GPU.
 //
 // A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. `large` and `small` take operands whose rows begin
-// at multiples of 16 bytes, and know no SiLU; `any` takes whatever there is, value by value where it must.
+// at multiples of 16 bytes; `any` takes whatever there is, value by value where it must.
 //
 // 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the large tile does
 // 64 FLOPs for each byte that it reads, and a warp issues 2.7 instructions for each of its tensor-core products, besides some
@@ -55,7 +55,7 @@ DEV Operand choose(bool second, const Operand& a, const Operand& b) {
 }
 template <bool B_LINES>
 DEV void matmul_any(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
-                    const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
+                    const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
     constexpr int SIZE = TILE_SMALL, THREADS = TILE_SMALL_THREADS;
     const Corner corner = corner_of_block<SIZE>(m, n);
     Sums<SIZE, THREADS, scalar_t> sums;
@@ -73,11 +73,8 @@ DEV void matmul_any(scalar_t* y, const scalar_t* a, const scalar_t* b, const sca
     each(sums, [&](int row, int column, float sum) {
         const long long line = corner.m + row;
         column += corner.n;
-        if (line >= m || column >= n) return;
-        float value = finished({alpha, bias, nullptr, 1, nullptr}, sum, line, column, n);
-        if (silu) value /= 1.f + expf(-value);
-        if (residual) value += load(residual, line * n + column);
-        store(y, line * n + column, value);
+        if (line < m && column < n)
+            store(y, line * n + column, finished({alpha, bias, nullptr, 1, residual}, sum, line, column, n));
     });
 }
 
@@ -183,8 +180,8 @@ KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
 }
 KERNEL_BOUNDS(matmul_nt_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul_any<true>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul_any<true>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
@@ -198,8 +195,8 @@ KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
 }
 KERNEL_BOUNDS(matmul_nn_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
- const scalar_t* residual, long long m, int n, int k, int k2, float alpha, int silu) {
-    matmul_any<false>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha, silu);
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul_any<false>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 // The second pairs may be missing, and so may products behind the first.
 KERNEL_BOUNDS(matmul_group_large, TILE_LARGE_THREADS, 2)
@@ -221,7 +218,7 @@ KERNEL_BOUNDS(matmul_group_any, TILE_SMALL_THREADS, 4)
  const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
  int k, int k2, float alpha) {
     const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
-    matmul_any<true>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha, 0);
+    matmul_any<true>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
 }
 // bias [2 n] may be missing.
 KERNEL_BOUNDS(matmul_nt_geglu_large, TILE_LARGE_THREADS, 2)

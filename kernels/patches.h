@@ -4,7 +4,7 @@
 #pragma once
 
 struct Shape {
-    int h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left, doubled;
+    int h, w, c_in, ho, wo, c_out, kh, kw, stride, top, left;
 };
 
 // A pixel of the picture that the product's lines are, as (picture, y, x); picture -1 past the last.
@@ -20,8 +20,7 @@ DEV Pixel pixel_at(long long line, long long lines, int h, int w) {
 DEV const scalar_t* under_tap(const scalar_t* x, const Shape& s, const Pixel& p, int tap) {
     const int y = p.y * s.stride + tap / s.kw - s.top, column = p.x * s.stride + tap % s.kw - s.left;
     if (p.picture < 0 || tap >= s.kh * s.kw || y < 0 || y >= s.h || column < 0 || column >= s.w) return nullptr;
-    const int h = s.doubled ? s.h / 2 : s.h, w = s.doubled ? s.w / 2 : s.w;
-    return x + (((long long)p.picture * h + (s.doubled ? y / 2 : y)) * w + (s.doubled ? column / 2 : column)) * s.c_in;
+    return x + (((long long)p.picture * s.h + y) * s.w + column) * s.c_in;
 }
 // The first of the channels of dy that reached pixel `p` of x through tap `tap`, or null where none did.
 DEV const scalar_t* through_tap(const scalar_t* dy, const Shape& s, const Pixel& p, int tap) {

@@ -55,10 +55,6 @@ impl Tile {
         }
     }
 
-    pub fn takes_any(self) -> bool {
-        self.any
-    }
-
     pub fn choose(self, [large, small, any]: [&'static Kernel; 3]) -> &'static Kernel {
         match self {
             Self { any: true, .. } => any,

@@ -9,8 +9,6 @@ use crate::tensor::{DType, Tensor};
 
 /// Pixels that the kernels of the large and the small tile count.
 const MOST_PIXELS: usize = i32::MAX as usize;
-/// The kernels can read an `x` of half the height and width through an upsampling; no op asks for it.
-const NOT_DOUBLED: usize = 0;
 
 /// The convolution and all that is added, rounded once. `bias` is f32.
 pub fn forward(
@@ -30,9 +28,7 @@ pub fn forward(
     let kernel = [&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL, &kernels::CONV2D_FORWARD_ANY];
     let launch = tile.over(x.kernel(tile.choose(kernel))?, pixels, c_out, 1).output(&y).input(x).input(weight);
     let launch = launch.input_if(bias).input_if(channel_bias).input_if(residual).int(shape.n);
-    let launch = sizes(launch, shape);
-    let launch = if tile.takes_any() { launch.int(NOT_DOUBLED) } else { launch };
-    launch.launch()?;
+    sizes(launch, shape).launch()?;
     Ok(y)
 }
 
@@ -66,7 +62,7 @@ pub fn weight_gradient(shape: &ConvShape, dy: &Tensor, x: &Tensor, _stored: DTyp
     let kernel = tile.choose([&kernels::CONV2D_WGRAD_LARGE, small, small]);
     let launch = tile.over(x.kernel(kernel)?, c_out, width, slices);
     let launch = launch.output(&parts).input(dy).input(x).int(shape.n).int(slice);
-    sizes(launch, shape).int(NOT_DOUBLED).launch()?;
+    sizes(launch, shape).launch()?;
     let sum = if slices == 1 { parts } else { sum_rows(&parts, [slices, weights])? };
     Ok(sum.with_shape(&shape.weight()))
 }

@@ -83,10 +83,7 @@ pub fn products_into(
     let launch = tile.over(first[0].kernel(kernel)?, m, n, 1).output(y).input(first[0]).input(first[1]);
     let launch = launch.input_if(second.map(|pair| pair[0])).input_if(second.map(|pair| pair[1]));
     let launch = launch.input_if(epilogue.bias).input_if(epilogue.residual);
-    let launch = launch.long(m).int(n).int(k).int(k2).float(epilogue.alpha as f32);
-    // No op has the SiLU after a product that this one knows.
-    let launch = if tile.takes_any() { launch.int(0) } else { launch };
-    launch.launch()
+    launch.long(m).int(n).int(k).int(k2).float(epilogue.alpha as f32).launch()
 }
 
 /// The most products of one launch of [`products_group`].
