@@ -1,7 +1,7 @@
 // GroupNorm over x [n, pixels, c], with SiLU after it where `silu` is set (Wu & He 2018, arXiv:1803.08494, eqs 1 to 3):
 //   y = f((x - mean) rstd weight + bias),   mean and rstd = 1 / sqrt(variance + eps) over pixels and a group's channels
 // and its gradients, with z = dy f'(..), g = z weight, xhat = (x - mean) rstd and averages over the group:
-//   dx = rstd (g - avg(g) - xhat avg(g xhat)),   dweight[c] = sum z xhat,   dbias[c] = sum z
+//   dx = rstd (g - avg(g) - xhat avg(g xhat)) + onto,   dweight[c] = sum z xhat,   dbias[c] = sum z
 //
 // A group is spread over the rows of NHWC memory, so a block takes a slab of neighbouring pixels with all channels, and
 // statistics need two kernels: group_norm_slabs gives mean and sum of squared deviations of each slab and group, and
@@ -11,7 +11,7 @@
 // between. All orders of summation are fixed.
 //
 // With b = sizeof(scalar_t), a value costs at least 2b bytes forward and 3b backward (3b and 5b without a cache), which is the
-// limit. About 10 FLOPs a value forward, 20 backward; 30 and 50 with SiLU.
+// limit; b more where `onto`, what other ops gave to the gradient of x, is added without a pass of its own. About 10 FLOPs a value forward, 20 backward; 30 and 50 with SiLU.
 #include "kernel.h"
 #include "reduce.h"
 
@@ -88,7 +88,7 @@ template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, flo
     const int count = pixels_of(threads, threads.row, slab.pixels);
     // The first rows of threads have `most` pixels, the others one less.
     const int most = pixels_of(threads, 0, slab.pixels), longer = slab.pixels - (most - 1) * threads.rows;
-    const float share = 1.f / slab.pixels;
+    const float share = 1.f / slab.pixels, many = most, fewer = most - 1;
     const auto sum = [&](float(&sums)[2][PACK], int column) {
         const scalar_t* at = x + (slab.first + threads.row) * c + column;
         if (count == 0) return;
@@ -117,12 +117,12 @@ template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, flo
         const float* squares_of = of + PACK * threads.rows * threads.across;
         float mean = 0.f, square = 0.f;
 #pragma unroll 1
-        for (int r = 0; r < threads.rows; r++) mean += of[r * threads.across] * (r < longer ? most : most - 1);
+        for (int r = 0; r < threads.rows; r++) mean += of[r * threads.across] * (r < longer ? many : fewer);
         mean *= share;
 #pragma unroll 1
         for (int r = 0; r < threads.rows; r++) {
             const float distance = of[r * threads.across] - mean;
-            square += squares_of[r * threads.across] + (r < longer ? most : most - 1) * distance * distance;
+            square += squares_of[r * threads.across] + (r < longer ? many : fewer) * distance * distance;
         }
         means[channel] = mean;
         squares[channel] = square;
@@ -338,7 +338,8 @@ KERNEL_BOUNDS(group_norm_backward_groups, GROUP_NORM_THREADS, 2)
 // dx = z (rstd weight) - xhat (rstd avg(g xhat)) - rstd avg(g).
 template <bool WHOLE>
 DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias,
-                  const float* mean, const float* rstd, const float* averages, int c, int width, const Slab& slab, int silu) {
+                  const float* mean, const float* rstd, const float* averages, const scalar_t* onto, int c, int width,
+                  const Slab& slab, int silu) {
     Channels at;
     float scale[PACK], constant[PACK], along[PACK];
     const auto begin = [&](int column) {
@@ -356,16 +357,25 @@ DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const flo
         before_silu<WHOLE>(z, xhat, dy + offset, x + offset, left, at, silu);
 #pragma unroll
         for (int j = 0; j < PACK; j++) z[j] = fmaf(z[j], scale[j], -fmaf(xhat[j], along[j], constant[j]));
+        if (onto) {
+            float more[PACK];
+            load_of<WHOLE>(more, onto + offset, left);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) z[j] += more[j];
+        }
         store_of<WHOLE>(dx + offset, z, left);
     });
 }
+// onto, which is added to dx, may be missing.
 KERNEL_BOUNDS(group_norm_backward, GROUP_NORM_THREADS, 2)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias, const float* mean,
- const float* rstd, const float* averages, int pixels, int c, int groups, int slab_pixels, int silu) {
+ const float* rstd, const float* averages, const scalar_t* onto, int pixels, int c, int groups, int slab_pixels, int silu) {
     const Slab slab = slab_of_block(pixels, slab_pixels);
     mean += slab.sample * groups;
     rstd += slab.sample * groups;
     averages += slab.sample * groups * 2;
-    if (whole(c, dx, dy, x)) gradient<true>(dx, dy, x, weight, bias, mean, rstd, averages, c, c / groups, slab, silu);
-    else gradient<false>(dx, dy, x, weight, bias, mean, rstd, averages, c, c / groups, slab, silu);
+    // A missing one is as aligned as any.
+    if (whole(c, dx, dy, x, onto))
+        gradient<true>(dx, dy, x, weight, bias, mean, rstd, averages, onto, c, c / groups, slab, silu);
+    else gradient<false>(dx, dy, x, weight, bias, mean, rstd, averages, onto, c, c / groups, slab, silu);
 }

@@ -1,12 +1,13 @@
 // LayerNorm over the rows of x [rows, c] (Ba, Kiros & Hinton 2016, arXiv:1607.06450):
 //   y = (x - mean) rstd weight + bias,   mean and rstd = 1 / sqrt(variance + eps) of the row
 // and its gradients, with g = dy weight, xhat = (x - mean) rstd and averages over the row:
-//   dx = rstd (g - avg(g) - xhat avg(g xhat)),   dweight[c] = sum over rows of dy xhat,   dbias[c] = sum of dy
+//   dx = rstd (g - avg(g) - xhat avg(g xhat)) + onto,   dweight[c] = sum over rows of dy xhat,   dbias[c] = sum of dy
 //
 // A warp takes a row, a block eight of them: no barriers. The variance is that of differences to the mean. A lane keeps its
 // part of the row in registers, up to 5 packs of 16 bytes (1280 values of 16 bits in a row); longer rows, and rows that are no
 // whole packs, are read three times, the later ones from L1.
-// With b = sizeof(scalar_t), at least 2b bytes a value forward and 3b backward; about 8 FLOPs a value forward, 14 backward.
+// `onto` is what other ops gave to the gradient of x, where there is something: added here it takes no pass of its own.
+// With b = sizeof(scalar_t), at least 2b bytes a value forward and 3b backward, 4b with `onto`; about 8 FLOPs a value forward, 14 backward.
 #include "kernel.h"
 #include "reduce.h"
 
@@ -111,7 +112,8 @@ KERNEL_BOUNDS(layer_norm_forward, LAYER_NORM_THREADS, 3)
 }
 
 template <int EACH>
-DEV void backward_kept(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r, int c) {
+DEV void backward_kept(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r,
+                       const scalar_t* onto, int c) {
     float g[EACH][PACK], xhat[EACH][PACK], sum = 0.f, along = 0.f;
     each_kept<EACH>(c, [&](int i, int column) {
         float w[PACK];
@@ -131,10 +133,17 @@ DEV void backward_kept(scalar_t* dx, const scalar_t* dy, const scalar_t* x, cons
     each_kept<EACH>(c, [&](int i, int column) {
 #pragma unroll
         for (int j = 0; j < PACK; j++) g[i][j] = fmaf(g[i][j], r, -fmaf(xhat[i][j], along, sum));
+        if (onto) {
+            float more[PACK];
+            load_whole(more, onto + column);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) g[i][j] += more[j];
+        }
         store_whole(dx + column, g[i]);
     });
 }
-DEV void backward_any(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r, int c) {
+DEV void backward_any(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, float m, float r,
+                      const scalar_t* onto, int c) {
     // g and xhat of a pack; both are 0 past the end of the row.
     const auto load_both = [&](float(&g)[PACK], float(&xhat)[PACK], int column) {
         float w[PACK];
@@ -166,23 +175,32 @@ DEV void backward_any(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const
         load_both(g, xhat, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) g[j] = r * (g[j] - average - xhat[j] * along);
+        if (onto) {
+            float more[PACK];
+            load_pack(more, onto + column, c - column);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) g[j] += more[j];
+        }
         store_pack(dx + column, g, c - column);
     }
 }
+// onto, which is added to dx, may be missing.
 KERNEL_BOUNDS(layer_norm_backward, LAYER_NORM_THREADS, 2)
 (scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* mean, const float* rstd,
- long long rows, int c) {
+ const scalar_t* onto, long long rows, int c) {
     const long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (row >= rows) return;
     const float m = mean[row], r = rstd[row];
-    const int packs = packs_of_lane(c, dx, dy, x);
+    // A missing one is as aligned as any.
+    const int packs = packs_of_lane(c, dx, dy, x, onto);
+    if (onto) onto += row * c;
     dx += row * c;
     dy += row * c;
     x += row * c;
-    if (packs == 0) backward_any(dx, dy, x, weight, m, r, c);
-    else if (packs <= 2) backward_kept<2>(dx, dy, x, weight, m, r, c);
-    else if (packs <= 3) backward_kept<3>(dx, dy, x, weight, m, r, c);
-    else backward_kept<5>(dx, dy, x, weight, m, r, c);
+    if (packs == 0) backward_any(dx, dy, x, weight, m, r, onto, c);
+    else if (packs <= 2) backward_kept<2>(dx, dy, x, weight, m, r, onto, c);
+    else if (packs <= 3) backward_kept<3>(dx, dy, x, weight, m, r, onto, c);
+    else backward_kept<5>(dx, dy, x, weight, m, r, onto, c);
 }
 
 // partial [slabs, 2, c]: sums over slab_rows rows of dy xhat and of dy. A block has blockDim.x neighbouring channels of

@@ -62,13 +62,35 @@ impl Tape {
         output: &Tensor,
         backward: impl FnOnce(&Tensor, [bool; N]) -> Result<[Option<Tensor>; N]> + 'static,
     ) {
+        self.record_onto(op, inputs, output, |dy, wants, onto| {
+            let mut gradients = backward(dy, wants)?;
+            if let (Some(first), Some(onto)) = (gradients.first_mut(), onto) {
+                *first = Some(match first.take() {
+                    Some(gradient) => onto.accumulate(gradient)?,
+                    None => onto,
+                });
+            }
+            Ok(gradients)
+        });
+    }
+
+    /// [`Tape::record`] of an op that can add to what is there of the gradient of its first input, in the pass that makes its
+    /// own part: `backward` is given that too, where there is some, and returns the sum.
+    pub fn record_onto<'a, const N: usize>(
+        &self,
+        op: &'static str,
+        inputs: [impl Into<Option<&'a Tensor>>; N],
+        output: &Tensor,
+        backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Result<[Option<Tensor>; N]> + 'static,
+    ) {
         let tracked = inputs.map(|x| x.into().filter(|x| self.wants(x)).map(Tensor::id));
         let wants = tracked.map(|id| id.is_some());
         if !wants.contains(&true) {
             return;
         }
         self.record_entry(op, output, move |dy, gradients| {
-            for (id, gradient) in tracked.into_iter().zip(backward(dy, wants)?) {
+            let onto = tracked.first().copied().flatten().and_then(|id| gradients.0.remove(&id));
+            for (id, gradient) in tracked.into_iter().zip(backward(dy, wants, onto)?) {
                 if let (Some(id), Some(gradient)) = (id, gradient) {
                     gradients.add(id, gradient)?;
                 }

@@ -34,6 +34,17 @@ impl Tensor {
         }
     }
 
+    /// `onto` plus this, where there is an `onto`.
+    ///
+    /// # Errors
+    /// As [`Tensor::sum`].
+    pub fn added_onto(self, onto: Option<Self>) -> Result<Self> {
+        match onto {
+            Some(onto) => onto.accumulate(self),
+            None => Ok(self),
+        }
+    }
+
     /// [`Tensor::sum`], on the CPU in place where nobody else holds one of the two: how gradients of one tensor add up.
     ///
     /// # Errors

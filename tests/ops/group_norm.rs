@@ -57,6 +57,17 @@ fn every_device_agrees() {
     }
 }
 
+/// What another op gave to the gradient of x is added in the pass that makes this one's.
+#[test]
+fn adds_to_a_gradient_that_is_there() {
+    for (shape, groups) in [([2, 5, 3, 6], 3), ([1, 67, 9, 72], 8)] {
+        let c = shape[3];
+        let op =
+            |t: &Tape, x: &[Tensor]| ops::add(t, &ops::group_norm(t, &x[0], &x[1], &x[2], groups, 1e-5, true)?, &x[0]);
+        Case::new("group_norm plus x", &[&shape, &[c], &[c]], &op).parameters(1).wide().devices_in_norm();
+    }
+}
+
 #[test]
 fn wrong_shapes_are_errors() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32);

@@ -42,6 +42,16 @@ fn every_device_agrees() {
     }
 }
 
+/// What another op gave to the gradient of x is added in the pass that makes this one's.
+#[test]
+fn adds_to_a_gradient_that_is_there() {
+    for shape in [[9, 64], [130, 33], [11, 1280], [5, 1300]] {
+        let c = shape[1];
+        let op = |t: &Tape, x: &[Tensor]| ops::add(t, &ops::layer_norm(t, &x[0], &x[1], &x[2], 1e-5)?, &x[0]);
+        Case::new("layer_norm plus x", &[&shape, &[c], &[c]], &op).parameters(1).wide().devices_in_norm();
+    }
+}
+
 #[test]
 fn wrong_shapes_are_errors() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32);

@@ -57,6 +57,22 @@ fn a_residual_is_added() {
     }
 }
 
+/// What another op gave to the gradient of x is added to the product.
+#[test]
+fn adds_to_a_gradient_that_is_there() {
+    for [rows, width] in [[5, 9], [70, 72]] {
+        let op = |t: &Tape, x: &[Tensor]| {
+            let second = ops::linear(t, &x[0], &x[2], None)?;
+            ops::add(t, &ops::add(t, &ops::linear(t, &x[0], &x[1], None)?, &second)?, &x[0])
+        };
+        let weight = [width, width];
+        let case = Case::new("linear plus x", &[&[rows, width], &weight, &weight], &op).parameters(1);
+        case.differences();
+        case.threads();
+        case.devices_in_norm();
+    }
+}
+
 /// Layers of one input: in one launch where they are alike, and the same bytes as one after the other, forward and
 /// backward.
 #[test]

@@ -37,7 +37,7 @@ pub fn forward(shape: &Shape, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Res
     Ok((y, [mean, rstd]))
 }
 
-/// The gradients of x, weight and bias where wanted, those of the two f32 `[c]`.
+/// The gradients of x, plus `onto`, weight and bias where wanted, those of the two f32 `[c]`.
 pub fn backward(
     shape: &Shape,
     x: &Tensor,
@@ -45,6 +45,7 @@ pub fn backward(
     bias: &Tensor,
     [mean, rstd]: &[Tensor; 2],
     dy: &Tensor,
+    onto: Option<Tensor>,
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let Shape { n, pixels, c, groups, .. } = *shape;
@@ -67,7 +68,8 @@ pub fn backward(
         let dx = x.empty_like()?;
         let launch = x.kernel(&kernels::GROUP_NORM_BACKWARD)?.grid(grid).block(THREADS).output(&dx);
         let launch = launch.input(dy).input(x).input(weight).input(bias).input(mean).input(rstd);
-        let launch = launch.input(&averages).int(pixels).int(c).int(groups).int(shape.slab_pixels());
+        let launch =
+            launch.input(&averages).input_if(onto.as_ref()).int(pixels).int(c).int(groups).int(shape.slab_pixels());
         launch.int(shape.silu.into()).launch()?;
         gradients[0] = Some(dx);
     }

@@ -28,9 +28,9 @@ pub fn group_norm(
     let device = device_of(OP, &[x, weight, bias])?;
     let (y, statistics) = on!(device, forward(&shape, x, weight, bias))?;
     let saved = [x, weight, bias].map(Tensor::clone);
-    tape.record(OP, [x, weight, bias], &y, move |dy, wants| {
+    tape.record_onto(OP, [x, weight, bias], &y, move |dy, wants, onto| {
         let [x, weight, bias] = &saved;
-        on!(device, backward(&shape, x, weight, bias, &statistics, dy, wants))
+        on!(device, backward(&shape, x, weight, bias, &statistics, dy, onto, wants))
     });
     Ok(y)
 }

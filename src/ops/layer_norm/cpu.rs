@@ -24,9 +24,11 @@ pub fn backward(
     weight: &Tensor,
     statistics: &[Tensor; 2],
     dy: &Tensor,
+    onto: Option<Tensor>,
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
-    dispatch!(x.dtype(), T => Ok(shape.backward::<T>(x, weight, statistics, dy, wants)))
+    let [dx, dweight, dbias] = dispatch!(x.dtype(), T => shape.backward::<T>(x, weight, statistics, dy, wants));
+    Ok([dx.map(|dx| dx.added_onto(onto)).transpose()?, dweight, dbias])
 }
 
 impl Shape {

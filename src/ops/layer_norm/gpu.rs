@@ -24,13 +24,14 @@ pub fn forward(shape: &Shape, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Res
     Ok((y, [mean, rstd]))
 }
 
-/// The gradients of x, weight and bias where wanted, those of the two f32 `[c]`.
+/// The gradients of x, plus `onto`, weight and bias where wanted, those of the two f32 `[c]`.
 pub fn backward(
     shape: &Shape,
     x: &Tensor,
     weight: &Tensor,
     [mean, rstd]: &[Tensor; 2],
     dy: &Tensor,
+    onto: Option<Tensor>,
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let Shape { rows, c, .. } = *shape;
@@ -40,6 +41,7 @@ pub fn backward(
         let launch = x.kernel(&kernels::LAYER_NORM_BACKWARD)?;
         let launch = launch.grid([rows.div_ceil(ROWS_OF_BLOCK), 1, 1]).block(THREADS);
         let launch = launch.output(&dx).input(dy).input(x).input(weight).input(mean).input(rstd);
+        let launch = launch.input_if(onto.as_ref());
         launch.long(rows).int(c).launch()?;
         gradients[0] = Some(dx);
     }

@@ -18,9 +18,9 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: 
     let device = device_of(OP, &[x, weight, bias])?;
     let (y, statistics) = on!(device, forward(&shape, x, weight, bias))?;
     let saved = [x, weight].map(Tensor::clone);
-    tape.record(OP, [x, weight, bias], &y, move |dy, wants| {
+    tape.record_onto(OP, [x, weight, bias], &y, move |dy, wants, onto| {
         let [x, weight] = &saved;
-        on!(device, backward(&shape, x, weight, &statistics, dy, wants))
+        on!(device, backward(&shape, x, weight, &statistics, dy, onto, wants))
     });
     Ok(y)
 }

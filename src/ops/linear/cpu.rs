@@ -30,12 +30,18 @@ pub fn forward(
 }
 
 /// `dy W`, like x. `second` continues the sum: `[dh, a]` for `dh A`.
-pub fn input_gradient(dy: &Tensor, weight: &Tensor, second: Option<[&Tensor; 2]>) -> Result<Tensor> {
-    dispatch!(dy.dtype(), T => {
+pub fn input_gradient(
+    dy: &Tensor,
+    weight: &Tensor,
+    second: Option<[&Tensor; 2]>,
+    onto: Option<Tensor>,
+) -> Result<Tensor> {
+    let dx = dispatch!(dy.dtype(), T => {
         let values = [Some([dy, weight]), second].map(|pair| pair.map(|pair| pair.map(|x| (x, x.reals::<T>()))));
         let pairs = values.iter().flatten();
         let pairs: Vec<_> = pairs.map(|[(a, x), (b, y)]| [rows(x, a), columns(y, b)]).collect();
         let pairs: Vec<Pair<'_, T>> = pairs.iter().map(|[a, b]| (a as _, b as _)).collect();
-        Ok(Tensor::from_reals(multiplied(&pairs), &shaped(dy, sizes(weight)[1]), dy.dtype()))
-    })
+        Tensor::from_reals(multiplied(&pairs), &shaped(dy, sizes(weight)[1]), dy.dtype())
+    });
+    dx.added_onto(onto)
 }

@@ -16,7 +16,12 @@ pub fn forward(
     products(Layout::Transposed, [x, weight], second, Epilogue { bias, residual, ..Epilogue::default() })
 }
 
-/// `dy W`, like x. `second` continues the sum: `[dh, a]` for `dh A`.
-pub fn input_gradient(dy: &Tensor, weight: &Tensor, second: Option<[&Tensor; 2]>) -> Result<Tensor> {
-    products(Layout::Plain, [dy, weight], second, Epilogue::default())
+/// `dy W + onto`, like x, rounded once. `second` continues the sum: `[dh, a]` for `dh A`.
+pub fn input_gradient(
+    dy: &Tensor,
+    weight: &Tensor,
+    second: Option<[&Tensor; 2]>,
+    onto: Option<Tensor>,
+) -> Result<Tensor> {
+    products(Layout::Plain, [dy, weight], second, Epilogue { residual: onto.as_ref(), ..Epilogue::default() })
 }

@@ -63,8 +63,9 @@ fn record(
 ) {
     // Only the gradient of the weight reads `x`: a frozen layer does not keep it.
     let (x_saved, w) = (tape.wants(weight).then(|| x.clone()), weight.clone());
-    tape.record(OP, [Some(x), Some(weight), bias, residual], y, move |dy, [wants_x, _, wants_bias, wants_residual]| {
-        let dx = wants_x.then(|| on!(device, input_gradient(dy, &w, None))).transpose()?;
+    let inputs = [Some(x), Some(weight), bias, residual];
+    tape.record_onto(OP, inputs, y, move |dy, [wants_x, _, wants_bias, wants_residual], onto| {
+        let dx = wants_x.then(|| on!(device, input_gradient(dy, &w, None, onto))).transpose()?;
         let dw = x_saved.map(|x| on!(device, weight_gradient(dy, &x, w.dtype()))).transpose()?;
         let db = wants_bias.then(|| sum_rows(dy, sizes(dy))).transpose()?;
         Ok([dx, dw, db, wants_residual.then(|| dy.clone())])

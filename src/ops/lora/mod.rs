@@ -115,7 +115,8 @@ impl Inputs<'_> {
         };
         let inputs = [Some(x), Some(weight), Some(a), Some(b), bias, residual];
         let (weight_dtype, a, b) = (weight.dtype(), a.clone(), b.clone());
-        tape.record(OP, inputs, y, move |dy, [wants_x, wants_weight, wants_a, wants_b, wants_bias, wants_residual]| {
+        tape.record_onto(OP, inputs, y, move |dy, wants, onto| {
+            let [wants_x, wants_weight, wants_a, wants_b, wants_bias, wants_residual] = wants;
             let beside = wants_x && !order.merged;
             // scale dy B, the gradient of x A^T.
             let dh = (beside || (wants_a && !order.projected)).then(|| on!(device, hidden_gradient(dy, &b, scale)));
@@ -123,7 +124,7 @@ impl Inputs<'_> {
             let mut gradients = [const { None }; 6];
             if wants_x {
                 let second = dh.as_ref().filter(|_| beside).map(|dh| [dh, &a]);
-                gradients[0] = Some(on!(device, input_gradient(dy, &whole, second))?);
+                gradients[0] = Some(on!(device, input_gradient(dy, &whole, second, onto))?);
             }
             if let Some(x) = &x_saved {
                 let projects = order.projected && (wants_a || wants_b);
