@@ -19,10 +19,22 @@ CONSTANT(OPTIMIZER_THREADS, 256);
 // Values whose squares one block of squared_norm_parts adds up.
 CONSTANT(NORM_VALUES, 16384);
 
-// g += dg: a micro-batch's gradient of one parameter.
-KERNEL_BOUNDS(accumulate, OPTIMIZER_THREADS, 4)(float* g, const float* dg, long long n) {
+// g += parts, one behind the other: a micro-batch's gradients of neighbouring parameters, at most ACCUMULATED of them. One
+// launch each would take longer than the sums.
+CONSTANT(ACCUMULATED, 8);
+KERNEL_BOUNDS(accumulate, OPTIMIZER_THREADS, 4)
+(float* g, const float* part_0, const float* part_1, const float* part_2, const float* part_3, const float* part_4,
+ const float* part_5, const float* part_6, const float* part_7, long long n_0, long long n_1, long long n_2, long long n_3,
+ long long n_4, long long n_5, long long n_6, long long n_7) {
+    const float* const parts[ACCUMULATED] = {part_0, part_1, part_2, part_3, part_4, part_5, part_6, part_7};
+    const long long sizes[ACCUMULATED] = {n_0, n_1, n_2, n_3, n_4, n_5, n_6, n_7};
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) g[i] += dg[i];
+    long long begin = 0;
+#pragma unroll
+    for (int part = 0; part < ACCUMULATED; part++) {
+        if (i >= begin && i - begin < sizes[part]) g[i] += parts[part][i - begin];
+        begin += sizes[part];
+    }
 }
 
 KERNEL_BOUNDS(squared_norm_parts, OPTIMIZER_THREADS, 4)(float* parts, const float* g, long long n) {

@@ -118,7 +118,7 @@ def names_of(kernel):
 COUNTS = {
     ("matmul_nt", "matmul_nn", "matmul_group"): ("m", 128),
     ("layer_norm", "geglu"): ("rows", 64),
-    ("add_forward", "silu", "scale", "cast", "accumulate", "gelu"): ("n", 2048),
+    ("add_forward", "silu", "scale", "cast", "gelu"): ("n", 2048),
 }
 
 

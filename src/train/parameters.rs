@@ -385,10 +385,15 @@ impl FlatParameters {
     /// # Errors
     /// What a GPU says.
     pub fn accumulate(&mut self, gradients: &Gradients) -> Result<()> {
-        for (param, &(number, offset)) in self.params.iter().zip(&self.places) {
-            if let Some(part) = gradients.get(&param.get()) {
-                optimizer::accumulate(&mut self.gradient, self.groups[number].start + offset, part)?;
-            }
+        let parts = self.params.iter().zip(&self.places);
+        let parts = parts.filter_map(|(param, &(number, offset))| {
+            Some((self.groups[number].start + offset, gradients.get(&param.get())?))
+        });
+        let mut parts: Vec<(usize, &Tensor)> = parts.collect();
+        parts.sort_by_key(|(at, _)| *at);
+        for neighbours in parts.chunk_by(|(at, part), (next, _)| at + part.len() == *next) {
+            let (first, neighbours) = (neighbours[0].0, neighbours.iter().map(|(_, part)| *part).collect::<Vec<_>>());
+            optimizer::accumulate(&mut self.gradient, first, &neighbours)?;
         }
         Ok(())
     }

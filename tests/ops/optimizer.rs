@@ -225,12 +225,22 @@ fn gradients_are_added_up() {
         for n in LENGTHS {
             let (sum, part) = (random(n + 3, 1), random(n, 2));
             let mut got = floats(&sum).to(&device).unwrap();
-            accumulate(&mut got, 2, &floats(&part).to(&device).unwrap()).unwrap();
+            accumulate(&mut got, 2, &[&floats(&part).to(&device).unwrap()]).unwrap();
             let mut expected = sum;
             expected[2..].iter_mut().zip(&part).for_each(|(sum, part)| *sum += part);
             near("sum", &got, &floats(&expected), 1);
-            assert!(accumulate(&mut got, 4, &floats(&part).to(&device).unwrap()).is_err());
+            assert!(accumulate(&mut got, 4, &[&floats(&part).to(&device).unwrap()]).is_err());
         }
+        // Neighbours, more than one launch takes.
+        let parts: Vec<Vec<f32>> = (0..11).map(|i| random(1 + 37 * i, i as u64)).collect();
+        let sum = random(3 + parts.concat().len(), 12);
+        let mut got = floats(&sum).to(&device).unwrap();
+        let there: Vec<Tensor> = parts.iter().map(|part| floats(part).to(&device).unwrap()).collect();
+        accumulate(&mut got, 3, &there.iter().collect::<Vec<_>>()).unwrap();
+        let mut expected = sum;
+        expected[3..].iter_mut().zip(parts.concat()).for_each(|(sum, part)| *sum += part);
+        near("sum of neighbours", &got, &floats(&expected), 1);
+        assert!(accumulate(&mut got, 4, &there.iter().collect::<Vec<_>>()).is_err());
     }
 }
 

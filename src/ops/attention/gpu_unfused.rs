@@ -6,6 +6,7 @@ use crate::device::gpu::table::kernels;
 use crate::error::{Error, Result};
 use crate::ops::elementwise::cast;
 use crate::ops::matmul::gpu::{Epilogue, Layout, matmul_transposed, products, products_into};
+use crate::ops::optimizer::add_up;
 use crate::tensor::{DType, Tensor};
 
 /// Scores that are in memory at once.
@@ -45,7 +46,7 @@ pub fn backward(shape: &Shape, inputs: [&Tensor; 3], dy: &Tensor, wants: [bool; 
         let (keys, values) = (shape.keys(&k, block), shape.keys(&v, block));
         let p = shape.probabilities(&q, &k, block)?;
         if wants[2] {
-            accumulate(&shape.keys(dv, block), &matmul_transposed(&p, &dy, DType::F32)?)?;
+            add_up(&shape.keys(dv, block), &[&matmul_transposed(&p, &dy, DType::F32)?])?;
         }
         if !wants[0] && !wants[1] {
             continue;
@@ -58,7 +59,7 @@ pub fn backward(shape: &Shape, inputs: [&Tensor; 3], dy: &Tensor, wants: [bool; 
             products_into(&shape.queries(dq, block), Layout::Plain, [&ds, &keys], None, Epilogue::default())?;
         }
         if wants[1] {
-            accumulate(&shape.keys(dk, block), &matmul_transposed(&ds, &queries, DType::F32)?)?;
+            add_up(&shape.keys(dk, block), &[&matmul_transposed(&ds, &queries, DType::F32)?])?;
         }
     }
     let mut wanted = [const { None }; 3];
@@ -119,11 +120,4 @@ fn zeros_like(x: &Tensor) -> Result<Tensor> {
     let zeros = x.gpu()?.buffer(x.dtype(), x.len())?;
     zeros.clear()?;
     Ok(Tensor::on_gpu(zeros, x.shape()))
-}
-
-/// `sum += part`, both f32.
-fn accumulate(sum: &Tensor, part: &Tensor) -> Result<()> {
-    const THREADS: usize = kernels::OPTIMIZER_THREADS;
-    let launch = sum.kernel(&kernels::ACCUMULATE)?.grid([sum.len().div_ceil(THREADS), 1, 1]).block(THREADS);
-    launch.update(sum).input(part).long(sum.len()).launch()
 }

@@ -14,10 +14,14 @@ pub fn copy(values: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(values.cast(dtype))
 }
 
-pub fn accumulate(gradient: &mut Tensor, at: usize, part: &Tensor) -> Result<()> {
-    let sum = &mut gradient.data_mut::<f32>()[at..][..part.len()];
-    for (sum, &value) in sum.iter_mut().zip(part.reals::<f32>().iter()) {
-        *sum += value;
+pub fn accumulate(gradient: &mut Tensor, at: usize, parts: &[&Tensor]) -> Result<()> {
+    let mut sums = &mut gradient.data_mut::<f32>()[at..];
+    for part in parts {
+        let (sum, rest) = sums.split_at_mut(part.len());
+        for (sum, &value) in sum.iter_mut().zip(part.reals::<f32>().iter()) {
+            *sum += value;
+        }
+        sums = rest;
     }
     Ok(())
 }

@@ -15,11 +15,27 @@ pub fn copy(values: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(copy)
 }
 
-pub fn accumulate(gradient: &mut Tensor, at: usize, part: &Tensor) -> Result<()> {
-    let n = part.len();
-    let sum = gradient.view(at, &[n]);
-    let launch = sum.kernel(&kernels::ACCUMULATE)?.grid([n.div_ceil(THREADS), 1, 1]).block(THREADS);
-    launch.update(&sum).input(part).long(n).launch()
+pub fn accumulate(gradient: &mut Tensor, at: usize, parts: &[&Tensor]) -> Result<()> {
+    let mut at = at;
+    for parts in parts.chunks(kernels::ACCUMULATED) {
+        let n = parts.iter().map(|part| part.len()).sum();
+        add_up(&gradient.view(at, &[n]), parts)?;
+        at += n;
+    }
+    Ok(())
+}
+
+/// Adds `parts`, one behind the other and at most `ACCUMULATED`, to `sum`, f32 and as long as they together.
+pub fn add_up(sum: &Tensor, parts: &[&Tensor]) -> Result<()> {
+    let mut launch = sum.kernel(&kernels::ACCUMULATE)?.grid([sum.len().div_ceil(THREADS), 1, 1]).block(THREADS);
+    launch = launch.update(sum);
+    for i in 0..kernels::ACCUMULATED {
+        launch = launch.input_if(parts.get(i).copied());
+    }
+    for i in 0..kernels::ACCUMULATED {
+        launch = launch.long(parts.get(i).map_or(0, |part| part.len()));
+    }
+    launch.launch()
 }
 
 pub fn clip(gradient: &Tensor, scale: &Tensor, max_norm: f64) -> Result<[Tensor; 2]> {

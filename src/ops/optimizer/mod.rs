@@ -21,6 +21,7 @@ use crate::tensor::{DType, Tensor, device_of};
 pub use adafactor::Adafactor;
 pub use adamw::AdamW;
 pub use adamw_8bit::{AdamW8bit, BLOCK, code_values, decoded};
+pub(super) use gpu::add_up;
 pub use lion::Lion;
 pub use prodigy::{DISTANCE, Prodigy};
 pub use progress::Progress;
@@ -143,17 +144,22 @@ pub fn copy(values: &Tensor, dtype: DType) -> Result<Tensor> {
     on!(device_of("copy", &[values])?, copy(values, dtype))
 }
 
-/// Adds `part` to the values of `gradient` f32 `[n]` from number `at` on, in place: what one micro-batch adds to the
-/// gradient of one parameter. On a GPU `part` is f32.
+/// Adds `parts`, one behind the other, to the values of `gradient` f32 `[n]` from number `at` on, in place: what one
+/// micro-batch adds to the gradients of neighbouring parameters. On a GPU parts are f32, and several of them one launch.
 ///
 /// # Errors
-/// [`Error::Shape`] where it leaves the gradient or is on another device; what a GPU says.
-pub fn accumulate(gradient: &mut Tensor, at: usize, part: &Tensor) -> Result<()> {
+/// [`Error::Shape`] where they leave the gradient or are on another device; what a GPU says.
+pub fn accumulate(gradient: &mut Tensor, at: usize, parts: &[&Tensor]) -> Result<()> {
     const OP: &str = "accumulate";
-    if at + part.len() > gradient.len() {
-        return Err(Error::shape(OP, format!("{part:?} at {at} leaves {gradient:?}")));
+    let mut end = at;
+    for part in parts {
+        end += part.len();
+        if end > gradient.len() {
+            return Err(Error::shape(OP, format!("{part:?} up to {end} leaves {gradient:?}")));
+        }
     }
-    on!(device_of(OP, &[gradient, part])?, accumulate(gradient, at, part))
+    let all: Vec<&Tensor> = [&*gradient].into_iter().chain(parts.iter().copied()).collect();
+    on!(device_of(OP, &all)?, accumulate(gradient, at, parts))
 }
 
 /// The 2-norm of a gradient f32 `[n]` without its loss scale `[1]`, and the factor that takes the scale out and brings the
