@@ -34,7 +34,9 @@ CLASSES = {
     "linears": ("matmul",),
     "geglu": ("geglu",),
     "adds": ("add_forward",),
-    "concat and resize": ("concat", "slice", "upsample"),
+    "concat and resize": ("concat", "slice_", "upsample_nearest", "upsample_backward"),
+    "sums of slices": ("sum_slices",),
+    "taps of upsampling": ("upsampled_taps",),
 }
 
 

@@ -12,6 +12,8 @@
 // A group is up to three products nt of one a in one launch, each with its own b and second pair: the query, key and value
 // of a transformer, which alone are too small to fill a GPU.
 //
+// Where a long k would keep few blocks busy, blockIdx.z has slices of it (nt_split, nn_split), whose float sums sums.cu adds up.
+//
 // A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. `large` and `small` take operands whose rows begin
 // at multiples of 16 bytes; `any` takes whatever there is, value by value where it must.
 //
@@ -23,30 +25,51 @@
 #include "tile.h"
 #include "walk.h"
 
+// The sums of the steps of k of a slice, those of the second pair following those of the first.
 template <bool B_LINES, int SIZE, int THREADS>
-DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
-                const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    const Corner corner = corner_of_block<SIZE>(m, n);
-    Sums<SIZE, THREADS, scalar_t> sums;
+DEV void sum_up(Sums<SIZE, THREADS, scalar_t>& sums, const Corner& corner, const scalar_t* a, const scalar_t* b,
+                const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2, const Slice& slice) {
     Walk<true, SIZE, THREADS> from_a;
     Walk<B_LINES, SIZE, THREADS> from_b;
-    const auto begin_pair = [&](const scalar_t* a, const scalar_t* b, int k) {
-        begin(from_a, {a, m, k, k}, corner.m);
-        begin(from_b, {b, n, k, B_LINES ? k : n}, corner.n);
+    int left = 0;
+    const auto begin_pair = [&](const scalar_t* a, const scalar_t* b, int k, int first) {
+        begin(from_a, {a + first, m, k, k}, corner.m);
+        begin(from_b, {b + (B_LINES ? first : (long long)first * n), n, k, B_LINES ? k : n}, corner.n);
+        left = k - first;
     };
-    begin_pair(a, b, k);
-    int left = k;
-    product<true, B_LINES>(sums, (k + STEP - 1) / STEP + (k2 + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
+    const int steps_of_first = (k + STEP - 1) / STEP;
+    if (slice.first == 0 || slice.first < steps_of_first) begin_pair(a, b, k, slice.first * STEP);
+    else begin_pair(a2, b2, k2, (slice.first - steps_of_first) * STEP);
+    product<true, B_LINES>(sums, slice.steps, [&](scalar_t* tile_a, scalar_t* tile_b) {
         if (left <= 0) {
             stay_a_branch();
-            begin_pair(a2, b2, k2), left = k2;
+            begin_pair(a2, b2, k2, 0);
         }
         fetch(from_a, tile_a, left);
         fetch(from_b, tile_b, left);
         left -= STEP;
     });
+}
+DEV int steps_of(int k, int k2) { return (k + STEP - 1) / STEP + (k2 + STEP - 1) / STEP; }
+
+template <bool B_LINES, int SIZE, int THREADS>
+DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
+                const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    const Corner corner = corner_of_block<SIZE>(m, n);
+    Sums<SIZE, THREADS, scalar_t> sums;
+    sum_up<B_LINES>(sums, corner, a, b, a2, b2, m, n, k, k2, {0, steps_of(k, k2)});
     finish(sums, y, n, corner.n, {alpha, bias, nullptr, 1, residual},
            [&](int row) { return corner.m + row < m ? corner.m + row : -1; });
+}
+// parts [slices, m, n]: slice blockIdx.z.
+template <bool B_LINES, int SIZE, int THREADS>
+DEV void matmul_split(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m,
+                      int n, int k, int k2, int slices) {
+    const Corner corner = corner_of_block<SIZE>(m, n);
+    Sums<SIZE, THREADS, scalar_t> sums;
+    sum_up<B_LINES>(sums, corner, a, b, a2, b2, m, n, k, k2, slice_of(blockIdx.z, slices, steps_of(k, k2)));
+    store_part(sums, parts + blockIdx.z * m * n, n, corner.n,
+               [&](int row) { return corner.m + row < m ? corner.m + row : -1; });
 }
 
 // Field by field: a choice between two structs in memory would put them there.
@@ -197,6 +220,27 @@ KERNEL_BOUNDS(matmul_nn_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
     matmul_any<false>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+}
+// parts [slices, m, n] float, which sum_slices makes y of.
+KERNEL_BOUNDS(matmul_nt_split_large, TILE_LARGE_THREADS, 2)
+(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
+ int slices) {
+    matmul_split<true, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+}
+KERNEL_BOUNDS(matmul_nt_split_small, TILE_SMALL_THREADS, 4)
+(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
+ int slices) {
+    matmul_split<true, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+}
+KERNEL_BOUNDS(matmul_nn_split_large, TILE_LARGE_THREADS, 2)
+(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
+ int slices) {
+    matmul_split<false, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+}
+KERNEL_BOUNDS(matmul_nn_split_small, TILE_SMALL_THREADS, 4)
+(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
+ int slices) {
+    matmul_split<false, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
 }
 // The second pairs may be missing, and so may products behind the first.
 KERNEL_BOUNDS(matmul_group_large, TILE_LARGE_THREADS, 2)

@@ -37,6 +37,15 @@ template <int SIZE> DEV Corner corner_of_block(long long m, int n) {
     return {(long long)(first + in_group % height) * SIZE, in_group / height * SIZE};
 }
 
+// Steps of k that slice `slice` of so many takes, in order; the last ones may have fewer, or none.
+struct Slice {
+    int first, steps;
+};
+DEV Slice slice_of(int slice, int slices, int steps) {
+    const int each = (steps + slices - 1) / slices, first = min(slice * each, steps);
+    return {first, min(each, steps - first)};
+}
+
 // Where chunk `chunk` of row `row` of a tile is. Rows are lines (rows or columns that the product keeps) of STEP values of k
 // where LINES is set, or values of k of SIZE lines where it is not; floats of these, which ldmatrix does not read, are not
 // permuted. Rows that are 8 apart have the same permutation.

@@ -202,3 +202,30 @@ DEV void store_sums(const Sums<SIZE, THREADS, T>& sums, float* y, long long firs
         if (first_m + row < m && first_n + column < n) y[(first_m + row) * n + first_n + column] = sum;
     });
 }
+// Float sums of a slice of k as they are, rows as `finish` has them. In 16 bits n is even.
+template <int SIZE, int THREADS, class T, class Line>
+DEV void store_part(const Sums<SIZE, THREADS, T>& sums, float* part, int n, int first, Line line) {
+    using S = Sums<SIZE, THREADS, T>;
+    const int own = first + own_column<S>(), pairs = (n - first - warp_column<S>() + 7) / 8;
+#pragma unroll
+    for (int i = 0; i < S::M / 16; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const long long at = line(own_row<S>() + i * 16 + h * 8);
+            if (at < 0) continue;
+            float* to = part + at * n + own;
+#pragma unroll
+            for (int j = 0; j < S::N / 8; j++)
+                if (j < pairs) {
+                    const float2 pair = {sums.d[i][j][2 * h], sums.d[i][j][2 * h + 1]};
+                    *reinterpret_cast<float2*>(to + j * 8) = pair;
+                }
+        }
+}
+template <int SIZE, int THREADS, class Line>
+DEV void store_part(const Sums<SIZE, THREADS, float>& sums, float* part, int n, int first, Line line) {
+    each(sums, [&](int row, int column, float sum) {
+        const long long at = line(row);
+        if (at >= 0 && first + column < n) part[at * n + first + column] = sum;
+    });
+}

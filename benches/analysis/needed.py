@@ -25,6 +25,10 @@ def mmas(launch, block):
     names = launches.names_of(launch.kernel)
     value = lambda name: launch.arguments[names.index(name)].value
     kind, _, size = launch.kernel.rpartition("_")
+    slices, number = 1, block[2]
+    if kind.endswith("_split"):
+        kind, slices = kind.removesuffix("_split"), value("slices")
+        number, slice_of_k = divmod(block[2], slices)
     if kind in ATTENTION:
         along = value("tq") if kind.endswith("kv") else value("tk")
         tiles, size, (dots, sums) = math.ceil(along / ATTENTION_TILE), int(size), ATTENTION[kind]
@@ -43,8 +47,12 @@ def mmas(launch, block):
     elif kind == "conv2d_dgrad":
         # Pixels of a class meet every stride-th tap from the first that reaches them.
         taps = lambda first, count, before: -(-(count - (first + before) % value("stride")) // value("stride"))
-        y, x = divmod(block[2], value("stride"))
+        y, x = divmod(number, value("stride"))
         k = taps(y, value("kh"), value("top")) * taps(x, value("kw"), value("left")) * value("c_out")
     else:
         k = steps(value("kh") * value("kw") * value("c_in"))
+    if slices > 1:
+        # Slices are whole steps.
+        each = math.ceil(k // STEP / slices) * STEP
+        k = min(each, max(0, k - slice_of_k * each))
     return SIZES[size] ** 2 * k // MULTIPLICATIONS

@@ -46,6 +46,12 @@ mod posterior;
 mod rows;
 mod sums;
 
+/// Products in slices of k whether or not that pays, for the checks of their kernels.
+pub(crate) mod in_slices {
+    pub use super::conv2d::gpu::{forward_in_slices, transposed_in_slices};
+    pub use super::matmul::gpu::{Epilogue, Layout, products_in_slices};
+}
+
 pub use attention::attention;
 pub(crate) use combine::evaluate;
 pub use combine::{Combination, clamp, combine};

@@ -2,6 +2,7 @@
 //! CPU in the storage type, and on the device in the storage type, forward and backward. The device may be off by twice
 //! what the CPU is off by, since sums may be made in another order.
 
+mod in_slices;
 mod optimizer;
 mod pointwise;
 mod shapes;
@@ -78,7 +79,7 @@ pub fn run(gpu: &Gpu, size: Size, mut seen: impl FnMut(&Row) -> Result<()>) -> R
         never_run.retain(|name| !row.kernels.contains(name));
         seen(&row)
     };
-    for check in shapes::checks(most_flops) {
+    for check in shapes::checks(most_flops).into_iter().chain(in_slices::checks()) {
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
             tell(check.run(&device, &launched, dtype)?)?;
         }

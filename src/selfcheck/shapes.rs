@@ -56,7 +56,7 @@ pub fn frozen(shape: &[usize]) -> Input {
     Input { tracked: false, ..tracked(shape) }
 }
 
-fn vector(len: usize) -> Input {
+pub fn vector(len: usize) -> Input {
     Input { vector: true, ..tracked(&[len]) }
 }
 
@@ -158,6 +158,13 @@ fn convolutions(most_flops: usize) -> Vec<Check> {
         checks
             .push(check(name, inputs, move |tape, x, _| ops::conv2d(tape, &x[0], &x[1], Some(&x[2]), stride, padding)));
     }
+    // Pixels enough for sums of taps.
+    let (c_in, c_out) = (64, 96);
+    let side = side(fit(most_flops, 2 * 16 * c_in * c_out, SIDE * SIDE)).max(16);
+    let inputs =
+        vec![tracked(&[1, side, side, c_in]), frozen(&[c_out, 3, 3, c_in]), Input { tracked: false, ..vector(c_out) }];
+    let name = format!("upsample_conv2d {side}x{side}x{c_in} to {c_out}");
+    checks.push(check(name, inputs, |tape, x, _| ops::upsample_conv2d(tape, &x[0], &x[1], Some(&x[2]))));
     checks
 }
 

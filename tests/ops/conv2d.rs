@@ -5,7 +5,7 @@ use selma::nn::{Conv2d, LoraWeights, Param};
 use selma::ops::{self, Epilogue, LoraOrder, Padding};
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{Case, check, devices, inputs, pytorch, threads};
+use crate::support::{Case, check, devices, inputs, pytorch, threads, values};
 
 const UNEVEN: Padding = Padding { top: 0, left: 2, bottom: 1, right: 3 };
 
@@ -92,6 +92,19 @@ fn every_device_agrees_on_large_tiles() {
     let shapes: [&[usize]; 2] = [&[4, 65, 65, 8], &[8, 2, 1, 8]];
     let op = |t: &Tape, x: &[Tensor]| ops::conv2d(t, &x[0], &x[1], None, 1, Padding::all(0));
     Case::new("conv2d", &shapes, &op).devices(&[16, 16, 4 * 64 * 65]);
+}
+
+/// Few pixels of many channels, whose sums go in slices of k, forward and backward.
+#[test]
+fn every_device_agrees_on_long_sums_of_few_pixels() {
+    let (n, h, w, c_in, c_out) = (2, 5, 6, 128, 96);
+    let shapes: [&[usize]; 4] = [&[n, h, w, c_in], &[c_out, 3, 3, c_in], &[n, h, w, c_out], &[c_out]];
+    let op = |t: &Tape, x: &[Tensor]| {
+        let epilogue = Epilogue { channel_bias: None, residual: Some(&x[2]) };
+        ops::conv2d_epilogue(t, &x[0], &x[1], Some(&x[3]), 1, Padding::all(1), epilogue)
+    };
+    // The CPU rounds before it adds the residual.
+    Case::new("conv2d of few pixels", &shapes, &op).parameters(3).wide().devices_in_norm();
 }
 
 /// Additions to the result are the ops after one another, with their gradients.
@@ -217,4 +230,24 @@ fn upsampling_with_a_convolution_is_the_same_as_before_it() {
         let weight = inputs(&[&[33, 3, 3, 20]], DType::F32).remove(0).cast(x[0].dtype());
         ops::upsample_conv2d(t, &x[0], &weight, None)
     });
+}
+
+/// On a GPU as on the CPU, where the weight is frozen, in sums of taps of whole and odd images and of as many pixels as are left
+/// alone; in 16 bits the sums are rounded.
+#[test]
+fn every_device_agrees_on_upsampling_with_a_convolution() {
+    for ([n, h, w], c_in, c_out) in
+        [([1, 16, 17], 64, 32), ([3, 9, 11], 32, 64), ([1, 15, 17], 32, 32), ([1, 17, 17], 40, 24)]
+    {
+        let weight: Vec<f64> = values(c_out * 9 * c_in, 7).iter().map(|x| (x * 64.0).round() / 64.0).collect();
+        let weight = Tensor::new(weight, &[c_out, 3, 3, c_in]);
+        let bias = Tensor::new(values(c_out, 8), &[c_out]).cast(DType::F32);
+        let op = |t: &Tape, x: &[Tensor]| {
+            let device = x[0].device();
+            let bias = if x[0].dtype() == DType::F64 { bias.cast(DType::F64) } else { bias.clone() };
+            let (weight, bias) = (weight.cast(x[0].dtype()).to(&device)?, bias.to(&device)?);
+            ops::upsample_conv2d(t, &x[0], &weight, Some(&bias))
+        };
+        Case::new("upsample_conv2d", &[&[n, h, w, c_in]], &op).devices_in_norm();
+    }
 }

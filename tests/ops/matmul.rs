@@ -78,6 +78,30 @@ fn layers_of_large_tiles() {
     }
 }
 
+/// Few tiles of a long sum go in slices, which are added up in their order: again the sums, and the same bytes each time.
+#[test]
+fn long_sums_of_few_tiles() {
+    let [m, n, k] = [70, 72, 2400];
+    for dtype in DTYPES {
+        let x = inputs(&[&[m, k], &[k, n], &[n, k], &[m, n], &[n]], dtype);
+        let bias = x[4].cast(DType::F32);
+        let plain = Tensor::new(product(&x[0], &x[1], Some(&x[3])), &[m, n]).cast(dtype);
+        let mut linear = product(&x[0], &transposed(&x[2]), Some(&x[3]));
+        let rows = linear.chunks_exact_mut(n);
+        rows.for_each(|row| row.iter_mut().zip(bias.data::<f32>()).for_each(|(y, &bias)| *y += f64::from(bias)));
+        let linear = Tensor::new(linear, &[m, n]).cast(dtype);
+        for device in devices() {
+            let there: Vec<Tensor> = x.iter().chain([&bias]).map(|x| x.to(&device).unwrap()).collect();
+            let what = format!("on {} in {}", device.name(), dtype.name());
+            let y = || ops::matmul(&there[0], &there[1], Some(&there[3])).unwrap();
+            near(&what, &y(), &plain, k);
+            assert_eq!(y().to_cpu().unwrap().bytes(), y().to_cpu().unwrap().bytes(), "{what}");
+            let y = ops::linear_residual(&Tape::off(), &there[3], &there[0], &there[2], Some(&there[5]), None).unwrap();
+            near(&what, &y, &linear, k);
+        }
+    }
+}
+
 #[test]
 fn wrong_shapes_are_errors() {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32);

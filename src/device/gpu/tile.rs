@@ -5,11 +5,31 @@ use super::pack;
 use super::table::{Kernel, kernels};
 use crate::dtype::DType;
 
-/// Blocks that keep a GPU busy: with fewer large tiles, small ones are taken. It depends on the shape alone, and so do
-/// results.
+/// Blocks that keep a GPU busy: sums over a long k go in so many slices, and in large tiles where there are as many of them. It
+/// depends on the shape alone, and so do results.
 const ENOUGH_BLOCKS: usize = 128;
 /// Values of k that one slice of a weight's gradient adds up at least.
 const LEAST_SLICE: usize = 512;
+
+/// Multiprocessors, of an H100 about, over which blocks are spread in what [`Tile::split`] compares.
+const MULTIPROCESSORS: usize = 128;
+/// Cycles of a multiprocessor for a step of a block's tile in 16 bits, by its size: what the machine code takes of tensor cores
+/// or shared memory. In float a step takes four times as long.
+const LARGE_STEP: f64 = 420.0;
+const SMALL_STEP: f64 = 192.0;
+/// Those for what is before and after the loop.
+const LARGE_AROUND: f64 = 2000.0;
+const SMALL_AROUND: f64 = 1000.0;
+/// Of a block that has a multiprocessor to itself: nothing hides what it waits for.
+const ALONE: f64 = 4.0 / 3.0;
+/// What another launch takes, the bytes a cycle that all multiprocessors together read from L2, and those of partial sums,
+/// which are written and read.
+const LAUNCH: f64 = 3400.0;
+const L2_BYTES: f64 = 3500.0;
+const PARTS_BYTES: f64 = 2000.0;
+/// The share of the time that a product in slices must save at least, for its sums are made in another order.
+const SAVED: f64 = 0.15;
+const MOST_SLICES: usize = 16;
 
 /// What a block makes, and whether by a kernel that takes operands of any kind.
 #[derive(Clone, Copy)]
@@ -27,13 +47,15 @@ pub(crate) fn in_chunks(dtype: DType, widths: &[usize], memory: &[&dyn Operand])
 }
 
 impl Tile {
+    pub const LARGE: Self = Self { size: kernels::TILE_LARGE, threads: kernels::TILE_LARGE_THREADS, any: false };
+    pub const SMALL: Self = Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: false };
+
     /// For `[m, n]` sums in so many slices: the large tile where there is work enough for it.
-    pub fn fit(m: usize, n: usize, slices: usize) -> Self {
+    fn fit(m: usize, n: usize, slices: usize) -> Self {
         let large = kernels::TILE_LARGE;
-        if m.div_ceil(large) * n.div_ceil(large) * slices >= ENOUGH_BLOCKS {
-            Self { size: large, threads: kernels::TILE_LARGE_THREADS, any: false }
-        } else {
-            Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: false }
+        match m.div_ceil(large) * n.div_ceil(large) * slices >= ENOUGH_BLOCKS {
+            true => Self::LARGE,
+            false => Self::SMALL,
         }
     }
 
@@ -47,11 +69,52 @@ impl Tile {
         (tile, k.div_ceil(slices).next_multiple_of(Self::step(dtype)))
     }
 
+    /// For `[m, n]` sums in each of `classes` of a product of so many steps of k, in one slice: the tile that takes less time.
+    pub fn whole(m: usize, n: usize, classes: usize, steps: usize, dtype: DType) -> Self {
+        let cycles = |tile: Self| tile.cycles([m, n], classes, steps, 1, dtype);
+        if cycles(Self::LARGE) <= cycles(Self::SMALL) { Self::LARGE } else { Self::SMALL }
+    }
+
+    /// [`Tile::whole`], or in slices of k that are added up side by side, where tiles are few and k is long: the tile, and
+    /// how many slices. One where slices would not save much. It depends on the sizes alone, and so do results.
+    pub fn split(m: usize, n: usize, classes: usize, steps: usize, dtype: DType) -> (Self, usize) {
+        let whole = Self::whole(m, n, classes, steps, dtype);
+        let mut best = (whole, 1, (1.0 - SAVED) * whole.cycles([m, n], classes, steps, 1, dtype));
+        for tile in [Self::LARGE, Self::SMALL] {
+            for slices in 2..=MOST_SLICES.min(steps) {
+                let cycles = tile.cycles([m, n], classes, steps, slices, dtype);
+                if cycles < best.2 {
+                    best = (tile, slices, cycles);
+                }
+            }
+        }
+        (best.0, best.1)
+    }
+
+    /// What a product of so many slices takes, about: the multiprocessors' work, or what blocks read from L2.
+    fn cycles(self, [m, n]: [usize; 2], classes: usize, steps: usize, slices: usize, dtype: DType) -> f64 {
+        let (step, around) = match self.size {
+            kernels::TILE_LARGE => (LARGE_STEP, LARGE_AROUND),
+            _ => (SMALL_STEP, SMALL_AROUND),
+        };
+        let step = if dtype == DType::F32 { 4.0 * step } else { step };
+        let blocks = m.div_ceil(self.size) * n.div_ceil(self.size) * classes * slices;
+        let (rounds, steps) = (blocks.div_ceil(MULTIPROCESSORS), steps.div_ceil(slices));
+        let alone = if rounds == 1 { ALONE } else { 1.0 };
+        let work = rounds as f64 * alone * (steps as f64 * step + around);
+        let read = (blocks * steps * 2 * self.size * kernels::TILE_STEP_BYTES) as f64 / L2_BYTES;
+        let parts = match slices {
+            1 => 0.0,
+            _ => LAUNCH + (2 * 4 * classes * slices * m * n) as f64 / PARTS_BYTES,
+        };
+        work.max(read) + parts
+    }
+
     /// This tile where operands are what its kernel takes, else the one of the kernels that take any.
     pub fn if_fits(self, fits: bool) -> Self {
         match fits {
             true => self,
-            false => Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: true },
+            false => Self { any: true, ..Self::SMALL },
         }
     }
 
@@ -61,6 +124,10 @@ impl Tile {
             Self { size: kernels::TILE_LARGE, .. } => large,
             _ => small,
         }
+    }
+
+    pub fn choose_split(self, [large, small]: [&'static Kernel; 2]) -> &'static Kernel {
+        if self.size == kernels::TILE_LARGE { large } else { small }
     }
 
     /// Values of k in a step.
@@ -99,6 +166,26 @@ mod tests {
             assert_eq!(grid[0], m.div_ceil(128) * n.div_ceil(128));
         }
         assert!(!fits(Tile::fit(1 << 40, 128, 1).grid(1 << 40, 128, 1)));
+    }
+
+    /// Few pixels and many channels go in slices, many pixels do not, nor does a short k.
+    #[test]
+    fn long_sums_of_few_tiles_are_split() {
+        let slices = |m, n, k: usize| {
+            let (tile, slices) = Tile::split(m, n, 1, k / Tile::step(DType::Bf16), DType::Bf16);
+            (tile.size, slices)
+        };
+        // 3x3 convolutions of Stable Diffusion, one image of 512 pixels, then sixteen.
+        let (size, of_64) = slices(64, 1280, 9 * 1280);
+        assert!(size == kernels::TILE_SMALL && of_64 >= 4, "{size} {of_64}");
+        let (size, of_256) = slices(256, 1280, 9 * 1280);
+        assert!(size == kernels::TILE_LARGE && of_256 >= 4, "{size} {of_256}");
+        assert_eq!(slices(16 * 4096, 320, 9 * 320), (kernels::TILE_LARGE, 1));
+        assert_eq!(slices(16 * 1024, 640, 9 * 640), (kernels::TILE_LARGE, 1));
+        assert_eq!(slices(77, 320, 768).1, 1);
+        assert_eq!(slices(16, 1280, 320).1, 1);
+        // Never more slices than steps.
+        assert_eq!(Tile::split(1, 8, 1, 1, DType::F32).1, 1);
     }
 
     #[test]

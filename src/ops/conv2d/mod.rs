@@ -1,7 +1,7 @@
 //! Convolution over `[n, h, w, c]`.
 
 mod cpu;
-mod gpu;
+pub(super) mod gpu;
 mod upsampled;
 
 use super::linear::fitting;
@@ -83,10 +83,16 @@ fn check(
 ) -> Result<ConvShape> {
     float(OP, x)?;
     let shape = ConvShape::new(x.dims(OP)?, weight.dims(OP)?, stride, padding)?;
-    if let Some(bias) = bias.filter(|bias| bias.shape() != [shape.c_out]) {
-        return Err(Error::shape(OP, format!("bias {bias:?} does not fit a weight {weight:?}")));
-    }
+    fitting_bias(bias, weight)?;
     fitting(OP, epilogue.channel_bias, x, &[shape.n, shape.c_out])?;
     fitting(OP, epilogue.residual, x, &shape.y())?;
     Ok(shape)
+}
+
+/// That there is a value for each output channel.
+fn fitting_bias(bias: Option<&Tensor>, weight: &Tensor) -> Result<()> {
+    match bias.filter(|bias| bias.shape() != &weight.shape()[..1]) {
+        Some(bias) => Err(Error::shape(OP, format!("bias {bias:?} does not fit a weight {weight:?}"))),
+        None => Ok(()),
+    }
 }

@@ -1,18 +1,22 @@
 //! A 3x3 convolution of a map at twice its size, without making that map: the four output pixels over a source pixel meet
-//! 2x2 source pixels each, under sums of taps. That is 4 products where there were 9.
+//! 2x2 source pixels each, under sums of taps. That is 4 products where there were 9. On a GPU in 16 bits the sums are rounded
+//! to the storage type, as the weights once were; on the CPU, which defines the op, nothing is rounded but the result.
 
 use rayon::prelude::*;
 
-use super::{Padding, conv2d};
+use super::{ConvShape, Epilogue, Padding, conv2d, fitting_bias, gpu};
 use crate::autograd::Tape;
 use crate::device::Device;
+use crate::device::gpu::Tile;
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::upsample_nearest;
 use crate::tensor::{Real, Tensor, buffer, device_of};
 
-/// Source pixels that the sums of taps pay for.
+const OP: &str = "upsample_conv2d";
+/// Source pixels that the sums of taps pay for, on the CPU and on a GPU.
 const PIXELS: usize = 64;
+const PIXELS_ON_GPU: usize = 256;
 
 /// [`conv2d`] with a padding of 1 over [`upsample_nearest`] to twice the size: `x` `[n, h, w, c_in]`, `weight`
 /// `[c_out, 3, 3, c_in]`, `bias` `[c_out]` -> `[n, 2 h, 2 w, c_out]`.
@@ -20,14 +24,25 @@ const PIXELS: usize = 64;
 /// # Errors
 /// [`crate::Error::Shape`] where the shapes do not fit.
 pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    const OP: &str = "upsample_conv2d";
-    let [n, h, w, _] = x.dims(OP)?;
-    let [_, kh, kw, _] = weight.dims(OP)?;
-    let trained = tape.wants(weight) || bias.is_some_and(|bias| tape.wants(bias));
-    let exact = x.dtype().accumulator() == x.dtype();
-    if trained || !exact || [kh, kw] != [3, 3] || n * h * w < PIXELS || device_of(OP, &[x, weight])? != Device::Cpu {
+    let [n, h, w, c_in] = x.dims(OP)?;
+    let [c_out, kh, kw, _] = weight.dims(OP)?;
+    let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
+    let device = device_of(OP, &inputs)?;
+    let pays = match device {
+        Device::Cpu => x.dtype().accumulator() == x.dtype() && n * h * w >= PIXELS,
+        // Of channels that are no whole steps the kernels would multiply zeros for the taps that a pixel does not meet.
+        Device::Gpu(_) => {
+            let steps = [c_in, c_out].iter().all(|channels| channels.is_multiple_of(Tile::step(x.dtype())));
+            steps && n * h * w >= PIXELS_ON_GPU
+        }
+    };
+    let trained = inputs[1..].iter().any(|input| tape.wants(input));
+    if trained || !pays || [kh, kw] != [3, 3] {
         let x = upsample_nearest(tape, x, 2 * h, 2 * w)?;
         return conv2d(tape, &x, weight, bias, 1, Padding::all(1));
+    }
+    if device != Device::Cpu {
+        return transposed(tape, x, weight, bias);
     }
     let phase = |[py, px]: [usize; 2]| {
         let taps = dispatch!(x.dtype(), T => sums_of_taps::<T>(weight, [py, px]));
@@ -38,6 +53,22 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
     let y = dispatch!(x.dtype(), T => interleave::<T>(&phases));
     tape.record(OP, phases.each_ref(), &y, |dy, _| {
         Ok(dispatch!(dy.dtype(), T => [0, 1, 2, 3].map(|phase| Some(take::<T>(dy, phase)))))
+    });
+    Ok(y)
+}
+
+/// On a GPU: the transpose of one convolution of stride 2, whose output is `x`. Its weights are made anew for the gradient:
+/// that takes a thousandth of a step, and keeping them would take 16 values where the layer has 9.
+fn transposed(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let ([n, h, w, c_in], of_weight) = (x.dims(OP)?, weight.dims(OP)?);
+    let upsampled = ConvShape::new([n, 2 * h, 2 * w, c_in], of_weight, 1, Padding::all(1))?;
+    fitting_bias(bias, weight)?;
+    let shape = ConvShape::new(upsampled.y(), [c_in, 4, 4, upsampled.c_out], 2, Padding::all(1))?;
+    let y = gpu::transposed(&shape, x, &gpu::upsampled_taps(weight)?, bias)?;
+    let weight = weight.clone();
+    tape.record(OP, [x], &y, move |dy, _| {
+        let taps = gpu::upsampled_taps(&weight)?;
+        Ok([Some(gpu::forward(&shape, dy, &taps, None, Epilogue::default())?)])
     });
     Ok(y)
 }

@@ -4,6 +4,7 @@ use super::{OP, shaped, sizes};
 use crate::device::gpu::table::kernels;
 use crate::device::gpu::{Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
+use crate::ops::sums::gpu::{Finish, sum_slices};
 use crate::ops::sums::sum_rows;
 use crate::tensor::{DType, Tensor};
 
@@ -75,7 +76,13 @@ pub fn products_into(
     let (k, k2) = (sizes(first[0])[1], second.map_or(0, |pair| sizes(pair[0])[1]));
     let mut memory: Vec<&dyn Operand> = vec![y, first[0], first[1]];
     memory.extend(second.into_iter().flatten().chain(epilogue.residual).map(|x| x as &dyn Operand));
-    let tile = Tile::fit(m, n, 1).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let fits = in_chunks(y.dtype(), &[n, k, k2], &memory);
+    let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
+    let (tile, slices) = Tile::split(m, n, 1, steps, y.dtype());
+    if fits && slices > 1 {
+        return products_in_slices(y, layout, (tile, slices), first, second, epilogue);
+    }
+    let tile = tile.if_fits(fits);
     let kernel = tile.choose(match layout {
         Layout::Transposed => [&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY],
         Layout::Plain => [&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY],
@@ -86,11 +93,34 @@ pub fn products_into(
     launch.long(m).int(n).int(k).int(k2).float(epilogue.alpha as f32).launch()
 }
 
+/// [`products_into`] in slices of k side by side, which then are added up in their order.
+pub fn products_in_slices(
+    y: &Tensor,
+    layout: Layout,
+    (tile, slices): (Tile, usize),
+    first: Pair<'_>,
+    second: Option<Pair<'_>>,
+    epilogue: Epilogue<'_>,
+) -> Result<()> {
+    let [m, n] = sizes(y);
+    let parts = y.new_empty(&[slices, m, n], DType::F32)?;
+    let kernel = tile.choose_split(match layout {
+        Layout::Transposed => [&kernels::MATMUL_NT_SPLIT_LARGE, &kernels::MATMUL_NT_SPLIT_SMALL],
+        Layout::Plain => [&kernels::MATMUL_NN_SPLIT_LARGE, &kernels::MATMUL_NN_SPLIT_SMALL],
+    });
+    let launch = tile.over(first[0].kernel(kernel)?, m, n, slices).output(&parts).input(first[0]).input(first[1]);
+    let launch = launch.input_if(second.map(|pair| pair[0])).input_if(second.map(|pair| pair[1]));
+    let (k, k2) = (sizes(first[0])[1], second.map_or(0, |pair| sizes(pair[0])[1]));
+    launch.long(m).int(n).int(k).int(k2).int(slices).launch()?;
+    let Epilogue { alpha, bias, residual } = epilogue;
+    sum_slices(y, &parts, n, Finish { alpha, bias, t: None, residual })
+}
+
 /// The most products of one launch of [`products_group`].
 pub const MOST: usize = 3;
 
 /// The products `a b^T` of one `a` `[.., k]` with one to three `b` `[n, k]`, each times `alpha`, `[groups, m, n]`: one
-/// launch, and the bytes of [`products`]. `second` continues their sums, with an `a` of its own for each product,
+/// launch, and the bytes of [`products`] where those are in one slice. `second` continues their sums, with an `a` of its own for each product,
 /// `[groups, m, k]`.
 pub fn products_group(
     (a, b): (&Tensor, &[&Tensor]),
@@ -116,7 +146,8 @@ pub fn products_group(
         memory.push(a);
         memory.extend(b.iter().map(|&b| b as &dyn Operand));
     }
-    let tile = Tile::fit(m, n, groups).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
+    let tile = Tile::whole(m, n, groups, steps, y.dtype()).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
     let kernel = tile.choose([&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL, &kernels::MATMUL_GROUP_ANY]);
     let mut launch = tile.over(a.kernel(kernel)?, m, n, groups).output(&y).input(a);
     for i in 0..MOST {
@@ -156,7 +187,8 @@ pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
     expect(weight, [width, k])?;
     bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
     let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
-    let tile = Tile::fit(m, width, 1).if_fits(in_chunks(x.dtype(), &[k], &[x, weight]));
+    let tile = Tile::whole(m, width, 1, k.div_ceil(Tile::step(x.dtype())), x.dtype());
+    let tile = tile.if_fits(in_chunks(x.dtype(), &[k], &[x, weight]));
     let kernel =
         tile.choose([&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL, &kernels::MATMUL_NT_GEGLU_ANY]);
     let launch = tile.over(x.kernel(kernel)?, m, width, 1).output(&y);

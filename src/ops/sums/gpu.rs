@@ -1,5 +1,6 @@
 //! Launches of `sums.cu`.
 
+use crate::device::gpu::pack;
 use crate::device::gpu::table::kernels;
 use crate::error::Result;
 use crate::ops::elementwise;
@@ -25,4 +26,24 @@ fn sum_rows_of_each(x: &Tensor, [n, rows, c]: [usize; 3]) -> Result<Tensor> {
     let launch = x.kernel(&kernels::SUM_ROWS)?.grid([c.div_ceil(THREADS), slabs, n]).block(THREADS);
     launch.output(&y).input(x).long(rows).int(c).int(SLAB_ROWS).launch()?;
     if slabs > 1 { sum_rows_of_each(&y, [n, slabs, c]) } else { Ok(y.with_shape(&[n, c])) }
+}
+
+/// What follows the sums of slices: `alpha sum + bias + t + residual`. `t` `[n, c]` has the rows of y of one image in each of
+/// its own.
+#[derive(Clone, Copy)]
+pub struct Finish<'a> {
+    pub alpha: f64,
+    pub bias: Option<&'a Tensor>,
+    pub t: Option<(&'a Tensor, usize)>,
+    pub residual: Option<&'a Tensor>,
+}
+
+/// The sums of `parts` f32 `[slices, rows, c]` in the order of the slices, and what follows them, into `y` of `rows` rows.
+pub fn sum_slices(y: &Tensor, parts: &Tensor, c: usize, finish: Finish<'_>) -> Result<()> {
+    let (slices, rows) = (parts.len() / y.len().max(1), y.len() / c.max(1));
+    let packs = rows * (c / pack(y.dtype()));
+    let (t, rows_of_t) = finish.t.unzip();
+    let launch = y.kernel(&kernels::SUM_SLICES)?.grid([packs.div_ceil(THREADS), 1, 1]).block(THREADS);
+    let launch = launch.output(y).input(parts).input_if(finish.bias).input_if(t).input_if(finish.residual);
+    launch.long(rows).int(c).int(slices).int(rows_of_t.unwrap_or(1)).float(finish.alpha as f32).launch()
 }

@@ -1,7 +1,7 @@
 //! Sums over rows and pixels: what the gradients of parameters end with. No tape records them.
 
 mod cpu;
-mod gpu;
+pub(super) mod gpu;
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, device_of};
