@@ -89,15 +89,15 @@ train_tiny() {
     local model=tests/fixtures/parity/models/tiny-sdxl vocabulary=tests/fixtures/parity/clip_vocab work="$out/train_tiny"
     [ -d "$model" ] || { echo "the tests' models are not here"; exit 77; }
     rm -rf "$work"
-    mkdir -p "$work/pictures"
-    # Pictures as selma itself draws them.
+    mkdir -p "$work/images"
+    # Images as selma itself draws them.
     "$selma" generate --model shapes --prompt "a red circle" --steps 4 --device cpu --quiet --out "$work/drawn" || exit $?
     for i in 0 1 2; do
-        cp "$work/drawn/00000.png" "$work/pictures/$i.png"
-        echo "picture number $i" > "$work/pictures/$i.txt"
+        cp "$work/drawn/00000.png" "$work/images/$i.png"
+        echo "image number $i" > "$work/images/$i.txt"
     done
     for where in cpu "$device"; do
-        "$selma" train --model "$model" --vocab "$vocabulary" --data "$work/pictures" --out "$work/${where%:*}" --rank 4 \
+        "$selma" train --model "$model" --vocab "$vocabulary" --data "$work/images" --out "$work/${where%:*}" --rank 4 \
             --steps 4 --batch-size 2 --grad-accum 2 --resolution 32 --precision f32 --device "$where" --quiet || exit $?
     done
     losses() { sed 's/.*"loss":\([-0-9.e+]*\).*/\1/' "$work/$1/metrics.jsonl"; }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run of selma on a Slurm cluster: a task a skill for prompts and pictures, then a task an expert, then all the rest.
+# One run of selma on a Slurm cluster: a task a skill for prompts and images, then a task an expert, then all the rest.
 #
 #   examples/slurm.sh PIPELINE.toml OUT SKILL... [all-in-one]
 #
@@ -61,4 +61,4 @@ submit() {
 data="$(submit data --array="0-$((${#skills[@]} - 1))" -- "${skills[@]}")"
 experts="$(submit experts --array="0-$(($# - 1))" --dependency="afterok:$data" --kill-on-invalid-dep=yes -- "$@")"
 rest="$(submit rest --dependency="afterok:$experts" --kill-on-invalid-dep=yes --)"
-echo "submitted $data (prompts and pictures), $experts (experts), $rest (merge, evaluation, report); logs in $out/logs"
+echo "submitted $data (prompts and images), $experts (experts), $rest (merge, evaluation, report); logs in $out/logs"

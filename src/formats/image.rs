@@ -30,9 +30,9 @@ pub fn read(path: &Path) -> Result<RgbImage> {
 /// [`Error::File`] under the name `path` if the image is damaged, truncated, empty, or too large.
 pub fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage> {
     let (decoder, orientation) = header(bytes, path)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
 }
 
 /// As [`decode`], with `background` behind what is transparent.
@@ -44,16 +44,16 @@ pub fn decode_over(bytes: &[u8], path: &Path, background: [u8; 3]) -> Result<Rgb
     if !decoder.color_type().has_alpha() {
         return decode(bytes, path);
     }
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
-    picture.apply_orientation(orientation);
-    let picture = picture.into_rgba8();
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    image.apply_orientation(orientation);
+    let image = image.into_rgba8();
     let over = |pixel: &image::Rgba<u8>| {
         let alpha = f32::from(pixel[3]) / 255.0;
         let mixed = |i: usize| alpha * f32::from(pixel[i]) + (1.0 - alpha) * f32::from(background[i]);
         image::Rgb([0, 1, 2].map(|i| mixed(i).round() as u8))
     };
-    let pixels: Vec<u8> = picture.pixels().flat_map(|pixel| over(pixel).0).collect();
-    Ok(RgbImage::from_raw(picture.width(), picture.height(), pixels).expect("three for each pixel"))
+    let pixels: Vec<u8> = image.pixels().flat_map(|pixel| over(pixel).0).collect();
+    Ok(RgbImage::from_raw(image.width(), image.height(), pixels).expect("three for each pixel"))
 }
 
 /// Whether the file has an alpha channel, by its header.
@@ -73,11 +73,11 @@ pub fn alpha(bytes: &[u8], path: &Path) -> Result<Option<RgbImage>> {
     if !decoder.color_type().has_alpha() {
         return Ok(None);
     }
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
-    picture.apply_orientation(orientation);
-    let picture = picture.into_rgba8();
-    let pixels = picture.pixels().flat_map(|pixel| [pixel[3]; 3]).collect();
-    Ok(RgbImage::from_raw(picture.width(), picture.height(), pixels))
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e.to_string()))?;
+    image.apply_orientation(orientation);
+    let image = image.into_rgba8();
+    let pixels = image.pixels().flat_map(|pixel| [pixel[3]; 3]).collect();
+    Ok(RgbImage::from_raw(image.width(), image.height(), pixels))
 }
 
 /// Decodes as it is stored: in its own colours, with transparency, without the EXIF orientation.
@@ -131,13 +131,13 @@ fn header<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + 'a, i
 }
 
 fn unreadable(path: &Path, why: String) -> Error {
-    Error::file(path, format!("not a readable picture: {why}"))
+    Error::file(path, format!("not a readable image: {why}"))
 }
 
 /// `[h, w, 3]` f32 in [-1, 1]: `v / 127.5 - 1`.
-pub fn to_tensor(picture: &RgbImage) -> Tensor {
-    let values = picture.as_raw().iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect();
-    Tensor::new::<f32>(values, &[picture.height() as usize, picture.width() as usize, 3])
+pub fn to_tensor(image: &RgbImage) -> Tensor {
+    let values = image.as_raw().iter().map(|&v| f32::from(v) / 127.5 - 1.0).collect();
+    Tensor::new::<f32>(values, &[image.height() as usize, image.width() as usize, 3])
 }
 
 /// The images of `[n, h, w, 3]` or `[h, w, 3]` values: clamp(x / 2 + 0.5, 0, 1), rounded half to even to 8 bits, as
@@ -154,10 +154,10 @@ pub fn from_tensor(x: &Tensor) -> Result<Vec<RgbImage>> {
         }
     };
     let values = x.reals::<f32>();
-    let pictures = values.chunks_exact(h * w * 3).map(|picture| {
+    let images = values.chunks_exact(h * w * 3).map(|image| {
         // The cast maps NaN to 0.
-        let bytes = picture.iter().map(|v| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8);
-        RgbImage::from_raw(w as u32, h as u32, bytes.collect()).expect("a chunk holds exactly one picture")
+        let bytes = image.iter().map(|v| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8);
+        RgbImage::from_raw(w as u32, h as u32, bytes.collect()).expect("a chunk holds exactly one image")
     });
-    Ok(pictures.collect())
+    Ok(images.collect())
 }

@@ -17,16 +17,16 @@ const PARAMETERS: &str = "parameters";
 ///
 /// # Errors
 /// [`Error::Failed`] if the encoder refuses, which it does for an empty image.
-pub fn encode(picture: &RgbImage, parameters: Option<&str>) -> Result<Vec<u8>> {
-    let (width, height) = picture.dimensions();
+pub fn encode(image: &RgbImage, parameters: Option<&str>) -> Result<Vec<u8>> {
+    let (width, height) = image.dimensions();
     let mut bytes = Vec::new();
-    write(&mut bytes, picture, parameters)
+    write(&mut bytes, image, parameters)
         .map_err(|e| Error::Failed(format!("cannot encode a {width}x{height} PNG: {e}")))?;
     Ok(bytes)
 }
 
-fn write(bytes: &mut Vec<u8>, picture: &RgbImage, parameters: Option<&str>) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(bytes, picture.width(), picture.height());
+fn write(bytes: &mut Vec<u8>, image: &RgbImage, parameters: Option<&str>) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(bytes, image.width(), image.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
@@ -40,7 +40,7 @@ fn write(bytes: &mut Vec<u8>, picture: &RgbImage, parameters: Option<&str>) -> R
         }
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(picture.as_raw())?;
+    writer.write_image_data(image.as_raw())?;
     writer.finish()
 }
 
@@ -48,8 +48,8 @@ fn write(bytes: &mut Vec<u8>, picture: &RgbImage, parameters: Option<&str>) -> R
 ///
 /// # Errors
 /// [`Error::Io`], or as for [`encode`].
-pub fn save(path: &Path, picture: &RgbImage, parameters: Option<&str>) -> Result<()> {
-    atomic::write_bytes(path, &encode(picture, parameters)?)
+pub fn save(path: &Path, image: &RgbImage, parameters: Option<&str>) -> Result<()> {
+    atomic::write_bytes(path, &encode(image, parameters)?)
 }
 
 /// The text that [`encode`] put into a file; none where there is none, or the file is damaged.

@@ -93,7 +93,7 @@ impl Pairs {
 }
 
 /// Pixels of examples of the world.
-pub(super) mod picture {
+pub(super) mod pixels {
     use super::*;
 
     /// The images of the numbered examples, `[n, 64, 64, 3]` in [-1, 1].
@@ -102,8 +102,8 @@ pub(super) mod picture {
             let (_, scene) = skill.scene(Split::Train, seed, i)?;
             Ok(image::to_tensor(&render(&scene)))
         };
-        let pictures: Vec<Tensor> = examples.par_iter().map(one).collect::<Result<_>>()?;
-        let values = pictures.iter().flat_map(|p| p.data::<f32>()).copied().collect();
+        let images: Vec<Tensor> = examples.par_iter().map(one).collect::<Result<_>>()?;
+        let values = images.iter().flat_map(|p| p.data::<f32>()).copied().collect();
         Ok(Tensor::new(values, &[examples.len(), SIDE as usize, SIDE as usize, 3]))
     }
 }
@@ -118,12 +118,12 @@ fn encode(
     let tape = Tape::off();
     let mut latents = Vec::with_capacity(examples.len() * LATENT_LEN);
     for (batch, examples) in examples.chunks(BATCH).enumerate() {
-        watcher.prepared("pictures encoded", batch * BATCH, run.pairs);
+        watcher.prepared("images encoded", batch * BATCH, run.pairs);
         if watcher.stopped() {
-            let message = "stopped while pictures were encoded; the same command with --resume goes on";
+            let message = "stopped while images were encoded; the same command with --resume goes on";
             return Err(Error::Interrupted(message.into()));
         }
-        let moments = vae.moments(&tape, &picture::batch(run.seed, examples)?)?;
+        let moments = vae.moments(&tape, &pixels::batch(run.seed, examples)?)?;
         let draw = |&(_, i): &(Skill, u64)| random::normals(run.seed, Stream::Posterior, i + 1, 0, LATENT_LEN);
         let noise = examples.iter().flat_map(draw).collect();
         let shape = [examples.len(), LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];

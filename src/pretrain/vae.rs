@@ -1,7 +1,7 @@
 //! The VAE: images through the encoder, a draw from the posterior, the decoder, and back.
 
 use super::Pretraining;
-use super::latents::picture;
+use super::latents::pixels;
 use super::stage::{Recipe, Stage, StepOutput};
 use crate::autograd::Tape;
 use crate::error::Result;
@@ -57,11 +57,11 @@ pub(super) fn compute(
 ) -> Result<StepOutput> {
     let first = step * batch as u64;
     let skill = |i: u64| Skill::ALL[(i % Skill::ALL.len() as u64) as usize];
-    let pictures: Vec<_> = (first..first + batch as u64).map(|i| (skill(i), i)).collect();
+    let images: Vec<_> = (first..first + batch as u64).map(|i| (skill(i), i)).collect();
     let shape = [batch, LATENT_SIDE, LATENT_SIDE, LATENT_CHANNELS];
     let noise = random::normals(seed, Stream::Posterior, 0, step, shape.iter().product());
     let device = vae.device();
-    let pixels = picture::batch(seed, &pictures)?.to(&device)?; // [n, 64, 64, 3]
+    let pixels = pixels::batch(seed, &images)?.to(&device)?; // [n, 64, 64, 3]
     let noise = Tensor::new(noise, &shape).to(&device)?;
     let weights = Tensor::full(&[batch], 1.0, DType::F32).to(&device)?;
 

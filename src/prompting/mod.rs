@@ -1,5 +1,5 @@
 //! The SELMA method (arXiv 2403.06952): an LLM writes prompts for a skill, the model draws them, an expert learns the
-//! skill from its own pictures, and the experts are merged.
+//! skill from its own images, and the experts are merged.
 
 pub mod builtin;
 pub mod llm;

@@ -1,4 +1,4 @@
-//! Reward-ranked selection: of the pictures that a model drew, those to train on. At most one a prompt, the best, so that
+//! Reward-ranked selection: of the images that a model drew, those to train on. At most one a prompt, the best, so that
 //! prompts which are easy do not dominate. Source: VersaT2I, arXiv:2403.18493; best of K: RAFT, arXiv:2304.06767.
 
 use std::collections::HashMap;
@@ -10,20 +10,20 @@ use crate::data::image_latents;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
-/// Which prompts keep their best picture: what several conditions leave, in this order.
+/// Which prompts keep their best image: what several conditions leave, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rule {
-    /// The best is looked for among the first so many pictures of a prompt.
+    /// The best is looked for among the first so many images of a prompt.
     pub best_of: Option<usize>,
-    /// The best picture has at least this score.
+    /// The best image has at least this score.
     pub least: Option<f64>,
-    /// The best picture has more than this score.
+    /// The best image has more than this score.
     pub above: Option<f64>,
-    /// At most this share of all prompts, in (0, 1], rounded up: those with the best pictures.
+    /// At most this share of all prompts, in (0, 1], rounded up: those with the best images.
     pub top: Option<f64>,
 }
 
-/// A picture that may be chosen.
+/// An image that may be chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     pub image: PathBuf,
@@ -50,7 +50,7 @@ impl Rule {
                 _ => false,
             };
             if !known {
-                let expected = "best-of:K (the best of K pictures, K from 1 on), threshold:X (at least this score), above:X \
+                let expected = "best-of:K (the best of K images, K from 1 on), threshold:X (at least this score), above:X \
                                 (more than this score) or top:Q (a share above 0, at most 1), or several of them with commas";
                 return Err(Error::Usage(format!("rule {text}: expected {expected}")));
             }
@@ -113,17 +113,17 @@ pub fn best(scores: &[Vec<Option<f64>>], rule: Rule) -> Vec<(usize, usize)> {
 /// completed.
 ///
 /// # Errors
-/// [`Error::Failed`] if nothing was chosen; [`Error::File`] if `out` is a training folder with other pictures;
+/// [`Error::Failed`] if nothing was chosen; [`Error::File`] if `out` is a training folder with other images;
 /// [`Error::Io`].
 pub fn write(out: &Path, chosen: &[&Candidate], root: &Path) -> Result<()> {
     if chosen.is_empty() {
-        return Err(Error::Failed("no picture was chosen; take a lower threshold".into()));
+        return Err(Error::Failed("no image was chosen; take a lower threshold".into()));
     }
     let rows: Vec<Value> = chosen.iter().enumerate().map(|(i, candidate)| row(i, candidate, root)).collect();
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     let metadata = out.join("metadata.jsonl");
     if std::fs::read(&metadata).is_ok_and(|there| there != text.as_bytes()) {
-        return Err(Error::file(out, "holds other training pictures; name a new folder"));
+        return Err(Error::file(out, "holds other training images; name a new folder"));
     }
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     for (i, candidate) in chosen.iter().enumerate() {

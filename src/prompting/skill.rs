@@ -58,7 +58,7 @@ fn default_captions() -> usize {
     20
 }
 
-/// What a picture of the prompt should test.
+/// What an image of the prompt should test.
 fn default_abilities() -> Vec<String> {
     let names = "spatial relations, counts, animals, people, objects, places, activities, colours, attributes, food, \
                  materials, shapes";

@@ -150,7 +150,7 @@ pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher
             let benchmark = run.config.evaluate.own_benchmark();
             let judge = Judge::open(run, &format!("experts/{part}"), benchmark, watcher)?;
             let choice = score(run, part, &own, &mut generator, &judge, watcher)?;
-            // The pictures of the other experts wait for answers too.
+            // The images of the other experts wait for answers too.
             if let Err(error) = judge.complete() {
                 lacking.get_or_insert(error);
                 continue;

@@ -94,7 +94,7 @@ impl RunConfig {
         if let Some(select) = &self.select {
             select.rule().map_err(|why| Error::Usage(format!("[select]: {why}")))?;
             if name == "none" {
-                return wrong("[select]: needs a benchmark in [evaluate] that judges the pictures".into());
+                return wrong("[select]: needs a benchmark in [evaluate] that judges the images".into());
             }
         }
         if name == "none" && self.choose.is_some() {
@@ -135,7 +135,7 @@ impl RunConfig {
             return wrong(format!("{name}: {given}: no such folder or file, and not an id on the hub (ORG/NAME)"));
         }
         if !j.scorers.is_empty() && e.benchmark == "none" {
-            return wrong("[judge.scorers]: needs a benchmark in [evaluate], whose pictures are scored".into());
+            return wrong("[judge.scorers]: needs a benchmark in [evaluate], whose images are scored".into());
         }
         if let Some(by) = j.by.as_ref().filter(|by| Kind::parse(by).is_none() || !j.scorers.contains_key(*by)) {
             return wrong(format!("[judge]: by = {by:?}: expected a name of [judge.scorers]"));

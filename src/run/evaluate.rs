@@ -1,5 +1,5 @@
 //! Stage `evaluate`: what the base model, the experts and their merge draw of held-out prompts, all from the same noise,
-//! and how well the pictures show what the prompts say.
+//! and how well the images show what the prompts say.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -135,7 +135,7 @@ pub struct Summary {
     /// The same and other guidances, where the pipeline asks for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<Sweep>,
-    /// What a judge with a stricter naming limit makes of the same pictures, of the benchmark `shapes`.
+    /// What a judge with a stricter naming limit makes of the same images, of the benchmark `shapes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict: Option<Strict>,
     /// What the scorers of the run say, one a column.
@@ -225,8 +225,8 @@ pub(super) fn expert(skill: &str) -> String {
     format!("expert-{skill}")
 }
 
-/// Where an arm's pictures of one set from one seed are.
-pub(super) fn pictures(arm: &str, set: &str, seed: u64) -> String {
+/// Where an arm's images of one set from one seed are.
+pub(super) fn images(arm: &str, set: &str, seed: u64) -> String {
     format!("evaluate/{arm}/{set}/seed-{seed}")
 }
 
@@ -297,7 +297,7 @@ impl Drawn {
     }
 }
 
-/// Where an arm's pictures are, within `evaluate`.
+/// Where an arm's images are, within `evaluate`.
 fn place(arm: &str, swept: Option<f64>) -> String {
     match swept {
         None => arm.into(),
@@ -305,7 +305,7 @@ fn place(arm: &str, swept: Option<f64>) -> String {
     }
 }
 
-/// The pictures of every arm, at every guidance that it is evaluated at.
+/// The images of every arm, at every guidance that it is evaluated at.
 fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<Drawn>> {
     let settings = &run.config.evaluate;
     let seeds = || run.config.seed..run.config.seed + settings.seeds;

@@ -24,7 +24,7 @@ pub(super) struct Set {
     /// The skill, or the benchmark.
     pub name: String,
     pub prompts: Vec<Prompt>,
-    /// What is asked about their pictures; nothing where the judge knows it by itself.
+    /// What is asked about their images; nothing where the judge knows it by itself.
     pub items: Vec<Item>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn check(run: &Run) -> Result<()> {
     }
 }
 
-/// What the run wrote to ask about pictures of a skill.
+/// What the run wrote to ask about images of a skill.
 ///
 /// # Errors
 /// As [`dsg::read`].
@@ -80,7 +80,7 @@ pub(super) fn written(run: &Run, skill: &str, set: QuestionSet) -> Result<Vec<It
     dsg::read(&run.folder.path(set.file(skill)))
 }
 
-/// All items that pictures of this run can be of: what a file of answers may speak of.
+/// All items that images of this run can be of: what a file of answers may speak of.
 ///
 /// # Errors
 /// As [`sets`].

@@ -98,8 +98,8 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The scores of pictures; none where a file of answers lacks some, which [`Judge::complete`] then tells. `items` are those
-    /// that the pictures are of. Before their names, `place` says where the folder is, for the record and the file of answers.
+    /// The scores of images; none where a file of answers lacks some, which [`Judge::complete`] then tells. `items` are those
+    /// that the images are of. Before their names, `place` says where the folder is, for the record and the file of answers.
     ///
     /// # Errors
     /// What kept the endpoint from answering; [`Error::Interrupted`].
@@ -141,7 +141,7 @@ impl<'a> Judge<'a> {
                         let message = "stopped; every answer so far is recorded, and the same command goes on";
                         return Err(Error::Interrupted(message.into()));
                     }
-                    watcher.prepared("pictures judged", done, asked.len());
+                    watcher.prepared("images judged", done, asked.len());
                     Ok(())
                 };
                 let answers = judge.borrow_mut().answers(asked, &mut told)?;
@@ -167,7 +167,7 @@ impl<'a> Judge<'a> {
                         return Err(Error::Interrupted(message.into()));
                     }
                     all.extend(judge.answers(some, parallel, &|_| ())?);
-                    watcher.prepared("pictures judged", all.len(), asked.len());
+                    watcher.prepared("images judged", all.len(), asked.len());
                 }
                 Ok(Some(all))
             }

@@ -1,4 +1,4 @@
-//! The whole method in one folder: prompts, pictures, experts, their merge, an evaluation, a report.
+//! The whole method in one folder: prompts, images, experts, their merge, an evaluation, a report.
 //!
 //! ```text
 //! prompts/SKILL.json   questions/SKILL.csv   images/SKILL/   select/SKILL/   experts/SKILL/lora.safetensors

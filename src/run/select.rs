@@ -23,7 +23,7 @@ use crate::train::watcher::Watcher;
 
 fn settings<'a>(run: &Run<'a>) -> &'a SelectSettings {
     let settings = run.config.select.as_ref();
-    settings.expect("pictures are selected in this pipeline")
+    settings.expect("images are selected in this pipeline")
 }
 
 pub(super) struct Select;
@@ -81,14 +81,14 @@ pub(super) fn check(run: &Run, skill: &str, prompts: &[Prompt]) -> Result<()> {
     match prompts.iter().find_map(|prompt| Some((prompt, parse(&prompt.text).err()?))) {
         None => Ok(()),
         Some((prompt, why)) => Err(Error::Failed(format!(
-            "[select]: the judge of benchmark = \"shapes\" cannot tell the best picture of {:?}, a prompt of {skill} ({why}); \
+            "[select]: the judge of benchmark = \"shapes\" cannot tell the best image of {:?}, a prompt of {skill} ({why}); \
              it knows captions of the built-in world. Take benchmark = \"dsg\" and a [judge], or leave [select] out",
             prompt.text
         ))),
     }
 }
 
-/// Makes the training folder `select/SKILL/chosen`, out of `images/SKILL` and, for best-of:K, K - 1 further pictures of each
+/// Makes the training folder `select/SKILL/chosen`, out of `images/SKILL` and, for best-of:K, K - 1 further images of each
 /// prompt, `select/SKILL/draw-N`, each from a seed of its own.
 ///
 /// # Errors
@@ -113,7 +113,7 @@ fn best_of_n(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Re
         }
         let judge = Judge::open(run, &format!("select/{part}"), run.config.evaluate.own_benchmark(), watcher)?;
         let candidates = candidates(run, part, &places, &judge, watcher)?;
-        // The pictures of the other skills wait for answers too.
+        // The images of the other skills wait for answers too.
         if let Err(error) = judge.complete() {
             lacking.get_or_insert(error);
             continue;
@@ -121,7 +121,7 @@ fn best_of_n(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Re
         let chosen = best(&candidates, settings(run).rule()?);
         let looked_at = candidates.len() / places.len();
         let (some, all) = (chosen.len(), candidates.len());
-        watcher.note(&format!("{part}: {some} of {all} pictures are learnt from"));
+        watcher.note(&format!("{part}: {some} of {all} images are learnt from"));
         if looked_at < prompts.len() {
             let unasked = prompts.len() - looked_at;
             watcher.note(&format!(
@@ -140,7 +140,7 @@ fn best_of_n(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Re
     lacking.map_or(Ok(()), Err)
 }
 
-/// The scored pictures in the folders `places`; those without an answer are left out, and [`Judge::complete`] tells.
+/// The scored images in the folders `places`; those without an answer are left out, and [`Judge::complete`] tells.
 fn candidates(
     run: &Run,
     part: &str,
@@ -154,26 +154,26 @@ fn candidates(
     };
     let mut candidates = Vec::new();
     for place in places {
-        let entries = pictures(&run.folder.path(place))?;
+        let entries = images(&run.folder.path(place))?;
         let Some(scores) = judge.score(place, &entries, &items, watcher)? else {
             continue;
         };
-        // Both are in the order of the folder; pictures of prompts without questions have no score.
+        // Both are in the order of the folder; images of prompts without questions have no score.
         let mut entries = entries.into_iter();
-        for picture in scores.images {
-            let entry = entries.find(|entry| entry.file_name == picture.file_name);
+        for image in scores.images {
+            let entry = entries.find(|entry| entry.file_name == image.file_name);
             candidates.extend(entry.map(|entry| Candidate {
                 image: entry.path,
                 prompt: entry.prompt,
                 skill: Some(part.into()),
-                score: picture.score,
+                score: image.score,
             }));
         }
     }
     Ok(candidates)
 }
 
-fn pictures(dir: &Path) -> Result<Vec<Entry>> {
+fn images(dir: &Path) -> Result<Vec<Entry>> {
     let (entries, missing) = folder::list(dir)?;
     match missing.first() {
         None => Ok(entries),

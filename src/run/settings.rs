@@ -47,7 +47,7 @@ impl Default for PromptSettings {
     }
 }
 
-/// `[images]`: the pictures that are learnt from, by a model that may be another than the one that learns.
+/// `[images]`: the images that are learnt from, by a model that may be another than the one that learns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct ImageSettings {
@@ -58,7 +58,7 @@ pub struct ImageSettings {
     pub draw: Settings,
 }
 
-/// `[select]`: experts that learn from the better pictures, beside those that learn from all.
+/// `[select]`: experts that learn from the better images, beside those that learn from all.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SelectSettings {
@@ -98,7 +98,7 @@ pub struct EvaluateSettings {
     pub with_experts: bool,
     /// Prompts of each skill, 100 where left out; of a file with questions, all where left out.
     pub prompts: Option<usize>,
-    /// Pictures of each prompt, each from a seed of its own.
+    /// Images of each prompt, each from a seed of its own.
     pub seeds: u64,
     /// Other guidances that every model which draws all prompts is evaluated at too: at which one a model draws best
     /// differs from model to model.
@@ -128,12 +128,12 @@ impl EvaluateSettings {
         self.prompts.unwrap_or(100)
     }
 
-    /// Whether questions are answered about the pictures, by an endpoint or a file.
+    /// Whether questions are answered about the images, by an endpoint or a file.
     pub fn asks(&self) -> bool {
         matches!(self.benchmark.as_str(), "dsg" | "tifa")
     }
 
-    /// What pictures are judged by whose prompts are not a file's: the run writes DSG's questions about them, or the judge of
+    /// What images are judged by whose prompts are not a file's: the run writes DSG's questions about them, or the judge of
     /// the built-in world knows what to ask.
     pub fn own_benchmark(&self) -> &str {
         if self.asks() { "dsg" } else { &self.benchmark }
@@ -153,7 +153,7 @@ pub struct JudgeSettings {
     pub blip_vqa: Option<String>,
     /// Of BLIP-VQA: `greedy`, `yes-no` or `rank`.
     pub answer_form: Option<String>,
-    /// Scorers of one number a picture, further columns of the evaluation: `clipscore`, `pickscore`, `hpsv2`, `hpsv2.1`,
+    /// Scorers of one number an image, further columns of the evaluation: `clipscore`, `pickscore`, `hpsv2`, `hpsv2.1`,
     /// `imagereward`, `aesthetic` -> weights as of [`JudgeSettings::blip_vqa`].
     pub scorers: BTreeMap<String, String>,
     /// The scorer that `[select]` and `[choose]` go by; where left out, they go by the benchmark.

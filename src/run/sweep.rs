@@ -31,7 +31,7 @@ pub struct SweptArm {
     pub against_best: Option<Comparison>,
 }
 
-/// The same pictures by a judge that names fewer things.
+/// The same images by a judge that names fewer things.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Strict {
     pub arms: Vec<ArmScores>,
@@ -46,20 +46,20 @@ impl Strict {
     }
 }
 
-/// `ours` less `theirs` over the pictures of several finished runs, each with its own prompts and seed.
+/// `ours` less `theirs` over the images of several finished runs, each with its own prompts and seed.
 ///
 /// # Errors
 /// [`crate::Error::Io`] and [`crate::Error::File`] for scores that are not there; as [`Comparison::of`].
 pub fn pooled(runs: &[RunFolder], ours: &str, theirs: &str) -> Result<Comparison> {
     let all = |arm: &str| -> Result<Scores> {
-        let mut pictures = Vec::new();
+        let mut images = Vec::new();
         let mut said = (String::new(), String::new(), 0);
         for run in runs {
             let scores = Scores::read(&run.path(format!("evaluate/{arm}/scores.json")))?;
             said = (scores.benchmark, scores.judge, scores.seed);
-            pictures.extend(scores.images);
+            images.extend(scores.images);
         }
-        Scores::of(&said.0, &said.1, pictures, said.2)
+        Scores::of(&said.0, &said.1, images, said.2)
     };
     Comparison::of(&all(ours)?, &all(theirs)?)
 }

@@ -90,7 +90,7 @@ pub fn lay_out(description: &Description, rng: &mut Rng) -> Result<Scene> {
             return Ok(scene);
         }
     }
-    Err(Error::Failed(format!("found no place for all of {} things in one picture", description.total())))
+    Err(Error::Failed(format!("found no place for all of {} things in one image", description.total())))
 }
 
 fn is_inside(description: &Description, thing: usize) -> bool {

@@ -17,7 +17,7 @@ pub struct RunIdentity {
     pub settings: String,
     /// The hash of the model's files.
     pub model: String,
-    /// The hash of pictures and captions.
+    /// The hash of images and captions.
     pub data: String,
 }
 
@@ -153,11 +153,9 @@ fn damaged(path: &Path, why: &str) -> Error {
 
 fn another_run(key: &str, saved: &str, present: &str) -> String {
     match key {
-        "selma.data" => {
-            "the pictures or captions in --data are not those that this run began with; bring them back, or \
+        "selma.data" => "the images or captions in --data are not those that this run began with; bring them back, or \
                          start anew with another --out"
-                .into()
-        }
+            .into(),
         "selma.model" => {
             "the files of the model, its VAE or its tokenizer are not those that this run began with; bring \
                           them back, or start anew with another --out"

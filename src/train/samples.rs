@@ -1,4 +1,4 @@
-//! Pictures that are drawn while training goes on, to see what the expert has learnt.
+//! Images that are drawn while training goes on, to see what the expert has learnt.
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,15 @@ const STEPS: usize = 25;
 
 /// What is drawn, always from the same noise.
 pub struct Samples {
-    /// The folder that pictures go to.
+    /// The folder that images go to.
     pub dir: PathBuf,
     pub texts: Vec<String>,
-    /// Prompt and negative prompt of each picture, where the text encoders stay as they are.
+    /// Prompt and negative prompt of each image, where the text encoders stay as they are.
     pub prompts: Vec<(Conditions, Conditions)>,
     /// The model's `scheduler_config.json`.
     pub scheduler: Value,
     pub is_xl: bool,
-    /// Loaded for the pictures and dropped again.
+    /// Loaded for the images and dropped again.
     pub vae_folder: PathBuf,
     /// The model's own VAE, where `vae_folder` is another.
     pub own_vae: PathBuf,
@@ -39,7 +39,7 @@ impl Samples {
     /// Writes `step-NNNNNNNN-I.png` for each prompt, as `texts` encode it where those are trained.
     ///
     /// # Errors
-    /// [`Error::Io`] where a picture cannot be written; whatever is wrong with the VAE.
+    /// [`Error::Io`] where an image cannot be written; whatever is wrong with the VAE.
     pub fn draw(&self, unet: &UNet, texts: Option<&TrainedTexts>, step: u64) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
         let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;

@@ -156,7 +156,7 @@ impl Trainer {
         (self.flat.len(), self.branches.len())
     }
 
-    /// Pictures in the dataset.
+    /// Images in the dataset.
     pub fn samples(&self) -> usize {
         self.examples.len()
     }

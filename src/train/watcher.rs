@@ -19,7 +19,7 @@ pub trait Watcher {
     /// A sentence to read.
     fn note(&mut self, text: &str);
 
-    /// `done` of `total` are prepared; `what` names them, such as "pictures encoded".
+    /// `done` of `total` are prepared; `what` names them, such as "images encoded".
     fn prepared(&mut self, what: &'static str, done: usize, total: usize);
 
     fn step(&mut self, report: &StepReport);

@@ -5,7 +5,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use serde_json::json;
 
-use crate::{bytes, pictures, selma};
+use crate::{bytes, images, selma};
 
 /// With a cache of its own.
 fn with_cache(cache: &Path, arguments: &[&str]) -> Command {
@@ -18,7 +18,7 @@ fn with_cache(cache: &Path, arguments: &[&str]) -> Command {
 fn the_built_in_model_is_trained_drawn_with_and_merged_into() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let data = pictures(dir.path()).display().to_string();
+    let data = images(dir.path()).display().to_string();
     let run = |arguments: &[&str]| {
         with_cache(dir.path(), arguments).assert().success();
     };

@@ -1,8 +1,8 @@
-//! What is encoded before the first step, and the pictures that are drawn on the way.
+//! What is encoded before the first step, and the images that are drawn on the way.
 
 use std::path::{Path, PathBuf};
 
-use crate::{bytes, pictures, train};
+use crate::{bytes, images, train};
 
 /// Every cache entry of a run, with whether it holds a text.
 fn entries(out: &Path) -> Vec<(PathBuf, bool)> {
@@ -21,7 +21,7 @@ fn entries(out: &Path) -> Vec<(PathBuf, bool)> {
 #[test]
 fn every_crop_and_caption_is_encoded_once_and_broken_entries_again() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     let command = || {
         let mut command = train::train("tiny-sd1", &data, &out);
@@ -30,7 +30,7 @@ fn every_crop_and_caption_is_encoded_once_and_broken_entries_again() {
     };
     command().assert().success();
     let before = entries(&out);
-    // Twenty steps of four samples show each of the five pictures both ways; the captions and the empty one.
+    // Twenty steps of four samples show each of the five images both ways; the captions and the empty one.
     assert_eq!(before.iter().filter(|(_, is_text)| !is_text).count(), 10);
     assert_eq!(before.iter().filter(|(_, is_text)| *is_text).count(), 6);
     let expected = bytes(out.join("lora.safetensors"));
@@ -46,9 +46,9 @@ fn every_crop_and_caption_is_encoded_once_and_broken_entries_again() {
 }
 
 #[test]
-fn sample_pictures_show_what_was_learnt_and_come_back_the_same() {
+fn sample_images_show_what_was_learnt_and_come_back_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for model in ["tiny-sd1", "tiny-sdxl"] {
         let out = dir.path().join(model);
         let command = || {
@@ -58,16 +58,16 @@ fn sample_pictures_show_what_was_learnt_and_come_back_the_same() {
             command
         };
         command().assert().success();
-        let picture = |name: &str| bytes(out.join("samples").join(name));
+        let image = |name: &str| bytes(out.join("samples").join(name));
         let names = ["step-00000002-0.png", "step-00000002-1.png", "step-00000004-0.png", "step-00000004-1.png"];
-        let first = names.map(picture);
-        assert!(first[0] != first[1], "{model}: both prompts give one picture");
+        let first = names.map(image);
+        assert!(first[0] != first[1], "{model}: both prompts give one image");
         assert!(first[0] != first[2], "{model}: training changed nothing");
         for name in ["samples/step-00000004-0.png", "state/step-00000004.safetensors"] {
             std::fs::remove_file(out.join(name)).unwrap();
         }
         command().arg("--resume").assert().success();
-        assert!(first == names.map(picture), "{model}: a resumed run draws other pictures");
+        assert!(first == names.map(image), "{model}: a resumed run draws other images");
     }
     let plain = train::train("tiny-sd1", &data, &dir.path().join("none"))
         .args(["--steps", "1", "--sample-every", "1"])

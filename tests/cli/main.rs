@@ -1,4 +1,4 @@
-//! The commands as a user types them, on the small recorded models and on pictures drawn here.
+//! The commands as a user types them, on the small recorded models and on images drawn here.
 
 mod builtin;
 mod checkpoint;
@@ -33,15 +33,15 @@ fn parity(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity").join(path)
 }
 
-/// Five pictures of different sizes with captions beside them.
-fn pictures(dir: &Path) -> PathBuf {
-    let data = dir.join("pictures");
+/// Five images of different sizes with captions beside them.
+fn images(dir: &Path) -> PathBuf {
+    let data = dir.join("images");
     std::fs::create_dir(&data).unwrap();
     for i in 0..5u32 {
         let shade = |x: u32, y: u32| image::Rgb([(x * 5 + i * 40) as u8, (y * 4) as u8, (i * 50) as u8]);
-        let picture = image::RgbImage::from_fn(40 + i * 7, 50 - i * 3, shade);
-        picture.save(data.join(format!("{i}.png"))).unwrap();
-        std::fs::write(data.join(format!("{i}.txt")), format!("picture number {i}")).unwrap();
+        let image = image::RgbImage::from_fn(40 + i * 7, 50 - i * 3, shade);
+        image.save(data.join(format!("{i}.png"))).unwrap();
+        std::fs::write(data.join(format!("{i}.txt")), format!("image number {i}")).unwrap();
     }
     data
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use serde_json::Value;
 
-use crate::{model, parity, pictures, says, selma};
+use crate::{images, model, parity, says, selma};
 
 fn train(model: &Path, data: &Path, out: &Path) -> Command {
     let mut command = selma();
@@ -40,7 +40,7 @@ fn near(seen: &[(&str, f64, f64)]) {
 #[test]
 fn a_run_stays_within_its_plan() {
     let dir = tempfile::tempdir().unwrap();
-    let (model, data) = (model::small(dir.path()), pictures(dir.path()));
+    let (model, data) = (model::small(dir.path()), images(dir.path()));
     let mut seen = Vec::new();
     for (name, arguments) in [
         ("one", vec!["--batch-size", "1"]),
@@ -62,7 +62,7 @@ fn a_run_stays_within_its_plan() {
 #[test]
 fn a_run_on_a_gpu_stays_within_its_plan() {
     let dir = tempfile::tempdir().unwrap();
-    let (model, data) = (model::small(dir.path()), pictures(dir.path()));
+    let (model, data) = (model::small(dir.path()), images(dir.path()));
     let mut seen = Vec::new();
     for (name, arguments) in [
         ("one", vec!["--batch-size", "1"]),
@@ -90,7 +90,7 @@ fn said(text: &str, title: &str) -> f64 {
 
 #[cfg(feature = "simulator")]
 #[test]
-fn pictures_on_a_gpu_stay_within_their_plan() {
+fn images_on_a_gpu_stay_within_their_plan() {
     let dir = tempfile::tempdir().unwrap();
     let first = dir.path().join("many/00000.png").display().to_string();
     for (name, arguments) in [
@@ -114,7 +114,7 @@ fn pictures_on_a_gpu_stay_within_their_plan() {
 #[test]
 fn a_run_that_cannot_fit_is_refused_before_it_begins() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     let mut command = train(&parity("models/tiny-sd1"), &data, &out);
     command.args(["--batch-size", "10000000"]);

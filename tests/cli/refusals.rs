@@ -1,12 +1,12 @@
 //! What `selma train` refuses, and how it says so.
 
 use crate::train::train;
-use crate::{parity, pictures, says, selma};
+use crate::{images, parity, says, selma};
 
 #[test]
 fn what_is_wrong_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     let mut targets = train("tiny-sd1", &data, &out);
     targets.args(["--steps", "1", "--targets", "to_z"]);
@@ -34,17 +34,17 @@ fn what_is_wrong_is_named() {
     vocabulary.arg(parity("models/tiny-sd1")).arg("--data").arg(&data);
     vocabulary.arg("--out").arg(dir.path().join("vocabulary"));
     says(vocabulary, 1, &["vocab.json: no such file", "--vocab"]);
-    std::fs::write(data.join("3.png"), b"not a picture").unwrap();
-    let mut picture = train("tiny-sd1", &data, &dir.path().join("broken"));
-    picture.args(["--steps", "4"]);
-    says(picture, 1, &["3.png"]);
+    std::fs::write(data.join("3.png"), b"not an image").unwrap();
+    let mut image = train("tiny-sd1", &data, &dir.path().join("broken"));
+    image.args(["--steps", "4"]);
+    says(image, 1, &["3.png"]);
     says(train("tiny-sd9", &data, &out), 1, &["tiny-sd9"]);
 }
 
 #[test]
 fn options_that_do_not_exist_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let refused = |arguments: &[&str], words: &[&str]| {
         let mut command = train("tiny-sd1", &data, &dir.path().join("out"));
         command.args(arguments);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::{bytes, pictures, says, train};
+use crate::{bytes, images, says, train};
 
 const STEPS: &str = "12";
 
@@ -46,7 +46,7 @@ fn leftovers(dir: &Path) -> usize {
 #[test]
 fn a_run_that_is_killed_again_and_again_ends_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     let begin = std::time::Instant::now();
     command(&data, &whole).assert().success();
@@ -72,7 +72,7 @@ fn a_run_that_is_killed_again_and_again_ends_in_the_same_bytes() {
 #[test]
 fn an_interrupted_run_saves_and_says_how_to_go_on() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     let long = |out: &Path| {
         let mut command = train::train("tiny-sd1", &data, out);
@@ -101,7 +101,7 @@ fn an_interrupted_run_saves_and_says_how_to_go_on() {
 #[test]
 fn a_damaged_state_is_named_and_the_one_before_it_serves() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     let resume = || {
         let mut again = command(&data, &out);
@@ -127,7 +127,7 @@ fn a_damaged_state_is_named_and_the_one_before_it_serves() {
 #[test]
 fn a_state_resumes_its_own_run_only() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     command(&data, &out).assert().success();
     let refused = |arguments: &[&str], words: &[&str]| {
@@ -140,14 +140,14 @@ fn a_state_resumes_its_own_run_only() {
     refused(&["--snr-gamma", "5"], &["`snr-gamma` is 5.0 and was not set"]);
     refused(&["--vae", crate::parity("models/tiny-sd2").to_str().unwrap()], &["model", "VAE"]);
     // Each change of the data is named, and undone before the next one.
-    let (picture, caption) = (data.join("0.png"), data.join("0.txt"));
-    let sound = [bytes(picture.clone()), bytes(caption.clone())];
+    let (image, caption) = (data.join("0.png"), data.join("0.txt"));
+    let sound = [bytes(image.clone()), bytes(caption.clone())];
     std::fs::write(&caption, "something else").unwrap();
-    refused(&[], &["pictures", "0.png has another caption", "--out"]);
+    refused(&[], &["images", "0.png has another caption", "--out"]);
     std::fs::write(&caption, &sound[1]).unwrap();
-    std::fs::copy(data.join("1.png"), &picture).unwrap();
+    std::fs::copy(data.join("1.png"), &image).unwrap();
     refused(&[], &["0.png is another image"]);
-    std::fs::write(&picture, &sound[0]).unwrap();
+    std::fs::write(&image, &sound[0]).unwrap();
     for name in ["9.png", "9.txt"] {
         std::fs::rename(data.join(name.replace('9', "4")), data.join(name)).unwrap();
     }
@@ -174,7 +174,7 @@ fn a_state_resumes_its_own_run_only() {
 #[test]
 fn two_runs_cannot_write_into_one_folder() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("out");
     let mut first = train::train("tiny-sd1", &data, &out);
     let mut child = start(first.args(["--steps", "100000"]));

@@ -6,7 +6,7 @@ use assert_cmd::Command;
 use selma::formats::safetensors::Safetensors;
 
 use crate::train::train;
-use crate::{bytes, parity, pictures, says, selma};
+use crate::{bytes, images, parity, says, selma};
 
 fn on_simulator(mut command: Command) -> Command {
     command.args(["--device", "sim"]);
@@ -40,7 +40,7 @@ fn distance(a: &Path, b: &Path) -> f64 {
 #[test]
 fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = |name: &str| dir.path().join(name);
     training(&data, &out("cpu")).assert().success();
     on_simulator(training(&data, &out("once"))).assert().success();
@@ -64,7 +64,7 @@ fn training_gives_the_same_bytes_and_what_the_cpu_gives() {
 #[test]
 fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for (device, optimizer) in [("cpu", "adamw"), ("sim", "adamw"), ("sim", "adamw8bit")] {
         let out = dir.path().join(device).join(optimizer);
         let run = || {
@@ -90,7 +90,7 @@ fn f16_training_scales_its_loss_and_resumes_to_the_same_bytes() {
 }
 
 #[test]
-fn pictures_are_the_same_bytes_and_those_of_the_cpu() {
+fn images_are_the_same_bytes_and_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let draw = |name: &str, device: &str, precision: &str| {
         let out = dir.path().join(name);

@@ -5,7 +5,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use selma::formats::safetensors::Safetensors;
 
-use crate::{bytes, parity, pictures, says, selma};
+use crate::{bytes, images, parity, says, selma};
 
 pub fn train(model: &str, data: &Path, out: &Path) -> Command {
     let mut command = selma();
@@ -18,7 +18,7 @@ pub fn train(model: &str, data: &Path, out: &Path) -> Command {
 #[test]
 fn a_resumed_training_gives_the_bytes_of_an_unbroken_one() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for optimizer in ["adamw", "AdamW8bit"] {
         resume(&data, &dir.path().join(optimizer), optimizer);
     }
@@ -44,9 +44,9 @@ fn resume(data: &Path, dir: &Path, optimizer: &str) {
 }
 
 #[test]
-fn every_family_trains_and_its_lora_changes_the_picture() {
+fn every_family_trains_and_its_lora_changes_the_image() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
         let out = dir.path().join(model);
         train(model, &data, &out).args(["--steps", "2", "--lr", "0.05"]).assert().success();
@@ -62,7 +62,7 @@ fn every_family_trains_and_its_lora_changes_the_picture() {
             bytes(folder.join("00000.png"))
         };
         let plain = draw("plain", false);
-        assert!(plain == draw("again", false), "{model}: the same command drew another picture");
+        assert!(plain == draw("again", false), "{model}: the same command drew another image");
         assert!(plain != draw("lora", true), "{model}: the LoRA changed nothing");
     }
 }
@@ -70,7 +70,7 @@ fn every_family_trains_and_its_lora_changes_the_picture() {
 #[test]
 fn options_decide_what_is_trained() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let run = |name: &str, arguments: &[&str]| {
         let out = dir.path().join(name);
         let mut command = train("tiny-sd1", &data, &out);
@@ -135,7 +135,7 @@ fn runs_that_share_a_unet_give_what_each_gives_alone() {
     use selma::train::trainer::Trainer;
 
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let prepare = |out: &str, targets: &str| {
         let config = TrainConfig {
             model: parity("models/tiny-sd1").to_str().unwrap().into(),
@@ -170,7 +170,7 @@ fn runs_that_share_a_unet_give_what_each_gives_alone() {
 #[test]
 fn a_configuration_keeps_its_seed_and_precision_unless_told_otherwise() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let first = dir.path().join("first");
     let steps = ["--steps", "2"];
     train("tiny-sd1", &data, &first).args(steps).args(["--seed", "7", "--precision", "bf16"]).assert().success();
@@ -220,7 +220,7 @@ fn the_help_tells_the_defaults() {
 #[test]
 fn the_average_of_the_lora_is_the_result() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let out = dir.path().join("averaged");
     let settings = ["--steps", "4", "--save-every", "1", "--lr", "0.01", "--ema", "0.3"];
     train("tiny-sd1", &data, &out).args(settings).assert().success();
@@ -250,7 +250,7 @@ fn the_average_of_the_lora_is_the_result() {
 #[test]
 fn timesteps_are_bounded() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let run = |name: &str, arguments: &[&str]| {
         let mut command = train("tiny-sd1", &data, &dir.path().join(name));
         command.args(["--steps", "1"]).args(arguments);

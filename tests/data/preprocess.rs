@@ -26,7 +26,7 @@ fn crop_boxes_depend_on_seed_index_and_epoch_alone() {
 }
 
 #[test]
-fn a_crop_keeps_its_place_in_the_picture() {
+fn a_crop_keeps_its_place_in_the_image() {
     let center = Preprocess { crop: Crop::Center, flip: false, ..PREPROCESS };
     let image = gradient(48, 32);
     let crop_box = center.crop_box((32, 48), 0, 0, 0).unwrap();
@@ -53,7 +53,7 @@ fn every_shape_covers_the_target() {
 }
 
 #[test]
-fn pictures_survive_the_way_to_values_and_back() {
+fn images_survive_the_way_to_values_and_back() {
     let image = gradient(20, 12);
     let bytes = png::encode(&image, None).unwrap();
     assert_eq!(bytes, png::encode(&image, None).unwrap());
@@ -65,11 +65,11 @@ fn pictures_survive_the_way_to_values_and_back() {
 }
 
 #[test]
-fn damaged_pictures_are_named() {
+fn damaged_images_are_named() {
     let whole = png::encode(&gradient(64, 64), None).unwrap();
     for bytes in [&[][..], b"GIF89a", &whole[..20], &whole[..whole.len() / 2]] {
         let message = crate::message(decode(bytes, Path::new("set/broken.png")));
-        assert!(message.starts_with("set/broken.png: not a readable picture"), "{message}");
+        assert!(message.starts_with("set/broken.png: not a readable image"), "{message}");
     }
     let mut huge = whole.clone();
     huge[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);

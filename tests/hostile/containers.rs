@@ -69,7 +69,7 @@ fn lying_headers_are_refused_by_name() {
         refuses(selma().arg("inspect").arg(&path), 1, &["x.safetensors", word]);
         assert!(message(bytes).contains(word), "{name}: {}", message(bytes));
     }
-    // The same in the place of a model's weights, and as the LoRA of a picture.
+    // The same in the place of a model's weights, and as the LoRA of an image.
     for (_, bytes, word) in cases.iter().filter(|(name, ..)| ["endless", "overlap", "pickle"].contains(name)) {
         std::fs::write(&path, bytes).unwrap();
         let out = dir.path().join("out");

@@ -1,10 +1,10 @@
-//! Training folders with bad records, captions and pictures.
+//! Training folders with bad records, captions and images.
 
 use std::path::Path;
 
 use crate::{model, names, refuses, train};
 
-fn picture(path: &Path) {
+fn image(path: &Path) {
     let shade = |x: u32, y: u32| image::Rgb([(x * 5) as u8, (y * 4) as u8, 7]);
     image::RgbImage::from_fn(40, 40, shade).save(path).unwrap();
 }
@@ -18,8 +18,8 @@ fn bad_records_are_named_with_their_lines() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    picture(&data.join("a.png"));
-    picture(&dir.path().join("secret.png"));
+    image(&data.join("a.png"));
+    image(&dir.path().join("secret.png"));
     std::os::unix::fs::symlink(dir.path().join("secret.png"), data.join("link.png")).unwrap();
     let good = r#"{"file_name": "a.png", "text": "one"}"#;
     let absolute = format!(r#"{{"file_name": "{}", "text": "x"}}"#, dir.path().join("secret.png").display());
@@ -49,12 +49,12 @@ fn bad_records_are_named_with_their_lines() {
 }
 
 #[test]
-fn captions_and_pictures_come_in_pairs() {
+fn captions_and_images_come_in_pairs() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let with = |files: &[(&str, &[u8])], words: &[&str]| {
         let data = tempfile::tempdir().unwrap();
-        picture(&data.path().join("a.png"));
+        image(&data.path().join("a.png"));
         std::fs::write(data.path().join("a.txt"), "one").unwrap();
         for (name, bytes) in files {
             std::fs::write(data.path().join(name), bytes).unwrap();
@@ -70,9 +70,9 @@ fn captions_and_pictures_come_in_pairs() {
 }
 
 #[test]
-fn pictures_that_do_not_decode_are_named() {
+fn images_that_do_not_decode_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    picture(&dir.path().join("whole.png"));
+    image(&dir.path().join("whole.png"));
     let whole = std::fs::read(dir.path().join("whole.png")).unwrap();
     let mut flipped = whole.clone();
     let middle = flipped.len() / 2;
@@ -82,7 +82,7 @@ fn pictures_that_do_not_decode_are_named() {
     vast[16..24].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff]);
     let bad: [(&str, &[u8]); 6] = [
         ("empty", b""),
-        ("text", b"not a picture"),
+        ("text", b"not an image"),
         ("cut", &whole[..whole.len() / 2]),
         ("flipped", &flipped),
         ("vast", &vast),
@@ -93,12 +93,12 @@ fn pictures_that_do_not_decode_are_named() {
         std::fs::write(data.path().join(format!("{name}.png")), bytes).unwrap();
         std::fs::write(data.path().join(format!("{name}.txt")), "one").unwrap();
         let out = data.path().join("out");
-        refuses(&mut train(&model("tiny-sd1"), data.path(), &out), 1, &[&format!("{name}.png"), "picture"]);
+        refuses(&mut train(&model("tiny-sd1"), data.path(), &out), 1, &[&format!("{name}.png"), "image"]);
         assert!(!out.join("lora.safetensors").exists());
         let init = data.path().join(format!("{name}.png"));
-        let pictures = data.path().join("pictures");
-        let mut command = crate::generate(&model("tiny-sd1"), &pictures);
-        refuses(command.arg("--init-image").arg(&init), 1, &[&format!("{name}.png"), "picture"]);
-        assert!(!pictures.exists() || names(&pictures).is_empty());
+        let images = data.path().join("images");
+        let mut command = crate::generate(&model("tiny-sd1"), &images);
+        refuses(command.arg("--init-image").arg(&init), 1, &[&format!("{name}.png"), "image"]);
+        assert!(!images.exists() || names(&images).is_empty());
     }
 }

@@ -38,7 +38,7 @@ fn refuses(command: &mut Command, code: i32, words: &[&str]) {
     }
 }
 
-/// `selma generate` of one small picture.
+/// `selma generate` of one small image.
 fn generate(model: &Path, out: &Path) -> Command {
     let mut command = selma();
     command.args(["generate", "--prompt", "a cat", "--steps", "1", "--quiet", "--overwrite"]);

@@ -22,7 +22,7 @@ fn results_that_cannot_be_written_are_refused_before_the_work() {
     refuses(&mut merge("folder"), 1, &["is a folder"]);
     refuses(merge("folder").arg("--into").arg(model("tiny-sd1")), 1, &["exists already"]);
     refuses(merge("file/baked").arg("--into").arg(model("tiny-sd1")), 1, &["file"]);
-    refuses(&mut generate(&model("tiny-sd1"), &at("file/pictures")), 1, &["file/pictures"]);
+    refuses(&mut generate(&model("tiny-sd1"), &at("file/images")), 1, &["file/images"]);
     refuses(&mut generate(&model("tiny-sd1"), &at("file")), 1, &["file"]);
     refuses(&mut train(&model("tiny-sd1"), dir.path(), &at("file/run")), 1, &["file"]);
     assert_eq!(std::fs::read(at("file")).unwrap(), b"in the way");

@@ -48,8 +48,8 @@ fn what_is_saved_loads_as_the_same_network() {
     let moments = |vae: &AutoencoderKl| vae.moments(&tape, &image).unwrap();
     same("encoder", &moments(&vae), &moments(&again));
     let latents = noise(&[1, 4, 4, 4]);
-    let picture = |vae: &AutoencoderKl| vae.decode(&tape, &latents).unwrap();
-    same("decoder", &picture(&vae), &picture(&again));
+    let image = |vae: &AutoencoderKl| vae.decode(&tape, &latents).unwrap();
+    same("decoder", &image(&vae), &image(&again));
 
     let config = json!({
         "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -1,11 +1,11 @@
-//! Which pictures are trained on.
+//! Which images are trained on.
 
 use std::path::PathBuf;
 
 use selma::data::dataset::Dataset;
 use selma::prompting::select::{Candidate, Rule, select, write};
 
-/// Candidates of the prompts a, b, c with four pictures each, as they were drawn: prompt by prompt.
+/// Candidates of the prompts a, b, c with four images each, as they were drawn: prompt by prompt.
 fn candidates() -> Vec<Candidate> {
     let scores = [[0.2, 0.9, 0.9, 1.0], [0.5, 0.4, 0.3, 0.2], [0.7, 0.1, 0.8, 0.6]];
     let prompts = ["a", "b", "c"].iter().zip(scores);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{all_launches, bytes, pictures, selma, train};
+use crate::support::{all_launches, bytes, images, selma, train};
 
 /// What a small selfcheck says where the driver plants `fault`.
 fn checked(fault: &str, code: i32) -> String {
@@ -49,7 +49,7 @@ fn an_unknown_result_is_told_as_a_number() {
 #[test]
 fn a_lost_device_ends_the_run_and_the_last_state_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, out) = (pictures(dir.path()), dir.path().join("out"));
+    let (data, out) = (images(dir.path()), dir.path().join("out"));
     let run = |out: &Path| {
         let mut command = train("tiny-sdxl", &data, out, "cuda");
         command.args(["--steps", "6", "--save-every", "2", "--precision", "bf16"]);

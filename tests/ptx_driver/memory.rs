@@ -1,13 +1,13 @@
 //! Devices with little memory, several devices, and drivers that are too old.
 
-use crate::support::{bytes, pictures, selma, train};
+use crate::support::{bytes, images, selma, train};
 
 /// Every allocation in turn, from the first to the last, finds no room: the run ends with a sentence, and what it saved goes
 /// on to what an undisturbed run gives.
 #[test]
 fn no_room_at_any_moment_is_told_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let run = |name: &str| {
         let mut command = train("tiny-sdxl", &data, &dir.path().join(name), "cuda");
         command.args(["--steps", "3", "--save-every", "3", "--precision", "bf16"]);
@@ -42,7 +42,7 @@ fn no_room_at_any_moment_is_told_and_loses_nothing() {
 #[test]
 fn a_card_without_room_is_told_before_the_run() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let mut command = train("tiny-sdxl", &data, &dir.path().join("out"), "cuda");
     let output = command.args(["--steps", "1"]).env("PTX_DRIVER_MEMORY", "1000000").assert().code(1);
     let said = String::from_utf8_lossy(&output.get_output().stderr).into_owned();
@@ -68,7 +68,7 @@ fn devices_are_counted() {
 #[test]
 fn auto_goes_on_without_a_gpu_that_is_too_old() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for (variable, value, words) in [
         ("PTX_DRIVER_VERSION", "11080", "this one knows CUDA 11.8"),
         ("PTX_DRIVER_CAPABILITY", "7.5", "has compute capability 7.5"),

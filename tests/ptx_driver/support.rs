@@ -66,14 +66,14 @@ pub fn bytes(path: impl AsRef<Path>) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.as_ref().display()))
 }
 
-/// Three pictures with captions beside them.
-pub fn pictures(dir: &Path) -> PathBuf {
-    let data = dir.join("pictures");
+/// Three images with captions beside them.
+pub fn images(dir: &Path) -> PathBuf {
+    let data = dir.join("images");
     std::fs::create_dir(&data).unwrap();
     for i in 0..3_u32 {
         let shade = |x: u32, y: u32| image::Rgb([(x * 5 + i * 40) as u8, (y * 4) as u8, (i * 50) as u8]);
         image::RgbImage::from_fn(40 + i * 7, 50 - i * 3, shade).save(data.join(format!("{i}.png"))).unwrap();
-        std::fs::write(data.join(format!("{i}.txt")), format!("picture number {i}")).unwrap();
+        std::fs::write(data.join(format!("{i}.txt")), format!("image number {i}")).unwrap();
     }
     data
 }

@@ -1,14 +1,14 @@
-//! What people do with a card: train, resume, draw pictures, merge.
+//! What people do with a card: train, resume, draw images, merge.
 
 use std::path::Path;
 
-use crate::support::{bytes, count, distance, parity, pictures, selma, train};
+use crate::support::{bytes, count, distance, images, parity, selma, train};
 
 /// Steps of the recorded models of all families, with the steps replayed as graphs, against the CPU.
 #[test]
 fn every_family_trains_as_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     for model in ["tiny-sd1", "tiny-sd2", "tiny-sdxl"] {
         for (precision, most) in [("f32", 1e-3), ("bf16", 0.5)] {
             let run = |device: &str| {
@@ -45,7 +45,7 @@ fn losses(run: &Path) -> Vec<f64> {
 #[test]
 fn a_run_is_resumed_to_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let data = pictures(dir.path());
+    let data = images(dir.path());
     let run = |name: &str, variables: &[(&str, &str)], resume: bool| {
         let mut command = train("tiny-sdxl", &data, &dir.path().join(name), "cuda");
         command.args(["--steps", "5", "--save-every", "3", "--precision", "bf16"]).envs(variables.iter().copied());
@@ -67,7 +67,7 @@ fn a_run_is_resumed_to_the_same_bytes() {
 }
 
 #[test]
-fn pictures_are_those_of_the_cpu() {
+fn images_are_those_of_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     let draw = |device: &str, precision: &str| {
         let out = dir.path().join(format!("{device}-{precision}"));

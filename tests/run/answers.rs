@@ -32,7 +32,7 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
     )
     .unwrap();
     says(run(&file, &out), 1, &["answers.jsonl", "no answer to 6 questions", "evaluate.unanswered.jsonl"]);
-    // Two questions about the pictures of base, all-in-one and merged; an answer in each row is all that it takes.
+    // Two questions about the images of base, all-in-one and merged; an answer in each row is all that it takes.
     let list = out.join("judge/evaluate.unanswered.jsonl");
     let rows = selma::formats::jsonl::read::<Value>(&list).unwrap();
     let mut answered = std::fs::read_to_string(dir.path().join("answers.jsonl")).unwrap();
@@ -44,8 +44,8 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
     }
     std::fs::write(dir.path().join("answers.jsonl"), answered).unwrap();
     let modified = || {
-        let picture = std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"));
-        picture.unwrap().modified().unwrap()
+        let image = std::fs::metadata(out.join("evaluate/base/tifa/seed-42/00000.png"));
+        image.unwrap().modified().unwrap()
     };
     let drawn = modified();
     let outcome = json(run(&file, &out));
@@ -59,7 +59,7 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
     assert_eq!(outcome["summary"]["judge"], "answers of blip");
     assert!(!list.exists());
     let page = std::fs::read_to_string(out.join("report.html")).unwrap();
-    for text in ["drawbench", "coco", "answers rightly", "3 prompts, 1 pictures"] {
+    for text in ["drawbench", "coco", "answers rightly", "3 prompts, 1 images"] {
         assert!(page.contains(text), "{text}");
     }
     // Another answer scores anew, and draws nothing.
@@ -70,7 +70,7 @@ fn a_file_of_answers_is_asked_for_what_it_lacks() {
     assert_eq!(modified(), drawn);
 }
 
-/// Fills in what a run could not know: an answer that follows from the picture's name.
+/// Fills in what a run could not know: an answer that follows from the image's name.
 fn answer(list: &Path, answers: &Path) -> usize {
     let rows = selma::formats::jsonl::read::<Value>(list).unwrap();
     let count = rows.len();
@@ -85,7 +85,7 @@ fn answer(list: &Path, answers: &Path) -> usize {
 }
 
 #[test]
-fn pictures_are_selected_by_a_file_of_answers() {
+fn images_are_selected_by_a_file_of_answers() {
     let dir = tempfile::tempdir().unwrap();
     let file = asked(
         dir.path(),
@@ -93,7 +93,7 @@ fn pictures_are_selected_by_a_file_of_answers() {
         "\n[judge]\nanswers = \"answers.jsonl\"\n[select]\nrule = \"best-of:2\"\n",
     );
     let (out, answers) = (dir.path().join("out"), dir.path().join("answers.jsonl"));
-    // Two pictures of each of three prompts, two questions about each; both skills wait at once.
+    // Two images of each of three prompts, two questions about each; both skills wait at once.
     says(run(&file, &out), 1, &["answers.jsonl", "no answer to 12 questions"]);
     for skill in ["counting", "spatial"] {
         let list = out.join(format!("judge/select/{skill}.unanswered.jsonl"));

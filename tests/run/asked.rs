@@ -1,4 +1,4 @@
-//! Runs whose pictures are asked about: what they need, and questions that the run writes, answered by an endpoint.
+//! Runs whose images are asked about: what they need, and questions that the run writes, answered by an endpoint.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::{differences, json, pipeline, results, run, says};
 
 pub const KEY: &str = "sk-do-not-show-this";
 
-/// Says yes to about every other question, by what it is asked about which picture.
+/// Says yes to about every other question, by what it is asked about which image.
 pub fn judge(_: usize, request: &Request) -> Answer {
     let content = request.body["messages"][0]["content"].to_string();
     let sum: usize = content.bytes().map(usize::from).sum();

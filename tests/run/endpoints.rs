@@ -91,7 +91,7 @@ fn files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A picture's share of questions answered with yes, by its name: DSG's, where the second depends on the first.
+/// An image's share of questions answered with yes, by its name: DSG's, where the second depends on the first.
 fn judged(record: &Path) -> BTreeMap<String, f64> {
     let mut answers: BTreeMap<String, [bool; 2]> = BTreeMap::new();
     for (_, row) in jsonl::read::<Value>(record).unwrap() {
@@ -138,7 +138,7 @@ fn endpoints_write_select_choose_and_judge() {
         let choice = texts(&format!("{skill}.choice.csv"));
         assert_eq!((learnt.len(), choice.len()), (3, 1));
         assert!(choice.is_disjoint(&learnt) && !out.join(format!("questions/{skill}.csv")).exists());
-        // The better of two pictures, by the answers that are recorded.
+        // The better of two images, by the answers that are recorded.
         let scores = judged(&out.join(format!("judge/select/{skill}.answers.jsonl")));
         assert_eq!(scores.len(), 6);
         let rows = jsonl::read::<Value>(&out.join(format!("select/{skill}/chosen/metadata.jsonl"))).unwrap();

@@ -21,8 +21,8 @@ fn a_whole_run_and_its_pieces_give_the_same_bytes() {
         assert!(bytes.contains_key(Path::new(made)), "{made}");
     }
     // Weak to strong: one model drew, another learnt.
-    let picture = &bytes[Path::new("images/spatial/00002.png")];
-    let drawn_by = selma::formats::png::parameters(picture).unwrap();
+    let image = &bytes[Path::new("images/spatial/00002.png")];
+    let drawn_by = selma::formats::png::parameters(image).unwrap();
     assert!(drawn_by.contains("Model: tiny-sd1"), "{drawn_by}");
     let evaluated = &bytes[Path::new("evaluate/expert-spatial/spatial/seed-42/00000.png")];
     let drawn_by = selma::formats::png::parameters(evaluated).unwrap();
@@ -82,7 +82,7 @@ fn the_report_is_one_page_that_needs_nothing_else() {
 }
 
 #[test]
-fn selected_pictures_teach_experts_beside_the_plain_ones() {
+fn selected_images_teach_experts_beside_the_plain_ones() {
     let dir = tempfile::tempdir().unwrap();
     let plain = dir.path().join("plain");
     let file = pipeline(dir.path(), "");

@@ -39,12 +39,12 @@ fn what_depends_on_a_change_is_done_anew() {
         outcome["done"].as_array().unwrap().iter().map(|d| d.as_str().unwrap().to_string()).collect()
     };
     assert_eq!(done().len(), 10);
-    // A picture that is damaged is drawn again, and nothing that was made from it has changed.
-    let picture = out.join("images/counting/00001.png");
-    let sound = std::fs::read(&picture).unwrap();
-    std::fs::write(&picture, &sound[..sound.len() / 2]).unwrap();
+    // An image that is damaged is drawn again, and nothing that was made from it has changed.
+    let image = out.join("images/counting/00001.png");
+    let sound = std::fs::read(&image).unwrap();
+    std::fs::write(&image, &sound[..sound.len() / 2]).unwrap();
     assert_eq!(done(), ["images of counting"]);
-    assert!(std::fs::read(&picture).unwrap() == sound);
+    assert!(std::fs::read(&image).unwrap() == sound);
     // Where it is kept and how often it saves decides nothing.
     pipeline(dir.path(), "keep = 2\n");
     assert_eq!(done(), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! How often the judge is right, on pictures whose content is known, as rendered and worse.
+//! How often the judge is right, on images whose content is known, as rendered and worse.
 
 use std::fmt::Write;
 
@@ -34,7 +34,7 @@ struct Tally {
     right: usize,
     /// Seen where nothing is.
     invented: usize,
-    /// Questions of the picture's own caption, all of them true.
+    /// Questions of the image's own caption, all of them true.
     own: usize,
     own_right: usize,
     /// Questions of another caption of the same skill.
@@ -100,9 +100,9 @@ fn percent(part: usize, whole: usize) -> String {
 
 fn report(tallies: &[Tally]) -> String {
     let mut text = String::from(
-        "\n# Accuracy\n\nOn held-out pictures whose content is known, written by `tests/shapes/accuracy.rs`. A thing is right \
-         when both its\nshape and its colour are. Questions of the picture's own caption are all true; those of another \
-         caption of the same\nskill are mostly not.\n\n| picture | things | right | invented | own questions | right | \
+        "\n# Accuracy\n\nOn held-out images whose content is known, written by `tests/shapes/accuracy.rs`. A thing is right \
+         when both its\nshape and its colour are. Questions of the image's own caption are all true; those of another \
+         caption of the same\nskill are mostly not.\n\n| image | things | right | invented | own questions | right | \
          others' questions | of them \"no\" | right |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     for ((name, ..), t) in CONDITIONS.iter().zip(tallies) {
@@ -135,9 +135,8 @@ fn the_judge_is_right_as_often_as_its_documentation_says() {
     let tallies: Vec<Tally> = CONDITIONS
         .iter()
         .map(|&(_, count, change)| {
-            let pictures: Vec<_> =
-                Skill::ALL.into_iter().flat_map(|skill| (0..count).map(move |i| (skill, i))).collect();
-            let tallies = pictures.into_par_iter().map(|(skill, index)| Tally::of(skill, index, change));
+            let images: Vec<_> = Skill::ALL.into_iter().flat_map(|skill| (0..count).map(move |i| (skill, i))).collect();
+            let tallies = images.into_par_iter().map(|(skill, index)| Tally::of(skill, index, change));
             tallies.reduce(Tally::default, Tally::plus)
         })
         .collect();

@@ -16,7 +16,7 @@ fn model() -> StableDiffusion {
     StableDiffusion::load(&folder, None, DType::F32).unwrap()
 }
 
-/// What the judge sees in a picture of each caption.
+/// What the judge sees in an image of each caption.
 fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
     let generation = Generation {
         scheduler: None,
@@ -36,7 +36,7 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
     };
     let requests: Vec<Request> = captions.iter().enumerate().map(request).collect();
     let batches = requests.chunks(16).map(|batch| model.images(batch, None, || Ok(())).unwrap().1);
-    batches.flatten().map(|picture| View::of(&picture)).collect()
+    batches.flatten().map(|image| View::of(&image)).collect()
 }
 
 #[test]
@@ -54,11 +54,11 @@ fn it_follows_words_but_loosely() {
     let right = (things.iter().zip(of_things))
         .filter(|((colour, _), view)| view.found.iter().any(|found| found.colour.name() == colour))
         .count();
-    println!("{right} of {} pictures have the colour", things.len());
+    println!("{right} of {} images have the colour", things.len());
     // By chance it would be one of the four that circles have; after exact captions it was nearly all.
     assert!((12..28).contains(&right), "{right} of {}", things.len());
     let right = (grounds.iter().zip(of_grounds)).filter(|((colour, _), view)| view.background.name() == colour).count();
-    println!("{right} of {} pictures have the background", grounds.len());
+    println!("{right} of {} images have the background", grounds.len());
     // Of three backgrounds.
     assert!((9..20).contains(&right), "{right} of {}", grounds.len());
 }
@@ -93,9 +93,9 @@ fn scenes_survive_its_autoencoder() {
     let model = model();
     let scenes: Vec<_> = (0..PICTURES).map(|i| Skill::Everyday.scene(Split::HeldOut, SEED, i).unwrap()).collect();
     let through = |vae: &AutoencoderKl, i: usize| {
-        let picture = selma::formats::image::to_tensor(&render(&scenes[i].1)).with_shape(&[1, 64, 64, 3]);
+        let image = selma::formats::image::to_tensor(&render(&scenes[i].1)).with_shape(&[1, 64, 64, 3]);
         let tape = selma::autograd::Tape::off();
-        let (mean, _) = vae.encode(&tape, &picture).unwrap();
+        let (mean, _) = vae.encode(&tape, &image).unwrap();
         selma::formats::image::from_tensor(&vae.decode(&tape, &mean).unwrap()).unwrap().remove(0)
     };
     let scores: f64 = (0..scenes.len())

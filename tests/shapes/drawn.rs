@@ -1,4 +1,4 @@
-//! How often the judge names drawn things as a person does: on pictures that models drew, labelled by eye.
+//! How often the judge names drawn things as a person does: on images that models drew, labelled by eye.
 
 use std::fmt::Write;
 
@@ -57,8 +57,8 @@ fn tally(naming: Naming) -> Tally {
     let mut tally = Tally::default();
     for (i, labels) in labels().into_iter().enumerate() {
         let (column, row) = (i as u32 % COLUMNS, i as u32 / COLUMNS);
-        let picture: RgbImage = image::imageops::crop_imm(&sheet, column * SIDE, row * SIDE, SIDE, SIDE).to_image();
-        let mut seen: Vec<Found> = View::named(&picture, naming).found;
+        let image: RgbImage = image::imageops::crop_imm(&sheet, column * SIDE, row * SIDE, SIDE, SIDE).to_image();
+        let mut seen: Vec<Found> = View::named(&image, naming).found;
         for label in labels {
             let off = |found: &Found| (found.x - label.x).hypot(found.y - label.y);
             let nearest = (0..seen.len()).min_by(|&a, &b| off(&seen[a]).total_cmp(&off(&seen[b])));
@@ -103,9 +103,9 @@ impl Tally {
 fn report(strict: &Tally, lenient: &Tally) -> String {
     let percent = |part: usize, whole: usize| format!("{part} ({:.1} %)", 100.0 * part as f64 / whole as f64);
     let mut text = String::from(
-        "\n# Drawn pictures\n\nOn 200 pictures that models drew (`tests/shapes/drawn`), labelled by eye without captions \
+        "\n# Drawn images\n\nOn 200 images that models drew (`tests/shapes/drawn`), labelled by eye without captions \
          and without the judge's\nanswers; written by `tests/shapes/drawn.rs`. The strict naming limit is the one for \
-         rendered pictures; the lenient one is\nwhat scores use.\n\n| | things | strict | lenient |\n|---|---|---|---|\n",
+         rendered images; the lenient one is\nwhat scores use.\n\n| | things | strict | lenient |\n|---|---|---|---|\n",
     );
     let ([all, ..], [unclear, ..], [nameless, ..]) = (strict.clear(), strict.guessed(), strict.nameless());
     for (what, of, value) in [

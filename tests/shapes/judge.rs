@@ -1,4 +1,4 @@
-//! The judge: what it asks, and what it answers on pictures made for the purpose.
+//! The judge: what it asks, and what it answers on images made for the purpose.
 
 use image::{Rgb, RgbImage};
 use selma::shapes::caption::parse;
@@ -7,8 +7,8 @@ use selma::shapes::judge::{Question, View, gate, judge, questions};
 use selma::shapes::scene::lay_out;
 use selma::shapes::{SIDE, Skill, Split, render, rng::Rng};
 
-/// A picture of a caption.
-fn picture(caption: &str) -> RgbImage {
+/// An image of a caption.
+fn image(caption: &str) -> RgbImage {
     let scene = lay_out(&parse(caption).unwrap(), &mut Rng::of_caption(3, 0)).unwrap();
     render(&scene)
 }
@@ -66,7 +66,7 @@ fn the_caption_and_the_description_lead_to_the_same_questions() {
     }
 }
 
-/// For each picture: captions that are true of it, and captions of which some questions must be answered "no".
+/// For each image: captions that are true of it, and captions of which some questions must be answered "no".
 #[test]
 fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
     type Denied = [(&'static str, &'static [usize])];
@@ -125,7 +125,7 @@ fn what_is_true_is_confirmed_and_what_is_not_is_denied() {
         ),
     ];
     for (shown, yes, no) in cases {
-        let view = View::of(&picture(shown));
+        let view = View::of(&image(shown));
         for caption in yes.iter().chain([&shown]) {
             let verdict = judge(&view, &asked(caption));
             assert_eq!(verdict.score(), 1.0, "`{caption}` of `{shown}`: {verdict:?}\n{view:?}");
@@ -194,27 +194,27 @@ fn other_shapes_have_no_name() {
 }
 
 #[test]
-fn odd_pictures_are_looked_at_without_trouble() {
+fn odd_images_are_looked_at_without_trouble() {
     let noise = |x: u32, y: u32| Rgb([x, y, x ^ y].map(|v| (v.wrapping_mul(0x9e37_79b9) >> 13) as u8));
-    for picture in [
+    for image in [
         RgbImage::new(1, 1),
         RgbImage::new(64, 64),
         RgbImage::from_fn(64, 64, noise),
         RgbImage::from_fn(64, 64, |x, _| Rgb([if x < 32 { 255 } else { 0 }; 3])),
         RgbImage::from_fn(33, 90, |x, y| Rgb([(7 * x) as u8, (2 * y) as u8, 128])),
     ] {
-        let view = View::of(&picture);
+        let view = View::of(&image);
         assert!(view.found.iter().all(|found| found.size > 0.0 && found.x.is_finite()), "{view:?}");
     }
-    // A larger picture is scaled, and a frame around one is not its background.
-    let mut picture = picture("a red heart on a plain white background");
-    let large = image::imageops::resize(&picture, 256, 256, image::imageops::FilterType::CatmullRom);
+    // A larger image is scaled, and a frame around one is not its background.
+    let mut image = image("a red heart on a plain white background");
+    let large = image::imageops::resize(&image, 256, 256, image::imageops::FilterType::CatmullRom);
     let heart = |view: View| (view.background, view.found.iter().any(|found| found.shape == Some(Shape::Heart)));
     assert_eq!(heart(View::of(&large)), (Colour::White, true));
     for i in 0..64 {
         for (x, y) in [(i, 0), (i, 63), (0, i), (63, i)] {
-            picture.put_pixel(x, y, Rgb([0; 3]));
+            image.put_pixel(x, y, Rgb([0; 3]));
         }
     }
-    assert_eq!(heart(View::of(&picture)), (Colour::White, true));
+    assert_eq!(heart(View::of(&image)), (Colour::White, true));
 }

@@ -5,12 +5,12 @@ use selma::shapes::scene::{self, Object, Scene};
 use selma::shapes::{SIDE, Skill, Split, caption, render, rng::Rng};
 use sha2::{Digest, Sha256};
 
-/// Of the first 20 pictures of every skill and split with seed 1. Written down so that no change of the world goes
+/// Of the first 20 images of every skill and split with seed 1. Written down so that no change of the world goes
 /// unnoticed: the shipped model and every recorded score belong to these pixels.
 const PIXELS: &str = "112201f9cade70ae4239892593b3a88873a179553e9559e8f4351c463502d99b";
 
 #[test]
-fn pictures_are_the_recorded_ones() {
+fn images_are_the_recorded_ones() {
     let mut hash = Sha256::new();
     for skill in Skill::ALL {
         for split in [Split::Train, Split::HeldOut] {
@@ -27,17 +27,17 @@ fn pictures_are_the_recorded_ones() {
 
 #[test]
 fn seed_skill_split_and_index_all_matter() {
-    let picture = |skill: Skill, split, seed, index| render(&skill.scene(split, seed, index).unwrap().1);
-    let base = picture(Skill::Spatial, Split::Train, 1, 2);
-    assert_eq!(base, picture(Skill::Spatial, Split::Train, 1, 2));
-    assert_ne!(base, picture(Skill::Counting, Split::Train, 1, 2));
-    assert_ne!(base, picture(Skill::Spatial, Split::HeldOut, 1, 2));
-    assert_ne!(base, picture(Skill::Spatial, Split::Train, 1 << 40 | 1, 2));
-    assert_ne!(base, picture(Skill::Spatial, Split::Train, 1, 1 << 40 | 2));
+    let image = |skill: Skill, split, seed, index| render(&skill.scene(split, seed, index).unwrap().1);
+    let base = image(Skill::Spatial, Split::Train, 1, 2);
+    assert_eq!(base, image(Skill::Spatial, Split::Train, 1, 2));
+    assert_ne!(base, image(Skill::Counting, Split::Train, 1, 2));
+    assert_ne!(base, image(Skill::Spatial, Split::HeldOut, 1, 2));
+    assert_ne!(base, image(Skill::Spatial, Split::Train, 1 << 40 | 1, 2));
+    assert_ne!(base, image(Skill::Spatial, Split::Train, 1, 1 << 40 | 2));
 }
 
 #[test]
-fn every_prompt_has_a_scene_with_all_its_things_in_the_picture() {
+fn every_prompt_has_a_scene_with_all_its_things_in_the_image() {
     for skill in Skill::ALL {
         for index in 0..2000 {
             let (prompt, scene) = skill.scene(Split::Train, 2, index).unwrap();

@@ -94,7 +94,7 @@ impl Shared {
         };
         Error::OutOfMemory(format!(
             "{name} is out of memory: {} more are needed, selma holds {} of which {} are in use, and {room}. What would \
-             help: a smaller --batch-size, a smaller picture, --precision bf16, in training --checkpointing; or ending other \
+             help: a smaller --batch-size, a smaller image, --precision bf16, in training --checkpointing; or ending other \
              programs on the device",
             format_bytes(needed),
             format_bytes(usage.reserved),

@@ -17,7 +17,7 @@ pub(super) fn what_made_it(c: &Contents) -> Markup {
         @if let Some(select) = &p.select {
             p {
                 strong { "What made it: " }
-                "the experts learnt from the base model's own pictures that the judge had selected (" (select.rule) "), drawn at "
+                "the experts learnt from the base model's own images that the judge had selected (" (select.rule) "), drawn at "
                 @if let Some(guidance) = p.images.draw.guidance { "guidance " (guidance) } @else { "the model's guidance" }
                 ". The judge that selected also scores."
                 @if built_in {
@@ -81,7 +81,7 @@ pub(super) fn tables(summary: &Summary) -> Markup {
         @if let Some(strict) = &summary.strict {
             h3 { "By a stricter judge" }
             p.soft {
-                "The same pictures. This judge gives no name to things that are drawn less well than rendered ones; the usual one
+                "The same images. This judge gives no name to things that are drawn less well than rendered ones; the usual one
                 names what people name."
             }
             table {

@@ -1,4 +1,4 @@
-//! The pictures that the page shows.
+//! The images that the page shows.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::Contents;
 use crate::evaluate::scores::{ScoredImage, Scores};
 use crate::run::evaluate::BASE;
 
-/// A picture of the base model and another model's from the same prompt and noise.
+/// An image of the base model and another model's from the same prompt and noise.
 pub struct Pair<'a> {
     pub before: &'a ScoredImage,
     pub after: &'a ScoredImage,

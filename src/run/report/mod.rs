@@ -4,8 +4,8 @@ mod beside;
 mod chart;
 mod columns;
 mod examples;
+mod image;
 mod page;
-mod picture;
 mod scores;
 
 use std::collections::BTreeMap;

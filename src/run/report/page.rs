@@ -3,15 +3,15 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::examples::{Pair, extremes};
-use super::picture::data_uri;
+use super::image::data_uri;
 use super::scores::{points, title};
 use super::{Contents, chart, scores};
 use crate::error::Result;
-use crate::run::evaluate::{BASE, MERGED, expert, pictures};
+use crate::run::evaluate::{BASE, MERGED, expert, images};
 use crate::run::held_out::{self, Purpose};
 
 const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
-/// Prompts of each skill whose pictures are shown.
+/// Prompts of each skill whose images are shown.
 const GRID: usize = 3;
 /// Pairs that got better, and as many that got worse.
 const EXTREMES: usize = 4;
@@ -53,9 +53,9 @@ fn asked(c: &Contents) -> Markup {
     html! {
         h2 { "What was asked" }
         p {
-            (p.prompts.count) " prompts for each of " (p.skills.len()) " skills; a picture of each; an expert of rank "
+            (p.prompts.count) " prompts for each of " (p.skills.len()) " skills; an image of each; an expert of rank "
             (p.experts.rank) " for each skill, " (p.experts.steps) " steps."
-            @if p.all_in_one { " For comparison one LoRA on all pictures, with as many steps as all experts together." }
+            @if p.all_in_one { " For comparison one LoRA on all images, with as many steps as all experts together." }
         }
         @for skill in &p.skills {
             h3 { (if skill.title.is_empty() { &skill.id } else { &skill.title }) }
@@ -79,17 +79,17 @@ fn grids(c: &Contents) -> Result<Markup> {
         let mut rows = Vec::new();
         let first = format!("{set}/seed-{}/", p.seed);
         let base = &c.scores[BASE].images;
-        for picture in base.iter().filter(|picture| picture.file_name.starts_with(&first)).take(GRID) {
-            rows.push((picture.prompt.clone(), row(c, &arms, &set, &picture.file_name)?));
+        for image in base.iter().filter(|image| image.file_name.starts_with(&first)).take(GRID) {
+            rows.push((image.prompt.clone(), row(c, &arms, &set, &image.file_name)?));
         }
         shown.push((set, rows));
     }
     Ok(html! {
-        h2 { "Pictures" }
-        p.soft { "The first held-out prompts of each kind; the pictures of a row begin with the same noise." }
+        h2 { "Images" }
+        p.soft { "The first held-out prompts of each kind; the images of a row begin with the same noise." }
         @for (set, rows) in &shown {
             h3 { (set) }
-            @for (prompt, pictures) in rows { p { (prompt) } (pictures) }
+            @for (prompt, images) in rows { p { (prompt) } (images) }
         }
     })
 }
@@ -98,9 +98,9 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
     let name = file.rsplit('/').next().unwrap_or_default();
     let mut cells = Vec::new();
     for arm in arms {
-        let path = c.run.folder.path(pictures(arm, set, c.run.config.seed)).join(name);
-        let scored = c.scores[arm].images.iter().find(|picture| picture.file_name == file);
-        let score = scored.map_or(String::new(), |picture| points(picture.score));
+        let path = c.run.folder.path(images(arm, set, c.run.config.seed)).join(name);
+        let scored = c.scores[arm].images.iter().find(|image| image.file_name == file);
+        let score = scored.map_or(String::new(), |image| points(image.score));
         let label = if *arm == expert(set) { "expert".into() } else { title(arm) };
         cells.push((data_uri(&path)?, label, score));
     }

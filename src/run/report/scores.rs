@@ -34,13 +34,13 @@ pub fn title(arm: &str) -> String {
         BASE => "base model".into(),
         ALL_IN_ONE => "one LoRA on all data".into(),
         MERGED => "merged experts".into(),
-        _ if arm == format!("{MERGED}{SELECTED}") => "merged experts, from selected pictures".into(),
-        _ if arm == format!("{ALL_IN_ONE}{SELECTED}") => "one LoRA on all selected pictures".into(),
+        _ if arm == format!("{MERGED}{SELECTED}") => "merged experts, from selected images".into(),
+        _ if arm == format!("{ALL_IN_ONE}{SELECTED}") => "one LoRA on all selected images".into(),
         other => other.replacen("expert-", "expert: ", 1),
     }
 }
 
-/// The arm that the page is about: the merge of experts, from selected pictures where the run selects.
+/// The arm that the page is about: the merge of experts, from selected images where the run selects.
 pub fn headline(summary: &Summary) -> String {
     let selected = format!("{MERGED}{SELECTED}");
     let there = summary.arms.iter().any(|arm| arm.name == selected);
@@ -68,12 +68,12 @@ pub fn in_short(c: &Contents, summary: &Summary) -> Markup {
     };
     html! {
         @if let Some(text) = sentence(&ours, BASE) { (text) }
-        @if let Some(guidance) = guidance { p { "All pictures at guidance " (guidance) "." } }
+        @if let Some(guidance) = guidance { p { "All images at guidance " (guidance) "." } }
         (beside::what_made_it(c))
         @for (ours, theirs) in others { @if let Some(text) = sentence(ours, theirs) { (text) } }
         (beside::in_short(summary, &ours))
         p.soft {
-            "A picture's score is the share of the questions about its prompt that the judge answers "
+            "An image's score is the share of the questions about its prompt that the judge answers "
             @if summary.benchmark == "tifa" { "rightly" } @else { "with yes" }
             ", 100 points at most. Prompts were not seen in training; every model drew them from the same noise."
         }
@@ -148,9 +148,9 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
             }
         }
         p.soft {
-            "Means over pictures, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
+            "Means over images, and 95 % intervals by resampling prompts. Benchmark " (summary.benchmark) ", judge "
             (summary.judge) ", " (summary.prompts) " prompts" @if !of_file { " a skill" } ", " (summary.seeds)
-            " pictures a prompt."
+            " images a prompt."
             @if summary.prompts_left_out > 0 {
                 " Not the whole benchmark: " (summary.prompts_left_out) " of its prompts were left out, as the pipeline asks for."
             }

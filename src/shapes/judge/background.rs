@@ -12,16 +12,16 @@ pub(super) const PIXELS: usize = WIDTH * WIDTH;
 pub(super) type Rgb = [f32; 3];
 
 /// 64x64 colours, row by row.
-pub(super) fn pixels(picture: &RgbImage) -> Vec<Rgb> {
+pub(super) fn pixels(image: &RgbImage) -> Vec<Rgb> {
     let resized;
-    let picture = match picture.dimensions() {
-        (SIDE, SIDE) => picture,
+    let image = match image.dimensions() {
+        (SIDE, SIDE) => image,
         _ => {
-            resized = image::imageops::resize(picture, SIDE, SIDE, image::imageops::FilterType::Triangle);
+            resized = image::imageops::resize(image, SIDE, SIDE, image::imageops::FilterType::Triangle);
             &resized
         }
     };
-    picture.pixels().map(|pixel| pixel.0.map(f32::from)).collect()
+    image.pixels().map(|pixel| pixel.0.map(f32::from)).collect()
 }
 
 pub(super) fn distance(a: Rgb, b: Rgb) -> f32 {

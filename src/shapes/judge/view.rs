@@ -34,13 +34,13 @@ const SHADED: f32 = 24.0;
 
 impl View {
     /// Looks at an image; one that is not 64x64 is scaled first. Things are named as people name them.
-    pub fn of(picture: &RgbImage) -> View {
-        View::named(picture, Naming::Lenient)
+    pub fn of(image: &RgbImage) -> View {
+        View::named(image, Naming::Lenient)
     }
 
     /// The same with names as strict as `naming`.
-    pub fn named(picture: &RgbImage, naming: Naming) -> View {
-        let pixels = background::pixels(picture);
+    pub fn named(image: &RgbImage, naming: Naming) -> View {
+        let pixels = background::pixels(image);
         let background = Plane::fit(&pixels);
         let found = segment::regions(&pixels, &background).into_iter().map(|region| {
             let (extents, features) = features::measure(&region.mask);

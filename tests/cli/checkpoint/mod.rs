@@ -112,7 +112,7 @@ fn sample_lora(folder: &Path, path: &Path) {
 fn training_on_a_checkpoint_gives_the_lora_of_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let data = crate::pictures(dir.path());
+    let data = crate::images(dir.path());
     checkpoint("tiny-sdxl", &at("model.safetensors"));
     let train = |model: &Path, out: &Path| {
         let mut command = selma();
@@ -189,7 +189,7 @@ fn a_checkpoint_without_a_vae_takes_one() {
     };
     let expected = pixels(&mut draw("model.safetensors"), &at("out"));
     assert!(pixels(&mut draw("without.safetensors"), &at("out")) == expected);
-    let data = crate::pictures(dir.path());
+    let data = crate::images(dir.path());
     let mut train = selma();
     train.args(["train", "--steps", "1", "--rank", "2", "--batch-size", "1", "--grad-accum", "1", "--quiet"]);
     train.arg("--model").arg(at("without.safetensors")).arg("--vae").arg(&vae);

@@ -1,4 +1,4 @@
-//! `selma generate`: what decides a picture, what is written beside it, and going on after a stop.
+//! `selma generate`: what decides an image, what is written beside it, and going on after a stop.
 
 mod existing;
 mod model;

@@ -32,7 +32,7 @@ fn a_model_of_the_hub_is_found_in_the_shared_cache() {
         command.arg("--vocab").arg(parity("clip_vocab"));
         command
     };
-    generate("org/tiny", "pictures").assert().success();
-    assert!(dir.path().join("pictures/00000.png").is_file());
-    says(generate("org/other", "pictures"), 1, &["org/other", "--offline"]);
+    generate("org/tiny", "images").assert().success();
+    assert!(dir.path().join("images/00000.png").is_file());
+    says(generate("org/other", "images"), 1, &["org/other", "--offline"]);
 }

@@ -11,7 +11,7 @@ fn a_resumed_run_gives_the_bytes_of_an_unbroken_one() {
     let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
     let run = |out: &Path| {
         let mut command = generate(out);
-        // Six pictures in batches of four and two; a stochastic sampler.
+        // Six images in batches of four and two; a stochastic sampler.
         command.arg("--prompts").arg(prompt_file(dir.path()));
         command.args(["--images-per-prompt", "2", "--batch-size", "4", "--scheduler", "euler-a"]);
         command
@@ -78,7 +78,7 @@ fn prompt_files_in_every_form_draw_the_same() {
 }
 
 #[test]
-fn a_picture_does_not_depend_on_its_batch() {
+fn a_image_does_not_depend_on_its_batch() {
     let dir = tempfile::tempdir().unwrap();
     let file = prompt_file(dir.path());
     for model in ["tiny-sd1", "tiny-sdxl"] {

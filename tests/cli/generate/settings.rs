@@ -1,4 +1,4 @@
-//! Settings that decide a picture, and how it tells of them.
+//! Settings that decide an image, and how it tells of them.
 
 use selma::formats::png;
 
@@ -31,7 +31,7 @@ fn other_settings_or_inputs_are_not_taken_for_the_same() {
 }
 
 #[test]
-fn pictures_say_how_they_were_made() {
+fn images_say_how_they_were_made() {
     let dir = tempfile::tempdir().unwrap();
     let (out, lora) = (dir.path().join("out"), dir.path().join("style.safetensors"));
     std::fs::copy(parity("cases/sample_sd1_lora/lora.safetensors"), &lora).unwrap();
@@ -65,7 +65,7 @@ fn pictures_say_how_they_were_made() {
 }
 
 #[test]
-fn a_picture_to_start_from_is_checked_and_followed() {
+fn a_image_to_start_from_is_checked_and_followed() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let shade = |x: u32, y: u32| image::Rgb([(x * 4) as u8, (y * 5) as u8, 90]);
@@ -90,8 +90,8 @@ fn a_picture_to_start_from_is_checked_and_followed() {
     }
     let mut alone = generate(&at("out"));
     refuses(alone.args(["--prompt", "a", "--strength", "0.5"]), 2, &["--init-image"]);
-    std::fs::write(at("init.png"), "no picture").unwrap();
-    refuses(&mut start("0.5"), 1, &["init.png", "picture"]);
+    std::fs::write(at("init.png"), "no image").unwrap();
+    refuses(&mut start("0.5"), 1, &["init.png", "image"]);
 }
 
 const SCHEDULERS: [&str; 9] =

@@ -1,4 +1,4 @@
-//! `selma eval` with a judge that sees, on pictures whose colour is their number.
+//! `selma eval` with a judge that sees, on images whose colour is their number.
 
 mod refusals;
 
@@ -26,22 +26,22 @@ fn questions(dir: &Path) -> PathBuf {
     path
 }
 
-/// Pictures of the three prompts. The name of the second lies about what it is.
-fn pictures(dir: &Path, shade: u8) {
+/// Images of the three prompts. The name of the second lies about what it is.
+fn draw_images(dir: &Path, shade: u8) {
     std::fs::create_dir(dir).unwrap();
     let mut rows = String::new();
     for (index, (name, prompt)) in [("0.png", "a cat"), ("1.jpg", "a dog"), ("2.png", "a tree")].iter().enumerate() {
-        let mut picture = Vec::new();
+        let mut image = Vec::new();
         let canvas = image::RgbImage::from_pixel(8, 8, image::Rgb([shade, index as u8, 0]));
-        let mut place = std::io::Cursor::new(&mut picture);
+        let mut place = std::io::Cursor::new(&mut image);
         canvas.write_to(&mut place, image::ImageFormat::Png).unwrap();
-        std::fs::write(dir.join(name), picture).unwrap();
+        std::fs::write(dir.join(name), image).unwrap();
         rows += &format!("{}\n", json!({"file_name": name, "text": prompt, "seed": 1, "index": index}));
     }
     std::fs::write(dir.join("metadata.jsonl"), rows).unwrap();
 }
 
-/// What is asked, of the text before the picture.
+/// What is asked, of the text before the image.
 fn asked(request: &Request) -> String {
     let text = request.body["messages"][0]["content"][0]["text"].as_str().unwrap();
     text.split("Question: ").nth(1).unwrap().to_owned()
@@ -94,7 +94,7 @@ fn a_judge_that_sees_is_asked_once_and_its_record_scores_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores, again] = ["images", "scores.json", "again.json"].map(|name| dir.path().join(name));
     questions(dir.path());
-    pictures(&images, 9);
+    draw_images(&images, 9);
     let server = Server::start(judge);
     let of = |command: &mut Command| summary(command.arg("--parallel").arg("3"));
     let first = of(&mut live(dir.path(), &images, &scores, &server.url));
@@ -136,9 +136,9 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let [tuned, base, scores, other] = ["tuned", "base", "scores.json", "base.json"].map(|name| dir.path().join(name));
     questions(dir.path());
-    pictures(&tuned, 9);
-    pictures(&base, 8);
-    // A judge that sees the second set's pictures as worse.
+    draw_images(&tuned, 9);
+    draw_images(&base, 8);
+    // A judge that sees the second set's images as worse.
     let base_url = |request: &Request| request.body["messages"][0]["content"][1]["image_url"]["url"].to_string();
     let known = std::fs::read(base.join("0.png")).unwrap();
     let known = {
@@ -170,7 +170,7 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
     let mut command = live(dir.path(), &tuned, &scores, &server.url);
     let found = summary(command.arg("--allow-missing"));
     assert_eq!((&found["asked"]["missing_items"], &found["overall"]["values"]), (&json!(1), &json!(2)));
-    // Pictures that are named after the items need no metadata.
+    // Images that are named after the items need no metadata.
     std::fs::remove_file(tuned.join("metadata.jsonl")).unwrap();
     std::fs::rename(tuned.join("0.png"), tuned.join("whoops_1.png")).unwrap();
     let mut command = live(dir.path(), &tuned, &scores, &server.url);
@@ -182,7 +182,7 @@ fn sets_are_compared_and_what_is_missing_is_an_error() {
 fn tifas_choices_are_in_the_request() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));
-    pictures(&images, 9);
+    draw_images(&images, 9);
     let question = |id: &str, caption: &str, choices: [&str; 3], answer: &str| {
         json!({"id": id, "caption": caption, "question": "what is it?", "choices": choices, "answer": answer,
                "element_type": "object", "element": "x"})
@@ -216,7 +216,7 @@ fn a_cut_or_empty_reply_is_asked_again_and_is_never_a_no() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));
     questions(dir.path());
-    pictures(&images, 9);
+    draw_images(&images, 9);
     let server = Server::start(|_, request| match (asked(request).as_str(), request.body["max_tokens"].as_u64()) {
         ("Is there something?", Some(20)) => chat("<think>There is a", "length"),
         ("Is there something?", _) => chat("<think>There is a cat.</think> The answer is **yes**.", "stop"),

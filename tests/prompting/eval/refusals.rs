@@ -3,7 +3,7 @@
 use assert_cmd::Command;
 use serde_json::json;
 
-use super::{eval, judge, live, pictures, questions, refused, summary};
+use super::{draw_images, eval, judge, live, questions, refused, summary};
 use crate::server::{Server, failure};
 
 #[test]
@@ -31,7 +31,7 @@ fn what_cannot_be_asked_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let [images, scores] = ["images", "scores.json"].map(|name| dir.path().join(name));
     questions(dir.path());
-    pictures(&images, 9);
+    draw_images(&images, 9);
     let server = Server::start(|_, _| failure(401, "no such key sk-do-not-show-this", "invalid_api_key"));
     let of = |more: &[&str]| {
         let mut command = eval(dir.path(), &scores);
@@ -59,12 +59,12 @@ fn a_file_cannot_command_the_terminal() {
     let path = questions(dir.path());
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("color", "col\u{1b}]0;owned\u{7}\u{202e}our\u{9b}2J")).unwrap();
-    pictures(&dir.path().join("pictures"), 1);
+    draw_images(&dir.path().join("images"), 1);
     let answers = dir.path().join("answers.csv");
     let eval = || {
         let mut command = Command::cargo_bin("selma").unwrap();
         command.args(["eval", "--overwrite", "--benchmark", "dsg", "--questions"]).arg(&path);
-        command.arg("--images").arg(dir.path().join("pictures")).arg("--answers").arg(&answers);
+        command.arg("--images").arg(dir.path().join("images")).arg("--answers").arg(&answers);
         command.arg("--out").arg(dir.path().join("scores.json"));
         let output = command.output().unwrap();
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();

@@ -1,4 +1,4 @@
-//! Pictures inside the page.
+//! Images inside the page.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -11,22 +11,22 @@ use base64::engine::general_purpose::STANDARD;
 use crate::error::{Error, Result};
 use crate::formats::{image, png};
 
-/// The longest side on the page; larger pictures become smaller ones, as JPEG.
+/// The longest side on the page; larger images become smaller ones, as JPEG.
 const LARGEST: u32 = 256;
 
-/// The picture as a `data:` address.
+/// The image as a `data:` address.
 ///
 /// # Errors
 /// As [`image::read`].
 pub fn data_uri(path: &Path) -> Result<String> {
-    let picture = image::read(path)?;
-    let (width, height) = picture.dimensions();
+    let image = image::read(path)?;
+    let (width, height) = image.dimensions();
     let longest = width.max(height);
     let (kind, bytes) = if longest <= LARGEST {
-        ("png", png::encode(&picture, None)?)
+        ("png", png::encode(&image, None)?)
     } else {
         let side = |side: u32| (side * LARGEST / longest).max(1);
-        let small = resize(&picture, side(width), side(height), FilterType::CatmullRom);
+        let small = resize(&image, side(width), side(height), FilterType::CatmullRom);
         let mut bytes = Cursor::new(Vec::new());
         let written = JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(&small);
         written.map_err(|e| Error::Failed(format!("{}: {e}", path.display())))?;
