@@ -8,6 +8,7 @@ mod terminal;
 mod associate;
 mod bench;
 mod chat;
+mod common;
 mod convert;
 mod demo;
 mod doctor;
@@ -41,21 +42,17 @@ mod tokens;
 mod train;
 mod verify;
 
-use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use clap::{CommandFactory, Parser};
 
-use crate::device::Device;
+pub use self::common::Common;
+use self::common::parse_precision;
 use crate::device::gpu::table::kernels as kernels_of_gpu;
-use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
-use crate::prompting::llm as llm_client;
-use crate::tensor::DType;
 
 /// Trains, samples, merges and scores Stable Diffusion LoRAs
 #[derive(Parser)]
@@ -75,58 +72,6 @@ Examples:
   selma generate --model ./sd15 --lora ./expert --prompts prompts.txt --out images
   selma help COMMAND              all options of a command";
 
-/// Options of every command.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Options of every command")]
-pub struct Common {
-    /// auto, cpu, cuda[:N], or sim (the GPU kernels run on the host); auto is an NVIDIA GPU if one can be used, else the CPU
-    #[arg(long, global = true, default_value = "auto")]
-    device: String,
-    #[arg(skip)]
-    opened: OnceCell<Device>,
-    /// auto, f32, bf16 or f16; on the CPU the 16-bit formats round every op's output [auto: bf16 on NVIDIA GPUs, else f32]
-    #[arg(long, global = true, visible_alias = "mixed-precision", default_value = "auto")]
-    precision: String,
-    /// Seed of all random numbers; -1 takes a new one and prints it [default: 42]
-    #[arg(long = "seed", value_name = "SEED", global = true, allow_negative_numbers = true, value_parser = parse_seed)]
-    seed: Option<Seed>,
-    /// The seed of the command line, drawn where it is to be.
-    #[arg(skip)]
-    given_seed: Option<u64>,
-    /// CPU threads [default: all cores]; the results do not depend on it
-    #[arg(long, global = true)]
-    threads: Option<usize>,
-    /// No network access; models come from folders and caches
-    #[arg(long, global = true)]
-    pub offline: bool,
-    /// One JSON document (or one object a line where results stream) on stdout
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// No progress and no notes on stderr
-    #[arg(long, short, global = true)]
-    pub quiet: bool,
-    /// More on stderr: for `verify`, every quantity that was compared
-    #[arg(long, short, global = true)]
-    pub verbose: bool,
-}
-
-/// What `--seed` says.
-#[derive(Clone, Copy)]
-enum Seed {
-    Given(u64),
-    /// Any will do.
-    New,
-}
-
-fn parse_seed(text: &str) -> Result<Seed, String> {
-    match text {
-        "-1" => Ok(Seed::New),
-        text => {
-            text.parse().map(Seed::Given).map_err(|_| "expected a whole number from 0 on, or -1 for a new one".into())
-        }
-    }
-}
-
 /// What `--version` says: the version, and what this binary can compute on.
 static VERSION: LazyLock<String> = LazyLock::new(version);
 
@@ -139,97 +84,6 @@ fn version() -> String {
         built(kernels_of_gpu::PTX.err()),
         built(kernels_of_gpu::SIMULATOR.err())
     )
-}
-
-impl Common {
-    /// The device to compute on, opened when first asked for.
-    ///
-    /// # Errors
-    /// As [`Device::parse`].
-    pub fn device(&self) -> Result<Device> {
-        if let Some(device) = self.opened.get() {
-            return Ok(device.clone());
-        }
-        let device = match self.device.as_str() {
-            "auto" => self.automatic(),
-            name => {
-                let device = Device::parse(name)?;
-                match &device {
-                    Device::Gpu(gpu) => self.note(format!("on {}", gpu.name())),
-                    Device::Cpu => self.note("on the CPU"),
-                }
-                device
-            }
-        };
-        Ok(self.opened.get_or_init(|| device).clone())
-    }
-
-    /// [`Device::auto`], and says which it is.
-    fn automatic(&self) -> Device {
-        let (device, why) = Device::auto();
-        match (&device, why) {
-            (Device::Gpu(gpu), _) => self.note(format!("on {}; --device cpu is the CPU", gpu.name())),
-            (Device::Cpu, Some(why)) => self.note(format!("on the CPU, since no GPU can be used: {why}")),
-            (Device::Cpu, None) => self.note("on the CPU"),
-        }
-        device
-    }
-
-    /// Refuses an endpoint on another machine with --offline. `option` is the one that gave `url`.
-    ///
-    /// # Errors
-    /// [`Error::Usage`].
-    pub fn check_offline(&self, option: &str, url: &str) -> Result<()> {
-        match self.offline && !llm_client::is_local(url) {
-            true => Err(Error::Usage(format!("{option} {url}: --offline forbids it"))),
-            false => Ok(()),
-        }
-    }
-
-    /// The seed of all random numbers.
-    pub fn seed(&self) -> u64 {
-        self.given_seed.unwrap_or(42)
-    }
-
-    /// The storage type of activations and weights.
-    ///
-    /// # Errors
-    /// As [`Common::device`]; [`Error::Usage`] for an unknown type.
-    pub fn precision(&self) -> Result<DType> {
-        parse_precision(&self.precision, &self.device()?)
-    }
-
-    /// [`Common::precision`] of a GPU, whichever device this machine has.
-    fn precision_of_gpu(&self) -> Result<DType> {
-        parse_precision(if self.precision == "auto" { "bf16" } else { &self.precision }, &Device::Cpu)
-    }
-
-    /// A note for the person at the terminal.
-    pub fn note(&self, text: impl std::fmt::Display) {
-        if !self.quiet {
-            errln!("{text}");
-        }
-    }
-
-    /// Says what a GPU's memory was taken for.
-    fn note_memory(&self, device: &Device) {
-        if let Device::Gpu(gpu) = device {
-            let usage = gpu.usage();
-            let (peak, reserved) = (format_bytes(usage.peak), format_bytes(usage.reserved));
-            self.note(format!("peak memory on the device: {peak}; {reserved} were taken for it"));
-        }
-    }
-}
-
-/// `auto` is bf16 on NVIDIA GPUs and f32 elsewhere; `no` and `fp16` are accelerate's words.
-fn parse_precision(name: &str, device: &Device) -> Result<DType> {
-    match name {
-        "auto" if matches!(device, Device::Gpu(gpu) if !gpu.is_simulated()) => Ok(DType::Bf16),
-        "auto" | "f32" | "no" => Ok(DType::F32),
-        "bf16" => Ok(DType::Bf16),
-        "f16" | "fp16" => Ok(DType::F16),
-        other => Err(Error::Usage(format!("--precision {other}: expected auto, f32, bf16 or f16"))),
-    }
 }
 
 /// In the order of use.
@@ -325,15 +179,7 @@ fn end_where_nobody_reads() {
 }
 
 fn run(mut cli: Cli) -> Result<()> {
-    cli.common.given_seed = match cli.common.seed {
-        Some(Seed::New) => {
-            let seed = new_seed();
-            cli.common.note(format!("--seed {seed}"));
-            Some(seed)
-        }
-        Some(Seed::Given(seed)) => Some(seed),
-        None => None,
-    };
+    cli.common.draw_seed();
     if cli.common.threads == Some(0) {
         return Err(Error::Usage("--threads 0: expected at least 1".into()));
     }
@@ -394,11 +240,6 @@ fn man(name: Option<&str>) -> Result<()> {
     clap_mangen::Man::new(page).render(&mut text).map_err(|e| Error::Failed(e.to_string()))?;
     outln!("{}", String::from_utf8_lossy(&text).trim_end());
     Ok(())
-}
-
-/// A number that nobody can foretell, of 32 bits, as other tools take them.
-fn new_seed() -> u64 {
-    RandomState::new().hash_one(std::process::id()) >> 32
 }
 
 /// Makes this thread one of the pool's (all cores, or `threads` of them): from outside, every parallel loop would put it

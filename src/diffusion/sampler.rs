@@ -31,6 +31,9 @@ pub trait Sampler: Send {
     fn set_eta(&mut self, _eta: f64) {}
 
     /// The sample as the network wants it at step `i`.
+    ///
+    /// # Errors
+    /// Those of the device.
     fn scale_model_input(&self, _i: usize, sample: &Tensor) -> Result<Tensor> {
         Ok(sample.clone())
     }
@@ -48,6 +51,9 @@ pub trait Sampler: Send {
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor>;
 
     /// A clean image with the noise that belongs before step `i`.
+    ///
+    /// # Errors
+    /// If the shapes differ; those of the device.
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
         let a = self.schedule().alphas_cumprod[self.timesteps()[i] as usize];
         ops::combine(&[(a.sqrt(), image), ((1.0 - a).sqrt(), noise)])
