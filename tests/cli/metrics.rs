@@ -120,7 +120,7 @@ fn groups_and_replies_are_scored() {
     let dir = dir.path();
     let groups = "{\"similarity\": [[0.3, 0.2, 0.1], [0.4, 0.35, 0.1], [0.1, 0.2, 0.5]]}\n";
     std::fs::write(dir.join("g.jsonl"), groups).unwrap();
-    let replies = "{\"response\": \"[Image 2]\", \"truth_fig_idx\": 1}\n{\"response\": \"[Image 1]\", \"answer\": \"[Image 2]\"}\n";
+    let replies = "{\"response\": \"[Picture 2]\", \"truth_fig_idx\": 1}\n{\"response\": \"[Picture 1]\", \"answer\": \"[Picture 2]\"}\n";
     std::fs::write(dir.join("r.jsonl"), replies).unwrap();
     let arguments = ["associate", "--similarities", "g.jsonl", "--replies", "r.jsonl", "--json"];
     let out = in_folder(dir, &arguments).assert().success();
