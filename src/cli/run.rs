@@ -138,6 +138,16 @@ fn duration(seconds: f64) -> String {
 }
 
 fn show(summary: &Summary) {
+    for one in summary.benchmarks() {
+        if !summary.further.is_empty() {
+            outln!("{}:", one.benchmark);
+        }
+        show_one(one);
+    }
+}
+
+/// By one benchmark.
+fn show_one(summary: &Summary) {
     let points = |x: f64| format!("{:.1}", 100.0 * x);
     for arm in &summary.arms {
         let interval = arm

@@ -147,8 +147,7 @@ pub(super) fn choose(run: &Run, trained: Vec<Trained>, watcher: &mut dyn Watcher
         let part = task.part();
         if !is_made(run, part)? {
             let own: Vec<&Set> = sets.iter().filter(|set| run.learns(part, &set.name)).collect();
-            let benchmark = run.config.evaluate.own_benchmark();
-            let judge = Judge::open(run, &format!("experts/{part}"), benchmark, watcher)?;
+            let judge = Judge::open(run, &format!("experts/{part}"), watcher)?;
             let choice = score(run, part, &own, &mut generator, &judge, watcher)?;
             // The images of the other experts wait for answers too.
             if let Err(error) = judge.complete() {
@@ -202,7 +201,8 @@ fn score(
             entries.extend(here);
         }
         let place = format!("experts/{part}/step-{step:08}");
-        scored.push((step, lora, judge.score(&place, &entries, &items, watcher)?));
+        let benchmark = run.config.evaluate.own_benchmark();
+        scored.push((step, lora, judge.score(benchmark, &place, &entries, &items, watcher)?));
     }
     let mut best: Option<Choice> = None;
     let mut candidates = Vec::new();

@@ -69,25 +69,16 @@ impl RunConfig {
     fn check_judge(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Usage(text));
         let (e, j) = (&self.evaluate, &self.judge);
-        let name = e.benchmark.as_str();
-        match (name, &e.questions) {
-            ("dsg", _) | ("tifa", Some(_)) | ("none", None) => {}
-            ("shapes", None) => {
-                let foreign = self.skills.iter().find(|skill| shapes::Skill::from_name(&skill.id).is_err());
-                if let Some(skill) = foreign {
-                    return wrong(format!(
-                        "[evaluate]: benchmark = \"shapes\" has no held-out captions of {}; take \"dsg\" with a [judge], or \"none\"",
-                        skill.id
-                    ));
-                }
-            }
-            ("tifa", None) => return wrong("[evaluate]: benchmark = \"tifa\": expected questions = \"FILE\"".into()),
-            ("shapes" | "none", Some(_)) => {
-                return wrong(format!("[evaluate]: benchmark = {name:?} has no use for questions; leave them out"));
-            }
-            _ => {
+        let skills: Vec<String> = self.skills.iter().map(|skill| skill.id.clone()).collect();
+        e.check_benchmarks(&skills)?;
+        let names = e.benchmarks();
+        let name = names.join(", ");
+        if names == ["shapes"] {
+            let foreign = self.skills.iter().find(|skill| shapes::Skill::from_name(&skill.id).is_err());
+            if let Some(skill) = foreign {
                 return wrong(format!(
-                    "[evaluate]: benchmark = {name:?}: expected \"dsg\", \"tifa\", \"shapes\" or \"none\""
+                    "[evaluate]: benchmark = \"shapes\" has no held-out captions of {}; take \"dsg\" with a [judge], or \"none\"",
+                    skill.id
                 ));
             }
         }
@@ -123,7 +114,7 @@ impl RunConfig {
 impl RunConfig {
     fn check_scorers(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Usage(text));
-        let (e, j) = (&self.evaluate, &self.judge);
+        let j = &self.judge;
         if let Some(name) = j.scorers.keys().find(|name| Kind::parse(name).is_none() && *name != AESTHETIC_CLIP) {
             let all: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
             return wrong(format!("[judge.scorers]: `{name}`: expected {} or {AESTHETIC_CLIP}", all.join(", ")));
@@ -134,7 +125,7 @@ impl RunConfig {
         if let Some((name, given)) = blip.chain(scorers).find(|(_, given)| absent(given)) {
             return wrong(format!("{name}: {given}: no such folder or file, and not an id on the hub (ORG/NAME)"));
         }
-        if !j.scorers.is_empty() && e.benchmark == "none" {
+        if !j.scorers.is_empty() && !self.evaluates() {
             return wrong("[judge.scorers]: needs a benchmark in [evaluate], whose images are scored".into());
         }
         if let Some(by) = j.by.as_ref().filter(|by| Kind::parse(by).is_none() || !j.scorers.contains_key(*by)) {

@@ -88,7 +88,7 @@ impl RunConfig {
             false => model(images.model),
         };
         let mut evaluate: EvaluateSettings = keys::take(&mut table, "evaluate")?.unwrap_or_default();
-        evaluate.questions = evaluate.questions.map(within);
+        evaluate.questions = evaluate.questions.map(|files| files.map(within));
         let mut judge: JudgeSettings = keys::take(&mut table, "judge")?.unwrap_or_default();
         judge.answers = judge.answers.map(within);
         judge.blip_vqa = judge.blip_vqa.map(model);
@@ -126,7 +126,7 @@ impl RunConfig {
 
     /// Whether there is an evaluation.
     pub fn evaluates(&self) -> bool {
-        self.evaluate.benchmark != "none"
+        self.evaluate.benchmarks() != ["none"]
     }
 
     /// Optimizer steps of an expert.

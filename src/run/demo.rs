@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::RunConfig;
+use super::benchmarks::Benchmarks;
 use super::settings::{EvaluateSettings, ImageSettings, JudgeSettings, PromptSettings, SelectSettings};
 use crate::error::Result;
 use crate::generate::Settings;
@@ -87,7 +88,7 @@ pub fn config(model: &Path, thorough: bool, rule: Option<&str>, seed: u64) -> Re
         all_in_one: true,
         merge: Options { seed, ..Options::new(Method::Average) },
         evaluate: EvaluateSettings {
-            benchmark: "shapes".into(),
+            benchmark: Benchmarks::One("shapes".into()),
             prompts: Some(effort.held_out),
             guidance_sweep: effort.sweep.to_vec(),
             draw: at(EVALUATED_AT),

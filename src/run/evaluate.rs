@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::config::ALL_IN_ONE;
+use super::benchmarks::QuestionFiles;
 use super::estimate::{Costs, Effort};
 use super::folder::{Inputs, Paths};
 use super::held_out::{self, Purpose, Set};
@@ -15,20 +14,14 @@ use super::images::Generator;
 use super::judge::{EVALUATION, Judge};
 use super::plan::{SELECTED, put};
 use super::question_set::QuestionSet;
-use super::scorers::{self, Column};
+use super::scored::{Scored, discard_others};
+use super::scorers;
 use super::stage::{Stage, Task, Work};
-use super::sweep::{Strict, Sweep};
 use super::{ActiveTask, Run, merge};
-use crate::error::{Error, Result};
-use crate::evaluate::comparison::Comparison;
+use crate::error::Result;
 use crate::evaluate::folder::{self, Entry};
-use crate::evaluate::questions::Item;
-use crate::evaluate::scores::Scores;
-use crate::evaluate::shapes;
-use crate::evaluate::statistics::Estimate;
 use crate::formats::{atomic, digest};
 use crate::generate::Settings;
-use crate::shapes::judge::Naming;
 use crate::train::watcher::Watcher;
 
 pub(super) struct Evaluate;
@@ -66,10 +59,14 @@ impl Work for Evaluate {
         let c = run.config;
         let ways = 1 + c.evaluate.guidance_sweep.len();
         let sets = held_out::names(run, Purpose::Evaluation).len();
-        let drawn = |arm: &Arm| arm.sets.len() * if arm.sets.len() == sets { ways } else { 1 };
-        let folders: usize = arms(run).iter().map(drawn).sum();
-        let prompts = held_out::count(run, Purpose::Evaluation)?;
-        let count = (folders * prompts) as u64 * c.evaluate.seeds;
+        let mut drawn = 0;
+        for arm in arms(run) {
+            let ways = if arm.sets.len() == sets { ways } else { 1 };
+            for set in &arm.sets {
+                drawn += ways * held_out::count(run, Purpose::Evaluation, set)?;
+            }
+        }
+        let count = drawn as u64 * c.evaluate.seeds;
         Ok(Effort {
             work: format!("{count} images"),
             bytes: count * run.image_bytes(&c.experts.model, &c.evaluate.draw)?,
@@ -91,7 +88,7 @@ pub const MERGED: &str = "merged";
 
 /// One model that is evaluated.
 #[derive(Clone)]
-struct Arm {
+pub(super) struct Arm {
     pub name: String,
     /// Relative to the folder of the run; none for the model as it is.
     pub lora: Option<PathBuf>,
@@ -99,86 +96,21 @@ struct Arm {
     pub sets: Vec<String>,
 }
 
-/// The means of one arm.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ArmScores {
-    pub name: String,
-    pub overall: Estimate,
-    pub skills: BTreeMap<String, Estimate>,
-    /// Of a benchmark's prompts.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub families: BTreeMap<String, Estimate>,
-}
-
-/// Two arms on the prompts that both drew.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Compared {
-    pub ours: String,
-    pub theirs: String,
-    #[serde(flatten)]
-    pub comparison: Comparison,
-}
-
-/// `evaluate/summary.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    pub benchmark: String,
-    pub judge: String,
-    /// Of each skill, or of the file.
-    pub prompts: usize,
-    /// Of the file, because the pipeline asks for fewer.
-    #[serde(default, skip_serializing_if = "is_none")]
-    pub prompts_left_out: usize,
-    pub seeds: u64,
-    pub arms: Vec<ArmScores>,
-    pub comparisons: Vec<Compared>,
-    /// The same and other guidances, where the pipeline asks for others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sweep: Option<Sweep>,
-    /// What a judge with a stricter naming limit makes of the same images, of the benchmark `shapes`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strict: Option<Strict>,
-    /// What the scorers of the run say, one a column.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub scorers: Vec<Column>,
-}
-
-impl ArmScores {
-    fn of((name, scores): &(String, Scores)) -> Self {
-        let (skills, families) = (scores.skills.clone(), scores.families.clone());
-        Self { name: name.clone(), overall: scores.overall, skills, families }
-    }
-}
-
-fn is_none(count: &usize) -> bool {
-    *count == 0
-}
-
-impl Summary {
-    /// The summary of a run's folder.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::File`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))
-    }
-
-    /// How much better `ours` was than `theirs`.
-    pub fn compared(&self, ours: &str, theirs: &str) -> Option<&Comparison> {
-        let pair = |c: &&Compared| c.ours == ours && c.theirs == theirs;
-        self.comparisons.iter().find(pair).map(|c| &c.comparison)
-    }
-}
-
 /// The settings that decide the scores, as an input.
 fn settings_input(run: &Run) -> Result<String> {
     let e = &run.config.evaluate;
     let skills: Vec<&str> = run.config.skills.iter().map(|skill| skill.id.as_str()).collect();
     // Those of a file are the same whatever checkpoints are chosen by.
-    let chosen_by = run.config.choose.as_ref().filter(|_| e.questions.is_none());
+    let chosen_by = run.config.choose.as_ref().filter(|_| e.by_skill());
     let chosen_by = chosen_by.map(|choose| choose.prompts);
-    let questions = e.questions.as_deref().map(digest::file).transpose()?;
+    let questions = match &e.questions {
+        None => None,
+        Some(QuestionFiles::One(path)) => Some(json!(digest::file(path)?)),
+        Some(QuestionFiles::Each(files)) => {
+            let of = |(name, path): (&String, &PathBuf)| Ok((name.clone(), digest::file(path)?));
+            Some(json!(files.iter().map(of).collect::<Result<BTreeMap<_, _>>>()?))
+        }
+    };
     let asked = e.asks().then(|| json!([questions, e.dependencies, e.with_experts, run.config.judge.model]));
     let sweep = if e.guidance_sweep.is_empty() { String::new() } else { format!(" {:?}", e.guidance_sweep) };
     Ok(format!(
@@ -210,14 +142,23 @@ fn arms(run: &Run) -> Vec<Arm> {
     }
     for skill in &p.skills {
         let id = &skill.id;
-        let own = match p.evaluate.questions {
-            None => std::slice::from_ref(id),
-            Some(_) if p.evaluate.with_experts => &sets,
-            Some(_) => continue,
+        // Its own prompts, and those of files where that is asked for.
+        let of_file = |set: &String| p.evaluate.file(set).is_some();
+        let own = |set: &&String| match of_file(set) {
+            true => p.evaluate.with_experts,
+            false => *set == id,
         };
-        arms.push(arm(&expert(id), Some(format!("experts/{id}")), own));
+        let own: Vec<String> = sets.iter().filter(own).cloned().collect();
+        if !own.is_empty() {
+            arms.push(arm(&expert(id), Some(format!("experts/{id}")), &own));
+        }
     }
     arms
+}
+
+/// The names of all arms.
+pub(super) fn arm_names(run: &Run) -> Vec<String> {
+    arms(run).into_iter().map(|arm| arm.name).collect()
 }
 
 /// The arm of a skill's expert.
@@ -233,46 +174,33 @@ pub(super) fn images(arm: &str, set: &str, seed: u64) -> String {
 /// Draws everything, and then scores it.
 ///
 /// # Errors
-/// Those of drawing and scoring; [`Error::File`] where a file of answers lacks some; [`Error::Interrupted`].
+/// Those of drawing and scoring; [`crate::Error::File`] where a file of answers lacks some; [`crate::Error::Interrupted`].
 fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
     let sets = held_out::sets(run, Purpose::Evaluation, &|_| true)?;
-    let judge = Judge::open(run, EVALUATION, &run.config.evaluate.benchmark, watcher)?;
+    let judge = Judge::open(run, EVALUATION, watcher)?;
     let drawn = draw(run, &sets, watcher)?;
-    let mut all: Vec<(String, Scores)> = Vec::new();
-    let mut swept = Vec::new();
-    let mut strict: Vec<(String, Scores)> = Vec::new();
-    for drawing in &drawn {
-        let own = sets.iter().filter(|set| drawing.arm.sets.contains(&set.name));
-        let items: Vec<Item> = own.flat_map(|set| set.items.iter().cloned()).collect();
-        let name = &drawing.arm.name;
-        let Some(scores) = judge.score(&drawing.place(), &drawing.entries, &items, watcher)? else { continue };
-        if drawing.swept.is_none() && run.config.evaluate.benchmark == "shapes" {
-            strict.push((name.clone(), shapes::evaluate_as(&drawing.entries, Naming::Strict, run.config.seed)?));
-        }
-        swept.push((name.clone(), drawing.guidance, scores.clone()));
-        if drawing.swept.is_none() {
-            all.push((name.clone(), scores));
-        }
+    let benchmarks = run.config.evaluate.benchmarks();
+    let of = |benchmark: &String| -> Vec<&Set> { sets.iter().filter(|set| set.benchmark == *benchmark).collect() };
+    let mut scored = Vec::new();
+    for benchmark in benchmarks {
+        scored.push(Scored::of(run, &judge, benchmark, &of(benchmark), &drawn, watcher)?);
     }
     judge.complete()?;
+    let own = of(&benchmarks[0]);
     let unswept = drawn.iter().filter(|drawing| drawing.swept.is_none());
-    let arms: Vec<(&str, &[Entry])> = unswept.map(|drawing| (&*drawing.arm.name, &*drawing.entries)).collect();
+    let arms: Vec<(&str, Vec<Entry>)> = unswept
+        .map(|drawing| (&*drawing.arm.name, drawing.of(&own)))
+        .filter(|(_, entries)| !entries.is_empty())
+        .collect();
     let columns = scorers::columns(run, &arms, watcher)?;
-    let base = all[0].1.clone();
-    for (name, scores) in &mut all {
-        if name != BASE {
-            scores.against = Some(Comparison::of(scores, &base)?);
-        }
-        scores.write(&run.folder.path(format!("evaluate/{name}/scores.json")))?;
+    discard_others(run)?;
+    let mut summaries = Vec::new();
+    for (benchmark, scored) in benchmarks.iter().zip(scored) {
+        summaries.push(scored.finish(run, benchmark, &of(benchmark))?);
     }
-    let mut summary = summary(run, &sets, &all)?;
+    let mut summary = summaries.remove(0);
     summary.scorers = columns;
-    if !run.config.evaluate.guidance_sweep.is_empty() {
-        summary.sweep = Some(Sweep::of(&swept)?);
-    }
-    if !strict.is_empty() {
-        summary.strict = Some(Strict { arms: means(&strict), comparisons: comparisons(&strict)? });
-    }
+    summary.further = summaries;
     atomic::write(&run.folder.path("evaluate/summary.json"), |w| {
         serde_json::to_writer_pretty(&mut *w, &summary)?;
         writeln!(w)
@@ -280,20 +208,27 @@ fn evaluate(run: &Run, watcher: &mut dyn Watcher) -> Result<()> {
 }
 
 /// What an arm drew at one guidance.
-struct Drawn {
-    arm: Arm,
+pub(super) struct Drawn {
+    pub arm: Arm,
     /// NaN where it is left to the model's family, which no sweep allows.
-    guidance: f64,
+    pub guidance: f64,
     /// The guidance, where it is one of the sweep.
-    swept: Option<f64>,
+    pub swept: Option<f64>,
     /// Named from the folder of [`Drawn::place`].
     entries: Vec<Entry>,
 }
 
 impl Drawn {
     /// Within `evaluate`.
-    fn place(&self) -> String {
+    pub fn place(&self) -> String {
         place(&self.arm.name, self.swept)
+    }
+
+    /// The images of some sets.
+    pub fn of(&self, sets: &[&Set]) -> Vec<Entry> {
+        let among =
+            |entry: &&Entry| sets.iter().any(|set| entry.file_name.split('/').next() == Some(set.name.as_str()));
+        self.entries.iter().filter(among).cloned().collect()
     }
 }
 
@@ -340,39 +275,4 @@ fn draw(run: &Run, sets: &[Set], watcher: &mut dyn Watcher) -> Result<Vec<Drawn>
         }
     }
     Ok(drawn)
-}
-
-/// Every arm less the base, and what else the paper and the selection are about.
-pub(super) fn comparisons(all: &[(String, Scores)]) -> Result<Vec<Compared>> {
-    let scores = |name: &str| all.iter().find(|(other, _)| other == name).map(|(_, scores)| scores);
-    let selected = format!("{MERGED}{SELECTED}");
-    let all_selected = format!("{ALL_IN_ONE}{SELECTED}");
-    let mut pairs: Vec<(&str, &str)> = all[1..].iter().map(|(name, _)| (name.as_str(), BASE)).collect();
-    pairs.extend([(MERGED, ALL_IN_ONE), (selected.as_str(), MERGED), (selected.as_str(), all_selected.as_str())]);
-    let mut comparisons = Vec::new();
-    for (ours, theirs) in pairs {
-        if let (Some(a), Some(b)) = (scores(ours), scores(theirs)) {
-            comparisons.push(Compared { ours: ours.into(), theirs: theirs.into(), comparison: Comparison::of(a, b)? });
-        }
-    }
-    Ok(comparisons)
-}
-
-pub(super) fn means(all: &[(String, Scores)]) -> Vec<ArmScores> {
-    all.iter().map(ArmScores::of).collect()
-}
-
-fn summary(run: &Run, sets: &[Set], all: &[(String, Scores)]) -> Result<Summary> {
-    Ok(Summary {
-        benchmark: all[0].1.benchmark.clone(),
-        judge: all[0].1.judge.clone(),
-        prompts: sets.iter().map(|set| set.prompts.len()).max().unwrap_or(0),
-        prompts_left_out: held_out::left_out(run)?,
-        seeds: run.config.evaluate.seeds,
-        arms: means(all),
-        comparisons: comparisons(all)?,
-        sweep: None,
-        strict: None,
-        scorers: Vec::new(),
-    })
 }

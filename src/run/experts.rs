@@ -77,7 +77,7 @@ impl Work for Experts {
         let candidates = c.choose.as_ref().map_or(0, |_| best_checkpoint::steps(run, part).len() as u64);
         let sets = held_out::names(run, Purpose::Choice);
         let of_expert = sets.iter().filter(|set| run.learns(part, set)).count();
-        let images = candidates * (of_expert * held_out::count(run, Purpose::Choice)?) as u64;
+        let images = candidates * (of_expert * held_out::count(run, Purpose::Choice, "")?) as u64;
         let settings = &c.evaluate.draw;
         let size = run.image_bytes(&c.experts.model, settings)?;
         Ok(Effort {

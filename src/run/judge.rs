@@ -29,7 +29,6 @@ pub(super) const EVALUATION: &str = "evaluate";
 
 pub(super) struct Judge<'a> {
     run: &'a Run<'a>,
-    benchmark: &'a str,
     kind: Kind,
     /// What a file of answers lacks is listed here.
     list: PathBuf,
@@ -51,7 +50,7 @@ impl<'a> Judge<'a> {
     ///
     /// # Errors
     /// Whatever is wrong with the address, the record of earlier answers or the file of answers.
-    pub fn open(run: &'a Run<'a>, name: &str, benchmark: &'a str, watcher: &mut dyn Watcher) -> Result<Self> {
+    pub fn open(run: &'a Run<'a>, name: &str, watcher: &mut dyn Watcher) -> Result<Self> {
         let settings = &run.config.judge;
         let [record, list] =
             ["answers", "unanswered"].map(|kind| run.folder.path(format!("judge/{name}.{kind}.jsonl")));
@@ -62,7 +61,7 @@ impl<'a> Judge<'a> {
         // Selection and choice go by a scorer, where one is named for them.
         if let Some(by) = settings.by.as_deref().and_then(scorer::Kind::parse).filter(|_| name != EVALUATION) {
             let kind = Kind::Scorer(Box::new(scorers::load(run, by)?), scorers::cache(run, name)?);
-            return Ok(Self { run, benchmark, kind, list, unanswered: RefCell::default() });
+            return Ok(Self { run, kind, list, unanswered: RefCell::default() });
         }
         let kind = match (&settings.answers, &settings.blip_vqa) {
             _ if !run.config.evaluate.asks() => Kind::BuiltIn,
@@ -82,7 +81,7 @@ impl<'a> Judge<'a> {
                 Kind::Endpoint(Box::new(VisionJudge::open(client, &record)?))
             }
         };
-        Ok(Self { run, benchmark, kind, list, unanswered: RefCell::default() })
+        Ok(Self { run, kind, list, unanswered: RefCell::default() })
     }
 
     /// In scores.
@@ -98,13 +97,14 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The scores of images; none where a file of answers lacks some, which [`Judge::complete`] then tells. `items` are those
+    /// The scores of images by a benchmark; none where a file of answers lacks some, which [`Judge::complete`] then tells. `items` are those
     /// that the images are of. Before their names, `place` says where the folder is, for the record and the file of answers.
     ///
     /// # Errors
     /// What kept the endpoint from answering; [`Error::Interrupted`].
     pub fn score(
         &self,
+        benchmark: &str,
         place: &str,
         entries: &[Entry],
         items: &[Item],
@@ -124,8 +124,7 @@ impl<'a> Judge<'a> {
         let Some(answers) = self.answers(&asked, watcher)? else {
             return Ok(None);
         };
-        question_scores::score((self.benchmark, &self.name()), &paired, &answers, p.evaluate.dependencies, p.seed)
-            .map(Some)
+        question_scores::score((benchmark, &self.name()), &paired, &answers, p.evaluate.dependencies, p.seed).map(Some)
     }
 
     fn answers(

@@ -9,6 +9,7 @@
 //! [`Run::go`] brings every [`Task`] up to date: one that is complete is skipped, one that was begun goes on
 //! ([`folder`]). Tasks of a stage are independent of each other, so that processes can share them.
 
+pub mod benchmarks;
 mod best_checkpoint;
 mod budget;
 mod check;
@@ -28,10 +29,12 @@ mod prompts;
 mod question_set;
 mod questions;
 pub mod report;
+mod scored;
 mod scorers;
 mod select;
 pub mod settings;
 pub mod stage;
+mod summary;
 pub mod sweep;
 
 use std::cell::{OnceCell, RefCell};
@@ -44,9 +47,9 @@ use clap::ValueEnum;
 
 pub use config::RunConfig;
 pub use estimate::Estimate;
-pub use evaluate::Summary;
 pub use folder::RunFolder;
 pub use stage::{Stage, Task};
+pub use summary::Summary;
 
 use crate::device::Device;
 use crate::error::{Error, Result};

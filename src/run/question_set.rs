@@ -29,9 +29,9 @@ impl QuestionSet {
             QuestionSet::Learnt if c.judge.by.is_some() => 0,
             QuestionSet::Learnt => c.select.as_ref().map_or(0, |_| c.prompts.count),
             QuestionSet::HeldOut(Purpose::Choice) => c.choose.as_ref().map_or(0, |choose| choose.prompts),
-            QuestionSet::HeldOut(Purpose::Evaluation) => match c.evaluate.questions {
-                Some(_) => 0,
-                None => c.evaluate.prompts_a_skill(),
+            QuestionSet::HeldOut(Purpose::Evaluation) => match c.evaluate.by_skill() {
+                true => c.evaluate.prompts_a_skill(),
+                false => 0,
             },
         }
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Run;
-use super::evaluate::{ArmScores, BASE, Compared, comparisons, means};
+use super::evaluate::BASE;
+use super::summary::{ArmScores, Compared, comparisons, means};
 use crate::error::{Error, Result};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::folder::Entry;
@@ -134,12 +135,12 @@ pub(super) fn score(
     })
 }
 
-/// Every scorer on the images of every arm, one network in memory at a time. The scores of an arm are in
+/// Every scorer on the images that every arm drew for the first benchmark, one network in memory at a time. The scores of an arm are in
 /// `evaluate/ARM/scores.NAME.json`.
 ///
 /// # Errors
 /// As [`load`] and [`score`].
-pub(super) fn columns(run: &Run, arms: &[(&str, &[Entry])], watcher: &mut dyn Watcher) -> Result<Vec<Column>> {
+pub(super) fn columns(run: &Run, arms: &[(&str, Vec<Entry>)], watcher: &mut dyn Watcher) -> Result<Vec<Column>> {
     let path = |arm: &str, kind: Kind| run.folder.path(format!("evaluate/{arm}/scores.{}.json", kind.name()));
     // Of scorers that the run file named before.
     for kind in not_measured(run) {

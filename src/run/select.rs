@@ -111,7 +111,7 @@ fn best_of_n(run: &Run, tasks: Vec<ActiveTask>, watcher: &mut dyn Watcher) -> Re
             generator.generate(&prompts, run.config.seed + number, &run.folder.path(&place), watcher)?;
             places.push(place);
         }
-        let judge = Judge::open(run, &format!("select/{part}"), run.config.evaluate.own_benchmark(), watcher)?;
+        let judge = Judge::open(run, &format!("select/{part}"), watcher)?;
         let candidates = candidates(run, part, &places, &judge, watcher)?;
         // The images of the other skills wait for answers too.
         if let Err(error) = judge.complete() {
@@ -155,7 +155,7 @@ fn candidates(
     let mut candidates = Vec::new();
     for place in places {
         let entries = images(&run.folder.path(place))?;
-        let Some(scores) = judge.score(place, &entries, &items, watcher)? else {
+        let Some(scores) = judge.score(run.config.evaluate.own_benchmark(), place, &entries, &items, watcher)? else {
             continue;
         };
         // Both are in the order of the folder; images of prompts without questions have no score.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::benchmarks::{Benchmarks, QuestionFiles};
 use crate::error::Result;
 use crate::evaluate::questions::Dependencies;
 use crate::generate::Settings;
@@ -87,11 +88,11 @@ impl SelectSettings {
 #[serde(default, rename_all = "kebab-case")]
 pub struct EvaluateSettings {
     /// `shapes`: held-out captions of the built-in world, and its judge; `dsg` and `tifa`: questions that `[judge]` answers;
-    /// `none`: no evaluation.
-    pub benchmark: String,
+    /// `none`: no evaluation. A list has dsg and tifa in one report.
+    pub benchmark: Benchmarks,
     /// The questions of dsg or tifa, and with them the prompts, all of which are evaluated; where left out, dsg's are written
     /// for held-out prompts of each skill.
-    pub questions: Option<PathBuf>,
+    pub questions: Option<QuestionFiles>,
     /// Which answers a question depends on: `direct`, `cascading` or `none`.
     pub dependencies: Dependencies,
     /// With `questions`: each expert draws all prompts too.
@@ -110,7 +111,7 @@ pub struct EvaluateSettings {
 impl Default for EvaluateSettings {
     fn default() -> Self {
         Self {
-            benchmark: "shapes".into(),
+            benchmark: Benchmarks::One("shapes".into()),
             questions: None,
             dependencies: Dependencies::Direct,
             with_experts: false,
@@ -126,17 +127,6 @@ impl EvaluateSettings {
     /// Prompts of each skill.
     pub fn prompts_a_skill(&self) -> usize {
         self.prompts.unwrap_or(100)
-    }
-
-    /// Whether questions are answered about the images, by an endpoint or a file.
-    pub fn asks(&self) -> bool {
-        matches!(self.benchmark.as_str(), "dsg" | "tifa")
-    }
-
-    /// What images are judged by whose prompts are not a file's: the run writes DSG's questions about them, or the judge of
-    /// the built-in world knows what to ask.
-    pub fn own_benchmark(&self) -> &str {
-        if self.asks() { "dsg" } else { &self.benchmark }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::{ArmScores, BASE, Compared};
+use super::evaluate::BASE;
 use super::folder::RunFolder;
+use super::summary::{ArmScores, Compared};
 use crate::error::Result;
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::scores::Scores;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod asked;
+mod benchmarks;
 mod demo;
 mod endpoints;
 mod kills;

@@ -60,7 +60,7 @@ fn the_annotated_example_is_the_papers_setting() {
     };
     assert_eq!(asked.select.unwrap().rule, "best-of:4");
     assert_eq!((asked.judge, asked.choose), (judge, Some(ChooseSettings::default())));
-    assert_eq!(asked.evaluate.questions.as_deref(), Some(Path::new("dsg-1k-anns.csv")));
+    assert_eq!(asked.evaluate.file("dsg"), Some(Path::new("dsg-1k-anns.csv")));
     assert_eq!((asked.evaluate.dependencies, asked.evaluate.with_experts), (Dependencies::Direct, false));
     assert_eq!(all.images.draw.negative.as_deref(), Some("blurry"));
 }

@@ -6,7 +6,8 @@ use maud::{Markup, html};
 
 use super::Contents;
 use super::scores::{cell, difference, interval, title};
-use crate::run::evaluate::{BASE, Summary};
+use crate::run::evaluate::BASE;
+use crate::run::summary::Summary;
 use crate::shapes::builtin;
 
 /// Said in one breath with the gain.

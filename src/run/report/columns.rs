@@ -6,14 +6,14 @@ use super::Contents;
 use super::scores::{points, title};
 use crate::evaluate::statistics::Estimate;
 use crate::judges::kind::Kind;
-use crate::run::evaluate::{ArmScores, Summary};
 use crate::run::scorers::{Column, not_measured};
+use crate::run::summary::{ArmScores, Summary};
 
 /// The columns of SELMA's main table (Li et al. 2024, arXiv:2403.06952, table 1): two benchmarks, three scorers.
 const PAPER: [&str; 5] = ["dsg", "tifa", "pickscore", "imagereward", "hpsv2"];
 
 /// What a column is called.
-fn heading(name: &str) -> &str {
+pub(super) fn heading(name: &str) -> &str {
     match name {
         "dsg" => "DSG",
         "tifa" => "TIFA",
@@ -36,6 +36,7 @@ fn names(summary: &Summary) -> Vec<&str> {
 
 /// One row a model, where the run has any of the columns; a dash where nothing was measured, and below why.
 pub(super) fn table(c: &Contents, summary: &Summary) -> Markup {
+    let benchmarks: Vec<&str> = summary.benchmarks().map(|one| one.benchmark.as_str()).collect();
     let any = !summary.scorers.is_empty() || PAPER.contains(&summary.benchmark.as_str());
     let arms: Vec<&ArmScores> = summary.arms.iter().filter(|arm| !arm.name.starts_with("expert-")).collect();
     let names = names(summary);
@@ -53,10 +54,13 @@ pub(super) fn table(c: &Contents, summary: &Summary) -> Markup {
             p.soft {
                 "DSG and TIFA are shares of questions in points; PickScore, ImageReward and HPS are raw scores, as SELMA prints "
                 "them. Numbers compare with a paper's only for the same judge, weights, prompts and model."
+                @if !summary.further.is_empty() && !summary.scorers.is_empty() {
+                    " Scorers look at the images of " (heading(&summary.benchmark)) "'s prompts."
+                }
                 @for column in &summary.scorers { br; (heading(&column.benchmark)) ": " (column.judge) "." }
             }
         }
-        @for benchmark in PAPER[..2].iter().filter(|name| summary.benchmark != **name) {
+        @for benchmark in PAPER[..2].iter().filter(|name| !benchmarks.contains(name)) {
             p.soft { "Not measured: " (heading(benchmark)) ", because the benchmark of this run is " (summary.benchmark) "." }
         }
         @if !scorers.is_empty() {
@@ -70,13 +74,13 @@ pub(super) fn table(c: &Contents, summary: &Summary) -> Markup {
 }
 
 fn cell(arm: &ArmScores, name: &str, summary: &Summary) -> Markup {
-    if name == summary.benchmark {
-        return shown(&arm.overall, points);
-    }
-    let column = summary.scorers.iter().find(|column| column.benchmark == name);
-    match column.and_then(|column| column.arms.iter().find(|other| other.name == arm.name)) {
-        Some(arm) => shown(&arm.overall, digits(name)),
-        None => html! { "–" },
+    let of = |arms: &[ArmScores]| arms.iter().find(|other| other.name == arm.name).map(|arm| arm.overall);
+    let benchmark = summary.benchmarks().find(|one| one.benchmark == name).and_then(|one| of(&one.arms));
+    let column = summary.scorers.iter().find(|column| column.benchmark == name).and_then(|column| of(&column.arms));
+    match (benchmark, column) {
+        (Some(share), _) => shown(&share, points),
+        (None, Some(score)) => shown(&score, digits(name)),
+        (None, None) => html! { "–" },
     }
 }
 

@@ -12,13 +12,16 @@ use std::collections::BTreeMap;
 
 use super::best_checkpoint::Choice;
 use super::estimate::{Costs, Effort};
-use super::evaluate::Summary;
+use super::evaluate::BASE;
 use super::folder::{Inputs, Paths};
+use super::scored::scores_file;
 use super::stage::{Stage, Task, Work};
+use super::summary::{ArmScores, Summary};
 use super::{ActiveTask, Run};
 use crate::data::prompts;
 use crate::error::Result;
-use crate::evaluate::scores::Scores;
+use crate::evaluate::question_scores::Asked;
+use crate::evaluate::scores::{ScoredImage, Scores};
 use crate::formats::{atomic, jsonl};
 use crate::train::watcher::Watcher;
 
@@ -59,8 +62,10 @@ struct Contents<'a> {
     run: &'a Run<'a>,
     /// None where nothing was evaluated.
     summary: Option<Summary>,
-    /// By arm.
+    /// By arm, of the first benchmark.
     scores: BTreeMap<String, Scores>,
+    /// The same of the others.
+    further: Vec<BTreeMap<String, Scores>>,
     /// The loss at each step, by expert.
     losses: Vec<(String, Vec<(u64, f64)>)>,
     /// By expert, where checkpoints were chosen.
@@ -82,16 +87,34 @@ fn write(run: &Run) -> Result<()> {
 }
 
 impl<'a> Contents<'a> {
+    /// What is said of a benchmark's questions.
+    fn asked(&self, benchmark: &str) -> Option<&Asked> {
+        let base = std::iter::once(&self.scores).chain(&self.further).filter_map(|scores| scores.get(BASE));
+        base.filter(|scores| scores.benchmark == benchmark).find_map(|scores| scores.asked.as_ref())
+    }
+
+    /// The scored images of an arm, by whatever benchmark.
+    fn images(&self, arm: &str) -> impl Iterator<Item = &ScoredImage> {
+        let all = std::iter::once(&self.scores).chain(&self.further);
+        all.filter_map(move |scores| scores.get(arm)).flat_map(|scores| &scores.images)
+    }
+
     fn read(run: &'a Run<'a>) -> Result<Self> {
         let summary = match run.config.evaluates() {
             true => Some(Summary::read(&run.folder.path("evaluate/summary.json"))?),
             false => None,
         };
-        let mut scores = BTreeMap::new();
-        for arm in summary.iter().flat_map(|summary| &summary.arms) {
-            let path = run.folder.path(format!("evaluate/{}/scores.json", arm.name));
-            scores.insert(arm.name.clone(), Scores::read(&path)?);
+        let mut all = Vec::new();
+        for one in summary.iter().flat_map(Summary::benchmarks) {
+            let read = |arm: &ArmScores| {
+                let path = run.folder.path(scores_file(run, &arm.name, &one.benchmark));
+                Ok((arm.name.clone(), Scores::read(&path)?))
+            };
+            all.push(one.arms.iter().map(read).collect::<Result<BTreeMap<_, _>>>()?);
         }
+        let mut all = all.into_iter();
+        let scores = all.next().unwrap_or_default();
+        let further = all.collect();
         let (mut losses, mut choices) = (Vec::new(), Vec::new());
         for task in Stage::Experts.definition().tasks(run) {
             let part = task.part.unwrap_or_default();
@@ -113,6 +136,6 @@ impl<'a> Contents<'a> {
             let record = run.folder.record(&task);
             (task.to_string(), record.map_or(0.0, |record| record.seconds))
         });
-        Ok(Self { summary, scores, losses, choices, prompts: written, times: times.collect(), run })
+        Ok(Self { summary, scores, further, losses, choices, prompts: written, times: times.collect(), run })
     }
 }

@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::columns::heading;
 use super::examples::{Pair, extremes};
 use super::image::data_uri;
 use super::scores::{points, title};
@@ -78,8 +79,7 @@ fn grids(c: &Contents) -> Result<Markup> {
         arms.extend(c.summary.as_ref().map(scores::headline).filter(|arm| arm != MERGED));
         let mut rows = Vec::new();
         let first = format!("{set}/seed-{}/", p.seed);
-        let base = &c.scores[BASE].images;
-        for image in base.iter().filter(|image| image.file_name.starts_with(&first)).take(GRID) {
+        for image in c.images(BASE).filter(|image| image.file_name.starts_with(&first)).take(GRID) {
             rows.push((image.prompt.clone(), row(c, &arms, &set, &image.file_name)?));
         }
         shown.push((set, rows));
@@ -99,7 +99,7 @@ fn row(c: &Contents, arms: &[String], set: &str, file: &str) -> Result<Markup> {
     let mut cells = Vec::new();
     for arm in arms {
         let path = c.run.folder.path(images(arm, set, c.run.config.seed)).join(name);
-        let scored = c.scores[arm].images.iter().find(|image| image.file_name == file);
+        let scored = c.images(arm).find(|image| image.file_name == file);
         let score = scored.map_or(String::new(), |image| points(image.score));
         let label = if *arm == expert(set) { "expert".into() } else { title(arm) };
         cells.push((data_uri(&path)?, label, score));
@@ -118,7 +118,11 @@ fn changed(c: &Contents) -> Result<Markup> {
     let [better, worse] = extremes(c, &arm, EXTREMES);
     Ok(html! {
         h2 { "What got better, and what got worse" }
-        p.soft { (title(&arm)) " against the base model, from the same noise; the largest changes." }
+        p.soft { (title(&arm)) " against the base model, from the same noise; the largest changes."
+            @if let Some(summary) = c.summary.as_ref().filter(|summary| !summary.further.is_empty()) {
+                " By " (heading(&summary.benchmark)) "."
+            }
+        }
         h3 { "Better" }
         (pairs(c, &arm, &better)?)
         h3 { "Worse" }

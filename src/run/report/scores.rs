@@ -8,8 +8,9 @@ use super::{Contents, beside, columns};
 use crate::evaluate::comparison::Comparison;
 use crate::evaluate::statistics::{Difference, Estimate};
 use crate::run::config::ALL_IN_ONE;
-use crate::run::evaluate::{BASE, MERGED, Summary, expert};
+use crate::run::evaluate::{BASE, MERGED, expert};
 use crate::run::plan::SELECTED;
+use crate::run::summary::Summary;
 
 /// A share in points of 100.
 pub fn points(value: f64) -> String {
@@ -72,10 +73,27 @@ pub fn in_short(c: &Contents, summary: &Summary) -> Markup {
         (beside::what_made_it(c))
         @for (ours, theirs) in others { @if let Some(text) = sentence(ours, theirs) { (text) } }
         (beside::in_short(summary, &ours))
+        @for other in &summary.further {
+            @if let Some(comparison) = other.compared(&ours, BASE) {
+                p { "By " (columns::heading(&other.benchmark)) ", on prompts of its own: " (interval(&comparison.overall)) "." }
+            }
+        }
         p.soft {
             "An image's score is the share of the questions about its prompt that the judge answers "
-            @if summary.benchmark == "tifa" { "rightly" } @else { "with yes" }
+            (answered(summary))
             ", 100 points at most. Prompts were not seen in training; every model drew them from the same noise."
+        }
+    }
+}
+
+/// How an answer counts.
+fn answered(summary: &Summary) -> String {
+    let how = |benchmark: &str| if benchmark == "tifa" { "rightly" } else { "with yes" };
+    match summary.further.is_empty() {
+        true => how(&summary.benchmark).into(),
+        false => {
+            let of = |one: &Summary| format!("{} ({})", how(&one.benchmark), columns::heading(&one.benchmark));
+            summary.benchmarks().map(of).collect::<Vec<_>>().join(" or ")
         }
     }
 }
@@ -107,14 +125,35 @@ pub(super) fn cell(estimate: Option<&Estimate>) -> Markup {
     }
 }
 
-/// Means by skill, and the differences.
+/// Means by skill or kind of prompt, and the differences.
 pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
+    html! {
+        h2 { "Scores" }
+        @for one in summary.benchmarks() {
+            @if !summary.further.is_empty() { h3 { (columns::heading(&one.benchmark)) } }
+            (means(c, one))
+            (beside::tables(one))
+        }
+        (columns::table(c, summary))
+        @for one in summary.benchmarks() {
+            h3 { "Differences" @if !summary.further.is_empty() { ", " (columns::heading(&one.benchmark)) } }
+            table {
+                thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
+                tbody { @for pair in &one.comparisons {
+                    (difference(&title(&pair.ours), &title(&pair.theirs), &pair.comparison))
+                } }
+            }
+        }
+    }
+}
+
+/// Of one benchmark.
+fn means(c: &Contents, summary: &Summary) -> Markup {
     let arms: Vec<_> = summary.arms.iter().filter(|arm| !arm.name.starts_with("expert-")).collect();
     let experts: Vec<_> = summary.arms.iter().filter(|arm| arm.name.starts_with("expert-")).collect();
     let own = |skill: &str| experts.iter().find(|arm| arm.name == expert(skill));
-    let of_file = c.run.config.evaluate.questions.is_some();
+    let of_file = c.run.config.evaluate.file(&summary.benchmark).is_some();
     html! {
-        h2 { "Scores" }
         @if of_file {
             table {
                 thead { tr { th { "prompts" } @for arm in arms.iter().chain(&experts) { th { (title(&arm.name)) } } } }
@@ -154,18 +193,9 @@ pub(super) fn tables(c: &Contents, summary: &Summary) -> Markup {
             @if summary.prompts_left_out > 0 {
                 " Not the whole benchmark: " (summary.prompts_left_out) " of its prompts were left out, as the pipeline asks for."
             }
-            @if let Some(asked) = c.scores.get(BASE).and_then(|scores| scores.asked.as_ref()) {
+            @if let Some(asked) = c.asked(&summary.benchmark) {
                 " Dependencies of questions: " (asked.dependencies) "."
             }
-        }
-        (beside::tables(summary))
-        (columns::table(c, summary))
-        h3 { "Differences" }
-        table {
-            thead { tr { th { "compared" } th { "points" } th { "95 % interval" } th { "p" } } }
-            tbody { @for pair in &summary.comparisons {
-                (difference(&title(&pair.ours), &title(&pair.theirs), &pair.comparison))
-            } }
         }
     }
 }
