@@ -176,7 +176,8 @@ impl ClipText {
     /// # Errors
     /// Where the device has no room.
     pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+        place(&self.parameters, device)?;
+        place(self.added.as_slice(), device)
     }
 
     /// The embedding of one token of the vocabulary, `[c]`.
