@@ -50,9 +50,9 @@ pub fn by_image(scores: &Scores) -> Result<BTreeMap<String, Vec<Answered>>> {
 
 /// What the answers say of one prompt. The relation holds where its question and those of all objects are answered by yes.
 pub fn seen(asked: &Asked, answers: &[Answered]) -> Seen {
-    let objects = if asked.c.is_some() { 3 } else { 2 };
     let yes = |id: usize| answers.iter().any(|answer| answer.id == id && answer.yes);
-    let all = (1..=objects).all(yes);
-    let others = (2..=objects).all(yes);
-    Seen { a: yes(1), b: others, holds: Some(all && yes(objects + 1)), opposite: None }
+    let objects: Vec<bool> = asked.questions.objects.iter().map(|id| yes(*id)).collect();
+    let others = objects[1..].iter().all(|yes| *yes);
+    let holds = objects[0] && others && yes(asked.questions.relation);
+    Seen { a: objects[0], b: others, holds: Some(holds), opposite: None }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::suite::Asks;
+use super::asks::Asks;
 use super::visor::{Asked, Seen};
 use super::{Box, Relation};
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ pub fn seen_recorded(asked: &Asked, recorded: &Recorded) -> Seen {
     Seen { a, b, holds: Some(a && b && recorded.sra == 1), opposite: None }
 }
 
-/// Images of prompts in the order of the prompts; a prompt without any is left out, and so are the images of prompts that
+/// Images of prompts in the order of the prompts, for each relation that a prompt states; a prompt without any is left out, and so are the images of prompts that
 /// ask for no relation.
 ///
 /// # Errors
@@ -111,17 +111,22 @@ pub fn by_prompt<'a, T>(
     images: &'a BTreeMap<String, T>,
     seen: impl Fn(&Asked, &T) -> Seen,
 ) -> Result<Vec<(&'a Asked, Vec<Seen>)>> {
-    let places: BTreeMap<&str, usize> = asks.prompts.iter().enumerate().map(|(i, p)| (p.id.as_str(), i)).collect();
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, asked) in asks.prompts.iter().enumerate() {
+        places.entry(&asked.id).or_default().push(i);
+    }
     let mut groups: BTreeMap<usize, Vec<Seen>> = BTreeMap::new();
     for (image, found) in images {
         let id = prompt_of(image);
         if asks.left_out.contains(id) {
             continue;
         }
-        let place = places.get(id).ok_or_else(|| {
+        let own = places.get(id).ok_or_else(|| {
             Error::Failed(format!("image {image}: no prompt has the id `{id}`; an image's name is PROMPT_NUMBER"))
         })?;
-        groups.entry(*place).or_default().push(seen(&asks.prompts[*place], found));
+        for place in own {
+            groups.entry(*place).or_default().push(seen(&asks.prompts[*place], found));
+        }
     }
     Ok(groups.into_iter().map(|(place, seen)| (&asks.prompts[place], seen)).collect())
 }

@@ -1,13 +1,11 @@
 //! Suites of prompts about relations, and their files.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Relation;
-use super::visor::Asked;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 use crate::random::{self, Stream};
@@ -58,14 +56,8 @@ pub struct Question {
 /// # Errors
 /// [`Error::Usage`] for fewer than three different objects, or more prompts than there are different ones.
 pub fn make(objects: &[String], relations: &[Relation], count: usize, seed: u64) -> Result<Vec<Prompt>> {
+    check_objects(objects)?;
     let n = objects.len();
-    let twice = objects.iter().enumerate().find(|(i, object)| objects[..*i].contains(object));
-    if let Some((_, object)) = twice {
-        return Err(Error::Usage(format!("--objects: `{object}` is given twice")));
-    }
-    if n < 3 {
-        return Err(Error::Usage(format!("--objects: expected at least three objects, got {n}")));
-    }
     let mut suite = Vec::new();
     for (stream, &relation) in relations.iter().enumerate() {
         let third = relation == Relation::Between;
@@ -106,6 +98,15 @@ pub fn make(objects: &[String], relations: &[Relation], count: usize, seed: u64)
     Ok(suite)
 }
 
+fn check_objects(objects: &[String]) -> Result<()> {
+    let twice = objects.iter().enumerate().find(|(i, object)| objects[..*i].contains(object));
+    match (twice, objects.len()) {
+        (Some((_, object)), _) => Err(Error::Usage(format!("--objects: `{object}` is given twice"))),
+        (None, 0..3) => Err(Error::Usage(format!("--objects: expected at least three objects, got {}", objects.len()))),
+        (None, _) => Ok(()),
+    }
+}
+
 fn prompt(id: &str, relation: Relation, a: &str, b: &str, c: Option<&str>, swap_of: Option<&str>) -> Prompt {
     let prep = relation.name();
     let text = match (relation, c) {
@@ -140,6 +141,77 @@ fn prompt(id: &str, relation: Relation, a: &str, b: &str, c: Option<&str>, swap_
     }
 }
 
+/// `count` prompts of two relations, `a A p1 a B, with a C p2 the A`, each with the partner in which A and B are exchanged
+/// where the first relation is asymmetric. Among and between, which take several objects, are in none.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_pairs(objects: &[String], relations: &[Relation], count: usize, seed: u64) -> Result<Vec<Prompt>> {
+    const STREAM: u64 = 1 << 16;
+    check_objects(objects)?;
+    let several = [Relation::Among, Relation::Between];
+    let plain: Vec<Relation> = relations.iter().copied().filter(|relation| !several.contains(relation)).collect();
+    let (n, kinds) = (objects.len(), plain.len());
+    // Of A and B either may come first: the other order is the partner.
+    let pairs: Vec<[usize; 2]> = (0..n).flat_map(|a| (a + 1..n).map(move |b| [a, b])).collect();
+    let total = (kinds * kinds * pairs.len() * (n - 2)).min(u32::MAX as usize);
+    if count > total {
+        return Err(Error::Usage(format!(
+            "--two-relations {count}: {n} objects and {kinds} prepositions for two objects make {total} different prompts; \
+             give more"
+        )));
+    }
+    let mut suite = Vec::new();
+    // A shuffle of 0..total whose unmoved places are not written down.
+    let mut moved: BTreeMap<usize, usize> = BTreeMap::new();
+    for i in 0..count {
+        let draw =
+            |step: u64, n: usize| random::below(seed, Stream::Choice, i as u64, STREAM | step, n as u32) as usize;
+        let j = i + draw(0, total - i);
+        let at = |place: usize| moved.get(&place).copied().unwrap_or(place);
+        let (mut chosen, here) = (at(j), at(i));
+        moved.insert(j, here);
+        let mut take = |n: usize| {
+            let digit = chosen % n;
+            chosen /= n;
+            digit
+        };
+        let (first, second, pair, third) =
+            (plain[take(kinds)], plain[take(kinds)], pairs[take(pairs.len())], take(n - 2));
+        let others: Vec<usize> = (0..n).filter(|object| !pair.contains(object)).collect();
+        let (mut a, mut b, c) = (objects[pair[0]].as_str(), objects[pair[1]].as_str(), objects[others[third]].as_str());
+        if draw(1, 2) == 1 {
+            (a, b) = (b, a);
+        }
+        let id = format!("two_{i:04}");
+        suite.push(pair_prompt(&id, (first, second), [a, b, c], None));
+        if first.is_asymmetric() {
+            suite.push(pair_prompt(&format!("{id}s"), (first, second), [b, a, c], Some(&id)));
+        }
+    }
+    Ok(suite)
+}
+
+fn pair_prompt(id: &str, relations: (Relation, Relation), [a, b, c]: [&str; 3], swap_of: Option<&str>) -> Prompt {
+    let (first, second) = (relations.0.name(), relations.1.name());
+    let [with_a, with_b, with_c] = [a, b, c].map(with_article);
+    let mut questions: Vec<Question> = (1..)
+        .zip([&with_a, &with_b, &with_c])
+        .map(|(id, object)| Question { id, q: format!("Is there {object}?"), parents: vec![0] })
+        .collect();
+    questions.push(Question { id: 4, q: format!("Is the {a} {first} the {b}?"), parents: vec![1, 2] });
+    questions.push(Question { id: 5, q: format!("Is the {c} {second} the {a}?"), parents: vec![1, 3] });
+    let stated = |prep: &str, a: &str, b: &str| Stated { prep: prep.into(), a: a.into(), b: b.into(), c: None };
+    Prompt {
+        id: id.into(),
+        prompt: format!("{with_a} {first} {with_b}, with {with_c} {second} the {a}"),
+        relations: vec![stated(first, a, b), stated(second, c, a)],
+        objects: [a, b, c].map(Into::into).to_vec(),
+        questions,
+        swap_of: swap_of.map(Into::into),
+    }
+}
+
 fn with_article(noun: &str) -> String {
     let vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u', 'A', 'E', 'I', 'O', 'U']);
     format!("{} {noun}", if vowel { "an" } else { "a" })
@@ -152,26 +224,6 @@ fn with_article(noun: &str) -> String {
 pub fn write(path: &Path, suite: &[Prompt]) -> Result<()> {
     let text = serde_json::to_string_pretty(suite).map_err(|e| Error::file(path, e.to_string()))?;
     atomic::write(path, |w| writeln!(w, "{text}"))
-}
-
-/// What a file of prompts asks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Asks {
-    pub prompts: Vec<Asked>,
-    /// Ids of prompts that ask for no relation: their images count nowhere.
-    pub left_out: BTreeSet<String>,
-}
-
-/// Reads what prompts ask: a suite of [`make`], or an object of VISOR's `{id: {a, b, rel}}`. VISOR's prompts of type `and`
-/// and those with a single object are left out.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::File`] naming the prompt that is none, has another number of relations than one, or whose
-/// relation is unknown.
-pub fn read(path: &Path) -> Result<Asks> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?;
-    asked(&value).map_err(|why| Error::file(path, why))
 }
 
 /// Reads a suite of [`make`], whose ids also name files.
@@ -187,44 +239,4 @@ pub fn read_suite(path: &Path) -> Result<Vec<Prompt>> {
         Some(prompt) => Err(Error::file(path, format!("the id `{}`: expected letters, digits, - and _", prompt.id))),
         None => Ok(suite),
     }
-}
-
-/// As [`read`], of a parsed file.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn asked(value: &Value) -> Result<Asks, String> {
-    let mut asks = Asks { prompts: Vec::new(), left_out: BTreeSet::new() };
-    if let Value::Object(prompts) = value {
-        for (id, prompt) in prompts {
-            match visor_prompt(id, prompt)? {
-                Some(asked) => asks.prompts.push(asked),
-                None => drop(asks.left_out.insert(id.clone())),
-            }
-        }
-        return Ok(asks);
-    }
-    let prompts: Vec<Prompt> = serde_json::from_value(value.clone()).map_err(|e| e.to_string())?;
-    for prompt in prompts {
-        let [stated] = &prompt.relations[..] else {
-            let count = prompt.relations.len();
-            return Err(format!("prompt {} has {count} relations; boxes are scored for exactly one", prompt.id));
-        };
-        let relation = Relation::parse(&stated.prep).map_err(|e| format!("prompt {}: {e}", prompt.id))?;
-        let Stated { a, b, c, .. } = stated.clone();
-        asks.prompts.push(Asked { id: prompt.id, relation, a, b, c });
-    }
-    Ok(asks)
-}
-
-fn visor_prompt(id: &str, prompt: &Value) -> Result<Option<Asked>, String> {
-    let text = |key: &str| prompt[key].as_str().map(str::to_owned);
-    let (Some(a), Some(b), Some(relation)) = (text("a"), text("b"), text("rel")) else {
-        return Ok(None);
-    };
-    if relation == "and" || relation.is_empty() || b.is_empty() {
-        return Ok(None);
-    }
-    let relation = Relation::parse(&relation).map_err(|e| format!("prompt {id}: {e}"))?;
-    Ok(Some(Asked { id: id.into(), relation, a, b, c: text("c") }))
 }

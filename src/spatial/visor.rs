@@ -13,6 +13,15 @@ pub struct Asked {
     pub b: String,
     /// The second object of between.
     pub c: Option<String>,
+    pub questions: Asking,
+}
+
+/// Which of a prompt's questions are about one relation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asking {
+    /// Those about the objects, in the order of the relation.
+    pub objects: Vec<usize>,
+    pub relation: usize,
 }
 
 /// What was seen in one image.
@@ -57,6 +66,12 @@ pub struct Summary {
     pub short_prompts: usize,
     /// Images in which the opposite relation holds and the asked one does not.
     pub opposite: usize,
+}
+
+/// What was seen of a prompt of two relations: all of its objects, and both relations.
+pub fn both(first: Seen, second: Seen) -> Seen {
+    let holds = first.holds.zip(second.holds).map(|(first, second)| first && second);
+    Seen { a: first.a, b: first.b && second.a && second.b, holds, opposite: None }
 }
 
 /// The shares over prompts with their images. `None` if there is no image, or a relation that the judge cannot tell.
@@ -104,7 +119,8 @@ mod tests {
     #[test]
     fn of_a_cat_to_the_left_of_a_dog() {
         let (a, b) = ("cat".to_owned(), "dog".to_owned());
-        let asked = Asked { id: "0".into(), relation: Relation::LeftOf, a, b, c: None };
+        let questions = Asking { objects: vec![1, 2], relation: 3 };
+        let asked = Asked { id: "0".into(), relation: Relation::LeftOf, a, b, c: None, questions };
         let images = [
             vec![at("cat", 10.0), at("dog", 50.0)],
             vec![at("dog", 10.0), at("cat", 50.0)],

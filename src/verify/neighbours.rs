@@ -14,7 +14,7 @@ use crate::mix::{labels, meta};
 use crate::prompting::select::{self, best};
 use crate::regenerate::progress::Progress;
 use crate::spatial::visor::{Seen, Summary, summary};
-use crate::spatial::{Relation, detections, suite};
+use crate::spatial::{Relation, asks, detections};
 
 const EXACT: f64 = 1e-9;
 
@@ -57,7 +57,7 @@ pub fn img2img_steps(case: &Case) -> Result<Checks> {
 }
 
 pub fn visor(case: &Case) -> Result<Checks> {
-    let asked = suite::asked(&case.json["prompts"]).map_err(|why| case.error(why))?;
+    let asked = asks::asked(&case.json["prompts"]).map_err(|why| case.error(why))?;
     let threshold = case.json["threshold"].as_f64().unwrap_or(detections::THRESHOLD);
     let mut checks = Checks::default();
     let mut compare = |what: &str, groups: Vec<(&_, Vec<Seen>)>| -> Result<()> {

@@ -2,7 +2,7 @@
 
 mod layout;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -13,8 +13,8 @@ use crate::evaluate::questions::dsg;
 use crate::evaluate::scores::Scores;
 use crate::formats::atomic;
 use crate::spatial::suite::{self, PREPOSITIONS};
-use crate::spatial::visor::{Seen, Summary, summary};
-use crate::spatial::{Relation, answers, detections};
+use crate::spatial::visor::{Asked, Seen, Summary, both, summary};
+use crate::spatial::{Relation, answers, asks, detections};
 
 /// Test whether images show spatial relations.
 #[derive(clap::Args)]
@@ -46,6 +46,9 @@ struct Make {
     /// Prompts for each preposition, partners not counted.
     #[arg(long, default_value_t = 10)]
     count: usize,
+    /// Further prompts of two relations each, such as `a cube above a ball, with a cone behind the cube`; partners not counted.
+    #[arg(long, default_value_t = 0, value_name = "COUNT")]
+    two_relations: usize,
     /// The prompts, as JSON.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -106,7 +109,10 @@ impl Make {
             false => self.relations.iter().map(named).collect::<Result<_>>()?,
         };
         let objects: Vec<String> = self.objects.iter().map(|object| object.trim().to_owned()).collect();
-        let prompts = suite::make(&objects, &relations, self.count, common.seed())?;
+        let mut prompts = suite::make(&objects, &relations, self.count, common.seed())?;
+        if self.two_relations > 0 {
+            prompts.extend(suite::make_pairs(&objects, &relations, self.two_relations, common.seed())?);
+        }
         suite::write(&self.out, &prompts)?;
         if let Some(file) = &self.questions {
             dsg::write(file, &answers::questions(&prompts))?;
@@ -131,7 +137,7 @@ impl Score {
             ("--results", self.results.as_deref()),
             ("--scores", self.scores.as_deref()),
         ])?;
-        let prompts = suite::read(&self.prompts)?;
+        let prompts = asks::read(&self.prompts)?;
         let (found, recorded, answered);
         let (file, groups) = match (&self.detections, &self.results, &self.scores) {
             (Some(file), ..) => {
@@ -162,9 +168,12 @@ impl Score {
         let all = summary(decided);
         let undecided: Vec<&str> = rows.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r.name()).collect();
         let relations: serde_json::Map<_, _> = rows.iter().map(|(r, row)| (r.name().to_owned(), json!(row))).collect();
-        let without_images = prompts.prompts.len() - groups.len();
+        let of_two = both_relations(&groups);
+        let ids = |all: &mut dyn Iterator<Item = &str>| all.collect::<BTreeSet<&str>>().len();
+        let without_images = ids(&mut prompts.prompts.iter().map(|asked| asked.id.as_str()))
+            - ids(&mut groups.iter().map(|(asked, _)| asked.id.as_str()));
         let report = json!({"threshold": self.threshold, "all": all, "relations": relations,
-                            "not_told_by_boxes": undecided, "prompts_without_pictures": without_images});
+                            "both_relations": of_two.as_ref().map(|row| json!(row)), "not_told_by_boxes": undecided, "prompts_without_pictures": without_images});
         if let Some(out) = &self.out {
             atomic::write(out, |w| writeln!(w, "{report:#}"))?;
         }
@@ -185,6 +194,9 @@ impl Score {
             print_row(relation.name(), row.as_ref());
         }
         print_row("all", all.as_ref());
+        if let Some(row) = &of_two {
+            print_row("both of two", row.as_ref());
+        }
         if without_images > 0 {
             common.note(format!("{without_images} prompts have no image"));
         }
@@ -193,6 +205,16 @@ impl Score {
         }
         Ok(())
     }
+}
+
+/// The prompts of two relations, held where both are; none where there is no such prompt.
+fn both_relations(groups: &[(&Asked, Vec<Seen>)]) -> Option<Option<Summary>> {
+    let pairs = groups.windows(2).filter(|pair| pair[0].0.id == pair[1].0.id);
+    let whole = |pair: &[(&Asked, Vec<Seen>)]| -> Vec<Seen> {
+        pair[0].1.iter().zip(&pair[1].1).map(|(first, second)| both(*first, *second)).collect()
+    };
+    let whole: Vec<Vec<Seen>> = pairs.map(whole).collect();
+    (!whole.is_empty()).then(|| summary(whole.iter().map(Vec::as_slice)))
 }
 
 fn print_row(name: &str, row: Option<&Summary>) {
