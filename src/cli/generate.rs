@@ -1,6 +1,6 @@
 //! `selma generate`: images from prompts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::interrupt::Interrupt;
 use crate::cli::merge::parse_lora;
@@ -105,7 +105,7 @@ impl Generate {
         let prompts = self.read_prompts()?;
         self.model = common.model(&self.model)?;
         let image = self.init_image.as_deref().map(image::read).transpose()?;
-        let loras = self.loras()?;
+        let loras = gated_loras(self.gate.as_deref(), &self.lora)?;
         input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let mut folder = Folder {
             out: &self.out,
@@ -138,10 +138,7 @@ impl Generate {
             generator.reserve(&folder, &loras, from_image, gpu, &mut note)?;
         }
         generator.place(&device)?;
-        match &self.gate {
-            None => generator.with_loras(loras, self.allow_unused, &mut note)?,
-            Some(gate) => generator.with_gate(gate, loras, self.allow_unused)?,
-        };
+        put_on(&mut generator, self.gate.as_deref(), loras, self.allow_unused, &mut note)?;
         folder.inputs = inputs.join().expect("hashing does not panic")?;
         let mut terminal = Terminal::new(common)?;
         generator.generate(&folder, &mut terminal)?;
@@ -158,24 +155,6 @@ impl Generate {
             }
         }
         Ok(())
-    }
-
-    /// The LoRAs that are given; else those of the gate, where there is one.
-    fn loras(&self) -> Result<Vec<Strength>> {
-        let Some(gate) = &self.gate else { return parse_loras(&self.lora) };
-        let file = GateFile::read(gate)?;
-        let loras = match self.lora.is_empty() {
-            false => parse_loras(&self.lora)?,
-            true => file.beside(gate).into_iter().map(|path| Strength { path, scale: 1.0 }).collect(),
-        };
-        if let Some(missing) = loras.iter().find(|lora| !lora.path.exists()) {
-            let message =
-                "no such file; the gate was trained on an expert of this name: give the gate's LoRAs by --lora";
-            return Err(Error::file(&missing.path, message));
-        }
-        // Before the model is loaded.
-        file.check(gate, &loras.iter().map(|lora| lora.path.clone()).collect::<Vec<_>>())?;
-        Ok(loras)
     }
 
     fn existing(&self) -> Existing {
@@ -207,6 +186,43 @@ impl Generate {
         files.extend(self.init_image.iter().chain(&self.gate).chain(&self.embedding).cloned());
         Ok(files)
     }
+}
+
+/// The LoRAs that are given; else those of the gate, where there is one. They are checked before the model is loaded.
+///
+/// # Errors
+/// As [`parse_loras`] and [`GateFile::check`]; [`Error::File`] for an expert that is not there.
+pub(super) fn gated_loras(gate: Option<&Path>, arguments: &[String]) -> Result<Vec<Strength>> {
+    let Some(gate) = gate else { return parse_loras(arguments) };
+    let file = GateFile::read(gate)?;
+    let loras = match arguments.is_empty() {
+        false => parse_loras(arguments)?,
+        true => file.beside(gate).into_iter().map(|path| Strength { path, scale: 1.0 }).collect(),
+    };
+    if let Some(missing) = loras.iter().find(|lora| !lora.path.exists()) {
+        let message = "no such file; the gate was trained on an expert of this name: give the gate's LoRAs by --lora";
+        return Err(Error::file(&missing.path, message));
+    }
+    file.check(gate, &loras.iter().map(|lora| lora.path.clone()).collect::<Vec<_>>())?;
+    Ok(loras)
+}
+
+/// Has the model draw with `loras`, weighed by the gate where there is one.
+///
+/// # Errors
+/// As [`Generator::with_loras`] and [`Generator::with_gate`].
+pub(super) fn put_on(
+    generator: &mut Generator,
+    gate: Option<&Path>,
+    loras: Vec<Strength>,
+    allow_unused: bool,
+    note: &mut dyn FnMut(String),
+) -> Result<()> {
+    match gate {
+        None => generator.with_loras(loras, allow_unused, note)?,
+        Some(gate) => generator.with_gate(gate, loras, allow_unused)?,
+    };
+    Ok(())
 }
 
 /// Reads `FILE[:SCALE]` arguments; a folder means the LoRA in it.

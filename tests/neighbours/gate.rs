@@ -45,6 +45,29 @@ fn a_gate_of_zeros_is_the_uniform_merge() {
     file(Gate::uniform(2, 64), "zeros.safetensors");
     let uniform = draw(dir, "uniform", &["--lora", "uniform.safetensors"]);
     assert_eq!(draw(dir, "zeros", &["--gate", "zeros.safetensors"]), uniform);
+    // So it is wherever one draws.
+    let chat = |out: &'static str, more: &[&'static str]| {
+        let command = ["chat", "--model", "shapes", "--steps", "2", "--replay", "replies.jsonl", "--out", out];
+        run(dir, &[&command[..], more].concat());
+        pixels(&dir.join(out))
+    };
+    let said = r#"{"role": "assistant", "turn": 1, "raw": "<image>a red circle</image>", "shown": "", "errors": []}"#;
+    let asked = r#"{"role": "user", "turn": 1, "text": "go on"}"#;
+    std::fs::write(dir.join("replies.jsonl"), format!("{asked}\n{said}\n")).unwrap();
+    let talked = chat("talked", &["--lora", "uniform.safetensors"]);
+    assert_eq!(chat("gated-talk", &["--gate", "zeros.safetensors"]), talked);
+    assert_ne!(chat("plain-talk", &[]), talked);
+    std::fs::create_dir_all(dir.join("classes/one")).unwrap();
+    std::fs::copy(dir.join("photos/000.png"), dir.join("classes/one/000.png")).unwrap();
+    let mix = |out: &'static str, more: &[&'static str]| {
+        let command =
+            ["mix", "generate", "--model", "shapes", "--data", "classes", "--steps", "2", "--strengths", "0.5"];
+        run(dir, &[&command[..], &["--out", out], more].concat());
+        pixels(&dir.join(out).join("data/one"))
+    };
+    let mixed = mix("mixed", &["--lora", "uniform.safetensors"]);
+    assert_eq!(mix("gated-mix", &["--gate", "zeros.safetensors"]), mixed);
+    assert_ne!(mix("plain-mix", &[]), mixed);
     // Shares that follow the text: another image for each prompt, and the same in another batch.
     let rows: Vec<f32> =
         (0..130).map(|i| if i % 2 == 0 { 0.5 } else { -0.4 } * if i < 65 { 1.0 } else { -1.0 }).collect();

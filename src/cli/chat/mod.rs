@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::chat::session::{self, Drawer, Event, NAME, Outcome, Session};
-use crate::cli::generate::parse_loras;
+use crate::cli::generate::{gated_loras, put_on};
 use crate::cli::{Common, input};
 use crate::error::{Error, Result};
 use crate::formats::atomic;
@@ -35,6 +35,9 @@ pub struct Chat {
     /// A LoRA file, and its strength (1 if left out). Repeatable.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
+    /// Weigh the LoRAs for each prompt by a gate of `selma merge --gate`; without --lora, its experts are looked for beside it.
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
     /// An OpenAI-compatible endpoint, such as http://localhost:8000 or https://host/v1.
@@ -65,8 +68,12 @@ pub struct Chat {
 
 impl Chat {
     pub fn run(mut self, common: &Common) -> Result<()> {
-        input::check([("--replay", self.replay.as_deref()), ("--vocab", self.vocab.as_deref())])?;
-        let loras = parse_loras(&self.lora)?;
+        input::check([
+            ("--replay", self.replay.as_deref()),
+            ("--gate", self.gate.as_deref()),
+            ("--vocab", self.vocab.as_deref()),
+        ])?;
+        let loras = gated_loras(self.gate.as_deref(), &self.lora)?;
         input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let earlier = self.earlier()?;
         let client = self.client(common)?;
@@ -79,7 +86,7 @@ impl Chat {
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
-        generator.with_loras(loras, false, &mut |text| common.note(text))?;
+        put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         Generation::new(&self.settings, common.seed(), &generator.model).check(&generator.model, None)?;
         let mut drawer = Own { generator: &generator, settings: &self.settings };
         let kept = recorded.as_ref().or(earlier.as_ref()).map_or(BTreeMap::new(), |events| session::files(events));

@@ -7,7 +7,7 @@ use ::image::imageops::{self, FilterType};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::generate::parse_loras;
+use crate::cli::generate::{gated_loras, put_on};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Common, input};
 use crate::error::{Error, Result};
@@ -32,6 +32,9 @@ pub(super) struct Generate {
     /// A LoRA file, and its strength (1 if left out). Repeatable.
     #[arg(long, value_name = "FILE[:SCALE]")]
     lora: Vec<String>,
+    /// Weigh the LoRAs for each prompt by a gate of `selma merge --gate`; without --lora, its experts are looked for beside it.
+    #[arg(long, value_name = "FILE")]
+    gate: Option<PathBuf>,
     /// Tokens of the classes, as `selma mix train` learns them (learned_embeds.safetensors).
     #[arg(long, value_name = "FILE")]
     embedding: Option<PathBuf>,
@@ -72,9 +75,10 @@ impl Generate {
         input::check([
             ("--data", Some(self.data.as_path())),
             ("--embedding", self.embedding.as_deref()),
+            ("--gate", self.gate.as_deref()),
             ("--vocab", self.vocab.as_deref()),
         ])?;
-        let loras = parse_loras(&self.lora)?;
+        let loras = gated_loras(self.gate.as_deref(), &self.lora)?;
         input::check(loras.iter().map(|lora| ("--lora", Some(lora.path.as_path()))))?;
         let classes = plan::classes(&self.data)?;
         let words = self.words(&classes)?;
@@ -85,7 +89,7 @@ impl Generate {
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), embeddings, ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
         generator.place(&common.device()?)?;
-        generator.with_loras(loras, false, &mut |text| common.note(text))?;
+        put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         let interrupt = Interrupt::listen(common)?;
         let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };
         let style = ProgressStyle::with_template("{bar:32} {pos}/{len} images {eta} left");
@@ -146,11 +150,14 @@ impl Generate {
     fn begin(&self, classes: &[Class], common: &Common) -> Result<()> {
         let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
         let counts: Vec<usize> = classes.iter().map(|class| class.images.len()).collect();
-        let settings: Value = json!({
+        let mut settings: Value = json!({
             "model": self.model, "lora": self.lora, "embedding": self.embedding, "prompt": self.prompt, "mode": format!("{:?}", self.mode),
             "strengths": self.strengths, "gamma": self.gamma, "multiplier": self.multiplier, "settings": self.settings,
             "seed": common.seed(), "classes": names, "pictures": counts,
         });
+        if let Some(gate) = &self.gate {
+            settings["gate"] = json!(gate);
+        }
         let text = format!("{settings:#}\n");
         let file = self.out.join("mix.json");
         match (std::fs::read_to_string(&file), self.resume) {
