@@ -121,6 +121,9 @@ mod tests {
         for class in 0..3 {
             assert!(mixed.iter().any(|task| task.source == class) && mixed.iter().any(|task| task.target == class));
         }
+        // As in Diff-Mix's code, a class may meet itself: of three, in a third of the pairs.
+        let own = mixed.iter().filter(|task| task.source == task.target).count();
+        assert!((10..=30).contains(&own), "{own} of 60");
         assert!(mixed.iter().any(|task| task.strength == 0.5) && mixed.iter().any(|task| task.strength == 0.7));
         assert!(tasks(&classes, Mode::Aug, 5, &[0.5], 1).iter().all(|task| task.source == task.target));
         assert!(tasks(&classes, Mode::Gen, 5, &[0.5], 1).iter().all(|task| task.strength == 1.0));

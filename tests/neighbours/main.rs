@@ -4,12 +4,17 @@ mod chat;
 mod families;
 mod gate;
 mod judged;
+mod kills;
 mod missing;
+mod mix;
 mod paragraph;
 mod regenerate;
 #[allow(dead_code)]
 #[path = "../prompting/server.rs"]
 mod server;
+#[cfg(feature = "simulator")]
+mod simulator;
+mod spatial;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -140,6 +140,38 @@ fn an_embedding_is_learned_alone() {
     says(dir, &[&other[..], &["--vocab", &vocab]].concat(), 1, &["<Tip>", "64 values", "another family"]);
 }
 
+/// A token that stands behind the first 75 tokens is seen by training in windows alone.
+#[test]
+fn a_token_late_in_a_long_caption_is_learned_with_long_prompts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photos(dir, "photos", selma::shapes::Skill::Everyday, 2);
+    let prompt = format!("a red circle{} and a <late> one", " very".repeat(80));
+    for name in ["000.txt", "001.txt"] {
+        std::fs::write(dir.join("photos").join(name), &prompt).unwrap();
+    }
+    let rows = |out: &'static str, more: &[&'static str]| {
+        let command =
+            ["train", "--model", "shapes", "--data", "photos", "--class-token", "<late>", "--init-word", "circle"];
+        run(dir, &[&command[..], &FEW[2..], &["--weight-decay", "0", "--out", out], more].concat());
+        let learned = Embeddings::read(&dir.join(out).join("learned_embeds.safetensors")).unwrap();
+        learned.all[0].rows[0].data::<f32>().to_vec()
+    };
+    let (cut, whole) = (rows("cut", &[]), rows("whole", &["--long-prompts"]));
+    // Cut, the token is in no caption that is read, and nothing moves it from the word that it starts from.
+    let start = rows("start", &["--long-prompts", "--lr", "1e-30", "--embedding-lr", "1e-30"]);
+    assert_eq!(cut, start);
+    assert!(whole.iter().zip(&start).all(|(a, b)| a != b), "every value moves");
+    let draw = |out: &'static str| {
+        let embedding = format!("{out}/learned_embeds.safetensors");
+        let drawn = format!("{out}/drawn");
+        let command = ["generate", "--model", "shapes", "--steps", "2", "--long-prompts", "--prompt", &prompt];
+        run(dir, &[&command[..], &["--embedding", &embedding, "--out", &drawn]].concat());
+        pixels(&dir.join(drawn))
+    };
+    assert_ne!(draw("whole"), draw("start"));
+}
+
 /// The judge says how often the token draws what it was taught, and the base's words for it do not.
 #[test]
 fn a_token_teaches_a_shape_that_the_base_has_no_word_for() {
