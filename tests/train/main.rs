@@ -11,6 +11,7 @@ mod records;
 mod saved;
 mod schedule;
 mod texts;
+mod token_gradients;
 
 use std::path::{Path, PathBuf};
 
