@@ -2,6 +2,7 @@
 
 mod judges;
 mod metrics;
+mod mistakes;
 mod models;
 mod scorers;
 #[cfg(feature = "simulator")]
