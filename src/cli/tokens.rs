@@ -112,7 +112,7 @@ pub(super) fn train(
     let mut terminal = Terminal::new(common)?;
     let steps = config.steps;
     let samples = (config.batch_size * config.grad_accum) as u64;
-    let prepared = Preparation::new(config, vocab, &device, dtype, resume, &mut terminal)?;
+    let prepared = Preparation::with_tokens(config, vocab, &device, dtype, resume, &settings, &mut terminal)?;
     let mut trainer = TokenTrainer::new(prepared, settings, vocab, resume)?;
     let [embeddings, lora] = trainer.trained();
     terminal.note(&format!("training {embeddings} values of embeddings and {lora} of a LoRA"));

@@ -47,7 +47,7 @@ impl Train {
     pub fn run(self, common: &Common) -> Result<()> {
         let (vocab, resume, dry_run) = (self.vocab.clone(), self.resume, self.dry_run);
         let (mut config, tokens) = self.resolve()?;
-        if let (Some(tokens), false) = (tokens, dry_run) {
+        if let (Some(tokens), false) = (tokens.clone(), dry_run) {
             return tokens::train(config, tokens, vocab.as_deref(), resume, common);
         }
         config.model = common.model(Path::new(&config.model))?.display().to_string();
@@ -60,7 +60,7 @@ impl Train {
         config.precision = dtype.name().into();
         let mut terminal = Terminal::new(common)?;
         if dry_run {
-            return Preparation::dry_run(config, vocab.as_deref(), &device, dtype, &mut terminal);
+            return Preparation::dry_run(config, vocab.as_deref(), &device, dtype, tokens.as_ref(), &mut terminal);
         }
         let mut trainer = Trainer::new(config.clone(), vocab.as_deref(), &device, dtype, resume, &mut terminal)?;
         let (values, modules) = trainer.trained();

@@ -31,6 +31,9 @@ use crate::train::watcher::Watcher;
 /// most two crops an image are.
 const AHEAD_BYTES: usize = 4 << 30;
 
+/// What makes text states of captions in place of the frozen encoders.
+pub type EncodeTexts<'a> = &'a dyn Fn(&[String]) -> Result<Conditions>;
+
 /// The dataset of a run behind its cache.
 pub struct Examples {
     dataset: Dataset,
@@ -304,7 +307,7 @@ impl Examples {
         &mut self,
         number: u64,
         train_timesteps: Range<u32>,
-        encode: Option<&dyn Fn(&[String]) -> Result<Conditions>>,
+        encode: Option<EncodeTexts<'_>>,
     ) -> Result<MicroBatch> {
         let items = self.positions(number);
         let (mut latents, mut noises, mut timesteps) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::base::BaseModules;
+use super::beside::{take_vectors, with_magnitude};
 use super::dense;
-use super::expert::{Along, Expert, Factors};
+use super::expert::{Expert, Factors};
 use super::keys::{self, Key, KeyTable, Place, Role};
 use super::lycoris;
 use super::metadata::AdapterConfig;
@@ -134,48 +135,6 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
     Ok(loaded)
 }
 
-/// Puts what is added to norms and biases into the expert; what is left of a module's parts.
-fn take_vectors(
-    file: &Safetensors,
-    place: &Place,
-    parts: Parts,
-    weight: Option<&Vec<usize>>,
-    loaded: &mut Loaded,
-) -> Result<Parts> {
-    let mut rest = Parts::new();
-    for (role, key) in parts {
-        let parameter =
-            keys::VECTORS.iter().find(|(name, _)| role == Role::Lycoris(name)).map(|(_, parameter)| parameter);
-        let Some(parameter) = parameter else {
-            rest.insert(role, key);
-            continue;
-        };
-        let vector = finite(file, &key)?;
-        if let Some(weight) = weight.filter(|weight| weight[0] != vector.len()) {
-            let message = format!("{key} has {} values, expected {}", vector.len(), weight[0]);
-            return Err(Error::file(file.path(), message));
-        }
-        let all = loaded.expert.vectors.entry(place.component.clone()).or_default();
-        all.insert(format!("{}.{parameter}", place.module), vector.with_shape(&[vector.len()]));
-        loaded.applied.insert(key, place.clone());
-    }
-    Ok(rest)
-}
-
-/// `factors` with DoRA's lengths, where the module has them.
-fn with_magnitude(file: &Safetensors, parts: &Parts, factors: Factors) -> Result<Factors> {
-    let Some((role, key)) = [Role::Magnitude, Role::DoraScale].iter().find_map(|role| Some((role, parts.get(role)?)))
-    else {
-        return Ok(factors);
-    };
-    let values = finite(file, key)?;
-    // A dimension of 1 in front: LyCORIS's lengths of columns. peft has it with convolutions, and means rows.
-    let of_columns = *role == Role::DoraScale && values.shape().len() > 1 && values.shape()[0] == 1;
-    let square = factors.outputs() == 1;
-    let along = if of_columns && !square { Along::Inputs } else { Along::Outputs };
-    factors.with_magnitude(values, along).map_err(|e| Error::file(file.path(), format!("{key}: {e}")))
-}
-
 /// What a file is that has nothing of a LoRA but is something else that is shared for Stable Diffusion.
 fn other_kind(file: &Safetensors) -> Option<&'static str> {
     const STARTS: [(&str, &str); 10] = [
@@ -196,7 +155,7 @@ fn other_kind(file: &Safetensors) -> Option<&'static str> {
     STARTS.into_iter().find(|(start, _)| file.names().any(|name| name.starts_with(start))).map(|(_, kind)| kind)
 }
 
-type Parts = BTreeMap<Role, String>;
+pub(super) type Parts = BTreeMap<Role, String>;
 
 /// Sorts the file's keys by module and role.
 fn group(file: &Safetensors, base: Option<&BaseModules>, loaded: &mut Loaded) -> Result<BTreeMap<Place, Parts>> {

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bake;
 pub mod base;
+mod beside;
 mod compat;
 pub mod dense;
 pub mod expert;

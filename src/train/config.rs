@@ -145,6 +145,11 @@ settings! {
         /// is lost on the way through the VAE. Not with --flip or another resolution.
         #[arg(long)]
         train_on: TrainOn = TrainOn::Auto,
+        /// Folder for encoded images and captions, which runs can share, at the same time too (default: cache/ in --out). What is
+        /// there for the same content and the same encoders is taken.
+        #[arg(long)]
+        #[aside]
+        latents_cache: PathBuf,
         /// Pixels of a side (default: the model's).
         #[arg(long)]
         resolution: u32 => resolution,

@@ -19,6 +19,7 @@ pub mod step;
 pub mod steps;
 pub mod tensorboard;
 pub mod texts;
+mod timing;
 pub mod tokens;
 pub mod trainer;
 pub mod validation;

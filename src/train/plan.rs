@@ -1,10 +1,13 @@
 //! The memory that a run will take, worked out from configurations and file headers before anything is loaded.
 
+mod adapted;
+mod disk;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::activations::{Activations, Sizes};
-use super::config::{Chosen, TrainConfig};
+use super::config::TrainConfig;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::memory::{self, format_bytes};
@@ -12,9 +15,11 @@ use crate::device::plan::{MemoryPlan, Phase};
 use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
-use crate::lora::{BaseModules, Expert};
-use crate::nn::{ClipConfig, Config, UNetConfig, VaeConfig};
+use crate::nn::{UNetConfig, VaeConfig};
 use crate::tensor::DType;
+pub use adapted::Adapted;
+use adapted::text_configs;
+pub use disk::DiskPlan;
 
 /// The program and its threads.
 const PROGRAM: u64 = 32 << 20;
@@ -23,83 +28,6 @@ const VOCABULARY: u64 = 48 << 20;
 /// The VAE's feature maps at full size that are alive at once, in units of its first width.
 const ENCODER_MAPS: u64 = 4;
 const DECODER_MAPS: u64 = 7;
-
-/// What a run keeps on disk at most: how many of which, and the bytes of one.
-#[derive(Clone, Copy, Debug)]
-pub struct DiskPlan {
-    pub states: (u64, u64),
-    /// The newest one included.
-    pub loras: (u64, u64),
-}
-
-impl DiskPlan {
-    fn new(config: &TrainConfig, trained: usize) -> Self {
-        let saves = config.steps.div_ceil(config.save_every);
-        let averages = config.ema > 0.0 || config.optimizer.averages();
-        let average = if averages { DType::F32.size() } else { 0 };
-        let a_value = DType::F32.size() + config.optimizer.state_bytes() + average;
-        let loras = (config.steps / config.save_every).min(config.kept_loras() as u64);
-        Self {
-            states: (saves.min(config.keep as u64), (trained * a_value) as u64),
-            loras: (1 + loras, (trained * config.save_precision.dtype().size()) as u64),
-        }
-    }
-
-    /// Bytes of all of them.
-    pub fn bytes(&self) -> u64 {
-        [self.states, self.loras].iter().map(|(count, bytes)| count * bytes).sum()
-    }
-
-    fn line(&self) -> String {
-        let of = |(count, bytes): (u64, u64), one: &str| match count {
-            1 => format!("1 {one} of {}", format_bytes(bytes)),
-            _ => format!("{count} {one}s of {}", format_bytes(bytes)),
-        };
-        let (states, loras) = (of(self.states, "state"), of(self.loras, "LoRA"));
-        format!("planned files: {} at most, {states} and {loras}", format_bytes(self.bytes()))
-    }
-}
-
-/// What is trained, and on how long texts.
-pub struct Adapted {
-    /// What gets a LoRA layer.
-    pub chosen: Vec<Chosen>,
-    /// Values of all layers.
-    pub trained: usize,
-    /// Tokens of a caption: 77 a window.
-    pub text: usize,
-    /// Whether text encoders stay in memory for captions that vary.
-    pub texts_vary: bool,
-    /// Bytes that the largest image takes while it is decoded and scaled.
-    pub image: u64,
-}
-
-impl Adapted {
-    /// The layers of `start`, or those that the settings ask for, in the model whose `modules` have these shapes.
-    ///
-    /// # Errors
-    /// As [`TrainConfig::chosen`].
-    pub fn new(
-        config: &TrainConfig,
-        start: Option<&Expert>,
-        modules: &BaseModules,
-        (text, texts_vary): (usize, bool),
-        image: u64,
-    ) -> Result<Self> {
-        let chosen = config.chosen(start, modules)?;
-        let values = |chosen: &Chosen| {
-            let shape = modules.get(chosen.component).and_then(|modules| modules.get(&chosen.module));
-            let lengths = |shape: &Vec<usize>| if config.dora { shape[0] } else { 0 };
-            shape.map_or(0, |shape| chosen.rank * (shape[0] + shape[1..].iter().product::<usize>()) + lengths(shape))
-        };
-        Ok(Self { trained: chosen.iter().map(values).sum(), chosen, text, texts_vary, image })
-    }
-
-    /// The modules of the UNet.
-    fn of_unet(&self) -> impl Iterator<Item = &Chosen> {
-        self.chosen.iter().filter(|chosen| chosen.component == "unet")
-    }
-}
 
 /// The memory of this machine, and that of the GPU of the run.
 #[derive(Clone, Debug)]
@@ -127,7 +55,7 @@ impl Plans {
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
-        let trained = layers.trained;
+        let trained = layers.trained + layers.rows;
         let adapted: BTreeSet<String> = layers.of_unet().map(|chosen| chosen.module.clone()).collect();
         let activations = Activations {
             config: unet,
@@ -152,10 +80,11 @@ impl Plans {
         let average = if config.ema > 0.0 { DType::F32.size() } else { 0 };
         let a_value = 3 * DType::F32.size() + average + config.optimizer.state_bytes() + dtype.size();
         let state = (trained * a_value) as u64;
-        let disk = DiskPlan::new(config, trained);
+        let disk = DiskPlan::new(config, layers);
         let a_sample = (kept + passing) / config.batch_size as u64;
         let mut phases = Vec::new();
         if !config.train_text_encoder {
+            // Tokens that are learned do not spare it: captions are encoded ahead all the same.
             phases.push(Phase { name: "encoding captions", parts: vec![("text encoders", text)] });
         }
         phases.extend([
@@ -173,10 +102,10 @@ impl Plans {
                 ],
             },
         ]);
-        if let Some(training) = phases.last_mut().filter(|_| config.train_text_encoder || layers.texts_vary) {
+        if let Some(training) = phases.last_mut().filter(|_| layers.trains_texts() || layers.texts_vary) {
             training.parts.push(("text encoders", text));
         }
-        if config.train_text_encoder {
+        if layers.trains_texts() {
             let kept = text_activations(files, config.batch_size, layers.text, dtype)?;
             phases.last_mut().expect("a phase").parts.push(("kept for the text encoders", kept));
         }
@@ -260,8 +189,7 @@ impl Plans {
 /// keep of the tokens of all captions.
 fn text_activations(files: &ModelDir, batch: usize, tokens: usize, dtype: DType) -> Result<u64> {
     let mut bytes = 0;
-    for folder in std::iter::once(&files.text_encoder).chain(&files.text_encoder_2) {
-        let config = ClipConfig::parse(&Config::open(&folder.join("config.json"))?)?;
+    for config in text_configs(files)? {
         // Both norms and what they read, q, k, v, attention; before and behind the activation.
         let values = 8 * config.hidden_size + 2 * config.intermediate_size;
         bytes += config.num_hidden_layers * batch * tokens * values * dtype.size();

@@ -1,18 +1,19 @@
 //! All of a run but its steps: settings, data and model are opened and checked, and the frozen encoders have done their
 //! work. Little is kept in memory.
 
-use std::path::{Path, PathBuf};
+mod parts;
 
-use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 use super::checkpoint::{self, RunIdentity, State};
 use super::config::TrainConfig;
 use super::folder::OutputFolder;
-use super::lr_schedule::Shape;
 use super::plan::{Adapted, Plans};
 use super::samples::Samples;
 use super::step::Objective;
 use super::texts::TrainedTexts;
+use super::timing::Timing;
+use super::tokens::TokenSettings;
 use super::watcher::Watcher;
 use crate::data::captions::Captions;
 use crate::data::dataset::Dataset;
@@ -20,15 +21,13 @@ use crate::data::encoders::Encoders;
 use crate::data::examples::Examples;
 use crate::data::{images, survey};
 use crate::device::Device;
-use crate::diffusion::config::Class;
-use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
+use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
-use crate::formats::content_hash;
-use crate::formats::digest;
-use crate::formats::model_dir::{self, Family, ModelDir};
-use crate::lora::{self, BaseModules, Expert, base};
+use crate::formats::model_dir::ModelDir;
+use crate::lora::{Expert, base};
 use crate::nn::{Config, UNet, UNetConfig, VaeConfig};
 use crate::tensor::{DType, release_pool};
+use parts::{extend, fits, identify, objective, samples, start, vae_folder};
 
 /// A run that is ready for its first step, or for the one after the state that it goes on from.
 pub struct Preparation {
@@ -67,22 +66,42 @@ impl Preparation {
         resume: bool,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        Ok(Self::prepare(config, vocab, device, dtype, resume, true, false, watcher)?.expect("a run that is meant"))
+        let ask = Ask { resume, announced: true, dry: false, tokens: None };
+        Ok(Self::prepare(config, vocab, device, dtype, ask, watcher)?.expect("a run that is meant"))
+    }
+
+    /// As [`Preparation::new`], of a run that learns tokens.
+    ///
+    /// # Errors
+    /// As [`Preparation::new`]; [`Error::Usage`] for settings that do not go with new tokens, and captions without any.
+    pub fn with_tokens(
+        config: TrainConfig,
+        vocab: Option<&Path>,
+        device: &Device,
+        dtype: DType,
+        resume: bool,
+        tokens: &TokenSettings,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Self> {
+        let ask = Ask { resume, announced: true, dry: false, tokens: Some(tokens) };
+        Ok(Self::prepare(config, vocab, device, dtype, ask, watcher)?.expect("a run that is meant"))
     }
 
     /// Opens and checks all that [`Preparation::new`] does before it writes anything, and says what the run would do: the
-    /// images by size, the captions, memory and files.
+    /// images by size, the captions, memory, files and time. `tokens`: of a run that learns them.
     ///
     /// # Errors
-    /// As [`Preparation::new`].
+    /// As [`Preparation::with_tokens`].
     pub fn dry_run(
         config: TrainConfig,
         vocab: Option<&Path>,
         device: &Device,
         dtype: DType,
+        tokens: Option<&TokenSettings>,
         watcher: &mut dyn Watcher,
     ) -> Result<()> {
-        Self::prepare(config, vocab, device, dtype, true, true, true, watcher).map(|_| ())
+        let ask = Ask { resume: true, announced: true, dry: true, tokens };
+        Self::prepare(config, vocab, device, dtype, ask, watcher).map(|_| ())
     }
 
     /// As [`Preparation::new`] with `resume`, of a run after another one of the same model: what memory it will take has been
@@ -97,21 +116,20 @@ impl Preparation {
         dtype: DType,
         watcher: &mut dyn Watcher,
     ) -> Result<Self> {
-        Ok(Self::prepare(config, vocab, device, dtype, true, false, false, watcher)?.expect("a run that is meant"))
+        let ask = Ask { resume: true, announced: false, dry: false, tokens: None };
+        Ok(Self::prepare(config, vocab, device, dtype, ask, watcher)?.expect("a run that is meant"))
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn prepare(
         mut config: TrainConfig,
         vocab: Option<&Path>,
         device: &Device,
         dtype: DType,
-        resume: bool,
-        announced: bool,
-        dry: bool,
+        Ask { resume, announced, dry, tokens }: Ask<'_>,
         watcher: &mut dyn Watcher,
     ) -> Result<Option<Self>> {
         config.validate()?;
+        tokens.map_or(Ok(()), |tokens| tokens.check(&config, dtype))?;
         if config.dora && *device != Device::Cpu {
             return Err(Error::Unavailable("--dora on a GPU; --device cpu trains it".into()));
         }
@@ -172,16 +190,29 @@ impl Preparation {
             config.dora |= start.is_decomposed();
             watcher.note(&format!("starting from {} LoRA layers of rank up to {}", start.len(), config.rank));
         }
+        if let Some(tokens) = tokens {
+            let samples = dataset.samples().iter();
+            tokens.check_captions(
+                samples.flat_map(|s| s.captions.iter().map(|text| (s.image.as_path(), text.as_str()))),
+            )?;
+        }
         let captions = Captions::survey(&dataset, &files, vocab)?;
         captions.notes(config.long_prompts).iter().for_each(|note| watcher.note(note));
         let windows = if config.long_prompts { captions.windows } else { 1 };
         let text = (windows * captions.window, dataset.captions_vary());
         let largest = images.iter().map(|image| image.decoding(side as u32)).max().unwrap_or(0);
         let layers = Adapted::new(&config, start.as_ref(), &modules, text, largest)?;
+        let layers = match tokens {
+            Some(tokens) => layers.with_tokens(tokens, &files)?,
+            None => layers,
+        };
         let plans = Plans::new(&config, &layers, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
         if dry {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
             plans.check(&config)?;
+            let timing = Timing { config: &config, files: &files, vocab, unet: &unet, windows, device, dtype };
+            let latent = [side.div_ceil(vae.downscale()); 2];
+            watcher.note(&timing.line(&objective, latent, tokens.is_some(), start.as_ref())?);
             return Ok(None);
         }
         // What is wrong with the command leaves no folder behind.
@@ -195,7 +226,8 @@ impl Preparation {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
         }
         plans.check(&config)?;
-        let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
+        let cache = config.latents_cache.clone().unwrap_or_else(|| folder.join("cache"));
+        let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &cache)?;
         encoders.windows = windows;
         encoders.background = config.background();
         let latent = side.div_ceil(vae.downscale());
@@ -229,7 +261,7 @@ impl Preparation {
             Some(dataset) => {
                 let images = images::survey(&dataset, watcher)?;
                 let fits = survey::fits(&dataset, &images, buckets.as_ref())?;
-                let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &folder.join("cache"))?;
+                let mut encoders = Encoders::new(&files, &vae_folder, vocab, device, dtype, &cache)?;
                 encoders.windows = windows;
                 encoders.background = config.background();
                 let (plain, count) = (config.of_validation(), dataset.len() as u64);
@@ -288,141 +320,13 @@ impl Preparation {
     }
 }
 
-/// The folder of the VAE: the model's, or the one that `--vae` names, itself or as the `vae` of a model.
-fn vae_folder(config: &TrainConfig, files: &ModelDir) -> Result<PathBuf> {
-    Ok(match &config.vae {
-        None => files.vae.clone(),
-        Some(other) => model_dir::vae_folder(other)?,
-    })
-}
-
-/// The LoRA that a run starts from.
-///
-/// # Errors
-/// [`Error::File`] for a LoRA that does not fit the model, or has layers of networks that are not trained.
-fn start(config: &TrainConfig, file: &Path, modules: &BaseModules) -> Result<Expert> {
-    let loaded = lora::load(file, Some(modules), false)?;
-    match loaded.expert.components.keys().find(|component| *component != "unet" && !config.train_text_encoder) {
-        None => Ok(loaded.expert),
-        Some(other) => {
-            let message =
-                format!("has layers of {other}, and only those of the UNet are trained: give --train-text-encoder");
-            Err(Error::file(file, message))
-        }
-    }
-}
-
-/// Says what changes where a run goes on to another number of steps.
-///
-/// # Errors
-/// [`Error::Usage`] for fewer steps than are done.
-fn extend(state: &State, config: &TrainConfig, watcher: &mut dyn Watcher) -> Result<()> {
-    if state.step > config.steps {
-        let message = format!("steps is {}, but {} steps are done; give at least as many", config.steps, state.step);
-        return Err(Error::Usage(message));
-    }
-    let before = TrainConfig::from_toml(&state.settings)?;
-    if before.steps == config.steps {
-        return Ok(());
-    }
-    let (old, new) = (before.schedule(), config.schedule());
-    let mut note = format!("the run goes on to step {} instead of {}", config.steps, before.steps);
-    if old.shape != Shape::Constant {
-        note += &format!(
-            "; its {} schedule spans all of them now: the next learning rate is {:.3e} and would have been {:.3e}",
-            new.shape.name(),
-            new.at(state.step),
-            old.at(state.step)
-        );
-    }
-    watcher.note(&note);
-    Ok(())
-}
-
-/// Inpainting and other models see more than latents, and are not trained here.
-fn fits(files: &ModelDir, unet: &UNetConfig, vae: &VaeConfig) -> Result<()> {
-    if unet.in_channels == vae.latent_channels && unet.out_channels == vae.latent_channels {
-        return Ok(());
-    }
-    let message = format!(
-        "`in_channels` {} and `out_channels` {} do not fit the VAE's {} latent channels; only text-to-image models can be \
-         trained",
-        unet.in_channels, unet.out_channels, vae.latent_channels
-    );
-    Err(Error::file(files.unet.join("config.json"), message))
-}
-
-fn objective(config: &TrainConfig, scheduler: &Value) -> Result<Objective> {
-    let mut schedule = serde_json::Map::new();
-    for key in
-        ["num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"]
-    {
-        if !scheduler[key].is_null() {
-            schedule.insert(key.into(), scheduler[key].clone());
-        }
-    }
-    let schedule = NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddpm, &schedule.into())?)?;
-    let prediction = Prediction::parse(scheduler["prediction_type"].as_str().unwrap_or("epsilon"))?;
-    Ok(Objective { schedule, prediction, snr_gamma: config.snr_gamma, loss: config.loss() })
-}
-
-/// Everything that decides the numbers of a run. Where it lies, how often it saves and what it draws does not.
-fn identify(
-    config: &TrainConfig,
-    files: &ModelDir,
-    scheduler: &Value,
-    examples: &Examples,
-    dtype: DType,
-) -> Result<RunIdentity> {
-    let deciding = TrainConfig { precision: dtype.name().into(), ..config.deciding() };
-    let encoders = examples.encoders();
-    let mut parts = vec![
-        content_hash::of_folders(std::slice::from_ref(&files.unet))?,
-        encoders.vae_content.clone(),
-        encoders.text_content.clone(),
-        scheduler.to_string(),
-    ];
-    if let Some(file) = &config.network_weights {
-        parts.push(digest::file(&lora::file::resolve(file)?)?);
-    }
-    Ok(RunIdentity {
-        settings: deciding.to_toml()?,
-        model: content_hash::of_bytes(parts.join("\n").as_bytes()),
-        data: examples.content_hash(),
-    })
-}
-
-fn samples(
-    config: &TrainConfig,
-    files: &ModelDir,
-    scheduler: Value,
-    vae_folder: PathBuf,
-    side: usize,
-    dtype: DType,
-    examples: &mut Examples,
-) -> Result<Samples> {
-    let is_xl = files.family == Family::StableDiffusionXl;
-    let mut prompts = Vec::new();
-    // Text encoders that are trained encode them anew each time.
-    let frozen = config.sample_prompt.iter().filter(|_| !config.train_text_encoder);
-    for prompt in frozen {
-        let positive = examples.conditions(prompt)?;
-        let negative = match is_xl && files.force_zeros_for_empty_prompt {
-            true => positive.zeros()?,
-            false => examples.conditions("")?,
-        };
-        prompts.push((positive, negative));
-    }
-    Ok(Samples {
-        dir: config.out.join("samples"),
-        texts: config.sample_prompt.clone(),
-        prompts,
-        scheduler,
-        is_xl,
-        vae_folder,
-        own_vae: files.vae.clone(),
-        dtype,
-        side,
-        seed: config.seed,
-    })
+/// What a caller wants of a preparation.
+#[derive(Clone, Copy)]
+struct Ask<'a> {
+    resume: bool,
+    /// Whether to say what is planned.
+    announced: bool,
+    /// To end before anything is written.
+    dry: bool,
+    tokens: Option<&'a TokenSettings>,
 }

@@ -7,9 +7,8 @@ use super::metrics::Metrics;
 use super::step::Objective;
 use super::texts::TrainedTexts;
 use crate::autograd::Tape;
-use crate::data::examples::Examples;
+use crate::data::examples::{EncodeTexts, Examples};
 use crate::error::Result;
-use crate::generate::Conditions;
 use crate::nn::UNet;
 
 /// Timesteps at which each image is judged, spread evenly over those that are trained at.
@@ -47,11 +46,8 @@ impl Validation {
         texts: Option<&TrainedTexts>,
         step: u64,
     ) -> Result<f64> {
-        let encode = |captions: &[String]| match texts {
-            Some(texts) => texts.encode(&Tape::off(), captions),
-            None => unreachable!("asked for where there are text encoders"),
-        };
-        let encode: Option<&dyn Fn(&[String]) -> Result<Conditions>> = texts.is_some().then_some(&encode);
+        let encode = texts.map(|texts| move |captions: &[String]| texts.encode(&Tape::off(), captions));
+        let encode = encode.as_ref().map(|encode| encode as EncodeTexts<'_>);
         let mut sum = 0.0;
         let count = self.examples.len() as u64;
         for number in 0..count {

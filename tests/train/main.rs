@@ -3,6 +3,7 @@
 mod config;
 mod data;
 mod dora;
+mod dry;
 mod goes_on;
 mod killed;
 mod losses;

@@ -75,3 +75,47 @@ fn events_are_framed_protobuf() {
     assert_eq!(records[2][10..], [&[0xac, 0x02, 0x2a, summary.len() as u8], &summary[..]].concat());
     assert_ne!(EventFile::create(dir.path(), None).unwrap().path(), events.path());
 }
+
+/// What one run has encoded, the next one with the same images, captions and encoders takes.
+#[test]
+fn runs_share_a_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = crate::images(dir.path());
+    let (cache, alone) = (dir.path().join("shared"), dir.path().join("alone"));
+    let of_cache = || {
+        let mut files: Vec<_> =
+            walk(&cache).into_iter().map(|path| (path.metadata().unwrap().modified().unwrap(), path)).collect();
+        files.sort();
+        files
+    };
+    let mut before = Vec::new();
+    for (number, steps) in ["3", "3", "5"].into_iter().enumerate() {
+        let out = dir.path().join(format!("out-{number}"));
+        let shared = cache.display().to_string();
+        // The centre: longer runs need no other crops.
+        let settings = ["--steps", steps, "--crop", "center", "--no-flip", "--latents-cache", &shared];
+        crate::train(&data, &out, &settings).assert().success();
+        assert!(!out.join("cache").exists());
+        let after = of_cache();
+        assert!(after.len() >= 6, "{after:?}");
+        assert!(number == 0 || after == before, "run {number} encoded something again");
+        before = after;
+    }
+    crate::train(&data, &alone, &["--steps", "3", "--crop", "center", "--no-flip"]).assert().success();
+    let shared = dir.path().join("out-1");
+    assert!(crate::bytes(alone.join("lora.safetensors")) == crate::bytes(shared.join("lora.safetensors")));
+    // Another image is not taken for the one that was encoded.
+    std::fs::copy(data.join("1.png"), data.join("0.png")).unwrap();
+    let out = dir.path().join("changed");
+    let folder = cache.display().to_string();
+    crate::train(&data, &out, &["--steps", "3", "--crop", "center", "--no-flip", "--latents-cache", &folder])
+        .assert()
+        .success();
+    assert!(crate::bytes(out.join("lora.safetensors")) != crate::bytes(shared.join("lora.safetensors")));
+}
+
+/// The files below a folder.
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

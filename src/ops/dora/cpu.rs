@@ -47,7 +47,7 @@ pub fn forward(
             row.iter_mut().zip(&factors).zip(&bias).for_each(|((y, f), b)| *y = *y * *f + *b);
         });
         if let Some(residual) = residual {
-            y.par_iter_mut().zip(residual.reals::<T>().par_iter()).for_each(|(y, r)| *y = *y + *r);
+            y.par_iter_mut().zip(residual.reals::<T>().par_iter()).for_each(|(y, r)| *y += *r);
         }
         Ok(Tensor::from_reals::<T>(y, z.shape(), z.dtype()))
     })

@@ -78,26 +78,11 @@ pub struct TokenTrainer {
 }
 
 impl TokenTrainer {
-    /// Loads the networks of a prepared run, and with `resume` goes on from its newest state.
+    /// Loads the networks of a run prepared by [`Preparation::with_tokens`], and with `resume` goes on from its newest state.
     ///
     /// # Errors
-    /// [`Error::Usage`] for settings that do not go with new tokens, and for tokens that no caption has; [`Error::File`] for a
-    /// state of another run.
+    /// [`Error::File`] for a state of another run.
     pub fn new(prepared: Preparation, settings: TokenSettings, vocab: Option<&Path>, resume: bool) -> Result<Self> {
-        start::check(&prepared.config, &settings, prepared.dtype)?;
-        for (image, caption) in prepared.examples.all_captions() {
-            if !settings.tokens.iter().any(|token| caption.contains(token.as_str())) {
-                let message = format!(
-                    "its caption `{caption}` has none of the tokens that are learned ({}); write them into the captions",
-                    settings.tokens.join(", ")
-                );
-                return Err(Error::file(image, message));
-            }
-        }
-        let unused = |token: &&String| !prepared.examples.all_captions().any(|(_, text)| text.contains(token.as_str()));
-        if let Some(token) = settings.tokens.iter().find(unused) {
-            return Err(Error::Usage(format!("no caption has the token {token}, so it cannot be learned")));
-        }
         let mut unet = prepared.load_unet()?;
         let files = ModelDir::open(Path::new(&prepared.config.model))?;
         let mut encoders = TextEncoders::load(&files, vocab, prepared.dtype)?;

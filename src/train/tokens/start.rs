@@ -1,6 +1,6 @@
 //! How a run of new tokens begins: what goes with them, where their rows start, and the state that is gone on from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Init, TokenSettings};
 use crate::data::examples::Examples;
@@ -21,35 +21,60 @@ const DIFF_MIX_INIT: (i64, &str) = (42_170, "object");
 /// The key of the settings in a state.
 pub(super) const SETTINGS: &str = "selma.tokens";
 
-/// # Errors
-/// [`Error::Usage`] for settings that do not go with new tokens.
-pub(super) fn check(config: &TrainConfig, settings: &TokenSettings, dtype: DType) -> Result<()> {
-    let refuse = |what: &str| Err(Error::Usage(format!("{what}: not together with tokens that are learned")));
-    if dtype == DType::F16 {
-        return Err(Error::Usage("--precision f16: tokens are learned in f32 or bf16".into()));
+impl TokenSettings {
+    /// # Errors
+    /// [`Error::Usage`] for settings that do not go with new tokens.
+    pub fn check(&self, config: &TrainConfig, dtype: DType) -> Result<()> {
+        let refuse = |what: &str| Err(Error::Usage(format!("{what}: not together with tokens that are learned")));
+        if dtype == DType::F16 {
+            return Err(Error::Usage("--precision f16: tokens are learned in f32 or bf16".into()));
+        }
+        if config.sample_every > 0 {
+            return refuse("--sample-every");
+        }
+        if config.ema > 0.0 {
+            return refuse("--ema");
+        }
+        if config.optimizer != Optimizer::AdamW || !config.optimizer_args.is_empty() {
+            return refuse("--optimizer other than adamw, and --optimizer-args");
+        }
+        if config.train_text_encoder {
+            return refuse("--train-text-encoder");
+        }
+        if config.validates() {
+            return refuse("--validation-split and --validation-data");
+        }
+        if self.vectors == 0 || self.vectors > 64 {
+            return Err(Error::Usage(format!("--vectors {}: expected 1 to 64", self.vectors)));
+        }
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return Err(Error::Usage(format!("--embedding-lr {}: expected a number above 0", self.lr)));
+        }
+        Ok(())
     }
-    if config.sample_every > 0 {
-        return refuse("--sample-every");
+
+    /// Checks that every caption has a token, and every token a caption.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the image whose caption has none; [`Error::Usage`] naming a token that no caption has.
+    pub fn check_captions<'a>(&self, captions: impl Iterator<Item = (&'a Path, &'a str)>) -> Result<()> {
+        let mut unused: Vec<&String> = self.tokens.iter().collect();
+        for (image, caption) in captions {
+            let before = unused.len();
+            unused.retain(|token| !caption.contains(token.as_str()));
+            if unused.len() == before && !self.tokens.iter().any(|token| caption.contains(token.as_str())) {
+                let message = format!(
+                    "its caption `{caption}` has none of the tokens that are learned ({}); write them into the captions",
+                    self.tokens.join(", ")
+                );
+                return Err(Error::file(image, message));
+            }
+        }
+        match unused.first() {
+            None => Ok(()),
+            Some(token) => Err(Error::Usage(format!("no caption has the token {token}, so it cannot be learned"))),
+        }
     }
-    if config.ema > 0.0 {
-        return refuse("--ema");
-    }
-    if config.optimizer != Optimizer::AdamW || !config.optimizer_args.is_empty() {
-        return refuse("--optimizer other than adamw, and --optimizer-args");
-    }
-    if config.train_text_encoder {
-        return refuse("--train-text-encoder");
-    }
-    if config.validates() {
-        return refuse("--validation-split and --validation-data");
-    }
-    if settings.vectors == 0 || settings.vectors > 64 {
-        return Err(Error::Usage(format!("--vectors {}: expected 1 to 64", settings.vectors)));
-    }
-    if !(settings.lr > 0.0 && settings.lr.is_finite()) {
-        return Err(Error::Usage(format!("--embedding-lr {}: expected a number above 0", settings.lr)));
-    }
-    Ok(())
 }
 
 /// The rows that every encoder begins with.
