@@ -135,3 +135,23 @@ fn what_the_judge_cannot_select_is_refused_before_it_is_drawn() {
     says(run(&file, &out), 1, &words);
     assert!(out.join("prompts/counting.json").exists() && !out.join("images").exists());
 }
+
+/// What trains an expert alone trains it in a run: text encoders too, whose layers are merged with the rest.
+#[test]
+fn experts_have_layers_of_text_encoders_where_they_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = pipeline(dir.path(), "train-text-encoder = true\nlora-plus-ratio = 4\nblock-rank = [\"mid_block=1\"]\n");
+    let out = dir.path().join("out");
+    run(&file, &out).assert().success();
+    let base = selma::lora::base::modules(&crate::parity("models/tiny-sd2")).unwrap();
+    let merged = selma::lora::load(&out.join("merge/plain/lora.safetensors"), Some(&base), false).unwrap().expert;
+    for component in ["text_encoder", "unet"] {
+        let layers = merged.components.get(component).unwrap_or_else(|| panic!("{component}"));
+        let moved = layers.values().any(|layer| layer.delta().data::<f32>().iter().any(|x| *x != 0.0));
+        assert!(moved, "{component}");
+    }
+    // Two experts of rank 1 there, and of rank 2 elsewhere.
+    for (module, layer) in &merged.components["unet"] {
+        assert_eq!(layer.rank(), if module.starts_with("mid_block") { 2 } else { 4 }, "{module}");
+    }
+}

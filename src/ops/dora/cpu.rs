@@ -17,11 +17,14 @@ pub fn norms(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tens
     let dtype = weight.dtype().accumulator();
     let [weight, a, b] = [weight, a, b].map(|x| matrix(x).cast(dtype));
     let merged = merged(&weight, &a, &b, scale)?;
-    let values = merged.reals::<f64>();
-    let norms: Vec<f64> = (values.par_chunks((values.len() / out.max(1)).max(1)))
-        .map(|row| row.iter().map(|x| x * x).sum::<f64>().sqrt())
-        .collect();
+    let norms = dispatch!(dtype, T => lengths(&merged.reals::<T>(), (merged.len() / out.max(1)).max(1)));
     Ok(Tensor::from_reals::<f64>(norms, &[out], dtype))
+}
+
+/// The length of each row of `width` values.
+fn lengths<T: Real>(values: &[T], width: usize) -> Vec<f64> {
+    let length = |row: &[T]| row.iter().map(|x| x.to_f64().powi(2)).sum::<f64>().sqrt();
+    values.par_chunks(width).map(length).collect()
 }
 
 /// What each channel is multiplied by. A row of zeros has no direction.
@@ -58,19 +61,23 @@ pub fn input_gradient(dy: &Tensor, magnitude: &Tensor, norm: &Tensor) -> Result<
     forward(dy, magnitude, norm, None, None)
 }
 
+/// The sum of `dy z` over the rows of each block of them, in f64.
+fn products<T: Real>(dy: &[T], z: &[T], out: usize) -> Vec<Vec<f64>> {
+    let blocks = dy.par_chunks(ROWS * out).zip(z.par_chunks(ROWS * out));
+    let sums = blocks.map(|(dy, z)| {
+        let mut sums = vec![0.0; out];
+        for (dy, z) in dy.chunks_exact(out).zip(z.chunks_exact(out)) {
+            sums.iter_mut().zip(dy.iter().zip(z)).for_each(|(sum, (dy, z))| *sum += dy.to_f64() * z.to_f64());
+        }
+        sums
+    });
+    sums.collect()
+}
+
 /// The sum of `dy z / norm` over all rows, in an order that no number of threads changes.
 pub fn magnitude_gradient(dy: &Tensor, z: &Tensor, norm: &Tensor, dtype: DType) -> Result<Tensor> {
     let out = norm.len().max(1);
-    let (dy, z) = (dy.reals::<f64>(), z.reals::<f64>());
-    let parts: Vec<Vec<f64>> = (dy.par_chunks(ROWS * out).zip(z.par_chunks(ROWS * out)))
-        .map(|(dy, z)| {
-            let mut sums = vec![0.0; out];
-            for (dy, z) in dy.chunks_exact(out).zip(z.chunks_exact(out)) {
-                sums.iter_mut().zip(dy.iter().zip(z)).for_each(|(sum, (dy, z))| *sum += dy * z);
-            }
-            sums
-        })
-        .collect();
+    let parts = dispatch!(dy.dtype(), T => products(&dy.reals::<T>(), &z.reals::<T>(), out));
     let mut sums = vec![0.0; norm.len()];
     for part in parts {
         sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
