@@ -45,7 +45,7 @@ fn loaded(file: &Safetensors, name: &str, dir: &Path) -> (PathBuf, Expert) {
     let path = dir.join(format!("{name}.safetensors"));
     write(&path, &tensors, &BTreeMap::new()).unwrap();
     let shape = file.shape(&format!("{name}.weight")).unwrap();
-    let expert = lora::load(&path, Some(&base(&shape)), false).unwrap().expert;
+    let expert = lora::load(&path, Some(&base(shape)), false).unwrap().expert;
     (path, expert)
 }
 
