@@ -6,10 +6,10 @@ template <int SIZE, int THREADS>
 DEV void forward_any(scalar_t* y, const scalar_t* x, const scalar_t* weight, const float* bias, const scalar_t* t,
                  const scalar_t* residual, int n, const Shape& s) {
     const long long pixels = (long long)n * s.ho * s.wo;
-    const Corner corner = corner_of_block<SIZE>(pixels, s.c_out);
+    const Corner corner = corner_of_block<SIZE, SIZE>(pixels, s.c_out);
     const long long first = corner.m;
     const int first_n = corner.n, k = s.kh * s.kw * s.c_in;
-    Sums<SIZE, THREADS, scalar_t> sums;
+    Sums<SIZE, SIZE, THREADS, scalar_t> sums;
     Patches<SIZE, THREADS> patches;
     find_pixels(patches, first, pixels, s.ho, s.wo);
     const Operand weights = {weight, s.c_out, k, k};
@@ -31,10 +31,10 @@ DEV void forward_any(scalar_t* y, const scalar_t* x, const scalar_t* weight, con
 template <int SIZE, int THREADS>
 DEV void dgrad_any(scalar_t* dx, const scalar_t* dy, const scalar_t* weight, const float* bias, int n, const Shape& s) {
     const long long pixels = (long long)n * s.h * s.w;
-    const Corner corner = corner_of_block<SIZE>(pixels, s.c_in);
+    const Corner corner = corner_of_block<SIZE, SIZE>(pixels, s.c_in);
     const long long first = corner.m;
     const int first_n = corner.n, taps = s.kh * s.kw, k = taps * s.c_out;
-    Sums<SIZE, THREADS, scalar_t> sums;
+    Sums<SIZE, SIZE, THREADS, scalar_t> sums;
     Patches<SIZE, THREADS> patches;
     find_pixels(patches, first, pixels, s.h, s.w);
     const bool aligned = aligned16(weight) && s.c_in % PACK == 0;

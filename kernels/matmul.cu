@@ -14,23 +14,23 @@
 //
 // Where a long k would keep few blocks busy, blockIdx.z has slices of it (nt_split, nn_split), whose float sums sums.cu adds up.
 //
-// A block makes a tile of 128 x 128 values or 64 x 64 as tile.h describes. `large` and `small` take operands whose rows begin
-// at multiples of 16 bytes; `any` takes whatever there is, value by value where it must.
+// A block makes a tile of 256 x 128 values, 128 x 128 or 64 x 64 as tile.h describes. `tall`, `large` and `small` take operands
+// whose rows begin at multiples of 16 bytes; `any` takes whatever there is, value by value where it must.
 //
-// 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the large tile does
-// 64 FLOPs for each byte that it reads, and a warp issues 2.7 instructions for each of its tensor-core products, besides some
+// 2 m n (k + k2) FLOPs; at least sizeof(scalar_t) (m (k + k2) + n (k + k2) + m n) bytes. In 16 bits the tall tile does 85
+// FLOPs for each byte that it reads, the large one 64, and a warp issues 2.7 instructions for each of its tensor-core products, besides some
 // 1200 before and after the loop: it is bound by shared memory and tensor cores, a short k by what is around the loop.
 #include "kernel.h"
-#include "gelu.h"
 #include "tile.h"
 #include "walk.h"
+#include "gated.h"
 
 // The sums of the steps of k of a slice, those of the second pair following those of the first.
-template <bool B_LINES, int SIZE, int THREADS>
-DEV void sum_up(Sums<SIZE, THREADS, scalar_t>& sums, const Corner& corner, const scalar_t* a, const scalar_t* b,
+template <bool B_LINES, int ROWS, int COLUMNS, int THREADS>
+DEV void sum_up(Sums<ROWS, COLUMNS, THREADS, scalar_t>& sums, const Corner& corner, const scalar_t* a, const scalar_t* b,
                 const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2, const Slice& slice) {
-    Walk<true, SIZE, THREADS> from_a;
-    Walk<B_LINES, SIZE, THREADS> from_b;
+    Walk<true, ROWS, THREADS> from_a;
+    Walk<B_LINES, COLUMNS, THREADS> from_b;
     int left = 0;
     const auto begin_pair = [&](const scalar_t* a, const scalar_t* b, int k, int first) {
         begin(from_a, {a + first, m, k, k}, corner.m);
@@ -52,21 +52,21 @@ DEV void sum_up(Sums<SIZE, THREADS, scalar_t>& sums, const Corner& corner, const
 }
 DEV int steps_of(int k, int k2) { return (k + STEP - 1) / STEP + (k2 + STEP - 1) / STEP; }
 
-template <bool B_LINES, int SIZE, int THREADS>
+template <bool B_LINES, int ROWS, int COLUMNS, int THREADS>
 DEV void matmul(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
                 const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    const Corner corner = corner_of_block<SIZE>(m, n);
-    Sums<SIZE, THREADS, scalar_t> sums;
+    const Corner corner = corner_of_block<ROWS, COLUMNS>(m, n);
+    Sums<ROWS, COLUMNS, THREADS, scalar_t> sums;
     sum_up<B_LINES>(sums, corner, a, b, a2, b2, m, n, k, k2, {0, steps_of(k, k2)});
     finish(sums, y, n, corner.n, {alpha, bias, nullptr, 1, residual},
            [&](int row) { return corner.m + row < m ? corner.m + row : -1; });
 }
 // parts [slices, m, n]: slice blockIdx.z.
-template <bool B_LINES, int SIZE, int THREADS>
+template <bool B_LINES, int ROWS, int COLUMNS, int THREADS>
 DEV void matmul_split(float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m,
                       int n, int k, int k2, int slices) {
-    const Corner corner = corner_of_block<SIZE>(m, n);
-    Sums<SIZE, THREADS, scalar_t> sums;
+    const Corner corner = corner_of_block<ROWS, COLUMNS>(m, n);
+    Sums<ROWS, COLUMNS, THREADS, scalar_t> sums;
     sum_up<B_LINES>(sums, corner, a, b, a2, b2, m, n, k, k2, slice_of(blockIdx.z, slices, steps_of(k, k2)));
     store_part(sums, parts + blockIdx.z * m * n, n, corner.n,
                [&](int row) { return corner.m + row < m ? corner.m + row : -1; });
@@ -80,8 +80,8 @@ template <bool B_LINES>
 DEV void matmul_any(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2,
                     const float* bias, const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
     constexpr int SIZE = TILE_SMALL, THREADS = TILE_SMALL_THREADS;
-    const Corner corner = corner_of_block<SIZE>(m, n);
-    Sums<SIZE, THREADS, scalar_t> sums;
+    const Corner corner = corner_of_block<SIZE, SIZE>(m, n);
+    Sums<SIZE, SIZE, THREADS, scalar_t> sums;
     const Operand a_first = {a, m, k, k}, a_second = {a2, m, k2, k2};
     const Operand b_first = {b, n, k, B_LINES ? k : n}, b_second = {b2, n, k2, B_LINES ? k2 : n};
     const int steps = (k + STEP - 1) / STEP;
@@ -112,65 +112,13 @@ DEV Group group(scalar_t* y, const scalar_t* const (&b)[3], const scalar_t* a2, 
     return {y + i * m * n, i == 0 ? b[0] : i == 1 ? b[1] : b[2], a2 + i * m * k2, i == 0 ? b2[0] : i == 1 ? b2[1] : b2[2]};
 }
 
-// Rows of a tile of b [2 n, k]: TURN of values from `first` on, their gates, the next TURN of values, and so on, so that the
-// thread with the sum of a value gets that of its gate. The value's column of row `row`, and the line in b.
-template <class S> DEV int gated_column(int row, int first) {
-    return first + row / (2 * S::TURN) * S::TURN + row % S::TURN;
-}
-template <class S> DEV long long gated_line(int row, int column, int n) {
-    return row / S::TURN % 2 ? (long long)n + column : column;
-}
-template <class S, int SIZE, int THREADS>
-DEV void begin_gated(Walk<true, SIZE, THREADS>& walk, const scalar_t* b, int first, int n, int k) {
-    using W = Walk<true, SIZE, THREADS>;
-    static_assert(W::APART % (2 * S::TURN) == 0, "rows of a thread are values or gates");
-    const int row = first_row<W>(), column = gated_column<S>(row, first);
-    begin(walk, {b, n, k, k}, gated_line<S>(row, column, n) - row);
-    walk.apart /= 2;
-    walk.there = 0;
-#pragma unroll
-    for (int i = 0; i < W::EACH; i++) walk.there |= (column + i * W::APART / 2 < n ? 1u : 0u) << i;
-}
-template <int SIZE, int THREADS, bool ANY>
-DEV void matmul_geglu(scalar_t* y, const scalar_t* a, const scalar_t* b, const float* bias, long long m, int n, int k) {
-    const Corner corner = corner_of_block<SIZE>(m, 2 * n);
-    const int first_n = corner.n / 2;
-    using S = Sums<SIZE, THREADS, scalar_t>;
-    S sums;
-    Walk<true, SIZE, THREADS> from_a, from_b;
-    if constexpr (!ANY) {
-        begin(from_a, {a, m, k, k}, corner.m);
-        begin_gated<S>(from_b, b, first_n, n, k);
-    }
-    int done = 0;
-    product<true, true>(sums, (k + STEP - 1) / STEP, [&](scalar_t* tile_a, scalar_t* tile_b) {
-        if constexpr (!ANY) {
-            fetch(from_a, tile_a, k - done);
-            fetch(from_b, tile_b, k - done);
-        } else {
-            fetch_any<true, SIZE, THREADS>(tile_a, {a, m, k, k}, corner.m, done);
-            fetch_any_lines<SIZE, THREADS>(tile_b, b, k, k, done, [&](int row) {
-                const int column = gated_column<S>(row, first_n);
-                return column < n ? gated_line<S>(row, column, n) : -1;
-            });
-        }
-        done += STEP;
-    });
-    each_pair(sums, [&](int row, int column, float value, float gate) {
-        column += first_n;
-        if (corner.m + row >= m || column >= n) return;
-        if (bias) value += bias[column], gate += bias[n + column];
-        store(y, (corner.m + row) * n + column, value * gelu(gate));
-    });
-}
-
 // y [slices, m, n] float: slice blockIdx.z over values blockIdx.z * k_slice to the next slice's.
 template <int SIZE, int THREADS, bool ANY>
 DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m, int n, long long k, int k_slice) {
-    const Corner corner = corner_of_block<SIZE>(m, n);
+    const Corner corner = corner_of_block<SIZE, SIZE>(m, n);
     const long long start = (long long)blockIdx.z * k_slice;
     const int values = (int)min(k - start, (long long)k_slice);
-    Sums<SIZE, THREADS, scalar_t> sums;
+    Sums<SIZE, SIZE, THREADS, scalar_t> sums;
     Walk<false, SIZE, THREADS> from_a, from_b;
     if constexpr (!ANY) {
         begin(from_a, {a + start * m, m, values, m}, corner.m);
@@ -191,30 +139,40 @@ DEV void matmul_transposed(float* y, const scalar_t* a, const scalar_t* b, int m
 }
 
 // a2 and b2 may be missing with k2 = 0, and so may bias and residual. Biases are float, like all vectors of a model.
+KERNEL_BOUNDS(matmul_nt_tall, TILE_TALL_THREADS, 1)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<true, TILE_TALL, TILE_LARGE, TILE_TALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+}
 KERNEL_BOUNDS(matmul_nt_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+    matmul<true, TILE_LARGE, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nt_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+    matmul<true, TILE_SMALL, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nt_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
     matmul_any<true>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
+KERNEL_BOUNDS(matmul_nn_tall, TILE_TALL_THREADS, 1)
+(scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
+ const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
+    matmul<false, TILE_TALL, TILE_LARGE, TILE_TALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+}
 KERNEL_BOUNDS(matmul_nn_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    matmul<false, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+    matmul<false, TILE_LARGE, TILE_LARGE, TILE_LARGE_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nn_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
  const scalar_t* residual, long long m, int n, int k, int k2, float alpha) {
-    matmul<false, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
+    matmul<false, TILE_SMALL, TILE_SMALL, TILE_SMALL_THREADS>(y, a, b, a2, b2, bias, residual, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_nn_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, const float* bias,
@@ -225,37 +183,44 @@ KERNEL_BOUNDS(matmul_nn_any, TILE_SMALL_THREADS, 4)
 KERNEL_BOUNDS(matmul_nt_split_large, TILE_LARGE_THREADS, 2)
 (float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
  int slices) {
-    matmul_split<true, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+    matmul_split<true, TILE_LARGE, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
 }
 KERNEL_BOUNDS(matmul_nt_split_small, TILE_SMALL_THREADS, 4)
 (float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
  int slices) {
-    matmul_split<true, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+    matmul_split<true, TILE_SMALL, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
 }
 KERNEL_BOUNDS(matmul_nn_split_large, TILE_LARGE_THREADS, 2)
 (float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
  int slices) {
-    matmul_split<false, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+    matmul_split<false, TILE_LARGE, TILE_LARGE, TILE_LARGE_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
 }
 KERNEL_BOUNDS(matmul_nn_split_small, TILE_SMALL_THREADS, 4)
 (float* parts, const scalar_t* a, const scalar_t* b, const scalar_t* a2, const scalar_t* b2, long long m, int n, int k, int k2,
  int slices) {
-    matmul_split<false, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
+    matmul_split<false, TILE_SMALL, TILE_SMALL, TILE_SMALL_THREADS>(parts, a, b, a2, b2, m, n, k, k2, slices);
 }
 // The second pairs may be missing, and so may products behind the first.
+KERNEL_BOUNDS(matmul_group_tall, TILE_TALL_THREADS, 1)
+(scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
+ const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
+ int k, int k2, float alpha) {
+    const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
+    matmul<true, TILE_TALL, TILE_LARGE, TILE_TALL_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
+}
 KERNEL_BOUNDS(matmul_group_large, TILE_LARGE_THREADS, 2)
 (scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
  const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
  int k, int k2, float alpha) {
     const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
-    matmul<true, TILE_LARGE, TILE_LARGE_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
+    matmul<true, TILE_LARGE, TILE_LARGE, TILE_LARGE_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_group_small, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,
  const scalar_t* a2, const scalar_t* b2_first, const scalar_t* b2_second, const scalar_t* b2_third, long long m, int n,
  int k, int k2, float alpha) {
     const Group g = group(y, {b_first, b_second, b_third}, a2, {b2_first, b2_second, b2_third}, m, n, k2);
-    matmul<true, TILE_SMALL, TILE_SMALL_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
+    matmul<true, TILE_SMALL, TILE_SMALL, TILE_SMALL_THREADS>(g.y, a, g.b, g.a2, g.b2, nullptr, nullptr, m, n, k, k2, alpha);
 }
 KERNEL_BOUNDS(matmul_group_any, TILE_SMALL_THREADS, 4)
 (scalar_t* y, const scalar_t* a, const scalar_t* b_first, const scalar_t* b_second, const scalar_t* b_third,

@@ -1,16 +1,19 @@
-// Products of tiles, which matmul.cu and conv2d.cu are made of: a block makes SIZE x SIZE sums over k.
+// Products of tiles, which matmul.cu and conv2d.cu are made of: a block makes ROWS x COLUMNS sums over k.
 //
 // It walks along k in steps of 64 bytes through a ring of STAGES tiles of both operands in shared memory, which
 // asynchronous copies fill STAGES - 1 steps ahead; one barrier a step. 16-byte chunks of a row are permuted (xor with
 // the row), so that the eight rows of a matrix that ldmatrix reads lie in different banks. bf16 and f16 go through the
-// tensor cores with float sums (warps of 64 x 64 values in the large tile, 32 x 32 in the small one), float through FFMA
-// with no TF32. Dynamic shared memory: STAGES * 2 * SIZE * 64 bytes.
+// tensor cores with float sums (warps of 64 x 64 values in the tall and the large tile, 32 x 32 in the small one), float through
+// FFMA with no TF32. Dynamic shared memory: STAGES * (ROWS + COLUMNS) * 64 bytes.
 //
 // walk.h fetches operands for this loop, and stores what it made. Where it does, a step of the large tile is 64 tensor-core
 // instructions among some 170, which read 6 cycles of shared memory each: that and the tensor cores themselves are the
 // limit, no longer the instructions.
 #pragma once
 
+// The tall tile has TILE_LARGE columns and twice the rows: a block reads three quarters as much for each sum.
+CONSTANT(TILE_TALL, 256);
+CONSTANT(TILE_TALL_THREADS, 256);
 CONSTANT(TILE_LARGE, 128);
 CONSTANT(TILE_LARGE_THREADS, 128);
 CONSTANT(TILE_SMALL, 64);
@@ -30,11 +33,11 @@ struct Corner {
     long long m;
     int n;
 };
-template <int SIZE> DEV Corner corner_of_block(long long m, int n) {
-    const int tiles_m = (int)((m + SIZE - 1) / SIZE), tiles_n = (n + SIZE - 1) / SIZE;
+template <int ROWS, int COLUMNS> DEV Corner corner_of_block(long long m, int n) {
+    const int tiles_m = (int)((m + ROWS - 1) / ROWS), tiles_n = (n + COLUMNS - 1) / COLUMNS;
     const int group = blockIdx.x / (TILE_GROUP * tiles_n), in_group = blockIdx.x % (TILE_GROUP * tiles_n);
     const int first = group * TILE_GROUP, height = min(tiles_m - first, TILE_GROUP);
-    return {(long long)(first + in_group % height) * SIZE, in_group / height * SIZE};
+    return {(long long)(first + in_group % height) * ROWS, in_group / height * COLUMNS};
 }
 
 // Steps of k that slice `slice` of so many takes, in order; the last ones may have fewer, or none.
@@ -62,8 +65,8 @@ DEV const scalar_t* shifted(const scalar_t* p, long long bytes) {
 
 // The sums of a thread, which are those of its warp's M x N values. A thread with column j of TURN has column j of the next
 // TURN as well: `each_pair` calls f(row, column, sum, other sum) with those, columns counted without the others.
-template <int SIZE, int THREADS, class T> struct Sums {
-    static constexpr int WARPS_N = 2, M = SIZE / (THREADS / 32 / WARPS_N), N = SIZE / WARPS_N;
+template <int ROWS, int COLUMNS, int THREADS, class T> struct Sums {
+    static constexpr int WARPS_N = 2, M = ROWS / (THREADS / 32 / WARPS_N), N = COLUMNS / WARPS_N;
     static constexpr int TURN = 8;
     float d[M / 16][N / 8][4] = {};
 };
@@ -98,15 +101,16 @@ template <bool LINES> DEV void load_fragment(unsigned (&r)[4], const scalar_t* a
     else load_matrices_trans(r, at);
 }
 // What a thread knows of both operands' tiles.
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T> struct Fragments {
-    using S = Sums<SIZE, THREADS, T>;
-    Places<A_LINES, SIZE, S::M / 16> a = places<A_LINES, SIZE, S::M / 16>(warp_row<S>(), true);
-    Places<B_LINES, SIZE, S::N / 16> b = places<B_LINES, SIZE, S::N / 16>(warp_column<S>(), false);
+template <bool A_LINES, bool B_LINES, int ROWS, int COLUMNS, int THREADS, class T> struct Fragments {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
+    Places<A_LINES, ROWS, S::M / 16> a = places<A_LINES, ROWS, S::M / 16>(warp_row<S>(), true);
+    Places<B_LINES, COLUMNS, S::N / 16> b = places<B_LINES, COLUMNS, S::N / 16>(warp_column<S>(), false);
 };
 // Takes one step of k into the sums: tile of a at `tiles`, of b behind it.
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class T>
-DEV void step(Sums<SIZE, THREADS, T>& sums, const Fragments<A_LINES, B_LINES, SIZE, THREADS, T>& at, const scalar_t* tiles) {
-    using S = Sums<SIZE, THREADS, T>;
+template <bool A_LINES, bool B_LINES, int ROWS, int COLUMNS, int THREADS, class T>
+DEV void step(Sums<ROWS, COLUMNS, THREADS, T>& sums, const Fragments<A_LINES, B_LINES, ROWS, COLUMNS, THREADS, T>& at,
+              const scalar_t* tiles) {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
 #pragma unroll
     for (int k = 0; k < STEP; k += 16) {
         unsigned a[S::M / 16][4], b[S::N / 8][2];
@@ -115,15 +119,16 @@ DEV void step(Sums<SIZE, THREADS, T>& sums, const Fragments<A_LINES, B_LINES, SI
 #pragma unroll
         for (int j = 0; j < S::N / 16; j++) {
             unsigned r[4];
-            load_fragment<B_LINES>(r, shifted(tiles + SIZE * STEP, place(at.b, j, k)));
+            load_fragment<B_LINES>(r, shifted(tiles + ROWS * STEP, place(at.b, j, k)));
             b[2 * j][0] = r[0], b[2 * j][1] = r[1], b[2 * j + 1][0] = r[2], b[2 * j + 1][1] = r[3];
         }
         multiply_tile(sums.d, a, b, T{});
     }
 }
 // Calls f(row, column, sum) for each sum, with positions in the tile.
-template <int SIZE, int THREADS, class T, class F> DEV void each(const Sums<SIZE, THREADS, T>& sums, F f) {
-    using S = Sums<SIZE, THREADS, T>;
+template <int ROWS, int COLUMNS, int THREADS, class T, class F>
+DEV void each(const Sums<ROWS, COLUMNS, THREADS, T>& sums, F f) {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
 #pragma unroll
     for (int i = 0; i < S::M / 16; i++)
 #pragma unroll
@@ -132,8 +137,9 @@ template <int SIZE, int THREADS, class T, class F> DEV void each(const Sums<SIZE
             for (int e = 0; e < 4; e++)
                 f(own_row<S>() + i * 16 + e / 2 * 8, own_column<S>() + j * 8 + e % 2, sums.d[i][j][e]);
 }
-template <int SIZE, int THREADS, class T, class F> DEV void each_pair(const Sums<SIZE, THREADS, T>& sums, F f) {
-    using S = Sums<SIZE, THREADS, T>;
+template <int ROWS, int COLUMNS, int THREADS, class T, class F>
+DEV void each_pair(const Sums<ROWS, COLUMNS, THREADS, T>& sums, F f) {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
     const int m = own_row<S>(), n = warp_column<S>() / 2 + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < S::M / 16; i++)
@@ -145,62 +151,64 @@ template <int SIZE, int THREADS, class T, class F> DEV void each_pair(const Sums
 }
 
 // ---- float: a thread has every sixteenth row and every eighth column ----
-template <int SIZE, int THREADS> struct Sums<SIZE, THREADS, float> {
+template <int ROWS, int COLUMNS, int THREADS> struct Sums<ROWS, COLUMNS, THREADS, float> {
     static constexpr int DOWN = 16, ACROSS = THREADS / DOWN, TURN = ACROSS;
-    float d[SIZE / DOWN][SIZE / ACROSS] = {};
+    float d[ROWS / DOWN][COLUMNS / ACROSS] = {};
 };
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS> struct Fragments<A_LINES, B_LINES, SIZE, THREADS, float> {};
+template <bool A_LINES, bool B_LINES, int ROWS, int COLUMNS, int THREADS> struct Fragments<A_LINES, B_LINES, ROWS, COLUMNS, THREADS, float> {};
 template <bool LINES, int SIZE> DEV float value_of(const scalar_t* tile, int line, int k) {
     const int row = LINES ? line : k, column = LINES ? k : line;
     return to_float(tile[chunk_at<LINES, SIZE>(row, column / PACK) + column % PACK]);
 }
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS>
-DEV void step(Sums<SIZE, THREADS, float>& sums, const Fragments<A_LINES, B_LINES, SIZE, THREADS, float>&,
+template <bool A_LINES, bool B_LINES, int ROWS, int COLUMNS, int THREADS>
+DEV void step(Sums<ROWS, COLUMNS, THREADS, float>& sums, const Fragments<A_LINES, B_LINES, ROWS, COLUMNS, THREADS, float>&,
               const scalar_t* tiles) {
-    using S = Sums<SIZE, THREADS, float>;
-    const scalar_t *a = tiles, *b = tiles + SIZE * STEP;
+    using S = Sums<ROWS, COLUMNS, THREADS, float>;
+    const scalar_t *a = tiles, *b = tiles + ROWS * STEP;
     const int m = threadIdx.x / S::ACROSS, n = threadIdx.x % S::ACROSS;
     for (int k = 0; k < STEP; k++) {
-        float x[SIZE / S::DOWN], w[SIZE / S::ACROSS];
+        float x[ROWS / S::DOWN], w[COLUMNS / S::ACROSS];
 #pragma unroll
-        for (int i = 0; i < SIZE / S::DOWN; i++) x[i] = value_of<A_LINES, SIZE>(a, m + i * S::DOWN, k);
+        for (int i = 0; i < ROWS / S::DOWN; i++) x[i] = value_of<A_LINES, ROWS>(a, m + i * S::DOWN, k);
 #pragma unroll
-        for (int j = 0; j < SIZE / S::ACROSS; j++) w[j] = value_of<B_LINES, SIZE>(b, n + j * S::ACROSS, k);
+        for (int j = 0; j < COLUMNS / S::ACROSS; j++) w[j] = value_of<B_LINES, COLUMNS>(b, n + j * S::ACROSS, k);
 #pragma unroll
-        for (int i = 0; i < SIZE / S::DOWN; i++)
+        for (int i = 0; i < ROWS / S::DOWN; i++)
 #pragma unroll
-            for (int j = 0; j < SIZE / S::ACROSS; j++) sums.d[i][j] = fmaf(x[i], w[j], sums.d[i][j]);
+            for (int j = 0; j < COLUMNS / S::ACROSS; j++) sums.d[i][j] = fmaf(x[i], w[j], sums.d[i][j]);
     }
 }
-template <int SIZE, int THREADS, class F> DEV void each(const Sums<SIZE, THREADS, float>& sums, F f) {
-    using S = Sums<SIZE, THREADS, float>;
+template <int ROWS, int COLUMNS, int THREADS, class F>
+DEV void each(const Sums<ROWS, COLUMNS, THREADS, float>& sums, F f) {
+    using S = Sums<ROWS, COLUMNS, THREADS, float>;
     const int m = threadIdx.x / S::ACROSS, n = threadIdx.x % S::ACROSS;
 #pragma unroll
-    for (int i = 0; i < SIZE / S::DOWN; i++)
+    for (int i = 0; i < ROWS / S::DOWN; i++)
 #pragma unroll
-        for (int j = 0; j < SIZE / S::ACROSS; j++) f(m + i * S::DOWN, n + j * S::ACROSS, sums.d[i][j]);
+        for (int j = 0; j < COLUMNS / S::ACROSS; j++) f(m + i * S::DOWN, n + j * S::ACROSS, sums.d[i][j]);
 }
-template <int SIZE, int THREADS, class F> DEV void each_pair(const Sums<SIZE, THREADS, float>& sums, F f) {
-    using S = Sums<SIZE, THREADS, float>;
+template <int ROWS, int COLUMNS, int THREADS, class F>
+DEV void each_pair(const Sums<ROWS, COLUMNS, THREADS, float>& sums, F f) {
+    using S = Sums<ROWS, COLUMNS, THREADS, float>;
     const int m = threadIdx.x / S::ACROSS, n = threadIdx.x % S::ACROSS;
 #pragma unroll
-    for (int i = 0; i < SIZE / S::DOWN; i++)
+    for (int i = 0; i < ROWS / S::DOWN; i++)
 #pragma unroll
-        for (int j = 0; j < SIZE / S::ACROSS; j += 2)
+        for (int j = 0; j < COLUMNS / S::ACROSS; j += 2)
             f(m + i * S::DOWN, n + j / 2 * S::ACROSS, sums.d[i][j], sums.d[i][j + 1]);
 }
 
 // ---- the loop over k ----
 // Takes `steps` steps into the sums. `fetch(a, b)` begins to copy the tiles of the next step, in order.
-template <bool A_LINES, bool B_LINES, int SIZE, int THREADS, class Fetch>
-DEV void product(Sums<SIZE, THREADS, scalar_t>& sums, int steps, Fetch fetch) {
+template <bool A_LINES, bool B_LINES, int ROWS, int COLUMNS, int THREADS, class Fetch>
+DEV void product(Sums<ROWS, COLUMNS, THREADS, scalar_t>& sums, int steps, Fetch fetch) {
     DYN_SHARED(scalar_t, ring);
-    constexpr int TILE = SIZE * STEP, PAIR = 2 * TILE * (int)sizeof(scalar_t), END = STAGES * PAIR;
+    constexpr int PAIR = (ROWS + COLUMNS) * STEP * (int)sizeof(scalar_t), END = STAGES * PAIR;
     int left = steps, put = 0, get = 0;
     const auto fetch_next = [&] {
         if (left > 0) {
             scalar_t* tiles = shifted(ring, put);
-            fetch(tiles, tiles + TILE);
+            fetch(tiles, tiles + ROWS * STEP);
             put = put + PAIR == END ? 0 : put + PAIR;
             left--;
         }
@@ -208,7 +216,7 @@ DEV void product(Sums<SIZE, THREADS, scalar_t>& sums, int steps, Fetch fetch) {
     };
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++) fetch_next();
-    const Fragments<A_LINES, B_LINES, SIZE, THREADS, scalar_t> at;
+    const Fragments<A_LINES, B_LINES, ROWS, COLUMNS, THREADS, scalar_t> at;
 #pragma unroll 1
     for (int i = 0; i < steps; i++) {
         copy_async_wait<STAGES - 2>();

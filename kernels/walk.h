@@ -125,11 +125,11 @@ DEV float finished(const Epilogue& with, float sum, long long line, int column, 
 
 // Stores rows of y [.., n] from the tile's sums: row r of the tile is line(r) of y, or none where that is negative; columns
 // begin at `first`. In 16 bits n is a multiple of PACK, and y and residual are aligned.
-template <int SIZE, int THREADS, class T, class Line>
-DEV void finish(Sums<SIZE, THREADS, T>& sums, T* y, int n, int first, const Epilogue& with, Line line) {
-    using S = Sums<SIZE, THREADS, T>;
+template <int ROWS, int COLUMNS, int THREADS, class T, class Line>
+DEV void finish(Sums<ROWS, COLUMNS, THREADS, T>& sums, T* y, int n, int first, const Epilogue& with, Line line) {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
     // Rows 16 bytes longer than they are: eight of them lie in different banks.
-    constexpr int PITCH = SIZE + PACK, CHUNKS = SIZE / PACK, APART = THREADS / CHUNKS;
+    constexpr int PITCH = COLUMNS + PACK, CHUNKS = COLUMNS / PACK, APART = THREADS / CHUNKS;
     DYN_SHARED(T, stage);
     const int row = threadIdx.x / CHUNKS, column = threadIdx.x % CHUNKS * PACK;
     const bool inside = first + column < n;
@@ -137,7 +137,7 @@ DEV void finish(Sums<SIZE, THREADS, T>& sums, T* y, int n, int first, const Epil
     __syncthreads();  // all have done with the ring
     if (with.residual) {
 #pragma unroll
-        for (int i = 0; i < SIZE / APART; i++) {
+        for (int i = 0; i < ROWS / APART; i++) {
             const long long at = line(row + i * APART);
             const bool there = inside && at >= 0;
             copy_async_if(chunk + i * APART * PITCH, with.residual + (there ? at * n + first + column : 0), there ? 1u : 0u);
@@ -182,30 +182,30 @@ DEV void finish(Sums<SIZE, THREADS, T>& sums, T* y, int n, int first, const Epil
     __syncthreads();
     if (!inside) return;
 #pragma unroll
-    for (int i = 0; i < SIZE / APART; i++) {
+    for (int i = 0; i < ROWS / APART; i++) {
         const long long at = line(row + i * APART);
         if (at >= 0)
             *reinterpret_cast<uint4*>(y + at * n + first + column) = *reinterpret_cast<const uint4*>(chunk + i * APART * PITCH);
     }
 }
-template <int SIZE, int THREADS, class Line>
-DEV void finish(Sums<SIZE, THREADS, float>& sums, float* y, int n, int first, const Epilogue& with, Line line) {
+template <int ROWS, int COLUMNS, int THREADS, class Line>
+DEV void finish(Sums<ROWS, COLUMNS, THREADS, float>& sums, float* y, int n, int first, const Epilogue& with, Line line) {
     each(sums, [&](int row, int column, float sum) {
         const long long at = line(row);
         if (at >= 0 && first + column < n) y[at * n + first + column] = finished(with, sum, at, first + column, n);
     });
 }
 // Float sums as they are, [m, n] from the corner on.
-template <int SIZE, int THREADS, class T>
-DEV void store_sums(const Sums<SIZE, THREADS, T>& sums, float* y, long long first_m, int first_n, long long m, int n) {
+template <int ROWS, int COLUMNS, int THREADS, class T>
+DEV void store_sums(const Sums<ROWS, COLUMNS, THREADS, T>& sums, float* y, long long first_m, int first_n, long long m, int n) {
     each(sums, [&](int row, int column, float sum) {
         if (first_m + row < m && first_n + column < n) y[(first_m + row) * n + first_n + column] = sum;
     });
 }
 // Float sums of a slice of k as they are, rows as `finish` has them. In 16 bits n is even.
-template <int SIZE, int THREADS, class T, class Line>
-DEV void store_part(const Sums<SIZE, THREADS, T>& sums, float* part, int n, int first, Line line) {
-    using S = Sums<SIZE, THREADS, T>;
+template <int ROWS, int COLUMNS, int THREADS, class T, class Line>
+DEV void store_part(const Sums<ROWS, COLUMNS, THREADS, T>& sums, float* part, int n, int first, Line line) {
+    using S = Sums<ROWS, COLUMNS, THREADS, T>;
     const int own = first + own_column<S>(), pairs = (n - first - warp_column<S>() + 7) / 8;
 #pragma unroll
     for (int i = 0; i < S::M / 16; i++)
@@ -222,8 +222,8 @@ DEV void store_part(const Sums<SIZE, THREADS, T>& sums, float* part, int n, int 
                 }
         }
 }
-template <int SIZE, int THREADS, class Line>
-DEV void store_part(const Sums<SIZE, THREADS, float>& sums, float* part, int n, int first, Line line) {
+template <int ROWS, int COLUMNS, int THREADS, class Line>
+DEV void store_part(const Sums<ROWS, COLUMNS, THREADS, float>& sums, float* part, int n, int first, Line line) {
     each(sums, [&](int row, int column, float sum) {
         const long long at = line(row);
         if (at >= 0 && first + column < n) part[at * n + first + column] = sum;

@@ -116,7 +116,7 @@ def names_of(kernel):
 
 # Numbers that say how many blocks there are, not what one does: only the rest of a division by this matters.
 COUNTS = {
-    ("matmul_nt", "matmul_nn", "matmul_group"): ("m", 128),
+    ("matmul_nt", "matmul_nn", "matmul_group"): ("m", 256),
     ("layer_norm", "geglu"): ("rows", 64),
     ("add_forward", "silu", "scale", "cast", "gelu"): ("n", 2048),
 }
@@ -132,7 +132,7 @@ def work_of_a_block(launch):
             values[name] = values[name][1] % unit, launch.blocks > 1
     if launch.kernel.startswith("conv2d") and "slice" not in values:
         pixels = ("ho", "wo") if launch.kernel.startswith("conv2d_forward") else ("h", "w")
-        values["n"] = values["n"][1] * values[pixels[0]][1] * values[pixels[1]][1] % 128
+        values["n"] = values["n"][1] * values[pixels[0]][1] * values[pixels[1]][1] % 256
     grid = launch.grid if launch.kernel.startswith(("matmul_tn", "conv2d_wgrad", "sum_rows")) else launch.grid[0] > 1
     return launch.kernel, launch.dtype, launch.block, launch.shared, tuple(values.items()), grid
 

@@ -105,3 +105,26 @@ fn transposed(x: &[Tensor], device: &Device, stride: usize, tile: Tile) -> Resul
     let shape = ConvShape::new(dx.dims("conv2d")?, weight.dims("conv2d")?, stride, Padding::all(1))?;
     transposed_in_slices(&shape, dy, weight, None, (tile, SLICES))
 }
+
+#[cfg(all(test, feature = "simulator"))]
+mod tests {
+    use super::checks;
+    use crate::device::Device;
+    use crate::device::gpu::{Checks, Gpu, Order};
+    use crate::tensor::DType;
+
+    #[test]
+    fn slices_are_right_in_any_order_of_threads() {
+        for order in [Order::Forwards, Order::Backwards] {
+            let (gpu, launched) = Gpu::simulator(Checks::On, order).unwrap().recorded();
+            let device = Device::Gpu(gpu);
+            for check in checks() {
+                for dtype in [DType::F32, DType::Bf16, DType::F16] {
+                    let row = check.run(&device, &launched, dtype).unwrap();
+                    assert!(row.ok(), "{} in {}: {} of {}", row.check, dtype.name(), row.error, row.bound);
+                    assert!(row.kernels.contains("sum_slices"), "{}", row.check);
+                }
+            }
+        }
+    }
+}

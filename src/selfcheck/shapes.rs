@@ -62,9 +62,16 @@ pub fn vector(len: usize) -> Input {
 
 fn products(most_flops: usize) -> Vec<Check> {
     let mut checks = Vec::new();
-    // The last one has few values to add up and many sums: it takes the large tiles, forward and backward.
-    // Before it one whose rows are no whole chunks of 16 bytes.
-    let sizes = [[SIDE * SIDE, 320, 320], [1024, 640, 5120], [256, 1280, 1280], [TOKENS, 33, 45], [2048, 32, 1024]];
+    // The last ones have few values to add up and many sums: they take the large tile and the tall one.
+    // Before them one whose rows are no whole chunks of 16 bytes.
+    let sizes = [
+        [SIDE * SIDE, 320, 320],
+        [1024, 640, 5120],
+        [256, 1280, 1280],
+        [TOKENS, 33, 45],
+        [2048, 32, 1024],
+        [1536, 32, 1408],
+    ];
     for [most, c_in, c_out] in sizes {
         let m = if c_in == 32 { most } else { fit(most_flops, 2 * c_in * c_out, most) };
         let inputs = vec![tracked(&[m, c_in]), tracked(&[c_out, c_in]), vector(c_out)];
@@ -92,11 +99,15 @@ fn products(most_flops: usize) -> Vec<Check> {
     // In one of the large tile's size the products over rows and over columns are large as well.
     let inputs = vec![tracked(&[32, 1024]), tracked(&[2048, 1024])];
     checks.push(check("linear 32x1024 to 2048".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
-    let inputs = vec![tracked(&[2048, 1024]), tracked(&[32, 1024])];
-    checks.push(check("linear 2048x1024 to 32".into(), inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
-    // Query, key and value, at a size of the small tile, at an odd one and at one of the large.
+    // The gradient of x has the large tile, then the tall one.
+    for [m, c_in] in [[2048, 1024], [1536, 1408]] {
+        let inputs = vec![tracked(&[m, c_in]), tracked(&[32, c_in])];
+        let name = format!("linear {m}x{c_in} to 32");
+        checks.push(check(name, inputs, |tape, x, _| ops::linear(tape, &x[0], &x[1], None)));
+    }
+    // Query, key and value, at a size of the small tile, at an odd one and at those of the large and the tall one.
     let rows = fit(most_flops, 6 * 320 * 320, SIDE * SIDE);
-    for [m, c_in, c_out] in [[rows, 320, 320], [TOKENS, 33, 45], [2048, 32, 640]] {
+    for [m, c_in, c_out] in [[rows, 320, 320], [TOKENS, 33, 45], [1024, 32, 640], [2048, 32, 640]] {
         let inputs = [m, c_out, c_out, c_out].map(|rows| tracked(&[rows, c_in]));
         let name = format!("linear {m}x{c_in} to 3 x {c_out}");
         checks.push(check(name, inputs.into(), |tape, x, _| {
@@ -140,9 +151,11 @@ fn convolutions(most_flops: usize) -> Vec<Check> {
         (SIDE, 128, 128, 3, 2, VAE),
         (16, 1280, 1280, 3, 1, same),
         (SIDE, 960, 320, 1, 1, Padding::all(0)),
-        // Few channels on one side: those of latents, and large tiles of the other, forward and backward.
+        // Few channels on one side: those of latents, and large and tall tiles of the other, forward and backward.
         (82, 4, 320, 3, 1, same),
         (82, 320, 4, 3, 1, same),
+        (45, 32, 1024, 1, 1, Padding::all(0)),
+        (45, 1024, 32, 1, 1, Padding::all(0)),
         (82, 32, 384, 1, 1, Padding::all(0)),
         (82, 384, 32, 1, 1, Padding::all(0)),
     ];

@@ -9,8 +9,9 @@ use crate::support::{devices, inputs, near};
 
 /// m, n and k: below, at and across the edges of tiles; widths whose rows do not begin at multiples of 16 bytes.
 pub const SIZES: [[usize; 3]; 6] = [[1, 1, 1], [64, 64, 32], [77, 70, 33], [130, 40, 320], [65, 129, 24], [3, 200, 72]];
-/// Enough of the large tile for a GPU to take it.
-const LARGE: [usize; 3] = [128 * 12 - 40, 128 * 11 - 8, 40];
+/// Sizes for which a GPU takes the tall tile, and the large one.
+const TALL: [usize; 3] = [128 * 12 - 40, 128 * 11 - 8, 40];
+const LARGE: [usize; 3] = [128 * 16 - 40, 128 * 8 - 8, 40];
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
 /// `a` `[m, k]` times `b` `[k, n]`, plus `residual`, in f64.
@@ -40,7 +41,7 @@ fn all_devices() -> impl Iterator<Item = Device> {
 
 #[test]
 fn equals_its_sums_on_every_device() {
-    for [m, n, k] in SIZES.into_iter().chain([LARGE]) {
+    for [m, n, k] in SIZES.into_iter().chain([LARGE, TALL]) {
         for dtype in DTYPES {
             let x = inputs(&[&[m, k], &[k, n], &[m, n]], dtype);
             for residual in [None, Some(&x[2])] {
@@ -60,8 +61,7 @@ fn equals_its_sums_on_every_device() {
 /// The products of a layer that is large enough: its result, and the gradient of its weight in one slice.
 #[test]
 fn layers_of_large_tiles() {
-    let [m, n, k] = LARGE;
-    for dtype in DTYPES {
+    for ([m, n, k], dtype) in [LARGE, TALL].into_iter().flat_map(|size| DTYPES.map(|dtype| (size, dtype))) {
         let x = inputs(&[&[m, k], &[n, k], &[k, m], &[k, n]], dtype);
         let y = Tensor::new(product(&x[0], &transposed(&x[1]), None), &[m, n]).cast(dtype);
         let dw = Tensor::new(product(&transposed(&x[2]), &x[3], None), &[m, n]).cast(DType::F32);

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 
 /// Blocks that keep a GPU busy: sums over a long k go in so many slices, and in large tiles where there are as many of them. It
 /// depends on the shape alone, and so do results.
-const ENOUGH_BLOCKS: usize = 128;
+pub(crate) const ENOUGH_BLOCKS: usize = 128;
 /// Values of k that one slice of a weight's gradient adds up at least.
 const LEAST_SLICE: usize = 512;
 
@@ -15,12 +15,14 @@ const LEAST_SLICE: usize = 512;
 const MULTIPROCESSORS: usize = 128;
 /// Cycles of a multiprocessor for a step of a block's tile in 16 bits, by its size: what the machine code takes of tensor cores
 /// or shared memory. In float a step takes four times as long.
+const TALL_STEP: f64 = 840.0;
 const LARGE_STEP: f64 = 420.0;
 const SMALL_STEP: f64 = 192.0;
 /// Those for what is before and after the loop.
+const TALL_AROUND: f64 = 3600.0;
 const LARGE_AROUND: f64 = 2000.0;
 const SMALL_AROUND: f64 = 1000.0;
-/// Of a block that has a multiprocessor to itself: nothing hides what it waits for.
+/// Of a block of four warps that has a multiprocessor to itself: nothing hides what it waits for.
 const ALONE: f64 = 4.0 / 3.0;
 /// What another launch takes, the bytes a cycle that all multiprocessors together read from L2, and those of partial sums,
 /// which are written and read.
@@ -34,7 +36,8 @@ const MOST_SLICES: usize = 16;
 /// What a block makes, and whether by a kernel that takes operands of any kind.
 #[derive(Clone, Copy)]
 pub(crate) struct Tile {
-    size: usize,
+    rows: usize,
+    columns: usize,
     threads: usize,
     any: bool,
 }
@@ -47,8 +50,26 @@ pub(crate) fn in_chunks(dtype: DType, widths: &[usize], memory: &[&dyn Operand])
 }
 
 impl Tile {
-    pub const LARGE: Self = Self { size: kernels::TILE_LARGE, threads: kernels::TILE_LARGE_THREADS, any: false };
-    pub const SMALL: Self = Self { size: kernels::TILE_SMALL, threads: kernels::TILE_SMALL_THREADS, any: false };
+    pub const TALL: Self = Self {
+        rows: kernels::TILE_TALL,
+        columns: kernels::TILE_LARGE,
+        threads: kernels::TILE_TALL_THREADS,
+        any: false,
+    };
+    pub const LARGE: Self = Self {
+        rows: kernels::TILE_LARGE,
+        columns: kernels::TILE_LARGE,
+        threads: kernels::TILE_LARGE_THREADS,
+        any: false,
+    };
+    pub const SMALL: Self = Self {
+        rows: kernels::TILE_SMALL,
+        columns: kernels::TILE_SMALL,
+        threads: kernels::TILE_SMALL_THREADS,
+        any: false,
+    };
+
+    pub const ALL: [Self; 3] = [Self::TALL, Self::LARGE, Self::SMALL];
 
     /// For `[m, n]` sums in so many slices: the large tile where there is work enough for it.
     fn fit(m: usize, n: usize, slices: usize) -> Self {
@@ -63,22 +84,24 @@ impl Tile {
     pub fn sliced(m: usize, n: usize, k: usize, dtype: DType) -> (Self, usize) {
         let most = k.div_ceil(LEAST_SLICE);
         let tile = Self::fit(m, n, most);
-        let blocks = m.div_ceil(tile.size) * n.div_ceil(tile.size);
-        let slices = ENOUGH_BLOCKS.div_ceil(blocks.max(1)).min(most);
+        let slices = ENOUGH_BLOCKS.div_ceil(tile.blocks(m, n).max(1)).min(most);
         // Whole steps, so that slices begin where 16-byte loads may.
         (tile, k.div_ceil(slices).next_multiple_of(Self::step(dtype)))
     }
 
-    /// For `[m, n]` sums in each of `classes` of a product of so many steps of k, in one slice: the tile that takes less time.
-    pub fn whole(m: usize, n: usize, classes: usize, steps: usize, dtype: DType) -> Self {
-        let cycles = |tile: Self| tile.cycles([m, n], classes, steps, 1, dtype);
-        if cycles(Self::LARGE) <= cycles(Self::SMALL) { Self::LARGE } else { Self::SMALL }
+    /// For `[m, n]` sums in each of `classes` of a product of so many steps of k, in one slice: the tile of these that takes
+    /// the least time.
+    pub fn whole(tiles: &[Self], [m, n]: [usize; 2], classes: usize, steps: usize, dtype: DType) -> Self {
+        let cycles = |tile: &Self| tile.cycles([m, n], classes, steps, 1, dtype);
+        // The first of equals.
+        let best = tiles.iter().copied().min_by(|a, b| cycles(a).total_cmp(&cycles(b)));
+        best.unwrap_or(Self::SMALL)
     }
 
     /// [`Tile::whole`], or in slices of k that are added up side by side, where tiles are few and k is long: the tile, and
     /// how many slices. One where slices would not save much. It depends on the sizes alone, and so do results.
     pub fn split(m: usize, n: usize, classes: usize, steps: usize, dtype: DType) -> (Self, usize) {
-        let whole = Self::whole(m, n, classes, steps, dtype);
+        let whole = Self::whole(&Self::ALL, [m, n], classes, steps, dtype);
         let mut best = (whole, 1, (1.0 - SAVED) * whole.cycles([m, n], classes, steps, 1, dtype));
         for tile in [Self::LARGE, Self::SMALL] {
             for slices in 2..=MOST_SLICES.min(steps) {
@@ -93,21 +116,32 @@ impl Tile {
 
     /// What a product of so many slices takes, about: the multiprocessors' work, or what blocks read from L2.
     fn cycles(self, [m, n]: [usize; 2], classes: usize, steps: usize, slices: usize, dtype: DType) -> f64 {
-        let (step, around) = match self.size {
-            kernels::TILE_LARGE => (LARGE_STEP, LARGE_AROUND),
-            _ => (SMALL_STEP, SMALL_AROUND),
+        let (step, around, alone) = match self.rows {
+            kernels::TILE_TALL => (TALL_STEP, TALL_AROUND, 1.0),
+            kernels::TILE_LARGE => (LARGE_STEP, LARGE_AROUND, ALONE),
+            _ => (SMALL_STEP, SMALL_AROUND, ALONE),
         };
         let step = if dtype == DType::F32 { 4.0 * step } else { step };
-        let blocks = m.div_ceil(self.size) * n.div_ceil(self.size) * classes * slices;
+        let blocks = self.blocks(m, n) * classes * slices;
         let (rounds, steps) = (blocks.div_ceil(MULTIPROCESSORS), steps.div_ceil(slices));
-        let alone = if rounds == 1 { ALONE } else { 1.0 };
+        let alone = if rounds == 1 { alone } else { 1.0 };
         let work = rounds as f64 * alone * (steps as f64 * step + around);
-        let read = (blocks * steps * 2 * self.size * kernels::TILE_STEP_BYTES) as f64 / L2_BYTES;
+        let read = (blocks * steps * self.step_bytes()) as f64 / L2_BYTES;
         let parts = match slices {
             1 => 0.0,
             _ => LAUNCH + (2 * 4 * classes * slices * m * n) as f64 / PARTS_BYTES,
         };
         work.max(read) + parts
+    }
+
+    /// Tiles of `[m, n]` sums.
+    fn blocks(self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.rows) * n.div_ceil(self.columns)
+    }
+
+    /// Bytes of both operands in a step.
+    fn step_bytes(self) -> usize {
+        (self.rows + self.columns) * kernels::TILE_STEP_BYTES
     }
 
     /// This tile where operands are what its kernel takes, else the one of the kernels that take any.
@@ -118,16 +152,23 @@ impl Tile {
         }
     }
 
+    /// Of kernels for the large tile, the small one and operands of any kind.
     pub fn choose(self, [large, small, any]: [&'static Kernel; 3]) -> &'static Kernel {
+        self.choose_of([large, large, small, any])
+    }
+
+    /// Of kernels for the tall tile, the large one, the small one and operands of any kind.
+    pub fn choose_of(self, [tall, large, small, any]: [&'static Kernel; 4]) -> &'static Kernel {
         match self {
             Self { any: true, .. } => any,
-            Self { size: kernels::TILE_LARGE, .. } => large,
+            Self { rows: kernels::TILE_TALL, .. } => tall,
+            Self { rows: kernels::TILE_LARGE, .. } => large,
             _ => small,
         }
     }
 
     pub fn choose_split(self, [large, small]: [&'static Kernel; 2]) -> &'static Kernel {
-        if self.size == kernels::TILE_LARGE { large } else { small }
+        if self.rows == kernels::TILE_LARGE { large } else { small }
     }
 
     /// Values of k in a step.
@@ -137,14 +178,13 @@ impl Tile {
 
     /// Blocks for `[m, n]` sums in so many slices: all tiles along x, which has room for them.
     fn grid(self, m: usize, n: usize, slices: usize) -> [usize; 3] {
-        [m.div_ceil(self.size) * n.div_ceil(self.size), 1, slices]
+        [self.blocks(m, n), 1, slices]
     }
 
     /// With blocks for `[m, n]` sums in so many slices, and the ring of tiles of both operands.
     pub fn over(self, launch: Launcher<'_>, m: usize, n: usize, slices: usize) -> Launcher<'_> {
         let launch = launch.grid(self.grid(m, n, slices));
-        let ring = kernels::TILE_STAGES * 2 * self.size * kernels::TILE_STEP_BYTES;
-        launch.block(self.threads).dynamic_shared(ring)
+        launch.block(self.threads).dynamic_shared(kernels::TILE_STAGES * self.step_bytes())
     }
 }
 
@@ -173,16 +213,16 @@ mod tests {
     fn long_sums_of_few_tiles_are_split() {
         let slices = |m, n, k: usize| {
             let (tile, slices) = Tile::split(m, n, 1, k / Tile::step(DType::Bf16), DType::Bf16);
-            (tile.size, slices)
+            (tile.rows, slices)
         };
         // 3x3 convolutions of Stable Diffusion, one image of 512 pixels, then sixteen.
         let (size, of_64) = slices(64, 1280, 9 * 1280);
         assert!(size == kernels::TILE_SMALL && of_64 >= 4, "{size} {of_64}");
         let (size, of_256) = slices(256, 1280, 9 * 1280);
         assert!(size == kernels::TILE_LARGE && of_256 >= 4, "{size} {of_256}");
-        assert_eq!(slices(16 * 4096, 320, 9 * 320), (kernels::TILE_LARGE, 1));
-        assert_eq!(slices(16 * 1024, 640, 9 * 640), (kernels::TILE_LARGE, 1));
-        assert_eq!(slices(77, 320, 768).1, 1);
+        assert_eq!(slices(16 * 4096, 320, 9 * 320), (kernels::TILE_TALL, 1));
+        assert_eq!(slices(16 * 1024, 640, 9 * 640), (kernels::TILE_TALL, 1));
+        assert_eq!(slices(77, 320, 320).1, 1);
         assert_eq!(slices(16, 1280, 320).1, 1);
         // Never more slices than steps.
         assert_eq!(Tile::split(1, 8, 1, 1, DType::F32).1, 1);

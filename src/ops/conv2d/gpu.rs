@@ -1,7 +1,7 @@
 //! Launches of `conv2d.cu`.
 
 use super::{ConvShape, Epilogue, OP};
-use crate::device::gpu::table::kernels;
+use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Launcher, Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
 use crate::ops::sums::gpu::{Finish, sum_slices};
@@ -10,6 +10,19 @@ use crate::tensor::{DType, Tensor};
 
 /// Pixels that the kernels of the large and the small tile count.
 const MOST_PIXELS: usize = i32::MAX as usize;
+
+const FORWARD: [&Kernel; 4] = [
+    &kernels::CONV2D_FORWARD_TALL,
+    &kernels::CONV2D_FORWARD_LARGE,
+    &kernels::CONV2D_FORWARD_SMALL,
+    &kernels::CONV2D_FORWARD_ANY,
+];
+const DGRAD: [&Kernel; 4] = [
+    &kernels::CONV2D_DGRAD_TALL,
+    &kernels::CONV2D_DGRAD_LARGE,
+    &kernels::CONV2D_DGRAD_SMALL,
+    &kernels::CONV2D_DGRAD_ANY,
+];
 
 /// The convolution and all that is added, rounded once. `bias` is f32.
 pub fn forward(
@@ -32,8 +45,7 @@ pub fn forward(
         return forward_in_slices(shape, x, weight, bias, epilogue, (tile, slices));
     }
     let tile = tile.if_fits(fits);
-    let kernel = [&kernels::CONV2D_FORWARD_LARGE, &kernels::CONV2D_FORWARD_SMALL, &kernels::CONV2D_FORWARD_ANY];
-    let launch = tile.over(x.kernel(tile.choose(kernel))?, pixels, c_out, 1).output(&y).input(x).input(weight);
+    let launch = tile.over(x.kernel(tile.choose_of(FORWARD))?, pixels, c_out, 1).output(&y).input(x).input(weight);
     let launch = launch.input_if(bias).input_if(channel_bias).input_if(residual).int(shape.n);
     sizes(launch, shape).launch()?;
     Ok(y)
@@ -81,14 +93,13 @@ pub fn transposed(shape: &ConvShape, dy: &Tensor, weight: &Tensor, bias: Option<
     let alike = kh.is_multiple_of(stride) && kw.is_multiple_of(stride);
     let (tile, slices) = match fits && alike {
         true => Tile::split(pixels, c_in, classes, steps, dy.dtype()),
-        false => (Tile::whole(pixels, c_in, classes, steps, dy.dtype()), 1),
+        false => (Tile::whole(&Tile::ALL, [pixels, c_in], classes, steps, dy.dtype()), 1),
     };
     if slices > 1 {
         return transposed_in_slices(shape, dy, weight, bias, (tile, slices));
     }
     let tile = tile.if_fits(fits);
-    let kernel = [&kernels::CONV2D_DGRAD_LARGE, &kernels::CONV2D_DGRAD_SMALL, &kernels::CONV2D_DGRAD_ANY];
-    let launch = tile.over(dy.kernel(tile.choose(kernel))?, pixels, c_in, classes);
+    let launch = tile.over(dy.kernel(tile.choose_of(DGRAD))?, pixels, c_in, classes);
     sizes(launch.output(&dx).input(dy).input(weight).input_if(bias).int(n), shape).launch()?;
     Ok(dx)
 }

@@ -1,12 +1,23 @@
 //! Launches of `matmul.cu`.
 
 use super::{OP, shaped, sizes};
-use crate::device::gpu::table::kernels;
+use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
 use crate::ops::sums::gpu::{Finish, sum_slices};
 use crate::ops::sums::sum_rows;
 use crate::tensor::{DType, Tensor};
+
+const NT: [&Kernel; 4] =
+    [&kernels::MATMUL_NT_TALL, &kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY];
+const NN: [&Kernel; 4] =
+    [&kernels::MATMUL_NN_TALL, &kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY];
+const GROUP: [&Kernel; 4] = [
+    &kernels::MATMUL_GROUP_TALL,
+    &kernels::MATMUL_GROUP_LARGE,
+    &kernels::MATMUL_GROUP_SMALL,
+    &kernels::MATMUL_GROUP_ANY,
+];
 
 /// How the right side of a product is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +94,9 @@ pub fn products_into(
         return products_in_slices(y, layout, (tile, slices), first, second, epilogue);
     }
     let tile = tile.if_fits(fits);
-    let kernel = tile.choose(match layout {
-        Layout::Transposed => [&kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY],
-        Layout::Plain => [&kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY],
+    let kernel = tile.choose_of(match layout {
+        Layout::Transposed => NT,
+        Layout::Plain => NN,
     });
     let launch = tile.over(first[0].kernel(kernel)?, m, n, 1).output(y).input(first[0]).input(first[1]);
     let launch = launch.input_if(second.map(|pair| pair[0])).input_if(second.map(|pair| pair[1]));
@@ -147,9 +158,9 @@ pub fn products_group(
         memory.extend(b.iter().map(|&b| b as &dyn Operand));
     }
     let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
-    let tile = Tile::whole(m, n, groups, steps, y.dtype()).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
-    let kernel = tile.choose([&kernels::MATMUL_GROUP_LARGE, &kernels::MATMUL_GROUP_SMALL, &kernels::MATMUL_GROUP_ANY]);
-    let mut launch = tile.over(a.kernel(kernel)?, m, n, groups).output(&y).input(a);
+    let tile =
+        Tile::whole(&Tile::ALL, [m, n], groups, steps, y.dtype()).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let mut launch = tile.over(a.kernel(tile.choose_of(GROUP))?, m, n, groups).output(&y).input(a);
     for i in 0..MOST {
         launch = launch.input_if(b.get(i).copied());
     }
@@ -187,7 +198,8 @@ pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
     expect(weight, [width, k])?;
     bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
     let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
-    let tile = Tile::whole(m, width, 1, k.div_ceil(Tile::step(x.dtype())), x.dtype());
+    let steps = k.div_ceil(Tile::step(x.dtype()));
+    let tile = Tile::whole(&[Tile::LARGE, Tile::SMALL], [m, width], 1, steps, x.dtype());
     let tile = tile.if_fits(in_chunks(x.dtype(), &[k], &[x, weight]));
     let kernel =
         tile.choose([&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL, &kernels::MATMUL_NT_GEGLU_ANY]);
