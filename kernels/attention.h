@@ -48,11 +48,12 @@ struct Side {
     int count, stride, size;
     long long at, row;
 };
-DEV Side side_of(int count, int heads, int size) {
+DEV Side side_of(int count, int heads, int size, int sample) {
     const int stride = heads * size;
-    return {count, stride, size, (long long)blockIdx.z * count * stride + blockIdx.y * size,
-            ((long long)blockIdx.z * heads + blockIdx.y) * count};
+    return {count, stride, size, (long long)sample * count * stride + blockIdx.y * size,
+            ((long long)sample * heads + blockIdx.y) * count};
 }
+DEV Side side_of(int count, int heads, int size) { return side_of(count, heads, size, blockIdx.z); }
 
 // ---- from memory to shared memory ----
 // How a thread fetches N tensors of one side, a tile at a time: of one token, chunks of 16 bytes that are 4 chunks apart.
@@ -334,4 +335,22 @@ DEV void store_rows(scalar_t* y, const Side& side, int first, const float (&sums
             for (int i = 0; i < min(PACK, side.size - column); i++) to[i] = from[i];
         }
     }
+}
+// The same into float sums of a part, from where they are.
+template <int M, int V>
+DEV void store_part(float* part, const Side& side, int first, const float (&sums)[M][V][4], float factor) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int row = first + m * 16 + lane / 4 + h * 8;
+            if (row >= side.count) continue;
+            float* to = part + side.at + (long long)row * side.stride + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < V; j++)
+#pragma unroll
+                for (int e = 0; e < 2; e++)
+                    if (j * 8 + lane % 4 * 2 + e < side.size) to[j * 8 + e] = sums[m][j][2 * h + e] * factor;
+        }
 }

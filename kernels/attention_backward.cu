@@ -7,7 +7,8 @@
 //
 // attention_backward_q: a block keeps 128 queries and their dy (attention.h says when half as many), and walks along the keys
 // and values. attention_backward_kv: a block keeps as many keys and values and walks along the queries and dy, with everything
-// transposed. Of a tile, 16 rows are taken at a time, so that their scores need few registers.
+// transposed; where the keys of a text leave most of a GPU idle, blockIdx.z also has slices of the queries, whose float sums
+// sums.cu adds up. Of a tile, 16 rows are taken at a time, so that their scores need few registers.
 //
 // 6 and 8 n heads tq tk size FLOPs; at least 8 n tq c sizeof(scalar_t) bytes together for tq = tk.
 //
@@ -119,9 +120,9 @@ template <int D> DEV float fetched(const Numbers& numbers, int start, int count)
 }
 
 template <int D>
-DEV void backward_kv(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k,
+DEV void backward_kv(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k,
                      const scalar_t* v, const float* lse, const float* delta, int tq, int tk, int heads, int size,
-                     int causal) {
+                     int causal, int slices) {
     using H = Head<D>;
     constexpr int HELD = H::FLOATS ? 0 : D <= ATTENTION_KV_HELD ? 2 : D <= ATTENTION_K_HELD ? 1 : 0;
     using In = Layout<D, 2, HELD>;
@@ -132,7 +133,8 @@ DEV void backward_kv(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scala
     float* numbers = reinterpret_cast<float*>(shared + In::END);
     float* scratch = scratch_of_warp<D>(shared + In::END + 4 * TILE * (4 / sizeof(scalar_t)));
     const int lane = threadIdx.x % 32, first = blockIdx.x * H::ROWS, mine = first + threadIdx.x / 32 * ATTENTION_ROWS * M;
-    const Side queries = side_of(tq, heads, size), keys = side_of(tk, heads, size);
+    const int sample = blockIdx.z / slices;
+    const Side queries = side_of(tq, heads, size, sample), keys = side_of(tk, heads, size, sample);
     const float scale = rsqrtf((float)size), scale2 = scale * LOG2_E;
 
     fetch_kept(walk<D, 2>({v, k}, keys, first), {shared, shared + In::ROWS});
@@ -142,13 +144,15 @@ DEV void backward_kv(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scala
     keep(rows, shared + In::ROWS);
 
     float dk_sums[M][D / 8][4] = {}, dv_sums[M][D / 8][4] = {};
-    // Queries before the block's first key see none of its keys.
-    const int begin = causal ? first : 0;
+    // Whole tiles of queries for each slice. Those before the block's first key see none of its keys.
+    const int tiles = (tq + TILE - 1) / TILE, share = (tiles + slices - 1) / slices * TILE;
+    const int of_slice = blockIdx.z % slices * share, begin = causal ? max(of_slice, first) : of_slice;
+    const int end = min(of_slice + share, tq);
     const Numbers from = numbers_of(lse, delta, queries.row);
     if (threadIdx.x < 2 * TILE) numbers[begin / TILE % 2 * 2 * TILE + threadIdx.x] = fetched<D>(from, begin, tq);
     float next = fetched<D>(from, begin + TILE, tq);
     const Places at = places<D>();
-    each_tile(ring, walk<D, 2>({q, dy}, queries, begin), begin, tq, [&](int start, const scalar_t* tile) {
+    each_tile(ring, walk<D, 2>({q, dy}, queries, begin), begin, end, [&](int start, const scalar_t* tile) {
         const int slot = start / TILE % 2 * 2 * TILE;
         const float* of_tile = numbers + slot;
         if (threadIdx.x < 2 * TILE) numbers[2 * TILE - slot + threadIdx.x] = next;
@@ -192,6 +196,13 @@ DEV void backward_kv(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scala
             weigh<D>(dk_sums, ds, tile + part * H::STRIDE, at, scratch);
         }
     });
+    if (parts) {
+        const long long values = (long long)(gridDim.z / slices) * tk * heads * size;
+        parts += blockIdx.z % slices * 2 * values;
+        store_part(parts, keys, mine, dk_sums, scale);
+        store_part(parts + values, keys, mine, dv_sums, 1.f);
+        return;
+    }
     float scales[M][2], ones[M][2];
 #pragma unroll
     for (int m = 0; m < M; m++) scales[m][0] = scales[m][1] = scale, ones[m][0] = ones[m][1] = 1.f;
@@ -199,15 +210,16 @@ DEV void backward_kv(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scala
     store_rows<D>(dv, keys, mine, dv_sums, ones, ring);
 }
 
+// dk and dv, or of several slices parts [slices, dk and dv], which sum_slices makes both of; the others are missing.
 KERNEL_BOUNDS(attention_backward_q_32, ATTENTION_THREADS, 3)
 (scalar_t* dq, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v, const float* lse,
  const float* delta, int tq, int tk, int heads, int size, int causal) {
     backward_q<32>(dq, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
 }
 KERNEL_BOUNDS(attention_backward_kv_32, ATTENTION_THREADS, 2)
-(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
- const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal) {
-    backward_kv<32>(dk, dv, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
+(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
+ const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal, int slices) {
+    backward_kv<32>(dk, dv, parts, dy, q, k, v, lse, delta, tq, tk, heads, size, causal, slices);
 }
 KERNEL_BOUNDS(attention_backward_q_40, ATTENTION_THREADS, 3)
 (scalar_t* dq, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v, const float* lse,
@@ -215,9 +227,9 @@ KERNEL_BOUNDS(attention_backward_q_40, ATTENTION_THREADS, 3)
     backward_q<40>(dq, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
 }
 KERNEL_BOUNDS(attention_backward_kv_40, ATTENTION_THREADS, 2)
-(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
- const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal) {
-    backward_kv<40>(dk, dv, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
+(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
+ const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal, int slices) {
+    backward_kv<40>(dk, dv, parts, dy, q, k, v, lse, delta, tq, tk, heads, size, causal, slices);
 }
 KERNEL_BOUNDS(attention_backward_q_64, ATTENTION_THREADS, 2)
 (scalar_t* dq, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v, const float* lse,
@@ -225,9 +237,9 @@ KERNEL_BOUNDS(attention_backward_q_64, ATTENTION_THREADS, 2)
     backward_q<64>(dq, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
 }
 KERNEL_BOUNDS(attention_backward_kv_64, ATTENTION_THREADS, 2)
-(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
- const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal) {
-    backward_kv<64>(dk, dv, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
+(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
+ const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal, int slices) {
+    backward_kv<64>(dk, dv, parts, dy, q, k, v, lse, delta, tq, tk, heads, size, causal, slices);
 }
 KERNEL_BOUNDS(attention_backward_q_80, ATTENTION_THREADS, 2)
 (scalar_t* dq, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v, const float* lse,
@@ -235,9 +247,9 @@ KERNEL_BOUNDS(attention_backward_q_80, ATTENTION_THREADS, 2)
     backward_q<80>(dq, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
 }
 KERNEL_BOUNDS(attention_backward_kv_80, ATTENTION_THREADS, 2)
-(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
- const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal) {
-    backward_kv<80>(dk, dv, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
+(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
+ const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal, int slices) {
+    backward_kv<80>(dk, dv, parts, dy, q, k, v, lse, delta, tq, tk, heads, size, causal, slices);
 }
 KERNEL_BOUNDS(attention_backward_q_160, ATTENTION_THREADS, 2)
 (scalar_t* dq, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v, const float* lse,
@@ -245,7 +257,7 @@ KERNEL_BOUNDS(attention_backward_q_160, ATTENTION_THREADS, 2)
     backward_q<160>(dq, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
 }
 KERNEL_BOUNDS(attention_backward_kv_160, ATTENTION_THREADS, 2)
-(scalar_t* dk, scalar_t* dv, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
- const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal) {
-    backward_kv<160>(dk, dv, dy, q, k, v, lse, delta, tq, tk, heads, size, causal);
+(scalar_t* dk, scalar_t* dv, float* parts, const scalar_t* dy, const scalar_t* q, const scalar_t* k, const scalar_t* v,
+ const float* lse, const float* delta, int tq, int tk, int heads, int size, int causal, int slices) {
+    backward_kv<160>(dk, dv, parts, dy, q, k, v, lse, delta, tq, tk, heads, size, causal, slices);
 }

@@ -7,7 +7,7 @@ import launches
 MULTIPLICATIONS = 16 * 8 * 16
 # Values of k in a step of tile.h, in 16 bits.
 STEP = 32
-SIZES = {"large": 128, "small": 64}
+SIZES = {"tall": (256, 128), "large": (128, 128), "small": (64, 64)}
 # Keys or queries that attention takes at a time, and rows of a block: half as many for heads wider than ATTENTION_NARROW.
 ATTENTION_TILE, ATTENTION_ROWS, ATTENTION_NARROW = 32, 128, 80
 # Products that make [rows, tile] from the head's values, of which there are a multiple of 16, and that sum up such values.
@@ -32,6 +32,9 @@ def mmas(launch, block):
     if kind in ATTENTION:
         along = value("tq") if kind.endswith("kv") else value("tk")
         tiles, size, (dots, sums) = math.ceil(along / ATTENTION_TILE), int(size), ATTENTION[kind]
+        if "slices" in names:
+            each = math.ceil(tiles / value("slices"))
+            tiles = min(each, max(0, tiles - block[2] % value("slices") * each))
         rows = ATTENTION_ROWS if size <= ATTENTION_NARROW else ATTENTION_ROWS // 2
         values = dots * math.ceil(size / 16) * 16 + sums * size
         return rows * tiles * ATTENTION_TILE * values // MULTIPLICATIONS
@@ -55,4 +58,4 @@ def mmas(launch, block):
         # Slices are whole steps.
         each = math.ceil(k // STEP / slices) * STEP
         k = min(each, max(0, k - slice_of_k * each))
-    return SIZES[size] ** 2 * k // MULTIPLICATIONS
+    return math.prod(SIZES[size]) * k // MULTIPLICATIONS

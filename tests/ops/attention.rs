@@ -60,6 +60,10 @@ fn every_device_agrees() {
         (1, 70, 33, 1, 48, true),
         (1, 40, 140, 1, 64, true),
         (1, 131, 40, 1, 80, true),
+        // Queries in slices for the gradients of keys and values, the last of them shorter.
+        (1, 600, 20, 2, 40, false),
+        (2, 800, 77, 1, 72, false),
+        (1, 530, 9, 1, 160, false),
         // The first sizes that need the next kernels, of which rows are no whole chunks, and an odd one.
         (1, 20, 40, 2, 33, false),
         (1, 40, 20, 1, 41, true),

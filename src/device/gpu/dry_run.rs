@@ -186,7 +186,8 @@ impl ListedLaunch {
 /// Whether a parameter of this kind takes the argument.
 fn fits(argument: &Argument, kind: Kind) -> bool {
     match argument {
-        Argument::Memory { role: Role::Input, .. } | Argument::Null => matches!(kind, Kind::Const(_)),
+        Argument::Null => matches!(kind, Kind::Const(_) | Kind::Mutable(_)),
+        Argument::Memory { role: Role::Input, .. } => matches!(kind, Kind::Const(_)),
         Argument::Memory { .. } => matches!(kind, Kind::Mutable(_)),
         Argument::Int(_) => kind == Kind::Int,
         Argument::Unsigned(_) => kind == Kind::Unsigned,

@@ -88,6 +88,15 @@ impl<'a> Launcher<'a> {
         self.memory(x, Role::Output)
     }
 
+    /// An output that may be missing.
+    pub fn output_if(self, x: Option<&'a impl Operand>) -> Self {
+        match (x, self.expected()) {
+            (Some(x), _) => self.output(x),
+            (None, Some(Kind::Mutable(_))) => self.push(Argument::Null),
+            (None, _) => self.unexpected(Argument::Null),
+        }
+    }
+
     /// What the kernel reads and writes, or writes in part.
     pub fn update(self, x: &'a impl Operand) -> Self {
         self.memory(x, Role::Update)

@@ -29,7 +29,7 @@ pub use buffer::Buffer;
 pub use cuda::{Card, cards};
 pub(crate) use launch::{Launcher, Operand, Span, pack};
 pub use simulator::{Checks, Order, Touched, trace};
-pub(crate) use tile::{Tile, in_chunks};
+pub(crate) use tile::{ENOUGH_BLOCKS, Tile, in_chunks};
 
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};

@@ -1,10 +1,14 @@
 //! Launches of `attention.cu` and `attention_backward.cu`. Heads that are too wide for them: `gpu_unfused.rs`.
 
 use super::{Shape, gpu_unfused};
-use crate::device::gpu::Launcher;
 use crate::device::gpu::table::{Kernel, kernels};
+use crate::device::gpu::{ENOUGH_BLOCKS, Launcher, pack};
 use crate::error::Result;
+use crate::ops::sums::gpu::{Finish, sum_slices};
 use crate::tensor::{DType, Tensor};
+
+/// Queries that pay for a slice of their own.
+const LEAST_QUERIES: usize = 256;
 
 /// The kernels for heads of up to `size` channels.
 struct Kernels {
@@ -95,7 +99,7 @@ pub fn forward(shape: &Shape, [q, k, v]: [&Tensor; 3]) -> Result<(Tensor, Vec<Te
     let Shape { n, tq, tk, heads, causal, .. } = *shape;
     let y = q.empty_like()?;
     let log_sums = q.new_empty(&[n, heads, tq], DType::F32)?;
-    let launch = shape.over(q.kernel(kernels.forward)?, tq, Block::new(kernels.size, q.dtype()), 1, 1);
+    let launch = shape.over(q.kernel(kernels.forward)?, [tq, n], Block::new(kernels.size, q.dtype()), 1, 1);
     let launch = launch.output(&y).output(&log_sums).input(q).input(k).input(v);
     shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
     Ok((y.clone(), vec![y, log_sums]))
@@ -123,17 +127,25 @@ pub fn backward(
     let mut gradients = [const { None }; 3];
     if wants[0] {
         let dq = q.empty_like()?;
-        let launch = shape.over(q.kernel(kernels.backward_q)?, tq, block, 2, 2);
+        let launch = shape.over(q.kernel(kernels.backward_q)?, [tq, n], block, 2, 2);
         let launch = launch.output(&dq).input(dy).input(q).input(k).input(v).input(log_sums).input(&delta);
         shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
         gradients[0] = Some(dq);
     }
     if wants[1] || wants[2] {
-        let (dk, dv) = (k.empty_like()?, v.empty_like()?);
-        let launch = shape.over(q.kernel(kernels.backward_kv)?, tk, block, 2, kernels.held());
-        let launch = launch.output(&dk).output(&dv).input(dy).input(q).input(k).input(v);
-        let launch = launch.input(log_sums).input(&delta);
-        shape.heads(launch.int(tq).int(tk)).int(causal.into()).launch()?;
+        let both = k.new_empty(&[2, k.len()], k.dtype())?;
+        let [dk, dv] = [0, 1].map(|i| both.view(i * k.len(), k.shape()));
+        let slices = shape.slices(block, k.dtype());
+        let parts = (slices > 1).then(|| k.new_empty(&[slices, 2 * k.len()], DType::F32)).transpose()?;
+        let launch = shape.over(q.kernel(kernels.backward_kv)?, [tk, n * slices], block, 2, kernels.held());
+        let whole = |gradient| parts.is_none().then_some(gradient);
+        let launch = launch.output_if(whole(&dk)).output_if(whole(&dv)).output_if(parts.as_ref());
+        let launch = launch.input(dy).input(q).input(k).input(v).input(log_sums).input(&delta);
+        shape.heads(launch.int(tq).int(tk)).int(causal.into()).int(slices).launch()?;
+        if let Some(parts) = &parts {
+            let finish = Finish { alpha: 1.0, bias: None, t: None, residual: None };
+            sum_slices(&both, parts, heads * shape.size, finish)?;
+        }
         (gradients[1], gradients[2]) = (wants[1].then_some(dk), wants[2].then_some(dv));
     }
     Ok(gradients)
@@ -145,9 +157,25 @@ impl Shape {
         KERNELS.iter().find(|kernels| self.size <= kernels.size)
     }
 
-    /// Blocks that take these rows of `kept` tensors, `held` of them in registers.
-    fn over<'a>(&self, launch: Launcher<'a>, rows: usize, block: Block, kept: usize, held: usize) -> Launcher<'a> {
-        let launch = launch.grid([rows.div_ceil(block.rows()), self.heads, self.n]).block(block.warps * 32);
+    /// Slices of the queries that the gradients of k and v are summed up in side by side, where keys are too few to keep a
+    /// GPU busy: those of a text. It depends on the sizes alone, and so do results.
+    fn slices(&self, block: Block, dtype: DType) -> usize {
+        let blocks = self.tk.div_ceil(block.rows()) * self.heads * self.n;
+        let whole_packs = (self.heads * self.size).is_multiple_of(pack(dtype));
+        let most = if self.causal || !whole_packs { 1 } else { self.tq / LEAST_QUERIES };
+        (ENOUGH_BLOCKS / blocks.max(1)).min(most).max(1)
+    }
+
+    /// Blocks that take these rows of `kept` tensors in so many samples, `held` of them in registers.
+    fn over<'a>(
+        &self,
+        launch: Launcher<'a>,
+        [rows, samples]: [usize; 2],
+        block: Block,
+        kept: usize,
+        held: usize,
+    ) -> Launcher<'a> {
+        let launch = launch.grid([rows.div_ceil(block.rows()), self.heads, samples]).block(block.warps * 32);
         launch.dynamic_shared(block.shared_bytes(kept, held))
     }
 
