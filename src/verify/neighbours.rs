@@ -110,7 +110,7 @@ pub fn association(case: &Case) -> Result<Checks> {
             let ours: Vec<Vec<usize>> = groups.map(|matrix| rule.texts(matrix)).collect::<Result<_>>()?;
             checks.equal(format!("{key} assignments"), &[json!(ours)], &[expected["assignments"].clone()]);
             let score = associate::score(&ours).ok_or_else(|| case.error(format!("no groups of {k}")))?;
-            for (share, ours) in [("exact", score.exact), ("per_image", score.per_image)] {
+            for (share, ours) in [("exact", score.exact), ("per_picture", score.per_image)] {
                 let reference = expected[share].as_f64().unwrap_or(f64::NAN);
                 checks.absolute(format!("{key} {share}"), &[ours], &[reference], EXACT);
             }
