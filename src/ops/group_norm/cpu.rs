@@ -25,8 +25,7 @@ pub fn backward(
     weight: &Tensor,
     bias: &Tensor,
     statistics: &[Tensor; 2],
-    dy: &Tensor,
-    onto: Option<Tensor>,
+    (dy, onto): (&Tensor, Option<Tensor>),
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let [dx, dweight, dbias] = dispatch!(x.dtype(), T => shape.backward::<T>(x, weight, bias, statistics, dy, wants));

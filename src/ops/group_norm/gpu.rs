@@ -44,8 +44,7 @@ pub fn backward(
     weight: &Tensor,
     bias: &Tensor,
     [mean, rstd]: &[Tensor; 2],
-    dy: &Tensor,
-    onto: Option<Tensor>,
+    (dy, onto): (&Tensor, Option<Tensor>),
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let Shape { n, pixels, c, groups, .. } = *shape;

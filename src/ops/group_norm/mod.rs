@@ -30,7 +30,7 @@ pub fn group_norm(
     let saved = [x, weight, bias].map(Tensor::clone);
     tape.record_onto(OP, [x, weight, bias], &y, move |dy, wants, onto| {
         let [x, weight, bias] = &saved;
-        on!(device, backward(&shape, x, weight, bias, &statistics, dy, onto, wants))
+        on!(device, backward(&shape, x, weight, bias, &statistics, (dy, onto), wants))
     });
     Ok(y)
 }

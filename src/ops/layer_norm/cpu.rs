@@ -23,8 +23,7 @@ pub fn backward(
     x: &Tensor,
     weight: &Tensor,
     statistics: &[Tensor; 2],
-    dy: &Tensor,
-    onto: Option<Tensor>,
+    (dy, onto): (&Tensor, Option<Tensor>),
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let [dx, dweight, dbias] = dispatch!(x.dtype(), T => shape.backward::<T>(x, weight, statistics, dy, wants));

@@ -30,8 +30,7 @@ pub fn backward(
     x: &Tensor,
     weight: &Tensor,
     [mean, rstd]: &[Tensor; 2],
-    dy: &Tensor,
-    onto: Option<Tensor>,
+    (dy, onto): (&Tensor, Option<Tensor>),
     wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let Shape { rows, c, .. } = *shape;

@@ -20,7 +20,7 @@ pub fn layer_norm(tape: &Tape, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: 
     let saved = [x, weight].map(Tensor::clone);
     tape.record_onto(OP, [x, weight, bias], &y, move |dy, wants, onto| {
         let [x, weight] = &saved;
-        on!(device, backward(&shape, x, weight, &statistics, dy, onto, wants))
+        on!(device, backward(&shape, x, weight, &statistics, (dy, onto), wants))
     });
     Ok(y)
 }
