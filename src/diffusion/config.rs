@@ -16,6 +16,14 @@ pub enum Class {
     DpmSolver,
     UniPc,
     Lcm,
+    Heun,
+    Kdpm2,
+    Kdpm2Ancestral,
+    DpmSde,
+    DpmSinglestep,
+    Lms,
+    Deis,
+    Tcd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +72,15 @@ pub struct SchedulerConfig {
 }
 
 /// Keys that change nothing here: bookkeeping, and parameters that only matter where a refused option is on.
-const IGNORED: [&str; 5] =
-    ["flow_shift", "time_shift_type", "clip_sample_range", "sample_max_value", "num_inference_steps"];
+const IGNORED: [&str; 6] = [
+    "flow_shift",
+    "time_shift_type",
+    "clip_sample_range",
+    "sample_max_value",
+    "num_inference_steps",
+    // Images have seeds of their own.
+    "noise_sampler_seed",
+];
 /// Options that selma does not have, with the values at which they are off.
 const UNSUPPORTED: [&str; 8] = [
     "use_beta_sigmas",
@@ -125,10 +140,19 @@ impl Class {
             "DPMSolverMultistepScheduler" => Class::DpmSolver,
             "UniPCMultistepScheduler" => Class::UniPc,
             "LCMScheduler" => Class::Lcm,
+            "HeunDiscreteScheduler" => Class::Heun,
+            "KDPM2DiscreteScheduler" => Class::Kdpm2,
+            "KDPM2AncestralDiscreteScheduler" => Class::Kdpm2Ancestral,
+            "DPMSolverSDEScheduler" => Class::DpmSde,
+            "DPMSolverSinglestepScheduler" => Class::DpmSinglestep,
+            "LMSDiscreteScheduler" => Class::Lms,
+            "DEISMultistepScheduler" => Class::Deis,
+            "TCDScheduler" => Class::Tcd,
             _ => {
                 return Err(Error::Usage(format!(
-                    "unknown scheduler {name:?}: use ddim, pndm, euler, euler-a, dpmpp-2m, dpmpp-2m-karras, unipc, lcm \
-                     or ddpm"
+                    "unknown scheduler {name:?}: use {} (most of them also with -karras or -exponential), or the name of \
+                     such a class in diffusers",
+                    super::names::NAMES.map(|(name, _)| name).join(", ")
                 )));
             }
         })
@@ -149,10 +173,12 @@ impl SchedulerConfig {
     pub fn parse(class: Class, config: &Value) -> Result<Self> {
         check_keys(config)?;
         let read = Reader(config);
-        let lcm = class == Class::Lcm;
-        let solver = matches!(class, Class::DpmSolver | Class::UniPc);
-        let spacing =
-            if solver || matches!(class, Class::Euler | Class::EulerAncestral) { "linspace" } else { "leading" };
+        let distilled = matches!(class, Class::Lcm | Class::Tcd);
+        let leading = distilled || matches!(class, Class::Ddpm | Class::Ddim | Class::Pndm);
+        let spacing = if leading { "leading" } else { "linspace" };
+        let two_calls = matches!(class, Class::Heun | Class::Kdpm2 | Class::Kdpm2Ancestral | Class::DpmSde);
+        let betas = if distilled || two_calls { (0.00085, 0.012) } else { (0.0001, 0.02) };
+        let rescaled = !two_calls && !matches!(class, Class::Pndm | Class::Lms | Class::Deis | Class::DpmSinglestep);
         if class == Class::Euler && read.text("timestep_type", "discrete")? != "discrete" {
             return Err(Error::Unavailable("scheduler config: timestep_type other than \"discrete\"".into()));
         }
@@ -160,9 +186,9 @@ impl SchedulerConfig {
         let parsed = Self {
             class,
             num_train_timesteps: read.count("num_train_timesteps", 1000)?,
-            beta_start: read.number("beta_start", if lcm { 0.00085 } else { 0.0001 })?,
-            beta_end: read.number("beta_end", if lcm { 0.012 } else { 0.02 })?,
-            beta_schedule: read.text("beta_schedule", if lcm { "scaled_linear" } else { "linear" })?,
+            beta_start: read.number("beta_start", betas.0)?,
+            beta_end: read.number("beta_end", betas.1)?,
+            beta_schedule: read.text("beta_schedule", if distilled { "scaled_linear" } else { "linear" })?,
             trained_betas: read.list("trained_betas")?,
             prediction: Prediction::parse(&read.text("prediction_type", "epsilon")?)?,
             spacing: match read.text("timestep_spacing", spacing)?.as_str() {
@@ -172,7 +198,7 @@ impl SchedulerConfig {
                 other => return Err(unsupported("timestep_spacing", other)),
             },
             steps_offset: read.count("steps_offset", 0)? as i64,
-            rescale_betas_zero_snr: class != Class::Pndm && read.flag("rescale_betas_zero_snr", false)?,
+            rescale_betas_zero_snr: rescaled && read.flag("rescale_betas_zero_snr", false)?,
             clip_sample: read.flag("clip_sample", matches!(class, Class::Ddpm | Class::Ddim))?,
             clip_sample_range: read.number("clip_sample_range", 1.0)?,
             thresholding: read.flag("thresholding", false)?,
@@ -192,11 +218,13 @@ impl SchedulerConfig {
             },
             solver_order: read.count("solver_order", 2)?,
             solver_type,
-            algorithm_type: match read.text("algorithm_type", "dpmsolver++")? {
-                t if t == "deis" => "dpmsolver++".into(),
-                t => t,
+            // Another class's configuration may name its own.
+            algorithm_type: match read.text("algorithm_type", "dpmsolver++")?.as_str() {
+                "dpmsolver" | "dpmsolver++" if class == Class::Deis => "deis".into(),
+                "deis" if class != Class::Deis => "dpmsolver++".into(),
+                other => other.into(),
             },
-            lower_order_final: read.flag("lower_order_final", true)?,
+            lower_order_final: read.flag("lower_order_final", class != Class::DpmSinglestep)?,
             euler_at_final: read.flag("euler_at_final", false)?,
             lambda_min_clipped: match config.get("lambda_min_clipped") {
                 Some(Value::String(s)) if s == "-Infinity" || s == "-inf" => f64::NEG_INFINITY,
@@ -232,7 +260,13 @@ impl SchedulerConfig {
             Class::Euler if !["linear", "log_linear"].contains(&self.interpolation_type.as_str()) => {
                 return Err(unsupported("interpolation_type", &self.interpolation_type));
             }
-            Class::DpmSolver => {
+            Class::Kdpm2 | Class::Kdpm2Ancestral | Class::DpmSde if self.prediction == Prediction::Sample => {
+                return Err(unsupported("prediction_type", "sample"));
+            }
+            Class::Deis if self.algorithm_type != "deis" => {
+                return Err(unsupported("algorithm_type", &self.algorithm_type));
+            }
+            Class::DpmSolver | Class::DpmSinglestep => {
                 let known = ["dpmsolver++", "sde-dpmsolver++", "dpmsolver"];
                 if !known.contains(&self.algorithm_type.as_str()) {
                     return Err(unsupported("algorithm_type", &self.algorithm_type));
@@ -245,7 +279,7 @@ impl SchedulerConfig {
             }
             _ => {}
         }
-        let solver = matches!(self.class, Class::DpmSolver | Class::UniPc);
+        let solver = matches!(self.class, Class::DpmSolver | Class::DpmSinglestep | Class::Deis | Class::UniPc);
         if solver && !(1..=3).contains(&self.solver_order) {
             return Err(unsupported("solver_order", &self.solver_order.to_string()));
         }

@@ -29,10 +29,6 @@ impl DpmSolver {
         Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![] })
     }
 
-    fn stochastic(&self) -> bool {
-        self.config.algorithm_type == "sde-dpmsolver++"
-    }
-
     fn highest_order(&self, i: usize) -> usize {
         let n = self.timesteps.len();
         let careful = self.config.lower_order_final && n < 15;
@@ -42,6 +38,60 @@ impl DpmSolver {
             second if second + 1 == n && careful => 2,
             _ => 3,
         }
+    }
+}
+
+pub(super) fn stochastic(config: &SchedulerConfig) -> bool {
+    config.algorithm_type == "sde-dpmsolver++"
+}
+
+/// What a step is made of: the noise of `sample` at the level `sigma` for `dpmsolver`, else the image.
+pub(super) fn converted(
+    config: &SchedulerConfig,
+    output: &Combination,
+    sample: &Combination,
+    sigma: f64,
+) -> Result<Combination> {
+    let (alpha, sigma) = alpha_sigma(sigma);
+    if config.algorithm_type == "dpmsolver" {
+        return Ok(config.prediction.noise(output, sample, alpha, sigma));
+    }
+    let image = config.prediction.image(output, sample, alpha, sigma);
+    if config.thresholding { threshold(config, &image) } else { Ok(image) }
+}
+
+/// One set of formulas for `dpmsolver`, `dpmsolver++` and its stochastic form, of a step from one level to another.
+pub(super) struct Formulas {
+    pub of_sample: f64,
+    /// What the outputs are scaled by.
+    pub scale: f64,
+    /// The exponent, and its exponential less 1.
+    pub e: f64,
+    pub phi: f64,
+    /// Of the first divided difference, with the solver type `heun`.
+    pub heun: f64,
+}
+
+impl Formulas {
+    pub(super) fn new(config: &SchedulerConfig, from: f64, to: f64) -> Self {
+        let (alpha_s, sigma_s) = alpha_sigma(from);
+        let (alpha_t, sigma_t) = alpha_sigma(to);
+        let h = from.ln() - to.ln();
+        let (of_sample, scale, e) = if config.algorithm_type == "dpmsolver" {
+            (alpha_t / alpha_s, sigma_t, h)
+        } else if stochastic(config) {
+            (sigma_t / sigma_s * (-h).exp(), alpha_t, -2.0 * h)
+        } else {
+            (sigma_t / sigma_s, alpha_t, -h)
+        };
+        let phi = e.exp_m1();
+        Self { of_sample, scale, e, phi, heun: -scale * (phi / e - 1.0) }
+    }
+
+    /// Of the second divided difference. The reference's stochastic form has the other sign here.
+    pub(super) fn second(&self, config: &SchedulerConfig) -> f64 {
+        let half = if stochastic(config) { 0.5 } else { -0.5 };
+        -self.scale * ((self.phi - self.e) / (self.e * self.e) + half)
     }
 }
 
@@ -59,37 +109,20 @@ impl Sampler for DpmSolver {
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
-        self.stochastic()
+        stochastic(&self.config)
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
-        let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
-        let epsilon = self.config.algorithm_type == "dpmsolver";
-        let prediction = self.config.prediction;
-        let output = if epsilon {
-            prediction.noise(output, sample, alpha_s, sigma_s)
-        } else {
-            let image = prediction.image(output, sample, alpha_s, sigma_s);
-            if self.config.thresholding { threshold(&self.config, &image)? } else { image }
-        };
-        let mut outputs = vec![output];
+        let (_, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
+        let mut outputs = vec![converted(&self.config, output, sample, self.sigmas[i])?];
         outputs.extend(self.outputs.iter().map(Combination::of));
         outputs.truncate(self.config.solver_order);
 
         let lambda = |i: usize| -self.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i);
-        // One set of formulas for all three: what is scaled, and the exponent.
-        let (of_sample, scale, e) = if epsilon {
-            (alpha_t / alpha_s, sigma_t, h)
-        } else if self.stochastic() {
-            (sigma_t / sigma_s * (-h).exp(), alpha_t, -2.0 * h)
-        } else {
-            (sigma_t / sigma_s, alpha_t, -h)
-        };
-        let phi = e.exp_m1();
-        let heun = -scale * (phi / e - 1.0);
+        let formulas = Formulas::new(&self.config, self.sigmas[i], self.sigmas[i + 1]);
+        let Formulas { of_sample, scale, phi, heun, .. } = formulas;
         let mut terms = vec![(of_sample, sample)];
         let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         match outputs.len().min(self.highest_order(i)) {
@@ -102,9 +135,7 @@ impl Sampler for DpmSolver {
             _ => {
                 let r0 = (lambda(i) - lambda(i - 1)) / h;
                 let r1 = (lambda(i - 1) - lambda(i - 2)) / h;
-                // The reference's stochastic third order has the other sign here.
-                let half = if self.stochastic() { 0.5 } else { -0.5 };
-                let d2 = -scale * ((phi - e) / (e * e) + half);
+                let d2 = formulas.second(&self.config);
                 // Of the divided differences (m0 - m1) / r0 and (m1 - m2) / r1.
                 let near = heun * (1.0 + r0 / (r0 + r1)) + d2 / (r0 + r1);
                 let far = -(heun * r0 / (r0 + r1) + d2 / (r0 + r1));

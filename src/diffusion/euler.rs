@@ -1,7 +1,6 @@
 //! Euler's method in sigma (Karras et al. 2022, arXiv:2206.00364, algorithm 2 without churn).
 
-use super::config::{SchedulerConfig, Spacing};
-use super::prediction::Prediction;
+use super::config::SchedulerConfig;
 use super::sampler::Sampler;
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
@@ -38,22 +37,6 @@ impl Euler {
     }
 }
 
-/// What the sample starts at, for Euler and its ancestral form.
-pub(super) fn init_noise_sigma(config: &SchedulerConfig, sigmas: &[f64]) -> f64 {
-    let max = sigmas.iter().copied().fold(0.0, f64::max);
-    if config.spacing == Spacing::Leading { (max * max + 1.0).sqrt() } else { max }
-}
-
-/// Coefficients of (sample, output) in the derivative `(x - image) / sigma`.
-pub(super) fn derivative(prediction: Prediction, sigma: f64) -> (f64, f64) {
-    let square = sigma * sigma + 1.0;
-    match prediction {
-        Prediction::Epsilon => (0.0, 1.0),
-        Prediction::Sample => (1.0 / sigma, -1.0 / sigma),
-        Prediction::V => (sigma / square, 1.0 / square.sqrt()),
-    }
-}
-
 impl Sampler for Euler {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
@@ -68,16 +51,16 @@ impl Sampler for Euler {
     }
 
     fn init_noise_sigma(&self) -> f64 {
-        init_noise_sigma(&self.config, &self.sigmas)
+        sigmas::init_noise_sigma(&self.config, &self.sigmas)
     }
 
     fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0 / (self.sigmas[i].powi(2) + 1.0).sqrt(), sample)])
+        ops::combine(&[(sigmas::input_scale(self.sigmas[i]), sample)])
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (of_sample, of_output) = derivative(self.config.prediction, self.sigmas[i]);
+        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.sigmas[i]);
         let dt = self.sigmas[i + 1] - self.sigmas[i];
         Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output)]).tensor()
     }

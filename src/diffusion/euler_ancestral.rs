@@ -1,7 +1,6 @@
 //! Euler's method that overshoots and puts noise back at every step (k-diffusion's `sample_euler_ancestral`).
 
 use super::config::SchedulerConfig;
-use super::euler::{derivative, init_noise_sigma};
 use super::sampler::{Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
@@ -40,11 +39,11 @@ impl Sampler for EulerAncestral {
     }
 
     fn init_noise_sigma(&self) -> f64 {
-        init_noise_sigma(&self.config, &self.sigmas)
+        sigmas::init_noise_sigma(&self.config, &self.sigmas)
     }
 
     fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0 / (self.sigmas[i].powi(2) + 1.0).sqrt(), sample)])
+        ops::combine(&[(sigmas::input_scale(self.sigmas[i]), sample)])
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
@@ -54,9 +53,8 @@ impl Sampler for EulerAncestral {
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
         let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
-        let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt();
-        let down = (to * to - up * up).max(0.0).sqrt();
-        let (of_sample, of_output) = derivative(self.config.prediction, from);
+        let (down, up) = sigmas::ancestral(from, to);
+        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, from);
         let dt = down - from;
         let noise = required(noise)?;
         Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output), (up, &noise)]).tensor()

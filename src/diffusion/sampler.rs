@@ -3,8 +3,12 @@
 use serde_json::Value;
 
 use super::config::{Class, SchedulerConfig};
+use super::names::Name;
 use super::schedule::NoiseSchedule;
-use super::{ddim, ddpm, dpm_solver, euler, euler_ancestral, lcm, pndm, unipc};
+use super::{
+    ddim, ddpm, deis, dpm_sde, dpm_singlestep, dpm_solver, euler, euler_ancestral, heun, kdpm2, lcm, lms, pndm,
+};
+use super::{tcd, unipc};
 use crate::error::{Error, Result};
 use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
@@ -17,6 +21,11 @@ pub trait Sampler: Send {
 
     fn schedule(&self) -> &NoiseSchedule;
 
+    /// Calls of the network that a step of the method takes: as many entries of `timesteps()`.
+    fn order(&self) -> usize {
+        1
+    }
+
     /// Noise levels with the final one; empty where the method has none.
     fn sigmas(&self) -> &[f64] {
         &[]
@@ -27,7 +36,7 @@ pub trait Sampler: Send {
         1.0
     }
 
-    /// How much of the noise each step of DDIM renews; the other methods have no such parameter.
+    /// How much of the noise each step of DDIM or TCD renews; the other methods have no such parameter.
     fn set_eta(&mut self, _eta: f64) {}
 
     /// The sample as the network wants it at step `i`.
@@ -60,13 +69,16 @@ pub trait Sampler: Send {
     }
 }
 
-/// Makes the sampler of a diffusers class name, or of one of selma's short names, which take the model's own
+/// Makes the sampler of a diffusers class name, or of one of the names of [`super::names`], which take the model's own
 /// configuration and set what the name says.
 ///
 /// # Errors
 /// [`Error::Usage`] or [`Error::Unavailable`] naming the class, key or number of steps that cannot be used.
 pub fn from_config(class: &str, config: &Value, steps: usize) -> Result<Box<dyn Sampler>> {
-    let (class, config) = resolve(class, config)?;
+    let (class, config) = match Name::parse(class) {
+        Some(name) => name.resolve(config)?,
+        None => (Class::from_diffusers(class)?, config.clone()),
+    };
     let config = SchedulerConfig::parse(class, &config)?;
     let schedule = NoiseSchedule::new(&config)?;
     if let Class::Ddpm | Class::Ddim | Class::Pndm | Class::Lcm = class {
@@ -84,6 +96,14 @@ pub fn from_config(class: &str, config: &Value, steps: usize) -> Result<Box<dyn 
         Class::DpmSolver => Box::new(dpm_solver::DpmSolver::new(config, schedule, steps)?),
         Class::UniPc => Box::new(unipc::UniPc::new(config, schedule, steps)?),
         Class::Lcm => Box::new(lcm::Lcm::new(config, schedule, steps)?),
+        Class::Heun => Box::new(heun::Heun::new(config, schedule, steps)?),
+        Class::Kdpm2 => Box::new(kdpm2::Kdpm2::new(config, schedule, steps, false)?),
+        Class::Kdpm2Ancestral => Box::new(kdpm2::Kdpm2::new(config, schedule, steps, true)?),
+        Class::DpmSde => Box::new(dpm_sde::DpmSde::new(config, schedule, steps)?),
+        Class::DpmSinglestep => Box::new(dpm_singlestep::DpmSinglestep::new(config, schedule, steps)?),
+        Class::Lms => Box::new(lms::Lms::new(config, schedule, steps)?),
+        Class::Deis => Box::new(deis::Deis::new(config, schedule, steps)?),
+        Class::Tcd => Box::new(tcd::Tcd::new(config, schedule, steps)?),
     };
     let limit = sampler.schedule().alphas_cumprod.len() as f64;
     if let Some(t) = sampler.timesteps().iter().find(|&&t| !(0.0..limit).contains(&t)) {
@@ -93,34 +113,6 @@ pub fn from_config(class: &str, config: &Value, steps: usize) -> Result<Box<dyn 
         )));
     }
     Ok(sampler)
-}
-
-fn resolve(name: &str, config: &Value) -> Result<(Class, Value)> {
-    let (class, set): (_, &[(&str, Value)]) = match name {
-        "ddim" => ("DDIMScheduler", &[]),
-        "ddpm" => ("DDPMScheduler", &[]),
-        "pndm" => ("PNDMScheduler", &[("skip_prk_steps", Value::Bool(true))]),
-        "euler" => ("EulerDiscreteScheduler", &[]),
-        "euler-a" => ("EulerAncestralDiscreteScheduler", &[]),
-        "dpmpp-2m" => ("DPMSolverMultistepScheduler", &[("use_karras_sigmas", Value::Bool(false))]),
-        "dpmpp-2m-karras" => ("DPMSolverMultistepScheduler", &[("use_karras_sigmas", Value::Bool(true))]),
-        "unipc" => ("UniPCMultistepScheduler", &[]),
-        "lcm" => ("LCMScheduler", &[]),
-        _ => return Ok((Class::from_diffusers(name)?, config.clone())),
-    };
-    let mut config = config.clone();
-    if let Some(map) = config.as_object_mut() {
-        // Latents are not confined to [-1, 1], so a configuration that says nothing must not clip them.
-        map.entry("clip_sample").or_insert(Value::Bool(false));
-        if name.starts_with("dpmpp-2m") {
-            map.insert("algorithm_type".into(), "dpmsolver++".into());
-            map.insert("solver_order".into(), 2.into());
-        }
-        for (key, value) in set {
-            map.insert((*key).into(), value.clone());
-        }
-    }
-    Ok((Class::from_diffusers(class)?, config))
 }
 
 /// The noise of a step that needs some.

@@ -1,7 +1,10 @@
 //! Noise levels `sigma = sqrt((1 - a) / a)` for the samplers that run in them.
 
-use super::config::SchedulerConfig;
+use super::config::{SchedulerConfig, Spacing};
+use super::prediction::Prediction;
 use super::schedule::NoiseSchedule;
+use super::timesteps;
+use crate::error::Result;
 
 /// The noise levels of a sampling run, the final one included.
 pub struct Levels {
@@ -66,6 +69,55 @@ pub fn for_solver(config: &SchedulerConfig, table: &[f64], timesteps: Vec<f64>, 
         *s = f64::from(*s as f32);
     }
     Levels { sigmas, timesteps }
+}
+
+/// What the samplers of k-diffusion share: `n` levels and a last one of 0, at possibly fractional timesteps.
+///
+/// # Errors
+/// As [`timesteps::spaced`].
+pub fn spaced(config: &SchedulerConfig, table: &[f64], n: usize) -> Result<Levels> {
+    let mut timesteps = timesteps::spaced(config, n, true)?;
+    let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(table, t)).collect();
+    if config.use_karras_sigmas || config.use_exponential_sigmas {
+        let respace = if config.use_karras_sigmas { karras } else { exponential };
+        sigmas = respace(sigmas[0], sigmas[sigmas.len() - 1], n);
+        timesteps = sigmas.iter().map(|&s| f64::from(timestep(table, s) as f32)).collect();
+    }
+    sigmas.push(0.0);
+    Ok(Levels { sigmas: sigmas.into_iter().map(|s| f64::from(s as f32)).collect(), timesteps })
+}
+
+/// The standard deviation that the sample `image + sigma * noise` starts with.
+pub fn init_noise_sigma(config: &SchedulerConfig, sigmas: &[f64]) -> f64 {
+    let max = sigmas.iter().copied().fold(0.0, f64::max);
+    if config.spacing == Spacing::Leading { (max * max + 1.0).sqrt() } else { max }
+}
+
+/// Coefficients of (sample, output) in the derivative `(x - image) / sigma` of `x = image + sigma * noise`.
+pub fn derivative(prediction: Prediction, sigma: f64) -> (f64, f64) {
+    let square = sigma * sigma + 1.0;
+    match prediction {
+        Prediction::Epsilon => (0.0, 1.0),
+        Prediction::Sample => (1.0 / sigma, -1.0 / sigma),
+        Prediction::V => (sigma / square, 1.0 / square.sqrt()),
+    }
+}
+
+/// Coefficients of (sample, output) in the clean image of `x = image + sigma * noise`.
+pub fn image(prediction: Prediction, sigma: f64) -> (f64, f64) {
+    let (of_sample, of_output) = derivative(prediction, sigma);
+    (1.0 - sigma * of_sample, -sigma * of_output)
+}
+
+/// The ancestral step from one level to a lower one: the level that is stepped to, and that of the noise put back.
+pub fn ancestral(from: f64, to: f64) -> (f64, f64) {
+    let up = (to * to * (from * from - to * to) / (from * from)).max(0.0).sqrt().min(to);
+    ((to * to - up * up).max(0.0).sqrt(), up)
+}
+
+/// What the network gets is the sample over this: it has a variance of 1.
+pub fn input_scale(sigma: f64) -> f64 {
+    1.0 / (sigma * sigma + 1.0).sqrt()
 }
 
 /// `(alpha, sigma)` of the variance-preserving process at the noise level `s`.

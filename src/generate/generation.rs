@@ -172,7 +172,7 @@ impl Generation {
             return Ok(0);
         };
         let kept = ((self.steps as f64 * strength) as usize).min(self.steps);
-        let first = self.steps - kept;
+        let first = (self.steps - kept) * sampler.order();
         if kept == 0 || first >= sampler.timesteps().len() {
             return Err(Error::Usage(format!(
                 "--strength {strength}: none of {} steps would run; use more steps or a higher strength",

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::StableDiffusion;
 use super::loras::Strength;
 use super::request::Request;
+use crate::diffusion::names;
 use crate::error::Result;
 use crate::formats::component::{in_checkpoint, weight_files};
 use crate::formats::digest;
@@ -80,7 +81,7 @@ impl Parameters {
         let some = |set: bool, value: String| if set { value } else { String::new() };
         let settings: [(&str, &str); 18] = [
             ("Steps", &g.steps.to_string()),
-            ("Sampler", sampler_name(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
+            ("Sampler", &names::label(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
             ("CFG scale", &g.guidance.scale.to_string()),
             ("CFG rescale", &some(g.guidance.rescale > 0.0, g.guidance.rescale.to_string())),
             ("Size", &format!("{}x{}", g.size.1, g.size.0)),
@@ -115,22 +116,6 @@ fn quoted(value: &str) -> String {
     match value.contains([',', ':', '\n']) {
         true => serde_json::Value::from(value).to_string(),
         false => value.into(),
-    }
-}
-
-/// webui's name of a scheduler, by selma's name or the class of diffusers.
-pub fn sampler_name(name: &str) -> &str {
-    match name {
-        "ddim" | "DDIMScheduler" => "DDIM",
-        "ddpm" | "DDPMScheduler" => "DDPM",
-        "pndm" | "PNDMScheduler" => "PLMS",
-        "euler" | "EulerDiscreteScheduler" => "Euler",
-        "euler-a" | "EulerAncestralDiscreteScheduler" => "Euler a",
-        "dpmpp-2m" => "DPM++ 2M",
-        "dpmpp-2m-karras" => "DPM++ 2M Karras",
-        "unipc" | "UniPCMultistepScheduler" => "UniPC",
-        "lcm" | "LCMScheduler" => "LCM",
-        other => other,
     }
 }
 

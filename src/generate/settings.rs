@@ -16,8 +16,10 @@ pub struct Settings {
     /// Rescale guided predictions towards the standard deviation of the conditional one; 0 is off
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub guidance_rescale: f64,
-    /// Sampler: ddim, pndm, euler, euler-a, dpmpp-2m, dpmpp-2m-karras, unipc, lcm or ddpm [default: the model's]
-    #[arg(long)]
+    /// Sampler: ddim, ddpm, pndm, euler, euler-a, heun, dpm2, dpm2-a, dpmpp-2m, dpmpp-2m-sde, dpmpp-sde, dpmpp-2s, lms, deis,
+    /// unipc, lcm or tcd; with -karras or -exponential for its noise levels; webui's and ComfyUI's names and diffusers' classes
+    /// are read too [default: the model's]
+    #[arg(long, visible_aliases = ["sampler", "sampling-method"])]
     pub scheduler: Option<String>,
     /// Image width in pixels [default: the model's]
     #[arg(long)]

@@ -164,6 +164,74 @@ def lcm():
     yield "class_defaults", {}, 4
 
 
+EXPONENTIAL = dict(use_exponential_sigmas=True)
+RESPACED = {"": {}, "karras_": KARRAS, "exponential_": EXPONENTIAL}
+
+
+def k_diffusion(predictions):
+    """Options that the samplers of k-diffusion share."""
+    for (spacing, options), (respaced, levels) in itertools.product(SPACINGS.items(), RESPACED.items()):
+        yield f"{respaced}{spacing}", SD | options | levels, 7
+    for prediction in predictions:
+        yield f"{prediction['prediction_type'][0]}_linspace", SD | LINSPACE | prediction, 8
+        yield f"{prediction['prediction_type'][0]}_karras", SD | KARRAS | prediction, 8
+    for steps, word in [(1, "one"), (2, "two"), (23, "many")]:
+        yield word, SD, steps
+    yield "class_defaults", {}, 6
+
+
+def heun():
+    yield from k_diffusion([V, X0])
+    yield "clip", dict(SD, clip_sample=True, clip_sample_range=1.3), 6
+
+
+def deis():
+    for order, steps in itertools.product((1, 2, 3), (7, 18)):
+        yield f"order{order}_{steps}", dict(SD, solver_order=order), steps
+    for (spacing, options), (respaced, levels) in itertools.product(SPACINGS.items(), RESPACED.items()):
+        yield f"order3_{respaced}{spacing}", dict(SD, solver_order=3) | options | levels, 8
+    yield "v_trailing", SD | V | TRAILING, 7
+    yield "x0_order3", dict(SD, solver_order=3) | X0, 7
+    yield "thresholding", dict(SD, thresholding=True, sample_max_value=1.5), 6
+    yield "no_lower_final", dict(SD, solver_order=3, lower_order_final=False), 7
+    for steps, word in [(1, "one"), (2, "two"), (3, "three")]:
+        yield f"order3_{word}", dict(SD, solver_order=3), steps
+    yield "class_defaults", {}, 7
+
+
+def singlestep():
+    base = {key: value for key, value in SD.items() if key not in ("timestep_spacing", "steps_offset")}
+    for order, solver, steps in itertools.product((1, 2, 3), ("midpoint", "heun"), (6, 7, 8)):
+        yield f"order{order}_{solver}_{steps}", dict(base, solver_order=order, solver_type=solver), steps
+    for order, solver in itertools.product((2, 3), ("midpoint", "heun")):
+        options = dict(base, solver_order=order, solver_type=solver)
+        yield f"sde_order{order}_{solver}", dict(options, algorithm_type="sde-dpmsolver++"), 7
+        yield f"no_lower_final_order{order}_{solver}", options | SIGMA_MIN, 6
+        yield f"lower_final_order{order}_{solver}", dict(options, lower_order_final=True) | SIGMA_MIN, 6
+        yield f"dpmsolver_order{order}_{solver}", dict(options, algorithm_type="dpmsolver") | SIGMA_MIN, 6
+    yield "karras", base | KARRAS, 7
+    yield "exponential", base | EXPONENTIAL, 7
+    yield "v", base | V, 7
+    yield "x0", base | X0, 7
+    yield "thresholding", dict(base, thresholding=True, sample_max_value=1.5), 6
+    yield "lambda_clipped", dict(base, lambda_min_clipped=-5.1), 7
+    yield "one", base, 1
+    yield "class_defaults", {}, 7
+
+
+def tcd():
+    base = dict(SD, original_inference_steps=50)
+    for steps, word in [(1, "one"), (2, "two"), (4, "four"), (7, "seven"), (50, "fifty")]:
+        yield word, base, steps
+        yield f"{word}_eta_none", base, steps, dict(eta=0.0)
+    yield "eta_one", base, 4, dict(eta=1.0)
+    yield "v_eta", base | V, 4, dict(eta=0.6)
+    yield "x0", base | X0, 4
+    yield "origin100", dict(base, original_inference_steps=100), 6
+    yield "zero_snr", base | ZERO_SNR, 4
+    yield "class_defaults", {}, 4
+
+
 SAMPLERS = {
     "ddpm": ("DDPMScheduler", ddpm),
     "ddim": ("DDIMScheduler", ddim),
@@ -173,6 +241,14 @@ SAMPLERS = {
     "dpm": ("DPMSolverMultistepScheduler", dpm),
     "unipc": ("UniPCMultistepScheduler", unipc),
     "lcm": ("LCMScheduler", lcm),
+    "heun": ("HeunDiscreteScheduler", heun),
+    "kdpm2": ("KDPM2DiscreteScheduler", lambda: k_diffusion([V])),
+    "kdpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", lambda: k_diffusion([V])),
+    "k_dpm_sde": ("DPMSolverSDEScheduler", lambda: k_diffusion([V])),
+    "dpm_singlestep": ("DPMSolverSinglestepScheduler", singlestep),
+    "lms": ("LMSDiscreteScheduler", lambda: k_diffusion([V, X0])),
+    "deis": ("DEISMultistepScheduler", deis),
+    "tcd": ("TCDScheduler", tcd),
 }
 
 

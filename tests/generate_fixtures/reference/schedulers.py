@@ -18,6 +18,22 @@ def noise_source(scheduler):
     return sys.modules[type(scheduler).__module__]
 
 
+class BrownianPath:
+    """What DPMSolverSDEScheduler cuts out of torchsde's tree, made of given normals: fresh ones for each lower sigma."""
+
+    def __init__(self, normals):
+        self.normals, self.points, self.drawn = normals, {}, False
+
+    def __call__(self, sigma, sigma_next):
+        self.drawn = True
+        sigma, sigma_next = float(sigma), float(sigma_next)
+        self.points.setdefault(sigma, torch.zeros_like(self.normals[0], dtype=torch.float64))
+        lowest = min(self.points)
+        self.points[sigma_next] = self.points[lowest] + (lowest - sigma_next) ** 0.5 * self.normals[len(self.points) - 1].double()
+        path = self.points[sigma_next] - self.points[sigma]
+        return (path / (sigma - sigma_next) ** 0.5).to(self.normals.dtype)
+
+
 def evaluations(case):
     """How often the network is called in a `sample` case."""
     scheduler = make(case["class"], case["config"])
@@ -31,6 +47,9 @@ def sample(case, inputs):
     scheduler.set_timesteps(case["num_inference_steps"])
     assert len(scheduler.timesteps) == case["model_evaluations"]
     drew_noise = False
+    path = hasattr(scheduler, "noise_sampler") and "in.noise" in inputs
+    if path:
+        scheduler.noise_sampler = path = BrownianPath(inputs["in.noise"])
     options = {"eta": case["eta"]} if "eta" in case else {}
     x = inputs["in.initial"] * scheduler.init_noise_sigma
     scaled, previous = [], []
@@ -45,6 +64,7 @@ def sample(case, inputs):
         with replace_noise(noise_source(scheduler), draw):
             x = scheduler.step(inputs["in.model_outputs"][i], t, x, **options, return_dict=False)[0]
         previous.append(x)
+    drew_noise = drew_noise or (path and path.drawn)
     timesteps = scheduler.timesteps
     outputs = {
         "out.timesteps": timesteps.float() if timesteps.is_floating_point() else timesteps.long(),

@@ -1,0 +1,112 @@
+//! DPM-Solver-2 in sigma, and its form that puts noise back (k-diffusion's `sample_dpm_2` and `sample_dpm_2_ancestral`): two calls
+//! of the network a step, the second one half-way in log sigma.
+
+use super::config::SchedulerConfig;
+use super::sampler::{Sampler, required};
+use super::schedule::NoiseSchedule;
+use super::sigmas;
+use crate::error::Result;
+use crate::ops::{self, Combination};
+use crate::tensor::Tensor;
+
+pub(super) struct Kdpm2 {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    ancestral: bool,
+    timesteps: Vec<f64>,
+    /// As diffusers lists them: each level twice.
+    listed: Vec<f64>,
+    steps: Vec<Step>,
+    /// The sample before the step whose second call follows.
+    before: Option<Tensor>,
+}
+
+/// Levels of one step: where it begins, its middle, where the derivative of the middle leads, the noise put back there.
+struct Step {
+    from: f64,
+    middle: f64,
+    to: f64,
+    up: f64,
+}
+
+impl Kdpm2 {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize, ancestral: bool) -> Result<Self> {
+        let table = sigmas::table(&schedule);
+        let mut levels = sigmas::spaced(&config, &table, steps)?;
+        if config.use_karras_sigmas {
+            levels.timesteps.iter_mut().for_each(|t| *t = t.round_ties_even());
+        }
+        let n = levels.timesteps.len();
+        let of_step = |k: usize| {
+            let (from, next) = (levels.sigmas[k], levels.sigmas[k + 1]);
+            let (to, up) = if ancestral { sigmas::ancestral(from, next) } else { (next, 0.0) };
+            Step { from, middle: (from * to).sqrt(), to, up }
+        };
+        let steps: Vec<Step> = (0..n).map(of_step).collect();
+        let at = |i: usize| match i % 2 {
+            0 => levels.timesteps[i / 2],
+            _ => sigmas::timestep(&table, steps[i / 2].middle),
+        };
+        let timesteps = (0..2 * n - 1).map(at).collect();
+        let listed = (0..2 * n + 2).map(|i| levels.sigmas[i.div_ceil(2).min(n)]).collect();
+        Ok(Self { config, schedule, ancestral, timesteps, listed, steps, before: None })
+    }
+
+    /// The level of call `i`.
+    fn level(&self, i: usize) -> f64 {
+        let step = &self.steps[i / 2];
+        if i % 2 == 0 { step.from } else { step.middle }
+    }
+}
+
+impl Sampler for Kdpm2 {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn order(&self) -> usize {
+        2
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.listed
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        sigmas::init_noise_sigma(&self.config, &self.listed)
+    }
+
+    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(sigmas::input_scale(self.level(i)), sample)])
+    }
+
+    fn needs_noise(&self, i: usize) -> bool {
+        self.ancestral && i % 2 == 1
+    }
+
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
+        let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
+        let step = &self.steps[i / 2];
+        let x = Combination::of(sample);
+        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.level(i));
+        let Some(before) = self.before.take() else {
+            let dt = step.middle - step.from;
+            // The last step ends at 0 and has no middle.
+            self.before = Some(sample.clone());
+            return Combination::sum(&[(1.0 + of_sample * dt, &x), (of_output * dt, output)]).tensor();
+        };
+        let dt = step.to - step.from;
+        let before = Combination::of(&before);
+        let mut terms = vec![(1.0, &before), (of_sample * dt, &x), (of_output * dt, output)];
+        terms.extend(noise.as_ref().map(|noise| (step.up, noise)));
+        Combination::sum(&terms).tensor()
+    }
+
+    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(1.0, image), (self.level(i), noise)])
+    }
+}

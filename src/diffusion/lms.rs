@@ -1,0 +1,91 @@
+//! The linear multistep method of up to four derivatives in sigma (k-diffusion's `sample_lms`).
+
+use super::config::SchedulerConfig;
+use super::sampler::Sampler;
+use super::schedule::NoiseSchedule;
+use super::sigmas;
+use crate::error::Result;
+use crate::ops::{self, Combination, evaluate};
+use crate::tensor::Tensor;
+
+/// Derivatives that a step uses.
+const ORDER: usize = 4;
+
+pub(super) struct Lms {
+    config: SchedulerConfig,
+    schedule: NoiseSchedule,
+    timesteps: Vec<f64>,
+    sigmas: Vec<f64>,
+    /// The latest derivatives, newest first.
+    derivatives: Vec<Tensor>,
+}
+
+impl Lms {
+    pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
+        let levels = sigmas::spaced(&config, &sigmas::table(&schedule), steps)?;
+        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, derivatives: vec![] })
+    }
+}
+
+/// The integrals from `nodes[0]` to `end` of the Lagrange polynomials of these nodes.
+fn coefficients(nodes: &[f64], end: f64) -> Vec<f64> {
+    let integral = |j: usize| {
+        // Of tau - nodes[0], so that little cancels; ascending powers.
+        let mut polynomial = vec![1.0];
+        for (k, node) in nodes.iter().enumerate().filter(|(k, _)| *k != j) {
+            let (root, scale) = (node - nodes[0], nodes[j] - nodes[k]);
+            let mut next = vec![0.0; polynomial.len() + 1];
+            for (power, c) in polynomial.iter().enumerate() {
+                next[power + 1] += c / scale;
+                next[power] -= c * root / scale;
+            }
+            polynomial = next;
+        }
+        let to = end - nodes[0];
+        polynomial.iter().enumerate().map(|(power, c)| c * to.powi(power as i32 + 1) / (power + 1) as f64).sum()
+    };
+    (0..nodes.len()).map(integral).collect()
+}
+
+impl Sampler for Lms {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.schedule
+    }
+
+    fn sigmas(&self) -> &[f64] {
+        &self.sigmas
+    }
+
+    fn init_noise_sigma(&self) -> f64 {
+        sigmas::init_noise_sigma(&self.config, &self.sigmas)
+    }
+
+    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(sigmas::input_scale(self.sigmas[i]), sample)])
+    }
+
+    fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
+        let sample = &Combination::of(sample);
+        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.sigmas[i]);
+        let newest = Combination::sum(&[(of_sample, sample), (of_output, output)]);
+        let mut derivatives = vec![newest];
+        derivatives.extend(self.derivatives.iter().map(Combination::of));
+        derivatives.truncate(ORDER);
+        // As many nodes as derivatives, also where a run starts at a later step; diffusers takes the coefficients of four then.
+        let nodes: Vec<f64> = (0..derivatives.len()).map(|k| self.sigmas[i - k]).collect();
+        let mut terms = vec![(1.0, sample)];
+        terms.extend(coefficients(&nodes, self.sigmas[i + 1]).into_iter().zip(&derivatives));
+        let [next, newest] = evaluate([&Combination::sum(&terms), &derivatives[0]])?;
+        self.derivatives.insert(0, newest);
+        self.derivatives.truncate(ORDER - 1);
+        Ok(next)
+    }
+
+    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        ops::combine(&[(1.0, image), (self.sigmas[i], noise)])
+    }
+}
