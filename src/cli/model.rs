@@ -17,13 +17,13 @@ impl Common {
         if given == Path::new(builtin::NAME) {
             return builtin::folder();
         }
-        let Some(id) = given.to_str().filter(|text| hub::is_id(text)) else {
+        let Some(id) = given.to_str().filter(|text| hub::names_model(text)) else {
             return match given.exists() {
                 true => Ok(given.into()),
                 false => Err(Error::file(
                     given,
                     "no such model; expected shapes, a folder in the layout of diffusers, a .safetensors file, or the id of a \
-                     model on the hub (org/name)",
+                     model on the hub (org/name, org/name@revision, org/name:fp16)",
                 )),
             };
         };
@@ -38,6 +38,33 @@ impl Common {
             bar.finish();
         }
         Ok(folder)
+    }
+
+    /// Where the LoRA of a `--lora` option lies, which may be the id of a repository on the hub: `org/name`, with `@REVISION`, and
+    /// with `:FILE` where it holds several.
+    ///
+    /// # Errors
+    /// Those of [`Hub::lora`]. A path is returned as it is: whoever opens it says what is wrong with it.
+    pub fn lora(&self, given: &Path) -> Result<PathBuf> {
+        // What looks like a path is one: with its ending, or in a folder that is there.
+        let is_path = |id: &JudgeId| {
+            let folder = id.id.split('/').next().unwrap_or_default();
+            id.id.ends_with(".safetensors") || Path::new(folder).is_dir()
+        };
+        let Some(id) = given.to_str().and_then(JudgeId::parse).filter(|id| !is_path(id)) else {
+            return Ok(given.into());
+        };
+        let hub = Hub::from_environment(self.offline)?;
+        let mut bar: Option<Progress> = None;
+        let place = hub.lora(id, &mut |progress| {
+            let bar = bar.get_or_insert_with(|| self.bytes_bar(id.id, &hub, progress.total));
+            bar.message(progress.file.to_string());
+            bar.set(progress.done);
+        })?;
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        Ok(place)
     }
 
     /// Where the judge that the user named lies; downloads it where that is needed and allowed.

@@ -127,6 +127,57 @@ fn what_another_program_downloaded_in_part_is_completed() {
 }
 
 #[test]
+fn a_revision_and_a_variant_are_those_that_were_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = files();
+    for name in files().keys().filter(|name| !name.starts_with("safety") && name.contains('/')) {
+        if let Some(stem) = name.strip_suffix(".safetensors") {
+            all.insert(format!("{stem}.fp16.safetensors"), format!("half of {name}").into_bytes());
+        }
+    }
+    let server = serve(all, usize::MAX);
+    let mut hub = hub(&server, dir.path());
+    let half = hub.snapshot("org/tiny:fp16", &mut |_| {}).unwrap();
+    let weights = |folder: &Path, end: &str| folder.join(format!("unet/diffusion_pytorch_model{end}.safetensors"));
+    assert_eq!(std::fs::read(weights(&half, ".fp16")).unwrap(), b"half of unet/diffusion_pytorch_model.safetensors");
+    assert!(!weights(&half, "").exists());
+    ModelDir::open(&half).unwrap();
+    // The full weights come later, and do not change what the variant is.
+    let whole = hub.snapshot("org/tiny@refs/pr/7", &mut |_| {}).unwrap();
+    assert!(weights(&whole, "").is_file() && !weights(&half, "").exists());
+    assert!(dir.path().join("models--org--tiny/refs/refs/pr/7").is_file());
+    let asked = server.seen().len();
+    hub.offline = true;
+    assert_eq!(hub.snapshot("org/tiny:fp16", &mut |_| {}).unwrap(), half);
+    assert_eq!(hub.snapshot("org/tiny@refs/pr/7", &mut |_| {}).unwrap(), whole);
+    assert_eq!(server.seen().len(), asked);
+    hub.offline = false;
+    let error = hub.snapshot("org/tiny:int8", &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("int8"), "{error}");
+}
+
+#[test]
+fn a_lora_is_the_only_one_or_the_one_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
+    let server = serve(of(&["README.md", "style.safetensors", "images/a.png"]), usize::MAX);
+    let mut one = hub(&server, dir.path());
+    let id = |text| JudgeId::parse(text).unwrap();
+    let place = one.lora(id("org/tiny"), &mut |_| {}).unwrap();
+    assert_eq!(std::fs::read(&place).unwrap(), b"style.safetensors");
+    one.offline = true;
+    assert_eq!(one.lora(id("org/tiny"), &mut |_| {}).unwrap(), place);
+
+    let dir = tempfile::tempdir().unwrap();
+    let server = serve(of(&["a.safetensors", "more/b.safetensors"]), usize::MAX);
+    let several = hub(&server, dir.path());
+    let error = several.lora(id("org/tiny"), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("more/b.safetensors") && error.contains("org/tiny:FILE"), "{error}");
+    let named = several.lora(id("org/tiny:more/b.safetensors"), &mut |_| {}).unwrap();
+    assert_eq!(std::fs::read(named).unwrap(), b"more/b.safetensors");
+}
+
+#[test]
 fn what_cannot_be_had_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let server = serve(files(), usize::MAX);

@@ -19,11 +19,11 @@ const NETWORKS: [(&str, &str); 4] = [
 const OTHERS: [&str; 3] = ["scheduler", "tokenizer", "tokenizer_2"];
 
 /// What is to be downloaded: the configurations and vocabularies of the components that the index lists, and of each
-/// network one set of weights (full precision before fp16, never a pickle).
+/// network one set of weights (of the variant, else full precision before fp16; never a pickle).
 ///
 /// # Errors
 /// [`Error::Failed`] naming a component without such weights; [`Error::Io`], [`Error::File`] for the index.
-pub fn wanted<'a>(id: &str, index: &Path, listing: &'a Listing) -> Result<Vec<&'a RemoteFile>> {
+pub fn wanted<'a>(id: &str, index: &Path, variant: Option<&str>, listing: &'a Listing) -> Result<Vec<&'a RemoteFile>> {
     let index: Value = json::read(index)?;
     let mut wanted = Vec::new();
     for name in OTHERS.into_iter().filter(|name| index[name].is_array()) {
@@ -31,7 +31,11 @@ pub fn wanted<'a>(id: &str, index: &Path, listing: &'a Listing) -> Result<Vec<&'
     }
     for (name, stem) in NETWORKS.into_iter().filter(|(name, _)| index[name].is_array()) {
         wanted.extend(listing.find(&format!("{name}/config.json")));
-        let weights = weights(name, stem, listing);
+        let weights = weights(name, stem, variant, listing);
+        if let (true, Some(variant)) = (weights.is_empty(), variant) {
+            let message = format!("{id}: {name} has no safetensors weights of the variant {variant} there");
+            return Err(Error::Failed(message));
+        }
         if weights.is_empty() {
             return Err(Error::Failed(format!(
                 "{id}: {name} has no safetensors weights there (pickles can run code and are not loaded); convert it with \
@@ -44,8 +48,10 @@ pub fn wanted<'a>(id: &str, index: &Path, listing: &'a Listing) -> Result<Vec<&'
 }
 
 /// One file, or the shards with their index.
-fn weights<'a>(component: &'a str, stem: &str, listing: &'a Listing) -> Vec<&'a RemoteFile> {
-    for variant in ["", ".fp16"] {
+fn weights<'a>(component: &'a str, stem: &str, variant: Option<&str>, listing: &'a Listing) -> Vec<&'a RemoteFile> {
+    let named = variant.map(|variant| format!(".{variant}"));
+    let variants = named.as_deref().map_or(vec!["", ".fp16"], |named| vec![named]);
+    for variant in variants {
         if let Some(file) = listing.find(&format!("{component}/{stem}{variant}.safetensors")) {
             return vec![file];
         }
@@ -58,11 +64,19 @@ fn weights<'a>(component: &'a str, stem: &str, listing: &'a Listing) -> Vec<&'a 
         };
         let shard = |file: &&RemoteFile| {
             let rest = file.name.strip_prefix(&format!("{component}/{stem}")).unwrap_or_default();
-            rest.contains("-of-") && rest.ends_with(".safetensors") && rest.contains("fp16") != variant.is_empty()
+            rest.contains("-of-") && rest.ends_with(".safetensors") && of_variant(rest, variant)
         };
         return listing.below(component).filter(shard).chain([index]).collect();
     }
     Vec::new()
+}
+
+/// Whether the rest of a shard's name is of a variant; the empty one is none of the others.
+fn of_variant(rest: &str, variant: &str) -> bool {
+    match variant.is_empty() {
+        true => rest.starts_with('-') && !rest.trim_end_matches(".safetensors").contains('.'),
+        false => rest.starts_with(&format!("{variant}-")) || rest.contains(&format!("{variant}.safetensors")),
+    }
 }
 
 /// Whether a snapshot has all that selma reads: another program may have downloaded a part of it alone.

@@ -1,4 +1,4 @@
-//! Judges on the hub: a repository of one network, of which its configuration, its vocabulary and one set of weights are
+//! Judges and LoRAs on the hub: a repository of one network, of which its configuration, its vocabulary and one set of weights are
 //! read.
 
 use std::path::{Path, PathBuf};
@@ -50,19 +50,55 @@ impl<'a> JudgeId<'a> {
     }
 }
 
+/// What is read of a repository of one network.
+struct Wanted {
+    others: &'static [&'static str],
+    weights: &'static [&'static str],
+    /// Whether weights of another name do, where the repository has no others.
+    any_name: bool,
+}
+
+const OF_JUDGE: Wanted = Wanted { others: &OTHERS, weights: &WEIGHTS, any_name: false };
+const OF_LORA: Wanted = Wanted {
+    others: &["adapter_config.json"],
+    weights: &["pytorch_lora_weights.safetensors", "adapter_model.safetensors"],
+    any_name: true,
+};
+
 impl Hub {
+    /// Where a LoRA lies: the file that was named, or the only one there. What is in the cache is used without asking the network.
+    ///
+    /// # Errors
+    /// As [`Hub::judge`].
+    pub fn lora(&self, lora: JudgeId<'_>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let folder = self.network(lora, &OF_LORA, progress)?;
+        if lora.file.is_some() {
+            return Ok(folder);
+        }
+        let known = OF_LORA.weights.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+        let alone = || only_weights(&folder).map(|name| folder.join(name));
+        known.or_else(alone).ok_or_else(|| Error::Failed(format!("{}: name the LoRA as {}:FILE", lora.id, lora.id)))
+    }
+
     /// Where a judge's files lie: the file of weights that was named, or the folder with all of them. What is in the cache
     /// is used without asking the network.
     ///
     /// # Errors
     /// [`Error::Failed`] for a judge that is neither here nor to be had, with the endpoint's reason; [`Error::Io`].
     pub fn judge(&self, judge: JudgeId<'_>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        self.network(judge, &OF_JUDGE, progress)
+    }
+
+    fn network(&self, judge: JudgeId<'_>, what: &Wanted, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         let JudgeId { id, revision, file } = judge;
         let cache = Cache::new(&self.cache, id);
         let place = |folder: PathBuf| file.map_or(folder.clone(), |file| folder.join(file));
         let is_there = |folder: &Path| match file {
             Some(file) => folder.join(file).is_file(),
-            None => WEIGHTS.iter().any(|name| folder.join(name).is_file()),
+            None => {
+                let known = what.weights.iter().any(|name| folder.join(name).is_file());
+                known || (what.any_name && only_weights(folder).is_some())
+            }
         };
         if let Some(folder) = cache.snapshot_of(revision).filter(|folder| is_there(folder)) {
             return Ok(place(folder));
@@ -76,8 +112,9 @@ impl Hub {
         }
         let remote = Remote::new(&self.endpoint, self.token.as_deref(), id);
         let listing = remote.listing(revision)?;
-        let weights = weights(id, file, &listing)?;
-        let wanted: Vec<&RemoteFile> = OTHERS.iter().filter_map(|name| listing.find(name)).chain([weights]).collect();
+        let weights = weights(id, file, what, &listing)?;
+        let wanted: Vec<&RemoteFile> =
+            what.others.iter().filter_map(|name| listing.find(name)).chain([weights]).collect();
         let total = wanted.iter().map(|file| file.size).sum();
         let mut before = 0;
         for file in wanted {
@@ -90,10 +127,21 @@ impl Hub {
     }
 }
 
-fn weights<'a>(id: &str, file: Option<&str>, listing: &'a Listing) -> Result<&'a RemoteFile> {
+/// The only file of weights in a folder.
+fn only_weights(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names: Vec<String> = names.filter(|name| name.ends_with(".safetensors")).collect();
+    <[String; 1]>::try_from(names).ok().map(|[name]| name)
+}
+
+fn weights<'a>(id: &str, file: Option<&str>, what: &Wanted, listing: &'a Listing) -> Result<&'a RemoteFile> {
+    let alone = || {
+        let mut all = listing.files.iter().filter(|file| file.name.ends_with(".safetensors"));
+        all.next().filter(|first| what.any_name && all.next().is_none() && !first.name.contains('/'))
+    };
     let found = match file {
         Some(file) => listing.find(file),
-        None => WEIGHTS.iter().find_map(|name| listing.find(name)),
+        None => what.weights.iter().find_map(|name| listing.find(name)).or_else(alone),
     };
     found.ok_or_else(|| {
         let ends = |name: &str| [".safetensors", ".bin", ".pt", ".pth"].iter().any(|ending| name.ends_with(ending));

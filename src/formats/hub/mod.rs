@@ -63,16 +63,21 @@ impl Hub {
         })
     }
 
-    /// The folder of a model in diffusers' layout. One that is whole in the cache is used without asking the network; else
+    /// The folder of a model in diffusers' layout, `ORG/NAME`, with `@REVISION` of a branch, tag or commit, and with `:VARIANT` of the
+    /// weights, such as `fp16`. One that is whole in the cache is used without asking the network; else
     /// what selma reads of it is downloaded, going on where an earlier download was broken off.
     ///
     /// # Errors
     /// [`Error::Failed`] for a model that is neither here nor to be had, with the endpoint's reason; [`Error::Io`].
-    pub fn snapshot(&self, id: &str, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+    pub fn snapshot(&self, model: &str, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let main = JudgeId { id: model, revision: "main", file: None };
+        let JudgeId { id, revision, file: variant } = JudgeId::parse(model).unwrap_or(main);
         let cache = Cache::new(&self.cache, id);
-        if let Some(folder) = cache.snapshot_of("main")
-            && files::is_whole(&folder)
-        {
+        let there = match variant {
+            None => cache.snapshot_of(revision),
+            Some(variant) => cache.variant_of(revision, variant),
+        };
+        if let Some(folder) = there.filter(|folder| files::is_whole(folder)) {
             return Ok(folder);
         }
         if self.offline {
@@ -83,22 +88,38 @@ impl Hub {
             )));
         }
         let remote = Remote::new(&self.endpoint, self.token.as_deref(), id);
-        let listing = remote.listing("main")?;
+        let listing = remote.listing(revision)?;
         let index = listing.find("model_index.json").ok_or_else(|| {
             Error::Failed(format!("{id}: no model_index.json there: not a model of diffusers' layout"))
         })?;
         let index = remote.fetch(&listing, index, &cache, &mut |_| {})?;
-        let wanted = files::wanted(id, &index, &listing)?;
+        let wanted = files::wanted(id, &index, variant, &listing)?;
         let total = wanted.iter().map(|file| file.size).sum();
         let mut before = 0;
         for file in wanted {
             let name = &file.name;
             let done = |bytes| progress(Progress { file: name, done: before + bytes, total });
             remote.fetch(&listing, file, &cache, &mut { done })?;
+            if let Some(variant) = variant {
+                cache.link_variant(&listing.commit, variant, &file.name, &file.hash)?;
+            }
             before += file.size;
         }
-        cache.publish("main", &listing.commit)
+        let whole = cache.publish(revision, &listing.commit)?;
+        match variant {
+            None => Ok(whole),
+            Some(variant) => {
+                let index = listing.find("model_index.json").map_or("", |file| file.hash.as_str());
+                let index = cache.link_variant(&listing.commit, variant, "model_index.json", index)?;
+                Ok(crate::formats::atomic::folder(&index).into())
+            }
+        }
     }
+}
+
+/// Whether `text` can name a model: [`is_id`], with a revision and a variant where they are given.
+pub fn names_model(text: &str) -> bool {
+    JudgeId::parse(text).is_some_and(|id| id.file.is_none_or(|variant| !variant.contains(['/', '.'])))
 }
 
 /// Whether `text` can be the id of a model: `org/name`, and nothing on disk.
