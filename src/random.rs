@@ -30,6 +30,8 @@ pub enum Stream {
     Bootstrap = 9,
     /// Which images a subset of KID is made of.
     Subset = 10,
+    /// Which alternative of a choice in a prompt an image gets.
+    Wildcard = 11,
     /// The captions and images of the built-in world.
     Shapes = 32,
 }

@@ -6,10 +6,12 @@ use crate::cli::existing::Overwrite;
 use crate::cli::gate::GateOptions;
 use crate::cli::{Common, input};
 use crate::error::{Error, Result};
+use crate::lora::blocks::BlockWeights;
 use crate::lora::merge::{Compat, Method, Options, merge};
 use crate::lora::prune::MajoritySign;
 use crate::lora::save::Layout;
-use crate::lora::{Expert, bake, base, load, provenance, save};
+use crate::lora::{Expert, bake, base, load, provenance, save, sgm};
+use crate::train::config::SavePrecision;
 
 /// Merge LoRAs into one, or into a model.
 ///
@@ -18,7 +20,8 @@ use crate::lora::{Expert, bake, base, load, provenance, save};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Merge {
-    /// A LoRA and its weight; repeatable. Weights are used as given, never normalised.
+    /// A LoRA (a file, a folder, or org/name[@REVISION][:FILE] on the hub) and its weight; repeatable. Weights are used as given,
+    /// never normalised.
     #[arg(long = "lora", value_name = "FILE[:W]", required = true)]
     loras: Vec<String>,
     /// How the LoRAs are combined.
@@ -48,6 +51,13 @@ pub struct Merge {
     /// Compute the methods as this tool does, defects included.
     #[arg(long, value_enum)]
     compat: Option<Compat>,
+    /// Weights of the UNet's blocks, once for all LoRAs or once for each: kohya's list of 12 or 20 (SDXL), 17 or 26 (SD 1.x)
+    /// numbers, or NAME=WEIGHT,... with BASE (text encoders), IN00 to IN11, MID, OUT00 to OUT11, IN and OUT.
+    #[arg(long, visible_alias = "lbws", value_name = "WEIGHTS", allow_hyphen_values = true)]
+    block_weights: Vec<String>,
+    /// Numbers of the written LoRA: f32, f16 or bf16. A model (--into) keeps its own.
+    #[arg(long, value_parser = SavePrecision::parse, default_value = "f32")]
+    save_precision: SavePrecision,
     /// Layout of the result.
     #[arg(long, visible_alias = "to", value_enum, default_value = "diffusers")]
     layout: Layout,
@@ -73,7 +83,11 @@ impl Merge {
     /// # Errors
     /// For LoRAs that cannot be read or merged, and a result that is in the way.
     pub fn run(mut self, common: &Common) -> Result<()> {
-        let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(|l| parse_lora(l)).collect::<Result<_>>()?;
+        let named = |text: &String| {
+            let (path, weight) = parse_lora(text)?;
+            Ok((common.lora(&path)?, weight))
+        };
+        let inputs: Vec<(PathBuf, Option<f64>)> = self.loras.iter().map(named).collect::<Result<_>>()?;
         input::check(inputs.iter().map(|(path, _)| ("--lora", Some(path.as_path()))))?;
         if self.gate.asked()
             && let Some((path, _)) = inputs.iter().find(|(_, weight)| weight.is_some())
@@ -81,6 +95,9 @@ impl Merge {
             let message = format!("--lora {}: a gate finds the weights itself; give none", path.display());
             return Err(Error::Usage(message));
         }
+        let blocks: Vec<BlockWeights> =
+            self.block_weights.iter().map(|text| BlockWeights::parse(text)).collect::<Result<_>>()?;
+        self.check_blocks(blocks.len(), inputs.len())?;
         // Of a single LoRA there is nothing to average.
         if let ([(_, Some(_))], Method::Average) = (&inputs[..], self.method) {
             self.method = Method::Concat;
@@ -113,6 +130,17 @@ impl Merge {
             Method::Average => vec![1.0 / inputs.len() as f64; inputs.len()],
             _ => inputs.iter().map(|(_, w)| w.unwrap_or(1.0)).collect(),
         };
+        for (number, lora) in loaded.iter_mut().enumerate() {
+            if let Some(blocks) = blocks.get(number).or(blocks.first()) {
+                let own =
+                    || lora.expert.components.get("unet").into_iter().flatten().map(|(module, _)| module.as_str());
+                let layout = match modules.as_ref().and_then(|modules| modules.get("unet")) {
+                    Some(unet) => sgm::Layout::of(unet.keys().map(String::as_str)),
+                    None => sgm::Layout::of(own()),
+                };
+                lora.expert = blocks.apply(&lora.expert, &layout);
+            }
+        }
         let pairs: Vec<(&Expert, f64)> = loaded.iter().map(|l| &l.expert).zip(given.iter().copied()).collect();
         let options = Options {
             method: self.method,
@@ -131,6 +159,10 @@ impl Merge {
         let merged = merge(&pairs, &options)?;
         let mut metadata = provenance::of_merge(&loaded, &given, &options)?;
         metadata.extend(provenance::errors(&merged));
+        if !self.block_weights.is_empty() {
+            let all = serde_json::json!(blocks.iter().map(|blocks| &blocks.text).collect::<Vec<_>>());
+            metadata.insert("selma.block_weights".into(), all.to_string());
+        }
         match &self.into {
             Some(model) => {
                 bake::into_model(model, &[(&merged.expert, 1.0)], &self.out, &common.device()?)?;
@@ -139,7 +171,8 @@ impl Merge {
                 if let Some(model) = model {
                     metadata.extend(provenance::prediction(model)?);
                 }
-                save::write(self.layout, &self.out, &merged.expert, modules.as_ref(), &metadata)?;
+                let expert = merged.expert.clone().stored_as(self.save_precision.dtype());
+                save::write(self.layout, &self.out, &expert, modules.as_ref(), &metadata)?;
             }
         }
         if common.json {
@@ -173,6 +206,23 @@ impl Merge {
             outjson!(serde_json::json!({ "out": self.out.display().to_string(), "parameters": changed }));
         } else {
             outln!("{}: {changed} parameters changed", self.out.display());
+        }
+        Ok(())
+    }
+
+    fn check_blocks(&self, given: usize, loras: usize) -> Result<()> {
+        if given > 0 && self.gate.asked() {
+            return Err(Error::Usage("--block-weights: a gate finds the weights itself; give none".into()));
+        }
+        if given > 1 && given != loras {
+            let message =
+                format!("--block-weights is given {given} times for {loras} LoRAs; give it once, or once for each");
+            return Err(Error::Usage(message));
+        }
+        if self.into.is_some() && self.save_precision != SavePrecision::F32 {
+            return Err(Error::Usage(
+                "--save-precision is of a LoRA; a model (--into) keeps the numbers that it has".into(),
+            ));
         }
         Ok(())
     }

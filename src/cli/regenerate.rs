@@ -279,7 +279,7 @@ impl Painter for Own<'_> {
         let model = &self.generator.model;
         let parts = if self.long_prompts { model.text.parts(prompt)? } else { 1 };
         let generation = self.generation.clone();
-        let request = Request { number: 0, index, prompt: prompt.into(), parts, generation };
+        let request = Request { index, parts, ..Request::plain(prompt.into(), generation) };
         let (_, mut images) = model.images(&[request], None, || Ok(()))?;
         let image = images.pop().ok_or_else(|| Error::Failed("no image was drawn".into()))?;
         png::save(&path, &image, None)?;

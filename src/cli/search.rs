@@ -18,6 +18,7 @@ use crate::formats::journal::Journal;
 use crate::formats::{atomic, digest, jsonl};
 use crate::generate::folder::{Existing, Finished, Folder};
 use crate::generate::loras::Strength;
+use crate::generate::webui::Syntax;
 use crate::generate::{Generator, Observer, Settings, Source, parameters};
 use crate::judges::cache::ValueCache;
 use crate::judges::kind::Kind;
@@ -228,6 +229,8 @@ impl Search {
             settings: &self.settings,
             images_per_prompt: self.images_per_prompt,
             seed: common.seed(),
+            named: &[],
+            syntax: &Syntax::Plain,
             inputs: parameters::inputs_hash(inputs).join().expect("hashing does not panic")?,
             // A trial that was ended has no line yet: what is there of it stays.
             existing: Existing::Repair,

@@ -224,7 +224,7 @@ impl Tokenizer {
     }
 
     /// What fits of `tokens` between start and end, padded.
-    fn framed(&self, tokens: &[i64]) -> Encoded {
+    pub fn framed(&self, tokens: &[i64]) -> Encoded {
         let kept = tokens.len().min(self.capacity());
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(self.start);

@@ -37,7 +37,7 @@ impl DpmSde {
 
     /// The level of call `i`.
     fn level(&self, i: usize) -> f64 {
-        if i % 2 == 0 { self.levels[i / 2] } else { middle(&self.levels, i / 2) }
+        if i.is_multiple_of(2) { self.levels[i / 2] } else { middle(&self.levels, i / 2) }
     }
 }
 

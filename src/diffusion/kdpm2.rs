@@ -55,7 +55,7 @@ impl Kdpm2 {
     /// The level of call `i`.
     fn level(&self, i: usize) -> f64 {
         let step = &self.steps[i / 2];
-        if i % 2 == 0 { step.from } else { step.middle }
+        if i.is_multiple_of(2) { step.from } else { step.middle }
     }
 }
 

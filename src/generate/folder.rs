@@ -7,8 +7,10 @@ use ::image::RgbImage;
 use serde_json::{Value, json};
 
 use super::generation::Networks;
+use super::loras::Strength;
 use super::parameters::Parameters;
 use super::request::{Request, is_setting};
+use super::webui::Syntax;
 use super::{Observer, Settings};
 use crate::data::image_latents::ImageLatents;
 use crate::data::prompts::Prompt;
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::formats::{image, jsonl, png};
 
 /// Keys of a prompt's record that the rows of `metadata.jsonl` set themselves, beside the settings.
-const OWN_KEYS: [&str; 3] = ["file_name", "text", "index"];
+const OWN_KEYS: [&str; 5] = ["file_name", "text", "index", "loras", "prompt_syntax"];
 
 /// A folder of images to generate.
 pub struct Folder<'a> {
@@ -25,6 +27,10 @@ pub struct Folder<'a> {
     pub settings: &'a Settings,
     pub images_per_prompt: usize,
     pub seed: u64,
+    /// LoRAs of each prompt beside those of all; empty where there are none at all.
+    pub named: &'a [Vec<Strength>],
+    /// How the prompts are read.
+    pub syntax: &'a Syntax,
     /// The hash of all files that the images are made from, such as [`super::parameters::inputs_hash`] finds.
     pub inputs: String,
     pub existing: Existing,
@@ -130,7 +136,7 @@ impl Folder<'_> {
     }
 
     /// A row of `metadata.jsonl`: the settings that were really used, and what else the prompt's own record says.
-    pub(super) fn row(&self, request: &Request, networks: Networks) -> Value {
+    pub(super) fn row(&self, request: &Request, networks: Networks, parameters: &Parameters) -> Value {
         let g = &request.generation;
         let mut row = json!({
             "file_name": file_name(request.number), "text": request.prompt, "seed": g.seed, "index": request.index,
@@ -142,6 +148,13 @@ impl Folder<'_> {
         row["guidance"] = g.guidance.scale.into();
         (row["width"], row["height"]) = (g.size.1.into(), g.size.0.into());
         row["scheduler"] = g.scheduler.as_deref().or(networks.scheduler["_class_name"].as_str()).into();
+        let loras = parameters.lora_rows(request);
+        if !loras.is_empty() {
+            row["loras"] = loras.into();
+        }
+        if request.weighted.is_some() {
+            row["prompt_syntax"] = "webui".into();
+        }
         let prompt = &self.prompts[request.number as usize / self.images_per_prompt];
         for (key, value) in &prompt.rest {
             if !OWN_KEYS.contains(&key.as_str()) && !is_setting(key) {
@@ -174,6 +187,6 @@ impl Folder<'_> {
 }
 
 /// The name of an image by its number.
-fn file_name(number: u64) -> String {
+pub fn file_name(number: u64) -> String {
     format!("{number:05}.png")
 }

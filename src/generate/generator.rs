@@ -13,6 +13,7 @@ use super::loras::{self, Strength};
 use super::parameters::{Parameters, Sources};
 use super::plan::Workload;
 use super::request::Request;
+use super::webui::{Syntax, Weighted, has_marks};
 use crate::data::image_latents::ImageLatents;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
@@ -44,6 +45,9 @@ pub struct Generator {
     pub model: StableDiffusion,
     source: Source,
     loras: Vec<Strength>,
+    /// Those that the latest images' prompt named beside them.
+    named: Vec<Strength>,
+    allow_unused: bool,
     /// The file of the gate that weighs them.
     gate: Option<PathBuf>,
     /// The image that all images start from, and the share of the schedule that runs on it.
@@ -85,7 +89,7 @@ impl Generator {
             let embeddings = Embeddings::read(path)?;
             model.text.add(&embeddings.all, dtype).map_err(|e| Error::file(path, e.to_string()))?;
         }
-        Ok(Self { model, source, loras: Vec::new(), gate: None, start: None })
+        Ok(Self { model, source, loras: Vec::new(), named: Vec::new(), allow_unused: false, gate: None, start: None })
     }
 
     /// Moves every network to `device`. LoRAs that are applied later go there too.
@@ -109,7 +113,26 @@ impl Generator {
         self.model.take_off();
         loras::apply(&loras, &self.source.model, allow_unused, &mut self.model, note)?;
         (self.loras, self.gate) = (loras, None);
+        (self.named, self.allow_unused) = (Vec::new(), allow_unused);
         Ok(self)
+    }
+
+    /// Takes the LoRAs that a prompt names on, beside those of all images, and those of the prompt before it off.
+    fn put_on(&mut self, named: &[Strength], observer: &mut dyn Observer) -> Result<()> {
+        if self.named == named {
+            return Ok(());
+        }
+        let all: Vec<Strength> = self.loras.iter().chain(named).cloned().collect();
+        self.model.take_off();
+        // What was said of them once need not be said for each prompt.
+        let mut note = |text: String| {
+            if text.starts_with("warning") {
+                observer.note(&text)
+            }
+        };
+        loras::apply(&all, &self.source.model, self.allow_unused, &mut self.model, &mut note)?;
+        self.named = named.to_vec();
+        Ok(())
     }
 
     /// Takes the experts of a gate on, weighed by it for each prompt, and all other LoRAs off.
@@ -172,10 +195,18 @@ impl Generator {
         let mut cut = 0;
         for (place, prompt) in folder.prompts.iter().enumerate() {
             let parts = self.model.text.parts(&prompt.text)?;
-            cut += usize::from(parts > 1 && !settings.long_prompts);
+            cut += usize::from(parts > 1 && !settings.long_prompts && *folder.syntax == Syntax::Plain);
             for copy in 0..copies {
                 let mut request = Request::new(prompt, [place, copy, copies], &shared)?;
-                if settings.long_prompts {
+                request.loras = folder.named.get(place).cloned().unwrap_or_default();
+                let read = folder.syntax.read(&mut request);
+                read.map_err(|error| Error::Usage(format!("prompt {}: {error}", place + 1)))?;
+                if let Some(Weighted { positive, negative }) = &request.weighted {
+                    request.parts = self.model.text.weighted_parts(positive)?;
+                    if let Some(negative) = negative {
+                        request.parts = request.parts.max(self.model.text.weighted_parts(negative)?);
+                    }
+                } else if settings.long_prompts {
                     let negative = request.generation.negative.as_deref().map(|text| self.model.text.parts(text));
                     request.parts = parts.max(negative.transpose()?.unwrap_or(1));
                 }
@@ -202,8 +233,11 @@ impl Generator {
         note: &mut dyn FnMut(String),
     ) -> Result<()> {
         let (requests, _) = self.requests(folder)?;
+        let worn = |request: &Request| loras.iter().chain(&request.loras).cloned().collect::<Vec<_>>();
+        let groups: Vec<(&[Request], Vec<Strength>)> =
+            requests.chunk_by(Request::fits).map(|some| (some, worn(&some[0]))).collect();
         let mut largest: Option<(u64, Workload)> = None;
-        for some in requests.chunk_by(Request::fits) {
+        for (some, loras) in &groups {
             let batch = some.len().min(folder.settings.batch_size);
             let generation = some[0].generation.clone();
             let parts = some[0].parts;
@@ -222,8 +256,12 @@ impl Generator {
     /// # Errors
     /// [`Error::File`] for what is in the way; those of [`Generator::requests`] and of the networks; [`Error::Io`]; what
     /// `observer` stops the work by.
-    pub fn generate(&self, folder: &Folder, observer: &mut dyn Observer) -> Result<()> {
+    pub fn generate(&mut self, folder: &Folder, observer: &mut dyn Observer) -> Result<()> {
         let (requests, cut) = self.requests(folder)?;
+        if self.gate.is_some() && requests.iter().any(|request| request.weighted.is_some()) {
+            let message = "--gate reads the words of a plain prompt; it does not go with --prompt-syntax webui";
+            return Err(Error::Usage(message.into()));
+        }
         let sources = Sources {
             model: &self.source.model,
             vae: self.source.vae.as_deref(),
@@ -232,7 +270,7 @@ impl Generator {
             inputs: &folder.inputs,
             strength: self.strength(),
         };
-        let parameters = Parameters::new(&self.model, &sources)?;
+        let parameters = Parameters::new(&self.model, &sources, &requests)?;
         folder.check(&requests, &parameters)?;
         atomic::create_folder(folder.out)?;
         self.warn(folder, &requests, cut, observer)?;
@@ -240,12 +278,13 @@ impl Generator {
         let calls = |request: &Request| request.generation.network_calls(networks, self.strength());
         let steps: Vec<usize> = requests.iter().map(calls).collect::<Result<_>>()?;
         observer.begin(requests.len(), steps.iter().sum());
-        let rows: Vec<Value> = requests.iter().map(|request| folder.row(request, networks)).collect();
+        let rows: Vec<Value> = requests.iter().map(|request| folder.row(request, networks, &parameters)).collect();
         let mut start = None;
         let mut done = 0;
         for batch in batches(&requests, folder.settings.batch_size) {
             let kept = batch.iter().all(|request| folder.keeps(request, &parameters));
             if !kept {
+                self.put_on(&batch[0].loras, observer)?;
                 let start = self.start(&mut start, batch[0].generation.size)?;
                 let (latents, images) = self.model.images(batch, start, || observer.stepped(batch.len()))?;
                 let latents = latents.to_cpu()?.cast(DType::F32);
@@ -288,6 +327,12 @@ impl Generator {
     /// Says what of the prompts is not used, and that some bring settings of their own.
     fn warn(&self, folder: &Folder, requests: &[Request], cut: usize, observer: &mut dyn Observer) -> Result<()> {
         let prompts = folder.prompts.len();
+        if *folder.syntax == Syntax::Plain && folder.prompts.iter().any(|prompt| has_marks(&prompt.text)) {
+            observer.note(
+                "note: prompts have marks such as (word:1.3), BREAK or <lora:name>, which are plain text here; --prompt-syntax \
+                 webui reads them",
+            );
+        }
         if cut > 0 {
             observer.note(&format!(
                 "warning: {cut} of {prompts} prompts are longer than the 75 tokens that the text encoder reads; the rest of \
@@ -296,7 +341,8 @@ impl Generator {
         }
         let negatives: BTreeSet<&str> = requests.iter().filter_map(|r| r.generation.negative.as_deref()).collect();
         let mut long = false;
-        for text in negatives.into_iter().filter(|_| !folder.settings.long_prompts) {
+        let cuts = !folder.settings.long_prompts && *folder.syntax == Syntax::Plain;
+        for text in negatives.into_iter().filter(|_| cuts) {
             long |= self.model.text.parts(text)? > 1;
         }
         if long {
@@ -304,8 +350,9 @@ impl Generator {
         }
         let shared = Generation::new(folder.settings, folder.seed, &self.model);
         let own = requests.iter().step_by(folder.images_per_prompt);
-        let own = own.filter(|request| request.generation != shared).count();
-        if own > 0 {
+        // A choice in the negative prompt is not a setting.
+        let own = own.filter(|request| request.weighted.is_none() && request.generation != shared).count();
+        if own > 0 && folder.named.is_empty() {
             observer.note(&format!(
                 "{own} of {prompts} prompts have settings of their own, which replace those of the command; metadata.jsonl \
                  has what was used"

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::lora;
 
 /// A LoRA file and its strength.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Strength {
     pub path: PathBuf,
     pub scale: f64,

@@ -1,15 +1,18 @@
 //! Text to image: prompts to text states, noise to latents, latents to pixels.
 
+pub mod convert;
 mod denoise;
 pub mod folder;
 pub mod generation;
 mod generator;
+pub mod grid;
 pub mod loras;
 pub mod parameters;
 pub mod plan;
 mod prompt;
 pub mod request;
 mod settings;
+pub mod webui;
 
 pub use denoise::{Denoising, Guidance, decode};
 pub use generation::Generation;

@@ -2,7 +2,10 @@
 //! Everything that decides the pixels is in it, and no clock, so it also tells whether an image on disk is the one that
 //! would be generated.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use super::StableDiffusion;
 use super::loras::Strength;
@@ -27,14 +30,23 @@ pub(super) struct Sources<'a> {
     pub strength: Option<f64>,
 }
 
+/// What a LoRA is known by.
+struct Hashes {
+    /// Of the tensors alone, as webui shows it.
+    tensors: String,
+    /// Of the whole file; its first ten characters are the AutoV2 hash of model sites.
+    file: String,
+}
+
 /// What all images of a folder share.
 pub(super) struct Parameters {
     model: String,
     vae: String,
     strength: String,
     prediction: String,
-    lora_hashes: String,
-    lora_strengths: String,
+    loras: Vec<Strength>,
+    /// Of every LoRA file that an image is made with.
+    hashes: BTreeMap<PathBuf, Hashes>,
     gate: String,
     precision: String,
     inputs: String,
@@ -45,14 +57,14 @@ pub(super) struct Parameters {
 impl Parameters {
     /// # Errors
     /// [`crate::Error::Io`] where a LoRA or a gate cannot be read.
-    pub fn new(model: &StableDiffusion, sources: &Sources) -> Result<Self> {
-        let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let list = |items: Vec<String>| items.join(", ");
-        let hashes = sources.loras.iter().map(|lora| {
-            let hash = digest::tensors(&lora.path)?;
-            Ok(format!("{}: {}", name(&lora.path), &hash[..12]))
-        });
-        let strengths = sources.loras.iter().map(|lora| format!("{}: {}", name(&lora.path), lora.scale));
+    pub fn new(model: &StableDiffusion, sources: &Sources, requests: &[Request]) -> Result<Self> {
+        let mut hashes = BTreeMap::new();
+        for lora in sources.loras.iter().chain(requests.iter().flat_map(|request| &request.loras)) {
+            if !hashes.contains_key(&lora.path) {
+                let both = Hashes { tensors: digest::tensors(&lora.path)?, file: digest::file(&lora.path)? };
+                hashes.insert(lora.path.clone(), both);
+            }
+        }
         let of_scheduler = |key: &str| model.scheduler[key].as_str().unwrap_or_default();
         Ok(Self {
             model: sources.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -62,13 +74,29 @@ impl Parameters {
                 .filter(|name| *name != "epsilon")
                 .unwrap_or_default()
                 .into(),
-            lora_hashes: list(hashes.collect::<Result<_>>()?),
-            lora_strengths: list(strengths.collect()),
+            loras: sources.loras.to_vec(),
+            hashes,
             gate: sources.gate.map_or(Ok(String::new()), |gate| digest::tensors(gate).map(|hash| hash[..12].into()))?,
             precision: Some(model.dtype.name()).filter(|name| *name != "f32").unwrap_or_default().into(),
             inputs: sources.inputs.into(),
             scheduler: of_scheduler("_class_name").into(),
         })
+    }
+
+    /// The LoRAs of one image.
+    fn loras_of<'a>(&'a self, request: &'a Request) -> impl Iterator<Item = (&'a Strength, &'a Hashes)> {
+        let all = self.loras.iter().chain(&request.loras);
+        all.filter_map(|lora| Some((lora, self.hashes.get(&lora.path)?)))
+    }
+
+    /// The LoRAs of one image, for its row of `metadata.jsonl`.
+    pub(super) fn lora_rows(&self, request: &Request) -> Vec<Value> {
+        let row = |(lora, hashes): (&Strength, &Hashes)| {
+            json!({
+                "name": name(&lora.path), "scale": lora.scale, "sha256": hashes.file, "autov2": hashes.file[..10],
+            })
+        };
+        self.loras_of(request).map(row).collect()
     }
 
     /// The text of one image. Settings are in webui's order; empty ones are left out.
@@ -79,7 +107,11 @@ impl Parameters {
             text += &format!("\nNegative prompt: {negative}");
         }
         let some = |set: bool, value: String| if set { value } else { String::new() };
-        let settings: [(&str, &str); 18] = [
+        let list = |of: &dyn Fn(&Strength, &Hashes) -> String| -> String {
+            let one = |(lora, hashes): (&Strength, &Hashes)| format!("{}: {}", name(&lora.path), of(lora, hashes));
+            self.loras_of(request).map(one).collect::<Vec<_>>().join(", ")
+        };
+        let settings: [(&str, &str); 19] = [
             ("Steps", &g.steps.to_string()),
             ("Sampler", &names::label(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
             ("CFG scale", &g.guidance.scale.to_string()),
@@ -91,9 +123,10 @@ impl Parameters {
             ("Prediction", &self.prediction),
             // webui counts from 1.
             ("Clip skip", &some(g.clip_skip > 0, (g.clip_skip + 1).to_string())),
-            ("Lora hashes", &self.lora_hashes),
-            ("Lora strengths", &self.lora_strengths),
+            ("Lora hashes", &list(&|_, hashes| hashes.tensors[..12].into())),
+            ("Lora strengths", &list(&|lora, _| lora.scale.to_string())),
             ("Lora gate", &self.gate),
+            ("Prompt syntax", if request.weighted.is_some() { "webui" } else { "" }),
             ("Precision", &self.precision),
             ("Inputs", &self.inputs),
             ("Seed", &g.seed.to_string()),
@@ -107,6 +140,11 @@ impl Parameters {
             .collect();
         text + "\n" + &line.join(", ")
     }
+}
+
+/// The name of a file without its ending.
+fn name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 const VERSION: &str = concat!("selma ", env!("CARGO_PKG_VERSION"));

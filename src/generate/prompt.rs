@@ -21,6 +21,17 @@ pub struct Conditions {
 }
 
 impl Conditions {
+    /// With more text states after these; the pooled text stays.
+    ///
+    /// # Errors
+    /// Where shapes do not fit, or the device has no room.
+    pub(super) fn followed_by(self, tape: &Tape, more: &Tensor) -> Result<Self> {
+        let ([n, length, width], [_, others, _]) = (self.context.dims("encode")?, more.dims("encode")?);
+        let flat = |t: &Tensor| ops::reshape(tape, t, &[n, t.len() / n]);
+        let joined = ops::concat_channels(tape, &flat(&self.context)?, &flat(more)?)?;
+        Ok(Self { context: ops::reshape(tape, &joined, &[n, length + others, width])?, pooled: self.pooled })
+    }
+
     /// The same shapes with nothing in them.
     ///
     /// # Errors
@@ -151,10 +162,7 @@ impl TextEncoders {
         let mut all = self.encode_window(tape, prompts, None, clip_skip, Some(0))?;
         for part in 1..parts {
             let next = self.encode_window(tape, prompts, None, clip_skip, Some(part))?.context;
-            let ([n, length, width], [_, more, _]) = (all.context.dims("encode")?, next.dims("encode")?);
-            let flat = |t: &Tensor| ops::reshape(tape, t, &[n, t.len() / n]);
-            let joined = ops::concat_channels(tape, &flat(&all.context)?, &flat(&next)?)?;
-            all.context = ops::reshape(tape, &joined, &[n, length + more, width])?;
+            all = all.followed_by(tape, &next)?;
         }
         Ok(all)
     }
@@ -194,23 +202,43 @@ impl TextEncoders {
         clip_skip: usize,
         window: Option<usize>,
     ) -> Result<Conditions> {
-        let first = self.encoders[0].run(tape, prompts, window)?;
-        let layers = first.hidden_states.len() - 1;
-        if clip_skip >= layers {
+        let ids = self.encoders[0].ids(prompts, window)?;
+        let (context, pooled) = self.states(tape, 0, ids, clip_skip)?;
+        if !self.is_xl() {
+            return Ok(Conditions { context, pooled });
+        }
+        let ids = self.encoders[1].ids(second.unwrap_or(prompts), window)?;
+        let (others, pooled) = self.states(tape, 1, ids, clip_skip)?;
+        Ok(Conditions { context: ops::concat_channels(tape, &context, &others)?, pooled })
+    }
+
+    /// What encoder number `number` adds to the text states `[n, 77, d]` of these ids, and the pooled text where it gives one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the encoder has no layer left.
+    pub(super) fn states(
+        &self,
+        tape: &Tape,
+        number: usize,
+        ids: Tensor,
+        clip_skip: usize,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let encoder = &self.encoders[number].model;
+        let output = encoder.forward(tape, &ids)?;
+        let layers = output.hidden_states.len() - 1;
+        if number == 0 && clip_skip >= layers {
             let message = format!("--clip-skip {clip_skip}: the text encoder has {layers} layers");
             return Err(Error::Usage(message));
         }
-        if !self.is_xl() {
-            let context = match clip_skip {
-                0 => first.last_hidden_state,
-                k => self.encoders[0].model.final_layer_norm(tape, from_end(&first, k + 1))?,
-            };
-            return Ok(Conditions { context, pooled: None });
+        if self.is_xl() {
+            let pooled = if number == 1 { output.text_embeds.clone() } else { None };
+            return Ok((from_end(&output, clip_skip + 2).clone(), pooled));
         }
-        let other = self.encoders[1].run(tape, second.unwrap_or(prompts), window)?;
-        let depth = clip_skip + 2;
-        let context = ops::concat_channels(tape, from_end(&first, depth), from_end(&other, depth))?;
-        Ok(Conditions { context, pooled: other.text_embeds })
+        let context = match clip_skip {
+            0 => output.last_hidden_state,
+            k => encoder.final_layer_norm(tape, from_end(&output, k + 1))?,
+        };
+        Ok((context, None))
     }
 
     /// The unconditional half of guidance: `negative`, or what the family takes for a missing one. Never skips layers.
@@ -233,7 +261,7 @@ impl TextEncoders {
 
 impl TextEncoder {
     /// `window`: of texts of any length; none: what fits of them.
-    fn run(&self, tape: &Tape, prompts: &[String], window: Option<usize>) -> Result<ClipOutput> {
+    fn ids(&self, prompts: &[String], window: Option<usize>) -> Result<Tensor> {
         let mut ids = Vec::new();
         for prompt in prompts {
             let encoded = match window {
@@ -243,7 +271,7 @@ impl TextEncoder {
             ids.extend(encoded.ids);
         }
         let length = ids.len() / prompts.len().max(1);
-        self.model.forward(tape, &Tensor::new(ids, &[prompts.len(), length]))
+        Ok(Tensor::new(ids, &[prompts.len(), length]))
     }
 }
 

@@ -4,6 +4,8 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::generation::{Batch, Generation, Networks, Start};
+use super::loras::Strength;
+use super::webui::{Fragment, Weighted};
 use super::{Conditions, Gated, StableDiffusion};
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
@@ -21,6 +23,10 @@ pub struct Request {
     /// Texts of 77 tokens that the prompt is read as.
     pub parts: usize,
     pub generation: Generation,
+    /// The words with their weights, where the prompt is read in webui's syntax.
+    pub weighted: Option<Weighted>,
+    /// LoRAs that the prompt itself names, beside those of all images.
+    pub loras: Vec<Strength>,
 }
 
 /// Settings that a prompt's record can set for itself, each with its other spellings.
@@ -72,12 +78,20 @@ impl Request {
         let number = (place * copies + copy) as u64;
         let of_record = prompt.rest.get("index").and_then(Value::as_u64).unwrap_or(0);
         let index = if own_seed { of_record + copy as u64 } else { number };
-        Ok(Self { number, index, prompt: prompt.text.clone(), parts: 1, generation })
+        Ok(Self { number, index, ..Self::plain(prompt.text.clone(), generation) })
+    }
+
+    /// The first image of a prompt whose every character is text.
+    pub fn plain(prompt: String, generation: Generation) -> Self {
+        Self { number: 0, index: 0, prompt, parts: 1, generation, weighted: None, loras: Vec::new() }
     }
 
     /// Whether both can be generated in one batch.
     pub(super) fn fits(&self, other: &Self) -> bool {
-        self.parts == other.parts && self.generation.fits(&other.generation)
+        self.parts == other.parts
+            && self.generation.fits(&other.generation)
+            && self.weighted.is_some() == other.weighted.is_some()
+            && self.loras == other.loras
     }
 }
 
@@ -162,6 +176,10 @@ impl StableDiffusion {
         let clip_skip = requests[0].generation.clip_skip;
         // Requests of a batch all have a negative prompt, or none has.
         let negative: Option<Vec<String>> = requests.iter().map(|r| r.generation.negative.clone()).collect();
+        let weighted: Option<Vec<&Weighted>> = requests.iter().map(|request| request.weighted.as_ref()).collect();
+        if let Some(weighted) = weighted {
+            return self.weighted_conditions(&weighted, clip_skip, parts);
+        }
         if parts <= 1 {
             let positive = text.encode(&prompts, None, clip_skip)?;
             let negative = text.encode_negative(negative.as_deref(), None, &positive)?;
@@ -173,6 +191,26 @@ impl StableDiffusion {
             negative => {
                 let negative = negative.unwrap_or_else(|| vec![String::new(); requests.len()]);
                 text.encode_long(&negative, 0, parts)?
+            }
+        };
+        Ok((positive, negative))
+    }
+
+    fn weighted_conditions(
+        &self,
+        all: &[&Weighted],
+        clip_skip: usize,
+        parts: usize,
+    ) -> Result<(Conditions, Conditions)> {
+        let text = &self.text;
+        let positive: Vec<Vec<Fragment>> = all.iter().map(|one| one.positive.clone()).collect();
+        let positive = text.encode_weighted(&positive, clip_skip, parts)?;
+        let negative: Option<Vec<Vec<Fragment>>> = all.iter().map(|one| one.negative.clone()).collect();
+        let negative = match negative {
+            None if text.is_xl() && text.force_zeros_for_empty_prompt => positive.zeros()?,
+            negative => {
+                let negative = negative.unwrap_or_else(|| vec![Vec::new(); all.len()]);
+                text.encode_weighted(&negative, 0, parts)?
             }
         };
         Ok((positive, negative))

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bake;
 pub mod base;
 mod beside;
+pub mod blocks;
 mod compat;
 pub mod dense;
 pub mod expert;

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::file::Loaded;
 use super::merge::{Merged, Options};
 use crate::error::Result;
-use crate::formats::{digest, model_dir};
+use crate::formats::{content_hash, digest, model_dir};
 
 /// What a merge was made of. Only base names of paths, for privacy.
 ///
@@ -58,6 +58,22 @@ pub fn errors(merged: &Merged) -> [(String, String); 2] {
         ("selma.relative_error".into(), number(merged.relative_error)),
         ("selma.distance_to_sum".into(), number(merged.distance_to_sum)),
     ]
+}
+
+/// What tells the base model from others: for a checkpoint the SHA-256 that sd-scripts writes (its first ten characters are the
+/// AutoV2 hash of model sites), for a folder a hash of the UNet's files.
+///
+/// # Errors
+/// [`crate::Error::Io`].
+pub fn base_model(model: &Path) -> Result<Option<(String, String)>> {
+    if model.is_file() {
+        return Ok(Some(("ss_new_sd_model_hash".into(), digest::file(model)?)));
+    }
+    let unet = model.join("unet");
+    if !unet.is_dir() {
+        return Ok(None);
+    }
+    Ok(Some(("selma.base_model_hash".into(), content_hash::of_folders(&[unet])?)))
 }
 
 /// ModelSpec's word for what a model predicts, where its scheduler says so.

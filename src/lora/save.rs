@@ -16,7 +16,7 @@ use super::base::BaseModules;
 use super::expert::{Along, Expert, Factors, Magnitude};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, safetensors};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// The layouts that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,6 +85,9 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
         tensors.extend(magnitude(&at, factors, path)?);
     }
     let mut metadata = extra.clone();
+    if metadata.contains_key("ss_sd_model_name") {
+        kohya::describe(path, expert, &mut metadata);
+    }
     metadata.insert("format".into(), "pt".into());
     if let Some(unet) = expert.components.get("unet") {
         metadata.insert("lora_adapter_metadata".into(), adapter_metadata(unet));
@@ -130,7 +133,7 @@ fn times(tensor: &Tensor, by: f64) -> Tensor {
         return tensor.clone();
     }
     let scaled = tensor.reals::<f64>().iter().map(|x| x * by).collect();
-    Tensor::from_reals::<f64>(scaled, tensor.shape(), DType::F32)
+    Tensor::from_reals::<f64>(scaled, tensor.shape(), tensor.dtype())
 }
 
 /// The value that occurs most often, the larger one where two occur as often.

@@ -98,7 +98,7 @@ impl Run<'_> {
         let mut times = [0.0; 2];
         for (time, steps) in times.iter_mut().zip(1..) {
             let settings = Settings { steps, scheduler: Some("ddim".into()), batch_size: 1, ..settings.clone() };
-            let generator = Generator::load(self, model, vae, &settings)?;
+            let mut generator = Generator::load(self, model, vae, &settings)?;
             let begin = Instant::now();
             generator.generate(&[Prompt::new("a measurement")], 0, &dir.path().join(steps.to_string()), watcher)?;
             *time = begin.elapsed().as_secs_f64();

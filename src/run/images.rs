@@ -14,6 +14,7 @@ use crate::formats::content_hash;
 use crate::formats::digest;
 use crate::generate::folder::{Existing, Finished, Folder};
 use crate::generate::loras::Strength;
+use crate::generate::webui::Syntax;
 use crate::generate::{self, Observer, Settings, Source};
 use crate::train::watcher::Watcher;
 
@@ -42,7 +43,7 @@ impl Work for Images {
         for task in &tasks {
             select::check(run, task.part(), &read(task)?)?;
         }
-        let generator = Generator::of_images(run)?;
+        let mut generator = Generator::of_images(run)?;
         for mut task in tasks {
             task.begin = Instant::now();
             let prompts = read(&task)?;
@@ -133,7 +134,7 @@ impl<'a> Generator<'a> {
     ///
     /// # Errors
     /// As [`generate::Generator::generate`].
-    pub fn generate(&self, prompts: &[Prompt], seed: u64, out: &Path, watcher: &mut dyn Watcher) -> Result<()> {
+    pub fn generate(&mut self, prompts: &[Prompt], seed: u64, out: &Path, watcher: &mut dyn Watcher) -> Result<()> {
         let mut inputs = self.run.model(self.path, self.vae)?;
         for lora in self.inner.loras() {
             inputs += &digest::file(lora)?;
@@ -144,6 +145,8 @@ impl<'a> Generator<'a> {
             settings: self.settings,
             images_per_prompt: 1,
             seed,
+            named: &[],
+            syntax: &Syntax::Plain,
             inputs: content_hash::of_bytes(inputs.as_bytes())[..16].into(),
             existing: Existing::Repair,
             latents: self.keeps_latents.then(|| self.inner.vae_identity()).transpose()?,

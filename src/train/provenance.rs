@@ -1,7 +1,7 @@
 //! What a LoRA in kohya's layout says of its training, in the keys that sd-scripts writes and that managers of LoRAs show. Only
 //! base names of paths, for privacy; no clock, so that the same run writes the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::config::TrainConfig;
@@ -79,5 +79,18 @@ pub fn of_training(config: &TrainConfig, dataset: &Dataset, side: u32) -> BTreeM
         ("tag_frequency", serde_json::json!(tags).to_string()),
         ("dataset_dirs", serde_json::Value::from(folders).to_string()),
     ];
-    keys.into_iter().map(|(key, value)| (format!("ss_{key}"), value)).collect()
+    let mut metadata: BTreeMap<String, String> =
+        keys.into_iter().map(|(key, value)| (format!("ss_{key}"), value)).collect();
+    // What images were called that had no caption of their own.
+    let called = dataset.samples().iter().filter_map(|sample| {
+        let subset = dataset.subset(sample);
+        let words = subset.class_tokens.as_deref().filter(|_| !subset.is_reg)?;
+        (sample.captions.len() == 1 && sample.captions[0] == words).then_some(words)
+    });
+    let called: BTreeSet<&str> = called.collect();
+    if !called.is_empty() {
+        let words: Vec<&str> = called.into_iter().collect();
+        metadata.insert("modelspec.trigger_phrase".into(), words.join(", "));
+    }
+    metadata
 }

@@ -10,6 +10,17 @@ use crate::lora::save::{self, Layout};
 use crate::lora::{BaseModules, Expert, base, provenance};
 use crate::tensor::DType;
 
+/// What files in diffusers' layout say of their training: not how it was done, which `config.toml` beside them says.
+const IN_DIFFUSERS: [&str; 7] = [
+    "ss_sd_model_name",
+    "ss_learning_rate",
+    "ss_max_train_steps",
+    "ss_num_train_images",
+    "ss_num_reg_images",
+    "ss_optimizer",
+    "modelspec.trigger_phrase",
+];
+
 /// Where and how LoRAs are written.
 pub struct SavedLoras {
     result: PathBuf,
@@ -34,13 +45,15 @@ impl SavedLoras {
             dtype: config.save_precision.dtype(),
             keep: config.kept_loras(),
             base: kohya.then(|| base::modules(model)).transpose()?,
-            metadata: match kohya {
-                false => BTreeMap::new(),
-                true => {
-                    let mut metadata = examples.provenance();
-                    metadata.extend(provenance::prediction(model)?);
-                    metadata
+            metadata: {
+                let mut metadata = examples.provenance();
+                if !kohya {
+                    metadata.retain(|key, _| IN_DIFFUSERS.contains(&key.as_str()));
                 }
+                metadata.insert("selma.targets".into(), config.targets.join(","));
+                metadata.extend(provenance::prediction(model)?);
+                metadata.extend(provenance::base_model(model)?);
+                metadata
             },
         })
     }
@@ -57,9 +70,7 @@ impl SavedLoras {
     pub fn write(&self, path: &Path, expert: Expert, step: u64) -> Result<()> {
         let mut metadata = self.metadata.clone();
         metadata.insert("selma.step".into(), step.to_string());
-        if self.layout == Layout::Kohya {
-            metadata.insert("ss_steps".into(), step.to_string());
-        }
+        metadata.insert("ss_steps".into(), step.to_string());
         save::write(self.layout, path, &expert.stored_as(self.dtype), self.base.as_ref(), &metadata)
     }
 

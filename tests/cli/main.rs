@@ -12,6 +12,7 @@ mod help;
 mod kernels;
 mod latents;
 mod memory;
+mod merge;
 mod metrics;
 mod model;
 mod refusals;

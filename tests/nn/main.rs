@@ -1,5 +1,6 @@
 //! The networks against PyTorch's recorded outputs, and what they refuse.
 
+mod attention;
 mod checkpointing;
 mod parity;
 mod refusals;

@@ -30,9 +30,7 @@ fn views(model: &StableDiffusion, captions: &[String]) -> Vec<View> {
     let request = |(i, prompt): (usize, &String)| Request {
         number: i as u64,
         index: i as u64,
-        prompt: prompt.clone(),
-        parts: 1,
-        generation: generation.clone(),
+        ..Request::plain(prompt.clone(), generation.clone())
     };
     let requests: Vec<Request> = captions.iter().enumerate().map(request).collect();
     let batches = requests.chunks(16).map(|batch| model.images(batch, None, || Ok(())).unwrap().1);

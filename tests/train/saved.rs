@@ -152,6 +152,32 @@ fn a_lora_in_kohyas_layout_says_how_it_was_trained() {
     ] {
         assert_eq!(file.metadata().get(key).map(String::as_str), Some(value), "{key}");
     }
+    // The same in diffusers' layout, which managers read as well.
+    let other = dir.path().join("other");
+    let settings = ["--steps", "2", "--save-every", "2", "--format", "diffusers", "--lr", "2e-3", "--snr-gamma", "5"];
+    train(&data, &other, &settings).args(prodigy).assert().success();
+    let diffusers = Safetensors::open(&other.join("lora.safetensors")).unwrap();
+    for key in [
+        "ss_sd_model_name",
+        "ss_network_dim",
+        "ss_network_alpha",
+        "ss_learning_rate",
+        "ss_num_train_images",
+        "selma.base_model_hash",
+    ] {
+        assert!(file.metadata().contains_key(key), "{key}");
+        assert_eq!(diffusers.metadata().get(key), file.metadata().get(key), "{key}");
+    }
+    assert_eq!(diffusers.metadata()["ss_steps"], "2");
+    assert!(diffusers.metadata().contains_key("lora_adapter_metadata"));
+    assert!(!diffusers.metadata().contains_key("modelspec.trigger_phrase"));
+    // Images without captions are called by their folder.
+    let folder = dir.path().join("named/2_sks cat");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(data.join("1.png"), folder.join("1.png")).unwrap();
+    train(folder.parent().unwrap(), &dir.path().join("third"), &["--steps", "1"]).assert().success();
+    let third = Safetensors::open(&dir.path().join("third/lora.safetensors")).unwrap();
+    assert_eq!(third.metadata()["modelspec.trigger_phrase"], "sks cat");
     let tags: serde_json::Value = serde_json::from_str(&file.metadata()["ss_tag_frequency"]).unwrap();
     assert_eq!((&tags["images"]["a cat"], &tags["images"]["red fur"]), (&2.into(), &1.into()));
     assert!(!file.metadata().values().any(|value| value.contains(&dir.path().display().to_string())));

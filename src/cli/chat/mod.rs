@@ -206,7 +206,7 @@ impl Drawer for Own<'_> {
         generation.check(model, start.map(|(_, strength)| strength))?;
         let start = start.map(|(image, strength)| Start::new(model, image, generation.size, strength)).transpose()?;
         let parts = if self.settings.long_prompts { model.text.parts(prompt)? } else { 1 };
-        let request = Request { number: 0, index: 0, prompt: prompt.into(), parts, generation };
+        let request = Request { parts, ..Request::plain(prompt.into(), generation) };
         let mut images = model.images(&[request], start.as_ref(), || Ok(()))?;
         images.1.pop().ok_or_else(|| Error::Failed("no image was drawn".into()))
     }

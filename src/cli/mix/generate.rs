@@ -205,7 +205,7 @@ impl Generate {
         let (height, width) = generation.size;
         let starts = self.mode != Mode::Gen;
         generation.check(model, starts.then_some(task.strength))?;
-        let request = Request { number: 0, index: task.number as u64, prompt, parts: 1, generation };
+        let request = Request { index: task.number as u64, ..Request::plain(prompt, generation) };
         let original = starts.then(|| image::read(&classes[task.source].images[task.image])).transpose()?;
         let start = original.as_ref().map(|original| {
             // Diff-Mix does not keep the aspect, and gives the image back in its own size.

@@ -77,6 +77,18 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
     safetensors::write(path, &tensors, &metadata)
 }
 
+/// What managers of LoRAs show of a file in any layout: sd-scripts' keys of the network, and ModelSpec's.
+pub(super) fn describe(path: &Path, expert: &Expert, metadata: &mut BTreeMap<String, String>) {
+    let family = inspect::family(expert);
+    let alpha = commonest(expert.iter().map(|(_, _, f)| f.alpha));
+    network(expert, family, alpha, metadata);
+    // The factors have other names than those that sd-scripts' module makes.
+    metadata.remove("ss_network_args");
+    if let Some(family) = family {
+        model_spec(path, family, metadata);
+    }
+}
+
 /// The keys that sd-scripts keeps even where no metadata is wanted.
 fn network(expert: &Expert, family: Option<Family>, alpha: f64, metadata: &mut BTreeMap<String, String>) {
     let v_prediction = metadata.get("modelspec.prediction_type").is_some_and(|p| p == "v");

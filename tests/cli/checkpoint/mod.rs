@@ -1,5 +1,6 @@
 //! Single-file checkpoints: the small models written in the LDM layout must do what their folders do.
 
+mod converted;
 mod published;
 mod refused;
 mod writer;
@@ -123,7 +124,10 @@ fn training_on_a_checkpoint_gives_the_lora_of_its_folder() {
     let mut of_folder = train(&parity("models/tiny-sdxl"), &at("a"));
     of_folder.arg("--vocab").arg(parity("clip_vocab")).assert().success();
     train(&at("model.safetensors"), &at("b")).assert().success();
-    assert!(bytes(at("a/lora.safetensors")) == bytes(at("b/lora.safetensors")));
+    // Their headers name different models.
+    let tensors = |name: &str| selma::formats::digest::tensors(&at(name)).unwrap();
+    assert_eq!(tensors("a/lora.safetensors"), tensors("b/lora.safetensors"));
+    assert!(bytes(at("a/lora.safetensors")) != bytes(at("b/lora.safetensors")));
 }
 
 #[test]

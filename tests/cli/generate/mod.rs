@@ -1,10 +1,12 @@
 //! `selma generate`: what decides an image, what is written beside it, and going on after a stop.
 
 mod existing;
+mod grid;
 mod model;
 mod own_settings;
 mod prompts;
 mod settings;
+mod webui;
 
 use std::path::{Path, PathBuf};
 

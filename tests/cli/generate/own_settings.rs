@@ -55,7 +55,7 @@ fn a_setting_that_cannot_be_is_named_with_its_prompt() {
         (json!({"text": "a", "width": 33}), ["prompt 1", "--width 33"]),
         (json!({"text": "a", "seed": -1}), ["prompt 1", "`seed` is -1"]),
         (json!({"text": "a", "guidance": "much"}), ["prompt 1", "`guidance` is \"much\""]),
-        (json!({"text": "a", "scheduler": "heun"}), ["prompt 1", "heun"]),
+        (json!({"text": "a", "scheduler": "dpm-fast"}), ["prompt 1", "dpm-fast"]),
     ] {
         let file = dir.path().join("p.jsonl");
         std::fs::write(&file, format!("{record}\n")).unwrap();
