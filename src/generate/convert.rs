@@ -37,6 +37,7 @@ pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>) -> Result
     ] {
         let Some(place) = place else { continue };
         let config = component::json(&place.join("config.json"))?;
+        check_vocabulary(place, component, &config)?;
         let tensors = read(place, dtype)?;
         let refuse = |name: &str| Error::file(place, format!("{name} has no place in a single-file checkpoint"));
         // OpenCLIP's encoders are those of SD 2.x and the second one of SDXL.
@@ -78,6 +79,18 @@ pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>) -> Result
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     safetensors::write(out, &all, &metadata)?;
     Ok(all.len())
+}
+
+/// Single files come without a vocabulary: whoever reads them takes CLIP's.
+fn check_vocabulary(folder: &Path, component: &str, config: &Value) -> Result<()> {
+    let (own, clip) = (config["vocab_size"].as_u64(), clip_vocabulary::ids().len() as u64);
+    match own.filter(|own| component.starts_with("text_encoder") && *own != clip) {
+        None => Ok(()),
+        Some(own) => Err(Error::file(
+            folder,
+            format!("reads a vocabulary of {own} tokens; a single file has none, and is read with CLIP's {clip}"),
+        )),
+    }
 }
 
 /// Writes a checkpoint as a new folder in diffusers' layout. Returns how many tensors it has.

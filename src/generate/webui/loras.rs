@@ -25,7 +25,9 @@ pub fn split(prompt: &str) -> Result<(String, Vec<Tag>)> {
         words.push_str(&rest[..at]);
         rest = &rest[at..];
         let inner = rest.split_once('>').map(|(inner, _)| &inner[1..]);
-        let Some((inner, (kind, value))) = inner.and_then(|inner| Some((inner, inner.split_once(':')?))) else {
+        let word = |kind: &str| !kind.is_empty() && kind.chars().all(|c| c.is_alphanumeric() || c == '_');
+        let tagged = inner.and_then(|inner| Some((inner, inner.split_once(':')?)));
+        let Some((inner, (kind, value))) = tagged.filter(|(_, (kind, _))| word(kind)) else {
             words.push('<');
             rest = &rest[1..];
             continue;

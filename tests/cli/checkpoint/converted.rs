@@ -48,6 +48,34 @@ fn folders_become_single_files_and_files_folders_that_draw_the_same() {
 }
 
 #[test]
+fn a_model_of_another_vocabulary_stays_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let folder = parity("models/tiny-sd1");
+    std::fs::create_dir(&model).unwrap();
+    for place in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let to = model.join(place.file_name().unwrap());
+        if place.is_dir() {
+            std::fs::create_dir_all(&to).unwrap();
+            for file in std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path()) {
+                std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+            }
+        } else {
+            std::fs::copy(&place, &to).unwrap();
+        }
+    }
+    let config = model.join("text_encoder/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"vocab_size\": 49408", "\"vocab_size\": 1040")).unwrap();
+    let out = dir.path().join("out.safetensors");
+    let mut command = selma();
+    let output = command.arg("convert").arg(&model).args(["--to", "single-file", "--out"]).arg(&out).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("vocabulary of 1040"), "{said}");
+    assert!(!out.exists());
+}
+
+#[test]
 fn precision_is_that_of_the_option_and_nothing_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let (file, back) = (dir.path().join("half.safetensors"), dir.path().join("folder"));
