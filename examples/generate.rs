@@ -8,6 +8,7 @@ use selma::Result;
 use selma::data::prompts::Prompt;
 use selma::generate::folder::{Existing, Finished, Folder};
 use selma::generate::loras::Strength;
+use selma::generate::webui::Syntax;
 use selma::generate::{Generator, Observer, Settings, Source};
 use selma::shapes::builtin;
 use selma::tensor::DType;
@@ -48,6 +49,8 @@ fn main() -> Result<()> {
         settings: &settings,
         images_per_prompt: 1,
         seed: 42,
+        named: &[],
+        syntax: &Syntax::Plain,
         inputs: String::new(),
         existing: Existing::Refuse,
         latents: None,
