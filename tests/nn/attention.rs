@@ -36,7 +36,7 @@ fn prompts_are_read_and_encoded_as_webui_does() {
         }
         let parts = text.weighted_parts(&ours).unwrap();
         assert_eq!(parts, case["windows"].as_array().unwrap().len(), "{prompt}");
-        let context = text.encode_weighted(&[ours.clone()], 0, parts).unwrap().context;
+        let context = text.encode_weighted(std::slice::from_ref(&ours), 0, parts).unwrap().context;
         let width = context.shape()[2];
         for part in 0..parts {
             let expected = file.tensor(&format!("{number}.{part}")).unwrap();
