@@ -233,5 +233,14 @@ fn norms(most_flops: usize) -> Vec<Check> {
             ops::layer_norm(tape, &x[0], &x[1], &x[2], 1e-5)
         }));
     }
+    // DoRA of a linear layer: the lengths of its changed rows, and what they do to its output.
+    let (c, rank) = (320, 16);
+    let rows = fit(most_flops, 10 * c, SIDE * SIDE);
+    let width = fit(most_flops, 2 * rank * c, 4 * c);
+    let inputs = vec![tracked(&[rows, c]), vector(c), frozen(&[c, width]), frozen(&[rank, width]), frozen(&[c, rank])];
+    checks.push(check(format!("dora {rows}x{c}, weight {c}x{width}"), inputs, |tape, x, _| {
+        let norm = ops::dora_norm(&x[2], &x[3], &x[4], 0.5)?;
+        ops::dora(tape, &x[0], &x[1], &norm, None, None)
+    }));
     checks
 }

@@ -77,7 +77,7 @@ settings! {
         /// rank 0 trains nothing there.
         #[arg(long, value_delimiter = ',')]
         block_rank: Vec<String> = Vec::new() => block_rank,
-        /// Train DoRA: beside each LoRA layer the length of every row of its weight. On the CPU.
+        /// Train DoRA: beside each LoRA layer the length of every row of its weight.
         #[arg(long, aliases = ["use-dora", "dora-wd"])]
         dora: bool = false,
         /// Train LoRA layers in the text encoders too. Captions are then encoded anew at every step.

@@ -130,9 +130,6 @@ impl Preparation {
     ) -> Result<Option<Self>> {
         config.validate()?;
         tokens.map_or(Ok(()), |tokens| tokens.check(&config, dtype))?;
-        if config.dora && *device != Device::Cpu {
-            return Err(Error::Unavailable("--dora on a GPU; --device cpu trains it".into()));
-        }
         let files = ModelDir::open(Path::new(&config.model))?;
         files.notes.iter().for_each(|note| watcher.note(note));
         let vae_folder = vae_folder(&config, &files)?;

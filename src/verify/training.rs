@@ -26,8 +26,6 @@ use crate::train::parameters::FlatParameters;
 use crate::train::step::Objective;
 
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
-    // DoRA is the CPU's work on every device.
-    let device = if case.json["dora"].as_bool() == Some(true) { &Device::Cpu } else { device };
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
     unet.place(device)?;
     let depth = matrices(unet.parameters());

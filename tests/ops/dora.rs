@@ -1,14 +1,15 @@
 //! `dora` and `dora_norm`.
 
+use selma::autograd::Tape;
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{Case, inputs, values};
+use crate::support::{Case, devices, inputs, near, values};
 
-/// A constant for each of `n` channels, in the type that an op on `dtype` reads it in.
-fn norms(n: usize, dtype: DType) -> Tensor {
+/// A constant for each of `n` channels of `x`.
+fn norms(n: usize, x: &Tensor) -> Tensor {
     let values = values(n, 5).iter().map(|x| 1.5 + x).collect();
-    Tensor::new::<f64>(values, &[n]).cast(dtype.accumulator())
+    Tensor::new::<f64>(values, &[n]).cast(x.dtype().accumulator()).to(&x.device()).unwrap()
 }
 
 /// Every input, at sizes around one, a vector and a block of rows.
@@ -17,17 +18,15 @@ fn holds_at_awkward_sizes() {
     for (rows, out) in [(1, 1), (3, 7), (256, 3), (300, 17), (5, 261)] {
         let map: [usize; 2] = [rows, out];
         let whole: [&[usize]; 4] = [&map, &map, &[out], &[out]];
-        Case::new("dora", &whole, &|t, x| {
-            ops::dora(t, &x[0], &x[2], &norms(out, x[0].dtype()), Some(&x[3]), Some(&x[1]))
-        })
-        .linear()
-        .parameters(2)
-        .check();
+        let op = |t: &Tape, x: &[Tensor]| ops::dora(t, &x[0], &x[2], &norms(out, &x[0]), Some(&x[3]), Some(&x[1]));
+        let case = Case::new("dora", &whole, &op).linear().parameters(2);
+        case.check();
+        case.devices(&[4, 4, 1, rows, rows]);
         let plain: [&[usize]; 2] = [&map, &[out]];
-        Case::new("dora", &plain, &|t, x| ops::dora(t, &x[0], &x[1], &norms(out, x[0].dtype()), None, None))
-            .linear()
-            .parameters(1)
-            .check();
+        let op = |t: &Tape, x: &[Tensor]| ops::dora(t, &x[0], &x[1], &norms(out, &x[0]), None, None);
+        let case = Case::new("dora", &plain, &op).linear().parameters(1);
+        case.check();
+        case.devices(&[4, 4, rows]);
     }
 }
 
@@ -53,4 +52,21 @@ fn lengths_of_rows_are_those_of_the_changed_weight() {
     }
     let x = inputs(&[&[7, 5], &[3, 4], &[7, 3]], DType::F32);
     assert!(ops::dora_norm(&x[0], &x[1], &x[2], 1.0).unwrap_err().to_string().contains("do not fit"));
+}
+
+/// Blocks of rows, columns and ranks that are not whole.
+#[test]
+fn lengths_of_rows_are_those_of_the_cpu() {
+    for (out, width, rank) in [(1, 1, 1), (7, 300, 3), (24, 256, 64), (13, 515, 70), (9, 20, 129)] {
+        for dtype in [DType::F32, DType::Bf16, DType::F16] {
+            let x = inputs(&[&[out, width], &[rank, width], &[out, rank]], dtype);
+            let expected = ops::dora_norm(&x[0], &x[1], &x[2], 0.6).unwrap();
+            for device in devices() {
+                let there: Vec<Tensor> = x.iter().map(|x| x.to(&device).unwrap()).collect();
+                let norm = ops::dora_norm(&there[0], &there[1], &there[2], 0.6).unwrap();
+                let what = format!("lengths of {out}x{width}, rank {rank}, on {} in {}", device.name(), dtype.name());
+                near(&what, &norm, &expected, width + rank);
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::dispatch;
 use crate::error::Result;
 use crate::ops::lora::cpu::merged;
-use crate::tensor::{DType, Real, Tensor};
+use crate::tensor::{Real, Tensor};
 
 /// Rows that one task adds up.
 const ROWS: usize = 256;
@@ -75,7 +75,7 @@ fn products<T: Real>(dy: &[T], z: &[T], out: usize) -> Vec<Vec<f64>> {
 }
 
 /// The sum of `dy z / norm` over all rows, in an order that no number of threads changes.
-pub fn magnitude_gradient(dy: &Tensor, z: &Tensor, norm: &Tensor, dtype: DType) -> Result<Tensor> {
+pub fn magnitude_gradient(dy: &Tensor, z: &Tensor, norm: &Tensor) -> Result<Tensor> {
     let out = norm.len().max(1);
     let parts = dispatch!(dy.dtype(), T => products(&dy.reals::<T>(), &z.reals::<T>(), out));
     let mut sums = vec![0.0; norm.len()];
@@ -84,5 +84,5 @@ pub fn magnitude_gradient(dy: &Tensor, z: &Tensor, norm: &Tensor, dtype: DType) 
     }
     let norms = norm.reals::<f64>();
     sums.iter_mut().zip(norms.iter()).for_each(|(sum, norm)| *sum = if *norm > 0.0 { *sum / norm } else { 0.0 });
-    Ok(Tensor::from_reals::<f64>(sums, norm.shape(), dtype.accumulator()))
+    Ok(Tensor::from_reals::<f64>(sums, norm.shape(), dy.dtype().accumulator()))
 }

@@ -2,10 +2,10 @@
 //! direction that a LoRA changes. The gradient takes the present length as a constant (section 4.3 there), as peft does.
 
 mod cpu;
+mod gpu;
 
 use super::sums::sum_rows;
 use crate::autograd::Tape;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, device_of};
 
@@ -15,14 +15,13 @@ const OP: &str = "dora";
 /// f64. Records nothing.
 ///
 /// # Errors
-/// [`Error::Shape`] where the shapes do not fit; [`Error::Unavailable`] on a GPU, here and below.
+/// [`Error::Shape`] where the shapes do not fit or the tensors are on several devices; what a GPU says.
 pub fn dora_norm(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     let (out, rank) = (weight.shape().first().copied().unwrap_or(0), a.shape().first().copied().unwrap_or(0));
     if weight.shape().len() < 2 || a.shape()[1..] != weight.shape()[1..] || *b.shape() != [out, rank] {
         return Err(Error::shape(OP, format!("a {a:?} and b {b:?} do not fit a weight {weight:?}")));
     }
-    on_cpu(&device_of(OP, &[weight, a, b])?)?;
-    cpu::norms(weight, a, b, scale)
+    on!(device_of(OP, &[weight, a, b])?, norms(weight, a, b, scale))
 }
 
 /// `z magnitude / norm + bias + residual`, the first two by channel: `z` `[.., out]` is what weight and LoRA make without a bias,
@@ -47,27 +46,18 @@ pub fn dora(
         return Err(Error::shape(OP, format!("{residual:?} is not like {z:?}")));
     }
     let all: Vec<&Tensor> = [z].into_iter().chain(vectors).chain(residual).collect();
-    on_cpu(&device_of(OP, &all)?)?;
-    let y = cpu::forward(z, magnitude, norm, bias, residual)?;
+    let device = device_of(OP, &all)?;
+    let y = on!(device, forward(z, magnitude, norm, bias, residual))?;
     let (z_saved, magnitude_saved, norm) = (z.clone(), magnitude.clone(), norm.clone());
     let inputs = [Some(z), Some(magnitude), bias, residual];
     tape.record(OP, inputs, &y, move |dy, [wants_z, wants_magnitude, wants_bias, wants_residual]| {
         let (rows, out) = dy.rows(OP)?;
         Ok([
-            wants_z.then(|| cpu::input_gradient(dy, &magnitude_saved, &norm)).transpose()?,
-            wants_magnitude
-                .then(|| cpu::magnitude_gradient(dy, &z_saved, &norm, magnitude_saved.dtype()))
-                .transpose()?,
+            wants_z.then(|| on!(device, input_gradient(dy, &magnitude_saved, &norm))).transpose()?,
+            wants_magnitude.then(|| on!(device, magnitude_gradient(dy, &z_saved, &norm))).transpose()?,
             wants_bias.then(|| sum_rows(dy, [rows, out])).transpose()?,
             wants_residual.then(|| dy.clone()),
         ])
     });
     Ok(y)
-}
-
-fn on_cpu(device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu => Ok(()),
-        Device::Gpu(_) => Err(Error::Unavailable("DoRA on a GPU; --device cpu trains it".into())),
-    }
 }
