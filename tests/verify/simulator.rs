@@ -78,6 +78,13 @@ fn training_text_encoders_agrees_with_peft() {
     verified("lora_train_text_sd1", &device, DType::Bf16);
 }
 
+#[test]
+fn training_dora_agrees_with_peft() {
+    for precision in [DType::F32, DType::Bf16, DType::F16] {
+        verified("lora_train_dora_sd1", &simulator(Checks::On, Order::Backwards), precision);
+    }
+}
+
 /// Loss, gradients, clipping and AdamW, with every access to memory checked, and the same to the last bit whichever thread
 /// runs first.
 #[test]
