@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::formats::model_dir::{ModelDir, vae_folder};
 use crate::lora::attach::{self, attach_all};
 use crate::lora::gate::{Gates, Mixture};
-use crate::lora::{Expert, Factors, fold, merge};
+use crate::lora::{Expert, LoraFactors, fold, merge};
 use crate::nn::{AutoencoderKl, Config, UNet};
 use crate::tensor::{DType, release_pool};
 
@@ -163,7 +163,7 @@ impl StableDiffusion {
     /// # Errors
     /// If a module of an expert is not in the model, or does not fit it.
     pub fn apply(&mut self, experts: &[Expert]) -> Result<()> {
-        let mut components: BTreeMap<&str, BTreeMap<String, Vec<&Factors>>> = BTreeMap::new();
+        let mut components: BTreeMap<&str, BTreeMap<String, Vec<&LoraFactors>>> = BTreeMap::new();
         let networks = std::iter::once(("unet", self.unet.parameters()));
         let texts = ["text_encoder", "text_encoder_2"].into_iter().zip(&self.text.encoders);
         for (component, parameters) in networks.chain(texts.map(|(name, text)| (name, text.model.parameters()))) {

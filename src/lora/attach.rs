@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
-use crate::lora::expert::Factors;
+use crate::lora::expert::LoraFactors;
 use crate::nn::{Layer, LoraWeights, Param};
 use crate::ops::{self, LoraOrder};
 use crate::tensor::{DType, Tensor};
@@ -86,7 +86,7 @@ pub fn detach(layer: Layer<'_>) {
 ///
 /// # Errors
 /// [`Error::Failed`] naming the layer where the experts differ in shape or do not fit its weight.
-pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Result<()> {
+pub fn stacked(layer: &mut Layer<'_>, experts: &[&LoraFactors], dtype: DType) -> Result<()> {
     let (Some(first), rank) = (experts.first(), experts.iter().map(|f| f.rank()).sum::<usize>()) else {
         return Ok(());
     };
@@ -95,17 +95,17 @@ pub fn stacked(layer: &mut Layer<'_>, experts: &[&Factors], dtype: DType) -> Res
         return Err(Error::Failed(message));
     }
     let outputs = first.outputs();
-    let mut shape = first.down.shape().to_vec();
+    let mut shape = first.a.shape().to_vec();
     let mut down = Vec::new();
     let mut up = vec![0.0; outputs * rank];
     let mut column = 0;
     for factors in experts {
-        if factors.down.shape()[1..] != shape[1..] || factors.outputs() != outputs {
+        if factors.a.shape()[1..] != shape[1..] || factors.outputs() != outputs {
             return Err(Error::Failed(format!("LoRAs of {} have different shapes", layer.name())));
         }
-        down.extend_from_slice(&factors.down.reals::<f32>());
+        down.extend_from_slice(&factors.a.reals::<f32>());
         let scale = factors.scale() as f32;
-        for (o, row) in factors.up.reals::<f32>().chunks(factors.rank()).enumerate() {
+        for (o, row) in factors.b.reals::<f32>().chunks(factors.rank()).enumerate() {
             for (j, &x) in row.iter().enumerate() {
                 up[o * rank + column + j] = scale * x;
             }
@@ -133,10 +133,10 @@ fn weight_of(layer: &Layer<'_>) -> Tensor {
 ///
 /// # Errors
 /// [`Error::Shape`] where the factors do not fit each other; what a GPU says.
-pub fn factors(lora: &LoraWeights) -> Result<Factors> {
+pub fn factors(lora: &LoraWeights) -> Result<LoraFactors> {
     let (down, up) = (lora.a.get().to_cpu()?, lora.b.get().to_cpu()?);
     let rank = down.shape()[0] as f64;
-    Factors::new(in_files(&down), up, lora.scale * rank)
+    LoraFactors::new(in_files(&down), up, lora.scale * rank)
 }
 
 /// Branches for a whole network: every module of `modules` must be found, by `visit`, among its layers.
@@ -144,7 +144,7 @@ pub fn factors(lora: &LoraWeights) -> Result<Factors> {
 /// # Errors
 /// [`Error::Failed`] naming a module that the network lacks, or whose weight the factors do not fit.
 pub fn attach_all(
-    modules: &BTreeMap<String, Vec<&Factors>>,
+    modules: &BTreeMap<String, Vec<&LoraFactors>>,
     dtype: DType,
     visit: impl FnOnce(&mut dyn FnMut(Layer<'_>)),
 ) -> Result<()> {

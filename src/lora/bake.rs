@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::base;
 use super::dense;
-use super::expert::{Expert, Factors};
+use super::expert::{Expert, LoraFactors};
 use super::svd::stacked;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use crate::tensor::{DType, Tensor};
 ///
 /// # Errors
 /// [`Error::Shape`] if a product has another shape, or the sum does not fit into the dtype; what a GPU says.
-pub fn bake(weight: &Tensor, terms: &[(f64, &Factors)], device: &Device) -> Result<Tensor> {
+pub fn bake(weight: &Tensor, terms: &[(f64, &LoraFactors)], device: &Device) -> Result<Tensor> {
     if terms.is_empty() {
         return Ok(weight.clone());
     }
@@ -60,7 +60,7 @@ fn finite(baked: Tensor) -> Result<Tensor> {
 }
 
 /// With DoRA among the terms each changes the weight as it was, and the changes are added. On the CPU.
-fn decomposed(weight: &Tensor, terms: &[(f64, &Factors)]) -> Result<Tensor> {
+fn decomposed(weight: &Tensor, terms: &[(f64, &LoraFactors)]) -> Result<Tensor> {
     let base = weight.reals::<f64>();
     let mut sum = base.to_vec();
     for (strength, factors) in terms {
@@ -95,7 +95,7 @@ fn shifted(value: &Tensor, experts: &[(&Expert, f64)], component: &str, paramete
 }
 
 /// The weight with `products` (coefficient, factors) added: kernels have f32 for that, whatever it is stored in.
-fn sum_on(device: &Device, weight: &Tensor, products: &[(f64, &Factors)]) -> Result<Tensor> {
+fn sum_on(device: &Device, weight: &Tensor, products: &[(f64, &LoraFactors)]) -> Result<Tensor> {
     let (up, down) = stacked(products);
     let [m, n, k] = [up.nrows(), down.ncols(), up.ncols()];
     let a = dense::to_tensor(&up, &[m, k]).to(device)?;
@@ -106,7 +106,7 @@ fn sum_on(device: &Device, weight: &Tensor, products: &[(f64, &Factors)]) -> Res
 }
 
 /// The terms that change one parameter (a full name such as `mid_block...to_q.weight`).
-pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str) -> Vec<(f64, &'a Factors)> {
+pub fn terms<'a>(experts: &[(&'a Expert, f64)], component: &str, parameter: &str) -> Vec<(f64, &'a LoraFactors)> {
     let Some(module) = parameter.strip_suffix(".weight") else {
         return Vec::new();
     };

@@ -1,6 +1,6 @@
 //! What a file has of a module beside its factors: DoRA's lengths, and what is added to its bias or to a norm.
 
-use super::expert::{Along, Factors};
+use super::expert::{Along, LoraFactors};
 use super::file::{Loaded, Parts, finite};
 use super::keys::{self, Place, Role};
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub(super) fn take_vectors(
 }
 
 /// `factors` with DoRA's lengths, where the module has them.
-pub(super) fn with_magnitude(file: &Safetensors, parts: &Parts, factors: Factors) -> Result<Factors> {
+pub(super) fn with_magnitude(file: &Safetensors, parts: &Parts, factors: LoraFactors) -> Result<LoraFactors> {
     let Some((role, key)) = [Role::Magnitude, Role::DoraScale].iter().find_map(|role| Some((role, parts.get(role)?)))
     else {
         return Ok(factors);

@@ -9,14 +9,20 @@
 use faer::Mat;
 
 use super::dense;
-use super::expert::Factors;
+use super::expert::LoraFactors;
 use super::merge::{self, Method, Options, Term, products};
 use super::svd::{self, Cut, Svd};
 use crate::error::{Error, Result};
 
 /// One module as peft's `add_weighted_adapter` makes it. A pruning method with `rank` is peft's `*_svd` variant. `rank`
 /// is the largest of all adapters, `adapters` their number.
-pub(crate) fn peft(terms: &[Term], options: &Options, rank: usize, adapters: usize, place: &str) -> Result<Factors> {
+pub(crate) fn peft(
+    terms: &[Term],
+    options: &Options,
+    rank: usize,
+    adapters: usize,
+    place: &str,
+) -> Result<LoraFactors> {
     let shape = terms[0].factors.weight_shape();
     let method = if adapters == 1 { Method::Linear } else { options.method };
     match method {
@@ -44,7 +50,7 @@ pub(crate) fn peft(terms: &[Term], options: &Options, rank: usize, adapters: usi
 ///
 /// # Errors
 /// [`Error::Failed`] if ranks differ.
-pub(crate) fn linear(terms: &[Term], place: &str) -> Result<Factors> {
+pub(crate) fn linear(terms: &[Term], place: &str) -> Result<LoraFactors> {
     let (ups, downs) = signed_roots(terms);
     mix(terms, &ups, &downs, place, terms[0].factors.rank() as f64)
 }
@@ -61,7 +67,7 @@ fn signed_roots(terms: &[Term]) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// `(sum u_t B_t)(sum d_t A_t)` with the given alpha.
-fn mix(terms: &[Term], ups: &[f64], downs: &[f64], place: &str, alpha: f64) -> Result<Factors> {
+fn mix(terms: &[Term], ups: &[f64], downs: &[f64], place: &str, alpha: f64) -> Result<LoraFactors> {
     equal_ranks(terms, place)?;
     let first = terms[0].factors;
     let mut up = Mat::<f64>::zeros(first.outputs(), first.rank());
@@ -84,7 +90,7 @@ fn equal_ranks(terms: &[Term], place: &str) -> Result<()> {
 }
 
 /// peft's pruning methods without SVD: on all A and on all B apart.
-fn by_factor(terms: &[Term], options: &Options, place: &str) -> Result<Factors> {
+fn by_factor(terms: &[Term], options: &Options, place: &str) -> Result<LoraFactors> {
     equal_ranks(terms, place)?;
     let (ups, downs) = signed_roots(terms);
     let first = terms[0].factors;
@@ -92,17 +98,17 @@ fn by_factor(terms: &[Term], options: &Options, place: &str) -> Result<Factors> 
         let flat = merge::sparse_flat(list, weights, options, &format!("{place}.{side}"));
         Mat::from_fn(rows, columns, |i, j| flat[i * columns + j])
     };
-    let values = |tensor: fn(&Factors) -> &crate::tensor::Tensor| {
+    let values = |tensor: fn(&LoraFactors) -> &crate::tensor::Tensor| {
         let all = terms.iter().map(|t| tensor(t.factors).reals::<f64>().into_owned());
         all.collect::<Vec<Vec<f64>>>()
     };
-    let up = merged(values(|f| &f.up), &ups, "lora_B", first.outputs(), first.rank());
-    let down = merged(values(|f| &f.down), &downs, "lora_A", first.rank(), first.inputs());
+    let up = merged(values(|f| &f.b), &ups, "lora_B", first.outputs(), first.rank());
+    let down = merged(values(|f| &f.a), &downs, "lora_A", first.rank(), first.inputs());
     svd::from_matrices(&up, &down, &first.weight_shape(), first.rank() as f64)
 }
 
 /// One module as kohya's scripts make it: `linear` (`merge_lora.py`), `concat` (`--concat`), `svd` (`svd_merge_lora.py`).
-pub(crate) fn kohya(terms: &[Term], options: &Options, rank: usize, place: &str) -> Result<Factors> {
+pub(crate) fn kohya(terms: &[Term], options: &Options, rank: usize, place: &str) -> Result<LoraFactors> {
     let shape = terms[0].factors.weight_shape();
     let alpha = terms[0].factors.alpha;
     // Defect: the weight goes into both factors, so it is squared.
@@ -129,8 +135,8 @@ pub(crate) fn kohya(terms: &[Term], options: &Options, rank: usize, place: &str)
 }
 
 /// Defect: both factors are cut off at a quantile of their signed values (torch's linear interpolation).
-fn clamp(factors: &Factors, quantile: f64) -> Result<Factors> {
-    let (mut up, mut down) = (factors.up.reals::<f64>().into_owned(), factors.down.reals::<f64>().into_owned());
+fn clamp(factors: &LoraFactors, quantile: f64) -> Result<LoraFactors> {
+    let (mut up, mut down) = (factors.b.reals::<f64>().into_owned(), factors.a.reals::<f64>().into_owned());
     let mut all: Vec<f64> = up.iter().chain(&down).copied().collect();
     all.sort_by(f64::total_cmp);
     let at = quantile * (all.len() - 1) as f64;
@@ -140,5 +146,5 @@ fn clamp(factors: &Factors, quantile: f64) -> Result<Factors> {
         *x = x.clamp(-limit, limit);
     }
     let tensor = |v, shape: &[usize]| crate::tensor::Tensor::from_reals::<f64>(v, shape, crate::tensor::DType::F32);
-    Factors::new(tensor(down, factors.down.shape()), tensor(up, factors.up.shape()), factors.alpha)
+    LoraFactors::new(tensor(down, factors.a.shape()), tensor(up, factors.b.shape()), factors.alpha)
 }

@@ -2,17 +2,17 @@
 
 use faer::Mat;
 
-use super::expert::Factors;
+use super::expert::LoraFactors;
 use crate::tensor::{DType, Tensor};
 
 /// The flattened `up` `[out, r]`.
-pub fn up(factors: &Factors) -> Mat<f64> {
-    matrix(&factors.up, factors.outputs(), factors.rank())
+pub fn up(factors: &LoraFactors) -> Mat<f64> {
+    matrix(&factors.b, factors.outputs(), factors.rank())
 }
 
 /// The flattened `down` `[r, in * kh * kw]`.
-pub fn down(factors: &Factors) -> Mat<f64> {
-    matrix(&factors.down, factors.rank(), factors.inputs())
+pub fn down(factors: &LoraFactors) -> Mat<f64> {
+    matrix(&factors.a, factors.rank(), factors.inputs())
 }
 
 fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Mat<f64> {
@@ -24,7 +24,7 @@ fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Mat<f64> {
 ///
 /// # Panics
 /// If `terms` is empty or the shapes differ.
-pub fn product(terms: &[(f64, &Factors)]) -> Mat<f64> {
+pub fn product(terms: &[(f64, &LoraFactors)]) -> Mat<f64> {
     let mut sum = Mat::zeros(terms[0].1.outputs(), terms[0].1.inputs());
     for &(weight, factors) in terms {
         sum += faer::Scale(weight) * (up(factors) * down(factors));

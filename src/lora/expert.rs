@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// The low-rank update of one module: `alpha / rank * up @ down`.
+/// The low-rank update of one module: `alpha / rank * b @ a`.
 #[derive(Clone, Debug)]
-pub struct Factors {
+pub struct LoraFactors {
     /// f32 `[r, in]` for a linear layer, `[r, in, kh, kw]` for a convolution (the order of files).
-    pub down: Tensor,
+    pub a: Tensor,
     /// f32 `[out, r]`.
-    pub up: Tensor,
+    pub b: Tensor,
     pub alpha: f64,
     /// DoRA.
     pub magnitude: Option<Magnitude>,
@@ -34,20 +34,17 @@ pub enum Along {
     Inputs,
 }
 
-impl Factors {
+impl LoraFactors {
     /// Wraps two factors after checking that they fit each other.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `down` is not `[r, in]` or `[r, in, kh, kw]`, or `up` is not `[out, r]`.
-    pub fn new(down: Tensor, up: Tensor, alpha: f64) -> Result<Self> {
-        let fits = matches!(down.shape().len(), 2 | 4) && up.shape().len() == 2 && up.shape()[1] == down.shape()[0];
-        if !fits || down.is_empty() || up.is_empty() {
-            return Err(Error::shape(
-                "lora",
-                format!("down {:?} and up {:?} are not two factors", down.shape(), up.shape()),
-            ));
+    /// [`Error::Shape`] if `a` is not `[r, in]` or `[r, in, kh, kw]`, or `b` is not `[out, r]`.
+    pub fn new(a: Tensor, b: Tensor, alpha: f64) -> Result<Self> {
+        let fits = matches!(a.shape().len(), 2 | 4) && b.shape().len() == 2 && b.shape()[1] == a.shape()[0];
+        if !fits || a.is_empty() || b.is_empty() {
+            return Err(Error::shape("lora", format!("a {:?} and b {:?} are not two factors", a.shape(), b.shape())));
         }
-        Ok(Self { down: down.cast(DType::F32), up: up.cast(DType::F32), alpha, magnitude: None })
+        Ok(Self { a: a.cast(DType::F32), b: b.cast(DType::F32), alpha, magnitude: None })
     }
 
     /// The same with DoRA's lengths.
@@ -55,7 +52,7 @@ impl Factors {
     /// # Errors
     /// [`Error::Shape`] where there is not one for each output, or input.
     pub fn with_magnitude(self, values: Tensor, along: Along) -> Result<Self> {
-        let expected = if along == Along::Outputs { self.outputs() } else { self.down.shape()[1] };
+        let expected = if along == Along::Outputs { self.outputs() } else { self.a.shape()[1] };
         if values.len() != expected {
             let message = format!("{} lengths of DoRA beside a weight {:?}", values.len(), self.weight_shape());
             return Err(Error::shape("lora", message));
@@ -86,16 +83,16 @@ impl Factors {
     }
 
     pub fn rank(&self) -> usize {
-        self.down.shape()[0]
+        self.a.shape()[0]
     }
 
     pub fn outputs(&self) -> usize {
-        self.up.shape()[0]
+        self.b.shape()[0]
     }
 
     /// Columns of the flattened delta: `in`, or `in * kh * kw`.
     pub fn inputs(&self) -> usize {
-        self.down.shape()[1..].iter().product()
+        self.a.shape()[1..].iter().product()
     }
 
     /// What the product is multiplied by: alpha / rank.
@@ -105,12 +102,12 @@ impl Factors {
 
     /// The shape of the weight that this changes: `[out, in]` or `[out, in, kh, kw]`.
     pub fn weight_shape(&self) -> Vec<usize> {
-        let mut shape = self.down.shape().to_vec();
+        let mut shape = self.a.shape().to_vec();
         shape[0] = self.outputs();
         shape
     }
 
-    /// The dense update `alpha / rank * up @ down` in the shape of the weight, f32; computed in f64, rounded once.
+    /// The dense update `alpha / rank * b @ a` in the shape of the weight, f32; computed in f64, rounded once.
     pub fn delta(&self) -> Tensor {
         let product = super::dense::product(&[(self.scale(), self)]);
         super::dense::to_tensor(&product, &self.weight_shape())
@@ -118,7 +115,7 @@ impl Factors {
 }
 
 /// component (`unet`, `text_encoder`, `text_encoder_2`) -> module (dotted path in the checkpoint) -> its factors.
-pub type Components = BTreeMap<String, BTreeMap<String, Factors>>;
+pub type Components = BTreeMap<String, BTreeMap<String, LoraFactors>>;
 
 /// All that a LoRA file adds to a model.
 #[derive(Clone, Debug, Default)]
@@ -141,16 +138,16 @@ impl Expert {
         })
     }
 
-    pub fn insert(&mut self, component: &str, module: &str, factors: Factors) {
+    pub fn insert(&mut self, component: &str, module: &str, factors: LoraFactors) {
         self.components.entry(component.to_string()).or_default().insert(module.to_string(), factors);
     }
 
-    pub fn get(&self, component: &str, module: &str) -> Option<&Factors> {
+    pub fn get(&self, component: &str, module: &str) -> Option<&LoraFactors> {
         self.components.get(component)?.get(module)
     }
 
     /// (component, module, factors), in the order of names.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Factors)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &LoraFactors)> {
         self.components.iter().flat_map(|(component, modules)| {
             modules.iter().map(move |(module, factors)| (component.as_str(), module.as_str(), factors))
         })
@@ -173,7 +170,7 @@ impl Expert {
     /// The same update with factors in `dtype`, to be written: computations need f32.
     pub fn stored_as(mut self, dtype: DType) -> Self {
         for factors in self.components.values_mut().flat_map(BTreeMap::values_mut) {
-            (factors.down, factors.up) = (factors.down.cast(dtype), factors.up.cast(dtype));
+            (factors.a, factors.b) = (factors.a.cast(dtype), factors.b.cast(dtype));
             if let Some(magnitude) = &mut factors.magnitude {
                 magnitude.values = magnitude.values.cast(dtype);
             }

@@ -6,7 +6,7 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::base;
-use super::expert::{Expert, Factors};
+use super::expert::{Expert, LoraFactors};
 use super::svd::{Cut, Svd};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, Kind};
@@ -38,7 +38,7 @@ pub fn extract(base: &Path, tuned: &Path, cut: Cut) -> Result<Extracted> {
             match change {
                 Change::None => {}
                 Change::LeftOut => left_out.push(format!("{component}.{name}")),
-                Change::Factors(factors, squares) => {
+                Change::LoraFactors(factors, squares) => {
                     let module = name.strip_suffix(".weight").unwrap_or(name);
                     expert.insert(component, &base::canonical(component, module), factors);
                     rest += squares[0];
@@ -57,7 +57,7 @@ enum Change {
     None,
     LeftOut,
     /// With the squares of what is left out and of all.
-    Factors(Factors, [f64; 2]),
+    LoraFactors(LoraFactors, [f64; 2]),
 }
 
 fn change(before: &Component, after: &Component, name: &str, cut: Cut) -> Result<Change> {
@@ -79,7 +79,7 @@ fn change(before: &Component, after: &Component, name: &str, cut: Cut) -> Result
     let svd = Svd::of(&difference)?;
     let kept = svd.keep(cut);
     let square = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
-    Ok(Change::Factors(svd.factors(kept, shape)?, [square(&svd.s[kept..]), square(&svd.s)]))
+    Ok(Change::LoraFactors(svd.factors(kept, shape)?, [square(&svd.s[kept..]), square(&svd.s)]))
 }
 
 /// A component of both models; none where the first lacks it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::base::BaseModules;
 use super::beside::{take_vectors, with_magnitude};
 use super::dense;
-use super::expert::{Expert, Factors};
+use super::expert::{Expert, LoraFactors};
 use super::keys::{self, Key, KeyTable, Place, Role};
 use super::lycoris;
 use super::metadata::AdapterConfig;
@@ -119,7 +119,7 @@ pub fn load(path: &Path, base: Option<&BaseModules>, allow_unused: bool) -> Resu
             (None, Some(key)) => scalar(&file, key)?,
             (None, None) => config.alpha(&place.component, &place.module, rank)?.unwrap_or(rank as f64),
         };
-        let factors = Factors::new(down, up, alpha).map_err(|e| Error::file(&path, e.to_string()))?;
+        let factors = LoraFactors::new(down, up, alpha).map_err(|e| Error::file(&path, e.to_string()))?;
         let factors = with_magnitude(&file, &parts, factors)?;
         if factors.magnitude.is_none() && config.decomposes(&place.component) {
             let message = format!(
@@ -242,7 +242,7 @@ fn drop_doubled(
     Ok(kept)
 }
 
-/// Brings both factors into the shapes of [`Factors`], and checks them against the weight.
+/// Brings both factors into the shapes of [`LoraFactors`], and checks them against the weight.
 fn fit(
     path: &Path,
     (down_key, down): (&str, Tensor),

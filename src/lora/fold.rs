@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::attach::{in_files, in_memory};
-use super::expert::{Expert, Factors};
+use super::expert::{Expert, LoraFactors};
 use crate::error::{Error, Result};
 use crate::nn::Param;
 use crate::tensor::{DType, Tensor};
@@ -18,7 +18,7 @@ pub type Originals = Vec<(Param, Tensor)>;
 /// # Errors
 /// [`Error::Failed`] naming a parameter that the network lacks, or that the change does not fit; what a GPU says.
 pub fn fold(parameters: &[Param], component: &str, experts: &[Expert]) -> Result<Originals> {
-    let mut modules: BTreeMap<String, Vec<&Factors>> = BTreeMap::new();
+    let mut modules: BTreeMap<String, Vec<&LoraFactors>> = BTreeMap::new();
     let mut vectors: BTreeMap<&str, Vec<&Tensor>> = BTreeMap::new();
     for expert in experts {
         for (_, module, factors) in expert.iter().filter(|(c, _, f)| *c == component && f.magnitude.is_some()) {
@@ -65,7 +65,7 @@ pub fn restore(originals: Originals) -> Result<()> {
     Ok(())
 }
 
-fn decomposed(name: &str, weight: &Tensor, terms: &[&Factors]) -> Result<Tensor> {
+fn decomposed(name: &str, weight: &Tensor, terms: &[&LoraFactors]) -> Result<Tensor> {
     let file = in_files(&weight.to_cpu()?.cast(DType::F32));
     let base = file.reals::<f64>();
     let mut sum = base.to_vec();

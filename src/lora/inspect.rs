@@ -95,7 +95,7 @@ pub fn inspect(path: &Path) -> Result<Summary> {
             _ => "diffusers",
         },
         vectors: loaded.expert.vectors().count(),
-        values: loaded.expert.iter().map(|(_, _, f)| f.down.len() + f.up.len()).sum(),
+        values: loaded.expert.iter().map(|(_, _, f)| f.a.len() + f.b.len()).sum(),
         norm: components.values().map(|c| c.norm * c.norm).sum::<f64>().sqrt(),
         components,
         metadata: loaded.metadata,

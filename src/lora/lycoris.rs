@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::expert::Factors;
+use super::expert::LoraFactors;
 use super::file::{finite, scalar};
 use super::keys::Role;
 use crate::error::{Error, Result};
@@ -56,7 +56,7 @@ pub(super) fn factors(
     file: &Safetensors,
     keys: &BTreeMap<Role, String>,
     weight: Option<&Vec<usize>>,
-) -> Result<Factors> {
+) -> Result<LoraFactors> {
     let parts = Parts { file, keys };
     let (up, down, kernel, rank) = if parts.key("diff").is_some() {
         let diff = parts.needed("diff")?;
@@ -89,7 +89,7 @@ pub(super) fn factors(
     };
     let tensor = |matrix: Matrix, shape: &[usize]| Tensor::from_reals(matrix.values, shape, DType::F32);
     let (outputs, width) = (up.rows, up.columns);
-    Factors::new(tensor(down, &shape), tensor(up, &[outputs, width]), scale * width as f64)
+    LoraFactors::new(tensor(down, &shape), tensor(up, &[outputs, width]), scale * width as f64)
         .map_err(|e| refuse(e.to_string()))
 }
 

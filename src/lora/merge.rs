@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use rayon::prelude::*;
 
-use super::expert::{Expert, Factors};
+use super::expert::{Expert, LoraFactors};
 use super::prune::{self, Draws, MajoritySign};
 use super::svd::{self, Cut, Svd};
 use super::{compat, dense};
@@ -131,7 +131,7 @@ pub struct Merged {
 pub(crate) struct Term<'a> {
     pub weight: f64,
     pub input: usize,
-    pub factors: &'a Factors,
+    pub factors: &'a LoraFactors,
 }
 
 impl Term<'_> {
@@ -220,12 +220,18 @@ fn ratio(error: f64, norm: f64) -> f64 {
 struct Module {
     component: String,
     module: String,
-    factors: Factors,
+    factors: LoraFactors,
     squares: [f64; 4],
 }
 
 impl Module {
-    fn compare(component: String, module: String, factors: Factors, wanted: Option<Mat<f64>>, terms: &[Term]) -> Self {
+    fn compare(
+        component: String,
+        module: String,
+        factors: LoraFactors,
+        wanted: Option<Mat<f64>>,
+        terms: &[Term],
+    ) -> Self {
         let written = dense::product(&[(factors.scale(), &factors)]);
         let sum = dense::product(&products(terms));
         let square = |m: &Mat<f64>| dense::norm(m).powi(2);
@@ -236,7 +242,7 @@ impl Module {
 }
 
 /// (coefficient, factors) of every term.
-pub(crate) fn products<'a>(terms: &[Term<'a>]) -> Vec<(f64, &'a Factors)> {
+pub(crate) fn products<'a>(terms: &[Term<'a>]) -> Vec<(f64, &'a LoraFactors)> {
     terms.iter().map(|t| (t.coefficient(), t.factors)).collect()
 }
 
@@ -268,13 +274,13 @@ fn align<'a>(inputs: &[(&'a Expert, f64)], weights: &[f64]) -> Result<BTreeMap<(
 ///
 /// # Errors
 /// [`Error::Shape`] where they do not fit each other.
-pub(crate) fn weighted_sum(terms: &[Term]) -> Result<Factors> {
+pub(crate) fn weighted_sum(terms: &[Term]) -> Result<LoraFactors> {
     let (up, down) = svd::stacked(&products(terms));
     svd::from_matrices(&up, &down, &terms[0].factors.weight_shape(), up.ncols() as f64)
 }
 
 /// The factors of one merged module; where it is not the plain sum, also what the method wanted.
-fn one_module(terms: &[Term], options: &Options, place: &str) -> Result<(Factors, Option<Mat<f64>>)> {
+fn one_module(terms: &[Term], options: &Options, place: &str) -> Result<(LoraFactors, Option<Mat<f64>>)> {
     let shape = terms[0].factors.weight_shape();
     match options.method {
         Method::Average | Method::Concat => Ok((weighted_sum(terms)?, None)),

@@ -27,6 +27,6 @@ pub mod svd;
 pub mod target;
 
 pub use base::BaseModules;
-pub use expert::{Expert, Factors};
+pub use expert::{Expert, LoraFactors};
 pub use file::{Loaded, load};
 pub use target::Targets;

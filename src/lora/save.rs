@@ -13,7 +13,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::base::BaseModules;
-use super::expert::{Along, Expert, Factors, Magnitude};
+use super::expert::{Along, Expert, LoraFactors, Magnitude};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, safetensors};
 use crate::tensor::Tensor;
@@ -78,9 +78,9 @@ fn is_adapter_folder(layout: Layout, path: &Path) -> bool {
 pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>) -> Result<()> {
     let mut tensors = Vec::new();
     for (component, module, factors) in expert.iter() {
-        let up = if component == "unet" { factors.up.clone() } else { times(&factors.up, factors.scale()) };
+        let up = if component == "unet" { factors.b.clone() } else { times(&factors.b, factors.scale()) };
         let at = format!("{component}.{module}");
-        tensors.push((format!("{at}.lora_A.weight"), factors.down.clone()));
+        tensors.push((format!("{at}.lora_A.weight"), factors.a.clone()));
         tensors.push((format!("{at}.lora_B.weight"), like_convolution(up, factors)));
         tensors.extend(magnitude(&at, factors, path)?);
     }
@@ -99,14 +99,14 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
 ///
 /// # Errors
 /// [`Error::File`] for lengths of columns, which peft does not have.
-fn magnitude(at: &str, factors: &Factors, path: &Path) -> Result<Option<(String, Tensor)>> {
+fn magnitude(at: &str, factors: &LoraFactors, path: &Path) -> Result<Option<(String, Tensor)>> {
     let Some(Magnitude { values, along }) = &factors.magnitude else { return Ok(None) };
     if *along == Along::Inputs {
         let message =
             format!("{at} has DoRA lengths of columns (wd_on_out=False), which peft does not know; write kohya's");
         return Err(Error::file(path, message));
     }
-    let values = match *factors.down.shape() {
+    let values = match *factors.a.shape() {
         [_, _, _, _] => values.with_shape(&[1, values.len(), 1, 1]),
         _ => values.clone(),
     };
@@ -114,15 +114,15 @@ fn magnitude(at: &str, factors: &Factors, path: &Path) -> Result<Option<(String,
 }
 
 /// peft's configuration, flattened with the component's prefix as diffusers does it.
-fn adapter_metadata(unet: &BTreeMap<String, Factors>) -> String {
+fn adapter_metadata(unet: &BTreeMap<String, LoraFactors>) -> String {
     let flat: Map<String, Value> =
         (peft::config(unet).into_iter()).map(|(key, value)| (format!("unet.{key}"), value)).collect();
     Value::from(flat).to_string()
 }
 
 /// `up` as `[o, r, 1, 1]` where the module is a convolution.
-fn like_convolution(up: Tensor, factors: &Factors) -> Tensor {
-    match *factors.down.shape() {
+fn like_convolution(up: Tensor, factors: &LoraFactors) -> Tensor {
+    match *factors.a.shape() {
         [r, _, _, _] => up.with_shape(&[factors.outputs(), r, 1, 1]),
         _ => up,
     }

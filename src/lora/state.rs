@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::attach::in_files;
-use super::expert::{Along, Expert, Factors};
+use super::expert::{Along, Expert, LoraFactors};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::Safetensors;
 use crate::tensor::{DType, Tensor};
@@ -76,7 +76,7 @@ pub fn expert(file: &Safetensors) -> Result<Option<Expert>> {
         let (a, b) = (next(a).ok_or_else(short)?, next(b).ok_or_else(short)?);
         let alpha = scale * a.shape().first().copied().unwrap_or(0) as f64;
         let layer =
-            Factors::new(in_files(&a), b, alpha).map_err(|e| refuse(format!("has a wrong layer {module}: {e}")))?;
+            LoraFactors::new(in_files(&a), b, alpha).map_err(|e| refuse(format!("has a wrong layer {module}: {e}")))?;
         let layer = match magnitude {
             false => layer,
             true => {

@@ -6,7 +6,7 @@
 use faer::Mat;
 
 use super::dense;
-use super::expert::Factors;
+use super::expert::LoraFactors;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
@@ -41,7 +41,7 @@ impl Svd {
     ///
     /// # Errors
     /// As [`Svd::of`].
-    pub fn of_sum(terms: &[(f64, &Factors)]) -> Result<Self> {
+    pub fn of_sum(terms: &[(f64, &LoraFactors)]) -> Result<Self> {
         let (up, down) = stacked(terms);
         let (left, right) = (up.qr(), down.transpose().to_owned().qr());
         let core = Self::of(&(left.thin_R() * right.thin_R().transpose()))?;
@@ -74,7 +74,7 @@ impl Svd {
     ///
     /// # Errors
     /// [`Error::Shape`] if `shape` is no weight's.
-    pub fn factors(&self, k: usize, shape: &[usize]) -> Result<Factors> {
+    pub fn factors(&self, k: usize, shape: &[usize]) -> Result<LoraFactors> {
         self.split(k, shape, |s| (s.sqrt(), s.sqrt()))
     }
 
@@ -82,11 +82,11 @@ impl Svd {
     ///
     /// # Errors
     /// As [`Svd::factors`].
-    pub fn factors_on_up(&self, k: usize, shape: &[usize]) -> Result<Factors> {
+    pub fn factors_on_up(&self, k: usize, shape: &[usize]) -> Result<LoraFactors> {
         self.split(k, shape, |s| (s, 1.0))
     }
 
-    fn split(&self, k: usize, shape: &[usize], sides: fn(f64) -> (f64, f64)) -> Result<Factors> {
+    fn split(&self, k: usize, shape: &[usize], sides: fn(f64) -> (f64, f64)) -> Result<LoraFactors> {
         let up = Mat::from_fn(self.u.nrows(), k, |i, j| self.u[(i, j)] * sides(self.s[j]).0);
         let down = Mat::from_fn(k, self.v.nrows(), |i, j| self.v[(j, i)] * sides(self.s[i]).1);
         from_matrices(&up, &down, shape, k as f64)
@@ -94,7 +94,7 @@ impl Svd {
 }
 
 /// `up` `[o, R]` and `down` `[R, i]` of all terms side by side, the coefficient split over both as `sqrt|c|`.
-pub fn stacked(terms: &[(f64, &Factors)]) -> (Mat<f64>, Mat<f64>) {
+pub fn stacked(terms: &[(f64, &LoraFactors)]) -> (Mat<f64>, Mat<f64>) {
     let rank: usize = terms.iter().map(|(_, f)| f.rank()).sum();
     let (mut up, mut down) = (Mat::zeros(terms[0].1.outputs(), rank), Mat::zeros(rank, terms[0].1.inputs()));
     let mut at = 0;
@@ -107,13 +107,13 @@ pub fn stacked(terms: &[(f64, &Factors)]) -> (Mat<f64>, Mat<f64>) {
     (up, down)
 }
 
-/// Factors of a weight of `shape` from matrices, rounded to f32 once.
+/// LoraFactors of a weight of `shape` from matrices, rounded to f32 once.
 ///
 /// # Errors
 /// [`Error::Shape`] if they do not fit each other.
-pub fn from_matrices(up: &Mat<f64>, down: &Mat<f64>, shape: &[usize], alpha: f64) -> Result<Factors> {
+pub fn from_matrices(up: &Mat<f64>, down: &Mat<f64>, shape: &[usize], alpha: f64) -> Result<LoraFactors> {
     let mut down_shape = shape.to_vec();
     down_shape[0] = down.nrows();
     let tensor = |m: &Mat<f64>, shape: &[usize]| Tensor::from_reals(dense::rows(m), shape, DType::F32);
-    Factors::new(tensor(down, &down_shape), tensor(up, &[up.nrows(), up.ncols()]), alpha)
+    LoraFactors::new(tensor(down, &down_shape), tensor(up, &[up.nrows(), up.ncols()]), alpha)
 }

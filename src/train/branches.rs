@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::generate::TextEncoders;
 use crate::lora::expert::Along;
 use crate::lora::state::StateLayer;
-use crate::lora::{BaseModules, Expert, Factors, attach};
+use crate::lora::{BaseModules, Expert, LoraFactors, attach};
 use crate::nn::{ClipText, Layer, LoraWeights, Param, UNet, Visitor};
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
@@ -106,7 +106,7 @@ impl Branches {
         let mut values = Vec::new();
         for Branch { component, module, lora, .. } in &self.0 {
             let tensors = match start.get(component, module) {
-                Some(layer) => [attach::in_memory(&layer.down), layer.up.clone()],
+                Some(layer) => [attach::in_memory(&layer.a), layer.b.clone()],
                 None => [lora.a.get().to_cpu()?, lora.b.get().to_cpu()?],
             };
             tensors.iter().for_each(|tensor| values.extend_from_slice(&tensor.reals::<f32>()));
@@ -150,7 +150,7 @@ impl Branches {
         for Branch { component, module, lora, .. } in &self.0 {
             let (down, up) = (next(&lora.a), next(&lora.b));
             let alpha = lora.scale * down.shape()[0] as f64;
-            let mut factors = Factors::new(attach::in_files(&down), up, alpha)?;
+            let mut factors = LoraFactors::new(attach::in_files(&down), up, alpha)?;
             if let Some(magnitude) = &lora.magnitude {
                 factors = factors.with_magnitude(next(magnitude), Along::Outputs)?;
             }
@@ -185,7 +185,7 @@ fn attach_one(
     let Chosen { component, module, rank, index } = chosen;
     let (order, shape) = (config.lora_order()?, attach::weight_shape(layer));
     let (down, up, scale) = match start.and_then(|start| start.get(component, module)) {
-        Some(layer) => (layer.down.clone(), layer.up.clone(), layer.scale()),
+        Some(layer) => (layer.a.clone(), layer.b.clone(), layer.scale()),
         None => {
             let mut down = shape.clone();
             down[0] = *rank;

@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::Result;
 use crate::formats::component;
-use crate::lora::Factors;
+use crate::lora::LoraFactors;
 use crate::lora::attach::{self, transposed};
 use crate::nn::{ClipText, Layer, Param, UNet, Visitor};
 use crate::ops::optimizer::AdamW;
@@ -260,8 +260,8 @@ fn recorded_one(
         [outputs, rank, 1, 1] => up.with_shape(&[outputs, rank]),
         _ => up.clone(),
     };
-    let factors = Factors::new(down.clone(), up, scale)?;
-    let mut params = attach::branch(layer, &factors.down, &factors.up, scale, dtype)?.to_vec();
+    let factors = LoraFactors::new(down.clone(), up, scale)?;
+    let mut params = attach::branch(layer, &factors.a, &factors.b, scale, dtype)?.to_vec();
     let lengths = format!("lora.init.{at}.lora_magnitude_vector.weight");
     if case.tensors.contains(&lengths) {
         params.push(attach::decompose(layer, Some(&case.tensor(&lengths)?), dtype)?);

@@ -183,7 +183,7 @@ fn tables() -> &'static (keys::KeyTable, keys::KeyTable) {
 fn write_back(component: &str, module: &str) {
     let factors = |r: usize| {
         let ones = |shape: &[usize]| Tensor::full(shape, 1.0, DType::F32);
-        lora::Factors::new(ones(&[r, 4]), ones(&[4, r]), 1.0).unwrap()
+        lora::LoraFactors::new(ones(&[r, 4]), ones(&[4, r]), 1.0).unwrap()
     };
     let mut expert = lora::Expert::default();
     expert.insert(component, module, factors(2));

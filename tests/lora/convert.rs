@@ -5,7 +5,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use selma::formats::safetensors::Safetensors;
-use selma::lora::{self, Expert, Factors, save};
+use selma::lora::{self, Expert, LoraFactors, save};
 use selma::tensor::{DType, Tensor};
 use sha2::{Digest, Sha256};
 
@@ -64,14 +64,14 @@ fn adapter_folders_hold_one_component_each() {
     assert!(String::from_utf8_lossy(&again.get_output().stderr).contains("exists already"));
 }
 
-/// Factors for modules of the published SD 2.x, more than the MiB that the legacy hash looks behind.
+/// LoraFactors for modules of the published SD 2.x, more than the MiB that the legacy hash looks behind.
 fn published(component: &str, module: &str, shape: [usize; 2], rank: usize) -> Expert {
     let fill = |shape: &[usize]| {
         let len = shape.iter().product::<usize>();
         Tensor::new((0..len).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>(), shape)
     };
     let mut expert = Expert::default();
-    let factors = Factors::new(fill(&[rank, shape[1]]), fill(&[shape[0], rank]), 8.0).unwrap();
+    let factors = LoraFactors::new(fill(&[rank, shape[1]]), fill(&[shape[0], rank]), 8.0).unwrap();
     expert.insert(component, module, factors);
     expert
 }

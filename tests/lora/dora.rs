@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use selma::device::Device;
 use selma::formats::safetensors::{Safetensors, write};
 use selma::lora::save::{self, Layout};
-use selma::lora::{self, BaseModules, Expert, Factors, bake, merge};
+use selma::lora::{self, BaseModules, Expert, LoraFactors, bake, merge};
 use selma::tensor::{DType, Tensor};
 
 use crate::support::relative_error;
@@ -49,7 +49,7 @@ fn loaded(file: &Safetensors, name: &str, dir: &Path) -> (PathBuf, Expert) {
     (path, expert)
 }
 
-fn changed(factors: &Factors, weight: &Tensor, strength: f64) -> Tensor {
+fn changed(factors: &LoraFactors, weight: &Tensor, strength: f64) -> Tensor {
     Tensor::from_reals::<f64>(factors.changed(&weight.reals::<f64>(), strength), weight.shape(), DType::F32)
 }
 

@@ -83,8 +83,8 @@ fn a_tensor_that_fits_nothing_is_an_error_unless_allowed() {
     let at = format!("{component}.{module}");
     let write = |extra: &str| {
         let tensors = [
-            (format!("{at}.lora_A.default.weight"), factors.down.clone()),
-            (format!("{at}.lora_B.default.weight"), factors.up.clone()),
+            (format!("{at}.lora_A.default.weight"), factors.a.clone()),
+            (format!("{at}.lora_B.default.weight"), factors.b.clone()),
             (extra.to_string(), Tensor::zeros(&[1], DType::F32)),
         ];
         selma::formats::safetensors::write(&path, &tensors, &BTreeMap::new()).unwrap();

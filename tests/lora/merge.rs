@@ -69,7 +69,7 @@ fn wanted(inputs: &[(&Expert, f64)], component: &str, module: &str) -> Tensor {
     let mut sum: Option<(Vec<f64>, Vec<usize>)> = None;
     for (expert, weight) in inputs {
         if let Some(factors) = expert.get(component, module) {
-            let (up, down) = (factors.up.reals::<f64>(), factors.down.reals::<f64>());
+            let (up, down) = (factors.b.reals::<f64>(), factors.a.reals::<f64>());
             let (r, columns) = (factors.rank(), factors.inputs());
             let (values, _) =
                 sum.get_or_insert_with(|| (vec![0.0; factors.outputs() * columns], factors.weight_shape()));

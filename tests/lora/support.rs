@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use selma::formats::safetensors::Safetensors;
-use selma::lora::{BaseModules, Expert, Factors, Targets, base};
+use selma::lora::{BaseModules, Expert, LoraFactors, Targets, base};
 use selma::tensor::Tensor;
 
 /// The fixtures; `SELMA_PARITY` names another folder of cases in the same format.
@@ -84,7 +84,7 @@ pub fn sample_expert(model: &str, rank: usize, mut seed: u64) -> (BaseModules, E
                 let mut down = shape.clone();
                 down[0] = rank;
                 let (down, up) = (fill(&down), fill(&[shape[0], rank]));
-                expert.insert(component, module, Factors::new(down, up, 1.0 + (at % 4) as f64).unwrap());
+                expert.insert(component, module, LoraFactors::new(down, up, 1.0 + (at % 4) as f64).unwrap());
             }
         }
     }

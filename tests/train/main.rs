@@ -69,7 +69,7 @@ fn weights(dir: &Path) -> Vec<String> {
 /// The f32 values of a LoRA or a state: (module, scaled product of its factors).
 fn deltas(path: &Path) -> Vec<(String, Vec<f32>)> {
     let loaded = selma::lora::load(path, None, false).unwrap();
-    let delta = |(_, module, layer): (&str, &str, &selma::lora::Factors)| {
+    let delta = |(_, module, layer): (&str, &str, &selma::lora::LoraFactors)| {
         (module.to_owned(), layer.delta().data::<f32>().to_vec())
     };
     loaded.expert.iter().map(delta).collect()

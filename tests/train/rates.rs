@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use selma::lora::Factors;
+use selma::lora::LoraFactors;
 
 use crate::{bytes, images, train};
 
-fn layers(path: &Path) -> BTreeMap<String, Factors> {
+fn layers(path: &Path) -> BTreeMap<String, LoraFactors> {
     let mut expert = selma::lora::load(path, None, false).unwrap().expert;
     expert.components.remove("unet").unwrap()
 }
@@ -28,9 +28,9 @@ fn b_learns_at_a_multiple_of_the_rate_of_a() {
     let (plain, plus) = (run("plain", &[]), run("plus", &["--lora-plus-ratio", "16"]));
     for (module, layer) in &plus {
         // A power of two: the products are exact. A's first gradient is zero, because B is.
-        let expected: Vec<f32> = plain[module].up.data::<f32>().iter().map(|x| 16.0 * x).collect();
-        assert_eq!(layer.up.data::<f32>(), expected, "{module}");
-        assert_eq!(layer.down.data::<f32>(), plain[module].down.data::<f32>(), "{module}");
+        let expected: Vec<f32> = plain[module].b.data::<f32>().iter().map(|x| 16.0 * x).collect();
+        assert_eq!(layer.b.data::<f32>(), expected, "{module}");
+        assert_eq!(layer.a.data::<f32>(), plain[module].a.data::<f32>(), "{module}");
         assert!(expected.iter().any(|x| *x != 0.0));
     }
     // Two groups, whose moments are resumed to the byte.
@@ -83,8 +83,8 @@ fn rules_give_modules_their_rank_and_rate() {
             _ if module.contains("attn2") => 0.5,
             _ => 1.0,
         };
-        let expected: Vec<f32> = plain[module].up.data::<f32>().iter().map(|x| factor * x).collect();
-        assert_eq!(layer.up.data::<f32>(), expected, "{module}");
+        let expected: Vec<f32> = plain[module].b.data::<f32>().iter().map(|x| factor * x).collect();
+        assert_eq!(layer.b.data::<f32>(), expected, "{module}");
     }
     let refused = |arguments: &[&str], message: &str| {
         let output = train(&data, &at("out"), arguments).assert().code(2);

@@ -13,8 +13,8 @@ const TEXT: [&str; 2] = ["--train-text-encoder", "--text-encoder-lr=0.01"];
 fn changes(path: &Path, model: &str) -> Vec<(String, f32)> {
     let base = selma::lora::base::modules(&parity(model)).unwrap();
     let expert = selma::lora::load(path, Some(&base), false).unwrap().expert;
-    let of = |(name, modules): (&String, &std::collections::BTreeMap<String, selma::lora::Factors>)| {
-        let largest = |layer: &selma::lora::Factors| {
+    let of = |(name, modules): (&String, &std::collections::BTreeMap<String, selma::lora::LoraFactors>)| {
+        let largest = |layer: &selma::lora::LoraFactors| {
             layer.delta().data::<f32>().iter().fold(0.0_f32, |largest, x| largest.max(x.abs()))
         };
         (name.clone(), modules.values().map(largest).fold(0.0, f32::max))

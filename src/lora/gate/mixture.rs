@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Gates;
 use crate::error::{Error, Result};
 use crate::lora::merge::{Term, weighted_sum};
-use crate::lora::{Expert, Factors, attach};
+use crate::lora::{Expert, LoraFactors, attach};
 use crate::nn::{Layer, Param, UNet};
 use crate::tensor::{DType, Tensor};
 
@@ -14,11 +14,11 @@ use crate::tensor::{DType, Tensor};
 pub struct MixedLayer {
     pub name: String,
     /// A of all its experts, one under the other: `[r, in]`, or `[r, kh, kw, in]`.
-    pub down: Param,
+    pub a: Param,
     /// B of all its experts side by side: `[out, r]`.
-    pub up: Param,
+    pub b: Param,
     /// The number of each expert, and its factors.
-    pub experts: Vec<(usize, Factors)>,
+    pub experts: Vec<(usize, LoraFactors)>,
 }
 
 /// Every layer of a UNet that some expert changes, in the order of the network.
@@ -40,7 +40,7 @@ impl Mixture {
     /// # Errors
     /// [`Error::Failed`] for a module that the UNet lacks, or factors that do not fit it.
     pub fn attach(experts: &[&Expert], unet: &mut UNet, dtype: DType) -> Result<Self> {
-        let mut modules: BTreeMap<String, Vec<(usize, &Factors)>> = BTreeMap::new();
+        let mut modules: BTreeMap<String, Vec<(usize, &LoraFactors)>> = BTreeMap::new();
         for (number, expert) in experts.iter().enumerate() {
             for (_, module, factors) in expert.iter().filter(|(component, ..)| *component == "unet") {
                 modules.entry(module.into()).or_default().push((number, factors));
@@ -59,7 +59,7 @@ impl Mixture {
             };
             if let (Some(branch), Some(terms)) = (branch, modules.get(name)) {
                 let experts = terms.iter().map(|(number, factors)| (*number, (*factors).clone())).collect();
-                layers.push(MixedLayer { name: name.clone(), down: branch.a.clone(), up: branch.b.clone(), experts });
+                layers.push(MixedLayer { name: name.clone(), a: branch.a.clone(), b: branch.b.clone(), experts });
             }
         });
         Ok(Self { layers, dtype })
@@ -123,9 +123,9 @@ impl Mixture {
             let terms = terms.map(|(input, factors)| Term { weight: shares[*input], input: *input, factors });
             let terms: Vec<Term> = terms.collect();
             let factors = weighted_sum(&terms)?;
-            let device = layer.up.get().device();
+            let device = layer.b.get().device();
             let place = |tensor: &Tensor| tensor.cast(self.dtype).to(&device);
-            Ok([place(&attach::in_memory(&factors.down))?, place(&factors.up)?])
+            Ok([place(&attach::in_memory(&factors.a))?, place(&factors.b)?])
         };
         self.layers.iter().zip(shares).map(mixed).collect()
     }
@@ -133,8 +133,8 @@ impl Mixture {
     /// Gives every layer the factors of one set of `rows`.
     pub fn set(&self, rows: &Rows, set: usize) {
         for (layer, [down, up]) in self.layers.iter().zip(&rows.sets[set]) {
-            layer.down.set(down.clone());
-            layer.up.set(up.clone());
+            layer.a.set(down.clone());
+            layer.b.set(up.clone());
         }
     }
 }

@@ -45,12 +45,12 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
     for (component, module, factors) in expert.iter() {
         let ldm = layout.as_ref().filter(|_| component == "unet").and_then(|l| l.ldm_name(module));
         let stem = format!("{}_{}", prefix(component), ldm.as_deref().unwrap_or(module).replace('.', "_"));
-        let up = times(&factors.up, factors.alpha / alpha);
+        let up = times(&factors.b, factors.alpha / alpha);
         tensors.push((format!("{stem}.alpha"), Tensor::full(&[], alpha, DType::F32)));
-        tensors.push((format!("{stem}.lora_down.weight"), factors.down.clone()));
+        tensors.push((format!("{stem}.lora_down.weight"), factors.a.clone()));
         tensors.push((format!("{stem}.lora_up.weight"), like_convolution(up, factors)));
         if let Some(Magnitude { values, along }) = &factors.magnitude {
-            let mut shape = vec![1; factors.down.shape().len()];
+            let mut shape = vec![1; factors.a.shape().len()];
             shape[usize::from(*along == Along::Inputs)] = values.len();
             tensors.push((format!("{stem}.dora_scale"), values.with_shape(&shape)));
         }
@@ -117,8 +117,7 @@ fn network(expert: &Expert, family: Option<Family>, alpha: f64, metadata: &mut B
 /// `conv_dim` is what makes sd-scripts build modules for 3x3 convolutions when it goes on training such a file.
 fn network_args(expert: &Expert, alpha: f64) -> String {
     let large = |shape: &[usize]| matches!(*shape, [_, _, h, w] if h * w > 1);
-    let ranks: Vec<usize> =
-        (expert.iter()).filter(|(_, _, f)| large(f.down.shape())).map(|(_, _, f)| f.rank()).collect();
+    let ranks: Vec<usize> = (expert.iter()).filter(|(_, _, f)| large(f.a.shape())).map(|(_, _, f)| f.rank()).collect();
     match ranks.iter().max() {
         Some(rank) => {
             serde_json::json!({ "conv_alpha": number(alpha).to_string(), "conv_dim": rank.to_string() }).to_string()

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{commonest, like_convolution, number};
 use crate::error::{Error, Result};
 use crate::formats::{atomic, safetensors};
-use crate::lora::expert::{Expert, Factors};
+use crate::lora::expert::{Expert, LoraFactors};
 
 /// Writes an adapter folder; where the expert changes several components, a folder of such folders (`unet`,
 /// `text_encoder`, ..), each for `PeftModel.from_pretrained` of its network. Nothing is left under `path` if it fails.
@@ -34,12 +34,12 @@ pub fn peft(path: &Path, expert: &Expert) -> Result<()> {
     std::fs::rename(&staging, path).map_err(io)
 }
 
-fn adapter(folder: &Path, modules: &BTreeMap<String, Factors>) -> Result<()> {
+fn adapter(folder: &Path, modules: &BTreeMap<String, LoraFactors>) -> Result<()> {
     let mut tensors = Vec::new();
     for (module, factors) in modules {
         let at = format!("base_model.model.{module}");
-        let up = like_convolution(factors.up.clone(), factors);
-        tensors.push((format!("{at}.lora_A.weight"), factors.down.clone()));
+        let up = like_convolution(factors.b.clone(), factors);
+        tensors.push((format!("{at}.lora_A.weight"), factors.a.clone()));
         tensors.push((format!("{at}.lora_B.weight"), up));
         tensors.extend(super::magnitude(&at, factors, folder)?);
     }
@@ -51,7 +51,7 @@ fn adapter(folder: &Path, modules: &BTreeMap<String, Factors>) -> Result<()> {
 }
 
 /// peft's LoraConfig: the commonest rank and alpha, and what differs from them by module.
-pub fn config(modules: &BTreeMap<String, Factors>) -> Map<String, Value> {
+pub fn config(modules: &BTreeMap<String, LoraFactors>) -> Map<String, Value> {
     let rank = commonest(modules.values().map(|f| f.rank() as f64));
     let alpha = commonest(modules.values().map(|f| f.alpha));
     let mut ranks = Map::new();

@@ -238,7 +238,7 @@ impl GateTrainer {
             let mixed = ups.iter().enumerate().map(|(i, &b)| b * shares[of_column[i % rank]] as f32);
             let mixed = Tensor::new(mixed.collect::<Vec<f32>>(), &[ups.len() / rank, rank]);
             let mixed = mixed.cast(dtype).to(&device)?;
-            layer.up.set(mixed.clone());
+            layer.b.set(mixed.clone());
             leaves.push(mixed);
         }
         let one = Tensor::full(&[], 1.0, DType::F32).to(&device)?;
@@ -308,7 +308,7 @@ fn columns(layer: &MixedLayer) -> (Vec<f32>, Vec<usize>) {
     let mut first = 0;
     for (_, factors) in &layer.experts {
         let (rank, scale) = (factors.rank(), factors.scale() as f32);
-        for (row, values) in factors.up.reals::<f32>().chunks_exact(rank).enumerate() {
+        for (row, values) in factors.b.reals::<f32>().chunks_exact(rank).enumerate() {
             let place = &mut ups[row * of_column.len() + first..][..rank];
             place.iter_mut().zip(values).for_each(|(to, b)| *to = scale * b);
         }

@@ -101,7 +101,7 @@ fn sample_lora(folder: &Path, path: &Path) {
             if wanted.iter().any(|name| module.ends_with(name)) {
                 let mut down = shape.clone();
                 down[0] = 3;
-                let factors = selma::lora::Factors::new(fill(&down), fill(&[shape[0], 3]), 2.0).unwrap();
+                let factors = selma::lora::LoraFactors::new(fill(&down), fill(&[shape[0], 3]), 2.0).unwrap();
                 expert.insert(component, module, factors);
             }
         }
