@@ -66,7 +66,7 @@ impl TrainStep {
         };
         let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
         let mut unet = UNet::initial(config, 0, dtype)?;
-        unet.place(device)?;
+        unet.to(device)?;
         let params = branches(&mut unet, rank, dtype)?;
         let normals =
             |stream, shape: &[usize]| Tensor::new(random::normals(0, stream, 0, 0, shape.iter().product()), shape);

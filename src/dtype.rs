@@ -26,7 +26,7 @@ impl DType {
     }
 
     /// The type of a parameter's gradient, moments and master copy: f32 for 16-bit storage, else the type itself.
-    pub fn accumulator(self) -> DType {
+    pub fn master_dtype(self) -> DType {
         match self {
             DType::Bf16 | DType::F16 => DType::F32,
             other => other,

@@ -181,7 +181,7 @@ impl Generate {
         if let Device::Gpu(gpu) = &device {
             generator.reserve(&folder, &loras, from_image, gpu, &mut note)?;
         }
-        generator.place(&device)?;
+        generator.to(&device)?;
         put_on(&mut generator, self.gate.as_deref(), loras, self.allow_unused, &mut note)?;
         folder.inputs = inputs.join().expect("hashing does not panic")?;
         let mut terminal = Terminal::new(common)?;

@@ -113,7 +113,7 @@ impl Regenerate {
         let clip = self.load_clip(common)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.place(&common.device()?)?;
+        generator.to(&common.device()?)?;
         generator.with_loras(loras, false, &mut |text| common.note(text))?;
         let generation = Generation::new(&self.settings, common.seed(), &generator.model);
         generation.check(&generator.model, None)?;

@@ -99,7 +99,7 @@ impl Search {
         let judge = self.judge(common)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.place(&common.device()?)?;
+        generator.to(&common.device()?)?;
         let journal = Journal::open(&self.out.join("search.jsonl"))?;
         let mut trials: Vec<Trial> = match journal.is_new {
             true => Vec::new(),

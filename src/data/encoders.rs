@@ -89,7 +89,7 @@ impl Encoders {
             Some(encoders) => encoders,
             None => {
                 let loaded = TextEncoders::load(&self.files, self.vocab.as_deref(), self.dtype)?;
-                loaded.place(&self.device)?;
+                loaded.to(&self.device)?;
                 self.text.insert(loaded)
             }
         };
@@ -135,7 +135,7 @@ impl Encoders {
             Some(vae) => vae,
             None => {
                 let loaded = AutoencoderKl::load(&self.vae_folder, self.dtype)?;
-                loaded.place(&self.device)?;
+                loaded.to(&self.device)?;
                 self.vae.insert(loaded)
             }
         };

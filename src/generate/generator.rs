@@ -96,8 +96,8 @@ impl Generator {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        self.model.place(device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        self.model.to(device)
     }
 
     /// Takes these LoRAs on, and all others off. `note` is told what was applied.

@@ -92,10 +92,10 @@ impl StableDiffusion {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        self.unet.place(device)?;
-        self.vae.place(device)?;
-        self.text.place(device)?;
+    pub fn to(&self, device: &Device) -> Result<()> {
+        self.unet.to(device)?;
+        self.vae.to(device)?;
+        self.text.to(device)?;
         // What moved away has left its memory.
         release_pool();
         Ok(())

@@ -78,8 +78,8 @@ impl TextEncoders {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        self.encoders.iter().try_for_each(|encoder| encoder.model.place(device))
+    pub fn to(&self, device: &Device) -> Result<()> {
+        self.encoders.iter().try_for_each(|encoder| encoder.model.to(device))
     }
 
     pub fn is_xl(&self) -> bool {

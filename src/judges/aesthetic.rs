@@ -8,7 +8,7 @@ use super::layout;
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::nn::{ClipModel, ScoreHead, place};
+use crate::nn::{ClipModel, ScoreHead, move_to};
 use crate::tensor::{DType, Tensor};
 
 pub struct Aesthetic {
@@ -37,7 +37,7 @@ impl Aesthetic {
         let whole = weights.contains("vision_model.embeddings.class_embedding");
         let layers = ScoreHead::load(&weights)?;
         let (parameters, unread) = weights.finish_with_unread();
-        place(&parameters, device)?;
+        move_to(&parameters, device)?;
         let weights_file = files.weights[0].clone();
         let mut hashes = vec![files.hash()?];
         let of_clip = match (clip, whole) {
@@ -54,7 +54,7 @@ impl Aesthetic {
         };
         let same = of_clip.weights == [weights_file];
         let clip = clip::network(&of_clip, dtype)?;
-        clip.place(device)?;
+        clip.to(device)?;
         // A file with both is read once for each.
         let own = |name: &String| !same || (clip.unread.contains(name) && !name.starts_with("layers."));
         let unread = unread.into_iter().filter(own).collect();

@@ -32,7 +32,7 @@ impl Clip {
     pub fn load(place: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let files = Files::find(place)?;
         let model = network(&files, dtype)?;
-        model.place(device)?;
+        model.to(device)?;
         Ok(Self { model, tokenizer: Tokenizer::clip()?, hash: files.hash()? })
     }
 

@@ -33,7 +33,7 @@ impl Reward {
         let files = Files::find(place)?;
         let weights = files.open(layout::blip, dtype)?;
         let model = ImageReward::load(weights.clone(), &settings(&files, &weights, Layout::Original, None)?)?;
-        model.place(device)?;
+        model.to(device)?;
         Ok(Self { model, tokenizer: files.word_pieces()?, hash: files.hash()? })
     }
 

@@ -22,7 +22,7 @@ pub struct Extractor {
 pub fn load(place: &Path, device: &Device, dtype: DType) -> Result<Extractor> {
     let files = Files::find(place)?;
     let model = Inception::load(files.open(layout::own, dtype)?)?;
-    model.place(device)?;
+    model.to(device)?;
     Ok(Extractor { model, hash: files.hash()? })
 }
 

@@ -26,7 +26,7 @@ pub struct Metric {
 pub fn load(place: &Path, device: &Device, dtype: DType) -> Result<Metric> {
     let files = Files::find(place)?;
     let model = Lpips::load(files.open(layout::lpips, dtype)?)?;
-    model.place(device)?;
+    model.to(device)?;
     Ok(Metric { model, hash: files.hash()? })
 }
 

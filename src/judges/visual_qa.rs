@@ -42,7 +42,7 @@ impl VisualQa {
         let is_original = files.json("config.json")?.is_none();
         let layout = if is_original { Layout::Original } else { Layout::Transformers };
         let model = BlipVqa::load(weights.clone(), &settings(&files, &weights, layout, image)?)?;
-        model.place(device)?;
+        model.to(device)?;
         let tokenizer = files.word_pieces()?;
         Ok(Self { model, tokenizer, layout, hash: files.hash()?, device: device.clone() })
     }

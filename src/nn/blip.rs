@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::nn::bert::{Bert, BertConfig, CrossStates};
 use crate::nn::encoder_layer::{Activation, LayerConfig};
-use crate::nn::{LayerNorm, Linear, Param, ScoreHead, VisionConfig, VisionTower, Weights, place};
+use crate::nn::{LayerNorm, Linear, Param, ScoreHead, VisionConfig, VisionTower, Weights, move_to};
 use crate::ops;
 use crate::tensor::Tensor;
 
@@ -117,8 +117,8 @@ impl BlipVqa {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn parameters(&self) -> &[Param] {
@@ -164,8 +164,8 @@ impl ImageReward {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn parameters(&self) -> &[Param] {

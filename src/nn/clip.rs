@@ -8,7 +8,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::encoder_layer::{Activation, EncoderLayer, LayerConfig};
-use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights, place};
+use crate::nn::{Config, LayerNorm, Linear, Param, Visitor, Weights, move_to};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -175,9 +175,9 @@ impl ClipText {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)?;
-        place(self.added.as_slice(), device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)?;
+        move_to(self.added.as_slice(), device)
     }
 
     /// The embedding of one token of the vocabulary, `[c]`.

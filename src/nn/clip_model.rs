@@ -4,7 +4,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
 use crate::nn::encoder_layer::{Activation, LayerConfig};
-use crate::nn::{ClipConfig, ClipOutput, ClipText, Linear, Param, VisionConfig, VisionTower, Weights, place};
+use crate::nn::{ClipConfig, ClipOutput, ClipText, Linear, Param, VisionConfig, VisionTower, Weights, move_to};
 use crate::ops;
 use crate::tensor::Tensor;
 
@@ -91,8 +91,8 @@ impl ClipModel {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn parameters(&self) -> &[Param] {

@@ -6,7 +6,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
 use crate::nn::layout::channels_last;
-use crate::nn::{Linear, Param, Weights, input, place};
+use crate::nn::{Linear, Param, Weights, input, move_to};
 use crate::ops::{self, Padding, Window};
 use crate::tensor::Tensor;
 
@@ -206,8 +206,8 @@ impl Inception {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn parameters(&self) -> &[Param] {

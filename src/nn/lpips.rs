@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::nn::inception::relu;
 use crate::nn::layout::channels_last;
-use crate::nn::{Param, Weights, input, place};
+use crate::nn::{Param, Weights, input, move_to};
 use crate::ops::{self, Padding, Window};
 use crate::tensor::Tensor;
 
@@ -83,8 +83,8 @@ impl Lpips {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn parameters(&self) -> &[Param] {

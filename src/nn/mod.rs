@@ -77,7 +77,7 @@ fn input(tape: &Tape, x: &Tensor, device: &Device, dtype: DType) -> Result<Tenso
 }
 
 /// Brings parameters to `device`, one after the other; the memory that they leave is free for the next.
-pub(crate) fn place(parameters: &[Param], device: &Device) -> Result<()> {
+pub(crate) fn move_to(parameters: &[Param], device: &Device) -> Result<()> {
     for param in parameters {
         param.set(param.get().to(device)?);
     }

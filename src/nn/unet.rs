@@ -10,7 +10,7 @@ use crate::nn::resnet::ResnetShape;
 use crate::nn::timestep::TimestepEmbedding;
 use crate::nn::transformer::TransformerShape;
 use crate::nn::unet_blocks::{DownBlock, MidBlock, UpBlock};
-use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input, place};
+use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input, move_to};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -245,8 +245,8 @@ impl UNet {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn device(&self) -> Device {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::formats::checkpoint::{Checkpoint, is_vae_alone};
 use crate::formats::component::in_checkpoint;
 use crate::nn::vae_blocks::{Decoder, Encoder};
-use crate::nn::{Config, Conv2d, Param, Weights, input, place};
+use crate::nn::{Config, Conv2d, Param, Weights, input, move_to};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -201,8 +201,8 @@ impl AutoencoderKl {
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn place(&self, device: &Device) -> Result<()> {
-        place(&self.parameters, device)
+    pub fn to(&self, device: &Device) -> Result<()> {
+        move_to(&self.parameters, device)
     }
 
     pub fn device(&self) -> Device {

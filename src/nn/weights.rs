@@ -84,7 +84,7 @@ impl Weights {
 
     /// The same tensors, with matrices in the accumulator type: for the few that nobody gains from rounding.
     pub fn unrounded(&self) -> Self {
-        Self { dtype: self.dtype.accumulator(), ..self.clone() }
+        Self { dtype: self.dtype.master_dtype(), ..self.clone() }
     }
 
     /// The module's full dotted name.
@@ -145,14 +145,14 @@ impl Weights {
     /// [`Error::File`] naming a tensor that is missing or has another shape; where a device has no room.
     pub fn vector(&self, key: &str, len: usize) -> Result<Param> {
         if let Some(gpu) = &self.store.unset {
-            return Ok(self.param(key, unset(gpu, &[len], self.dtype.accumulator())?));
+            return Ok(self.param(key, unset(gpu, &[len], self.dtype.master_dtype())?));
         }
         let value = match self.store.seed {
             Some(_) => Tensor::full(&[len], f64::from(u8::from(key == "weight")), DType::F32),
             None => self.read(key)?,
         };
         self.check(key, &value, &[len])?;
-        Ok(self.param(key, value.cast(self.dtype.accumulator())))
+        Ok(self.param(key, value.cast(self.dtype.master_dtype())))
     }
 
     /// A matrix `[rows, columns]`, which old files may store as a 1x1 convolution `[rows, columns, 1, 1]` or

@@ -111,8 +111,8 @@ impl<'a> Denoiser<'a> {
             schedule: NoiseSchedule::new(&SchedulerConfig::parse(Class::Ddim, &scheduler)?)?,
             pairs,
         };
-        denoiser.text.place(device)?;
-        denoiser.unet.place(device)?;
+        denoiser.text.to(device)?;
+        denoiser.unet.to(device)?;
         Ok(denoiser)
     }
 

@@ -100,7 +100,7 @@ impl Pretraining {
             }
         }
         let model = StableDiffusion::load(from, None, DType::F32)?;
-        model.place(&self.device)?;
+        model.to(&self.device)?;
         let pairs = Pairs::encode(self, &model.vae, Some(model.vae.config.scaling_factor), watcher)?;
         let hash = content_hash::of_folders(&[files.unet, files.text_encoder])?;
         denoiser::go_on(self, model, hash, &pairs, watcher)

@@ -91,7 +91,7 @@ fn stages(device: Device) -> [Trained; 3] {
         save_every: 1,
     };
     let vae = AutoencoderKl::initial(vae_config(1.0), SEED, DType::F32).expect("a network");
-    vae.place(&run.device).expect("room");
+    vae.to(&run.device).expect("room");
     let compute = |leaves: &[Tensor], step| vae::compute(SEED, BATCH, &vae, leaves, step);
     let first = train(&run, "vae", vae.parameters().to_vec(), compute);
 

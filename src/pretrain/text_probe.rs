@@ -8,7 +8,7 @@ use crate::autograd::Tape;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::formats::content_hash;
-use crate::nn::{ClipText, Linear, Param, Weights, place};
+use crate::nn::{ClipText, Linear, Param, Weights, move_to};
 use crate::ops;
 use crate::shapes::description::{Colour, Description, Place, Relation, Shape, Size};
 use crate::shapes::model::{text_config, vocabulary_size};
@@ -65,7 +65,7 @@ impl Reader {
         let weights = Weights::initial(seed + 2, DType::F32);
         let layer = Linear::load(&weights.scope("reader"), text.config.hidden_size, FACTS, true)?;
         let weights = weights.finish()?;
-        place(&weights, &text.device())?;
+        move_to(&weights, &text.device())?;
         let tokenizer = tokenizer()?;
         Ok((Self { layer, tokenizer }, weights))
     }

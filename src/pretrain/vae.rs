@@ -31,7 +31,7 @@ pub(super) fn train(run: &Pretraining, watcher: &mut dyn Watcher) -> Result<Auto
         data: String::new(),
     };
     let vae = AutoencoderKl::initial(config, run.seed, DType::F32)?;
-    vae.place(&run.device)?;
+    vae.to(&run.device)?;
     let recipe = Recipe {
         stage: STAGE.into(),
         what: "steps of the VAE",

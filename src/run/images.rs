@@ -112,7 +112,7 @@ impl<'a> Generator<'a> {
         };
         // Training says what is unusual about the model.
         let inner = generate::Generator::load(source, run.dtype, &mut |_| ())?;
-        inner.place(&run.device)?;
+        inner.to(&run.device)?;
         Ok(Self { run, path, vae, settings, inner, keeps_latents: false })
     }
 

@@ -186,7 +186,7 @@ impl Check {
 
 impl Input {
     fn values(&self, index: u64, dtype: DType) -> Tensor {
-        let dtype = if self.vector { dtype.accumulator() } else { dtype };
+        let dtype = if self.vector { dtype.master_dtype() } else { dtype };
         normals(index, &self.shape).cast(dtype)
     }
 }

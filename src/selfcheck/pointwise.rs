@@ -45,7 +45,7 @@ pub fn pointwise(most_flops: usize) -> Vec<Check> {
     checks.push(check(format!("cast 2x{side}x{side}x320"), vec![frozen(&map)], |_, x, _| {
         // To f32 and back; in f64, where there is no rounding to be seen, nothing.
         let stored = x[0].dtype();
-        ops::cast(&ops::cast(&x[0], stored.accumulator())?, stored)
+        ops::cast(&ops::cast(&x[0], stored.master_dtype())?, stored)
     }));
     // Inception's.
     let inception = [2, 35, 35, 192];

@@ -202,7 +202,7 @@ fn weights(folder: &Path, dtype: DType) -> Result<u64> {
     let mut bytes = 0;
     let tensors = Component::open(folder)?;
     for shape in tensors.names().filter_map(|name| tensors.shape(name)) {
-        let size = if shape.len() < 2 { dtype.accumulator() } else { dtype }.size();
+        let size = if shape.len() < 2 { dtype.master_dtype() } else { dtype }.size();
         bytes += shape.iter().product::<usize>() * size;
     }
     Ok(bytes as u64)

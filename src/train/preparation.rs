@@ -299,7 +299,7 @@ impl Preparation {
     /// As [`UNet::load`].
     pub fn load_unet(&self) -> Result<UNet> {
         let unet = UNet::load(&self.unet_folder, self.dtype)?;
-        unet.place(&self.device)?;
+        unet.to(&self.device)?;
         release_pool();
         Ok(unet)
     }

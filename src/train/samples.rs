@@ -43,7 +43,7 @@ impl Samples {
     pub fn draw(&self, unet: &UNet, texts: Option<&TrainedTexts>, step: u64) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
         let vae = AutoencoderKl::load_standing_in(&self.vae_folder, &self.own_vae, self.dtype)?;
-        vae.place(&unet.device())?;
+        vae.to(&unet.device())?;
         let generation = Generation {
             scheduler: None,
             steps: STEPS,

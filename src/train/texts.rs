@@ -33,7 +33,7 @@ impl TrainedTexts {
     ) -> Result<Self> {
         let files = ModelDir::open(Path::new(&config.model))?;
         let encoders = TextEncoders::load(&files, vocab, dtype)?;
-        encoders.place(device)?;
+        encoders.to(device)?;
         let zeros_for_empty = encoders.is_xl() && encoders.force_zeros_for_empty_prompt;
         Ok(Self { encoders, windows, zeros_for_empty })
     }

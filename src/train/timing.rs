@@ -49,7 +49,7 @@ impl Timing<'_> {
         // One sample tells on a CPU. A GPU is only busy with a whole micro-batch.
         let batch = if *self.device == Device::Cpu { 1 } else { self.config.batch_size };
         let mut unet = UNet::load(&self.files.unet, self.dtype)?;
-        unet.place(self.device)?;
+        unet.to(self.device)?;
         unet.set_checkpointing(self.config.checkpointing);
         let trained = self.config.train_text_encoder || through_texts;
         let load = || TrainedTexts::load(self.config, self.vocab, self.windows, self.device, self.dtype);

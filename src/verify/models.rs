@@ -11,7 +11,7 @@ use crate::tensor::DType;
 
 pub fn unet_forward(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
-    unet.place(device)?;
+    unet.to(device)?;
     let sample = case.feature_map("in.sample", dtype)?;
     let context = case.tensor("in.encoder_hidden_states")?.cast(dtype);
     let added = added_conditions(case, "in.", dtype)?;
@@ -36,7 +36,7 @@ pub fn added_conditions(case: &Case, prefix: &str, dtype: DType) -> Result<Optio
 
 pub fn text_encoder(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let encoder = ClipText::load(&case.path("model")?.join(case.str("subfolder")?), dtype)?;
-    encoder.place(device)?;
+    encoder.to(device)?;
     let ours = encoder.forward(&Tape::off(), &case.tensor("in.input_ids")?)?;
     let mut checks = Checks::default();
     let mut compare = |name: &str, tensor: &crate::tensor::Tensor| -> Result<()> {
@@ -56,7 +56,7 @@ pub fn text_encoder(case: &Case, device: &Device, dtype: DType) -> Result<Checks
 
 pub fn vae(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let vae = AutoencoderKl::load(&case.path("model")?.join("vae"), dtype)?;
-    vae.place(device)?;
+    vae.to(device)?;
     let (mean, logvar) = vae.encode(&Tape::off(), &case.feature_map("in.image", dtype)?)?;
     let image = vae.decode(&Tape::off(), &case.feature_map("in.latents", dtype)?)?;
     let mut checks = Checks::default();

@@ -15,7 +15,7 @@ use crate::tensor::{DType, Tensor};
 
 pub fn clip_image_text(case: &Case, device: &Device, precision: DType) -> Result<Checks> {
     let model = clip::network(&Files::find(&case.path("model")?)?, precision)?;
-    model.place(device)?;
+    model.to(device)?;
     let tape = Tape::off();
     let mut checks = Checks::default();
     let image = model.image(&tape, &case.feature_map("in.pixel_values", DType::F32)?)?;

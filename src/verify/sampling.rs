@@ -93,7 +93,7 @@ fn add_noise(case: &Case) -> Result<Checks> {
 pub fn sample(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let vocab = case.path("vocab")?;
     let mut model = StableDiffusion::load(&case.path("model")?, Some(&vocab), dtype)?;
-    model.place(device)?;
+    model.to(device)?;
     if let Some(file) = case.json["lora"]["file"].as_str() {
         let base = lora::base::modules(&case.path("model")?)?;
         let expert = lora::load(&case.dir.join(file), Some(&base), false)?.expert;

@@ -88,8 +88,8 @@ fn networks(case: &Case, device: &Device, dtype: DType) -> Result<(UNet, TextEnc
     let (model, vocab) = (case.path("model")?, case.path("vocab")?);
     let unet = UNet::load(&model.join("unet"), dtype)?;
     let texts = TextEncoders::load(&ModelDir::open(Path::new(&model))?, Some(&vocab), dtype)?;
-    unet.place(device)?;
-    texts.place(device)?;
+    unet.to(device)?;
+    texts.to(device)?;
     Ok((unet, texts))
 }
 

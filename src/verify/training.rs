@@ -27,7 +27,7 @@ use crate::train::step::Objective;
 
 pub fn lora_train(case: &Case, device: &Device, dtype: DType) -> Result<Checks> {
     let mut unet = UNet::load(&case.path("model")?.join("unet"), dtype)?;
-    unet.place(device)?;
+    unet.to(device)?;
     let depth = matrices(unet.parameters());
     let (params, names) = recorded_loras(case, &mut unet, dtype)?;
 
@@ -101,8 +101,8 @@ pub fn class_tokens(case: &Case, device: &Device, dtype: DType) -> Result<Checks
     let model = case.path("model")?;
     let (mut unet, encoder) =
         (UNet::load(&model.join("unet"), dtype)?, ClipText::load(&model.join("text_encoder"), dtype)?);
-    unet.place(device)?;
-    encoder.place(device)?;
+    unet.to(device)?;
+    encoder.to(device)?;
     if case.usize("first_new_id")? != encoder.config.vocab_size {
         return Err(case.error("`first_new_id`: new tokens follow the vocabulary"));
     }

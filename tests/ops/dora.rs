@@ -9,7 +9,7 @@ use crate::support::{Case, devices, inputs, near, values};
 /// A constant for each of `n` channels of `x`.
 fn norms(n: usize, x: &Tensor) -> Tensor {
     let values = values(n, 5).iter().map(|x| 1.5 + x).collect();
-    Tensor::new::<f64>(values, &[n]).cast(x.dtype().accumulator()).to(&x.device()).unwrap()
+    Tensor::new::<f64>(values, &[n]).cast(x.dtype().master_dtype()).to(&x.device()).unwrap()
 }
 
 /// Every input, at sizes around one, a vector and a block of rows.

@@ -88,7 +88,7 @@ impl<'a> Case<'a> {
                 values.iter_mut().for_each(|x| *x += self.offset);
             }
             let x = Tensor::new(values, shape).cast(dtype);
-            if self.wide && i >= self.parameters { x.cast(dtype.accumulator()) } else { x }
+            if self.wide && i >= self.parameters { x.cast(dtype.master_dtype()) } else { x }
         };
         self.shapes.iter().enumerate().map(input).collect()
     }

@@ -85,7 +85,7 @@ impl Chat {
         self.model = common.model(&self.model)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.place(&common.device()?)?;
+        generator.to(&common.device()?)?;
         put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         Generation::new(&self.settings, common.seed(), &generator.model).check(&generator.model, None)?;
         let mut drawer = Own { generator: &generator, settings: &self.settings };

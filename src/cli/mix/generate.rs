@@ -88,7 +88,7 @@ impl Generate {
         let embeddings: Vec<PathBuf> = self.embedding.iter().cloned().collect();
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), embeddings, ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.place(&common.device()?)?;
+        generator.to(&common.device()?)?;
         put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         let interrupt = Interrupt::listen(common)?;
         let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };

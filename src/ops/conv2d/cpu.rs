@@ -40,7 +40,7 @@ pub fn input_gradient(shape: &ConvShape, dy: &Tensor, weight: &Tensor) -> Result
 pub fn weight_gradient(shape: &ConvShape, dy: &Tensor, x: &Tensor, stored: DType) -> Result<Tensor> {
     dispatch!(dy.dtype(), T => {
         let dw = wgrad::<T>(shape, &dy.reals::<T>(), &x.reals::<T>());
-        Ok(Tensor::from_reals(dw, &shape.weight(), stored.accumulator()))
+        Ok(Tensor::from_reals(dw, &shape.weight(), stored.master_dtype()))
     })
 }
 

@@ -29,7 +29,7 @@ pub fn upsample_conv2d(tape: &Tape, x: &Tensor, weight: &Tensor, bias: Option<&T
     let inputs: Vec<&Tensor> = [x, weight].into_iter().chain(bias).collect();
     let device = device_of(OP, &inputs)?;
     let pays = match device {
-        Device::Cpu => x.dtype().accumulator() == x.dtype() && n * h * w >= PIXELS,
+        Device::Cpu => x.dtype().master_dtype() == x.dtype() && n * h * w >= PIXELS,
         // Of channels that are no whole steps the kernels would multiply zeros for the taps that a pixel does not meet.
         Device::Gpu(_) => {
             let steps = [c_in, c_out].iter().all(|channels| channels.is_multiple_of(Tile::step(x.dtype())));

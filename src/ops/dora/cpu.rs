@@ -14,7 +14,7 @@ pub fn norms(weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tens
     let out = weight.shape()[0];
     let matrix = |x: &Tensor| x.with_shape(&[x.shape()[0], x.len() / x.shape()[0].max(1)]);
     // In the type of the arithmetic: 16 bits would round small updates away.
-    let dtype = weight.dtype().accumulator();
+    let dtype = weight.dtype().master_dtype();
     let [weight, a, b] = [weight, a, b].map(|x| matrix(x).cast(dtype));
     let merged = merged(&weight, &a, &b, scale)?;
     let norms = dispatch!(dtype, T => lengths(&merged.reals::<T>(), (merged.len() / out.max(1)).max(1)));
@@ -84,5 +84,5 @@ pub fn magnitude_gradient(dy: &Tensor, z: &Tensor, norm: &Tensor) -> Result<Tens
     }
     let norms = norm.reals::<f64>();
     sums.iter_mut().zip(norms.iter()).for_each(|(sum, norm)| *sum = if *norm > 0.0 { *sum / norm } else { 0.0 });
-    Ok(Tensor::from_reals::<f64>(sums, norm.shape(), dy.dtype().accumulator()))
+    Ok(Tensor::from_reals::<f64>(sums, norm.shape(), dy.dtype().master_dtype()))
 }

@@ -77,7 +77,7 @@ fn gate_gradient<T: Elementary>(dx: &mut [T], x: &[T], dy: &[T], c: usize) {
 
 /// Whether a layer with this weight is computed together with its gate: a small one whose values are not rounded.
 pub fn joins(x: &Tensor, weight: &Tensor) -> bool {
-    weight.len() <= BETWEEN && x.dtype().accumulator() == x.dtype()
+    weight.len() <= BETWEEN && x.dtype().master_dtype() == x.dtype()
 }
 
 /// The result of the layer and its gate, some rows at a time, and what is between them, `[.., 2c]`.

@@ -168,7 +168,7 @@ impl Shape {
             for sums in &sums {
                 total.iter_mut().zip(&sums[which]).for_each(|(total, sum)| *total += sum);
             }
-            Tensor::from_reals(total, &[self.c], dtype.accumulator())
+            Tensor::from_reals(total, &[self.c], dtype.master_dtype())
         };
         [
             wants[0].then(|| Tensor::from_reals(dx, x.shape(), x.dtype())),

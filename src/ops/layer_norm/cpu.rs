@@ -103,7 +103,7 @@ impl Shape {
                 sums.iter_mut().zip(partial).for_each(|(sum, p)| *sum += p);
             }
         }
-        let parameter = |sums: &[T]| Tensor::from_reals(sums.to_vec(), &[c], weight.dtype().accumulator());
+        let parameter = |sums: &[T]| Tensor::from_reals(sums.to_vec(), &[c], weight.dtype().master_dtype());
         [dx, wants_weight.then(|| parameter(&sums[..c])), wants_bias.then(|| parameter(&sums[c..]))]
     }
 }

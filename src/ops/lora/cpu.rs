@@ -53,7 +53,7 @@ pub fn projected(
         let db = wants_b.then(|| {
             let (dw_values, a_values) = (dw.reals::<T>(), a.reals::<T>());
             let db = scaled(&[(&rows(&dw_values, dw), &rows(&a_values, a))], scale);
-            Tensor::from_reals::<T>(db, b.shape(), b.dtype().accumulator())
+            Tensor::from_reals::<T>(db, b.shape(), b.dtype().master_dtype())
         });
         Ok([da.transpose()?, db])
     })

@@ -110,7 +110,7 @@ impl LoraSizes {
         let Self { rows, width, out, rank, .. } = *self;
         let factored = 2 * 3 * rows * rank * (width + out);
         let merged = width * out * (rows + 2 * 3 * rank);
-        let exact = dtype.accumulator() == dtype;
+        let exact = dtype.master_dtype() == dtype;
         match exact && merged <= factored {
             true => LoraOrder::MergedProjected,
             false => LoraOrder::Factored,

@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 13;
 
 pub fn weighted_mse(prediction: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
     let loss = dispatch!(prediction.dtype(), T => mean::<T>(prediction, target, weights.data()));
-    Ok(Tensor::full(&[], loss, prediction.dtype().accumulator()))
+    Ok(Tensor::full(&[], loss, prediction.dtype().master_dtype()))
 }
 
 /// The gradient of the prediction.
@@ -80,7 +80,7 @@ pub fn weighted_distance(
 ) -> Result<Tensor> {
     let loss =
         dispatch!(prediction.dtype(), T => mean_distance::<T>(prediction, target, weights.data(), c.data(), distance));
-    Ok(Tensor::full(&[], loss, prediction.dtype().accumulator()))
+    Ok(Tensor::full(&[], loss, prediction.dtype().master_dtype()))
 }
 
 /// The gradient of the prediction.

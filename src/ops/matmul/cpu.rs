@@ -62,6 +62,6 @@ pub fn matmul_transposed(a: &Tensor, b: &Tensor, stored: DType) -> Result<Tensor
         } else {
             product(&a, &b, Output::Set, &mut c);
         }
-        Ok(Tensor::from_reals(c, &[m, n], stored.accumulator()))
+        Ok(Tensor::from_reals(c, &[m, n], stored.master_dtype()))
     })
 }

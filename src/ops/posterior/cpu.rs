@@ -22,7 +22,7 @@ pub fn sample_backward(moments: &Tensor, noise: &Tensor, dz: &Tensor, c: usize) 
 
 pub fn divergence(moments: &Tensor, c: usize) -> Result<Tensor> {
     let mean = dispatch!(moments.dtype(), T => mean_divergence::<T>(moments, c));
-    Ok(Tensor::full(&[], mean, moments.dtype().accumulator()))
+    Ok(Tensor::full(&[], mean, moments.dtype().master_dtype()))
 }
 
 /// dmean = mean / count, dlog_variance = (exp(log_variance) - 1) / (2 count)

@@ -121,7 +121,7 @@ fn lookup<T: Real>(table: &Tensor, ids: &Tensor, shape: &[usize]) -> Tensor {
 
 /// The gradient of a table `[v, d]`, in the accumulator dtype: rows of `dy` added up in the order of the ids.
 pub fn embedding_backward(dy: &Tensor, ids: &Tensor, [v, d]: [usize; 2]) -> Result<Tensor> {
-    let dtype = dy.dtype().accumulator();
+    let dtype = dy.dtype().master_dtype();
     Ok(dispatch!(dtype, T => {
         let dys = dy.reals::<T>();
         let mut dtable = vec![T::default(); v * d];

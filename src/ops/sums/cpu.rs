@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::tensor::{Real, Tensor};
 
 pub fn sum_rows(x: &Tensor, [_, c]: [usize; 2]) -> Result<Tensor> {
-    dispatch!(x.dtype(), T => Ok(Tensor::from_reals(rows::<T>(&x.reals::<T>(), c), &[c], x.dtype().accumulator())))
+    dispatch!(x.dtype(), T => Ok(Tensor::from_reals(rows::<T>(&x.reals::<T>(), c), &[c], x.dtype().master_dtype())))
 }
 
 pub fn sum_pixels(x: &Tensor, sizes: [usize; 3]) -> Result<Tensor> {

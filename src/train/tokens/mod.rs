@@ -86,7 +86,7 @@ impl TokenTrainer {
         let mut unet = prepared.load_unet()?;
         let files = ModelDir::open(Path::new(&prepared.config.model))?;
         let mut encoders = TextEncoders::load(&files, vocab, prepared.dtype)?;
-        encoders.place(&unet.device())?;
+        encoders.to(&unet.device())?;
         let embeddings = start::initial(&encoders, &settings)?;
         encoders.add(&embeddings, prepared.dtype)?;
         let Preparation { config, folder, examples, objective, run, state, start, dtype, .. } = prepared;

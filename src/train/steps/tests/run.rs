@@ -51,7 +51,7 @@ impl Run {
             "attention_head_dim": 2, "norm_num_groups": 4, "norm_eps": 1e-5, "act_fn": "silu",
         });
         let mut unet = UNet::initial(config, 0, dtype).expect("a network");
-        unet.place(&Device::Gpu(gpu.clone())).expect("room");
+        unet.to(&Device::Gpu(gpu.clone())).expect("room");
         let params = branches(&mut unet, 4, dtype).expect("modules");
         let adamw = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
         let mut flat = FlatParameters::new(params, dtype, Box::new(adamw)).expect("room");
