@@ -193,7 +193,8 @@ KERNEL_BOUNDS(layer_norm_backward, LAYER_NORM_THREADS, 2)
     const float m = mean[row], r = rstd[row];
     // A missing one is as aligned as any.
     const int packs = packs_of_lane(c, dx, dy, x, onto);
-    if (onto) onto += row * c;
+    // The offset, not the pointer, is chosen: the compiler then knows that it points to global memory.
+    onto += onto ? row * c : 0;
     dx += row * c;
     dy += row * c;
     x += row * c;
