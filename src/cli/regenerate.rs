@@ -179,7 +179,7 @@ impl Regenerate {
         let text = format!("{settings:#}\n");
         let file = self.out.join("regenerate.json");
         match (std::fs::read_to_string(&file), self.resume) {
-            (Ok(there), true) if there == text => Ok(()),
+            (Ok(there), true) if there == text => atomic::remove_all_leftovers(&self.out),
             (Ok(_), true) => {
                 Err(Error::file(&file, "was begun with other settings or references; name another folder"))
             }

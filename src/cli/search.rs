@@ -183,7 +183,7 @@ impl Search {
         let text = format!("{settings:#}\n");
         let file = self.out.join("settings.json");
         match (std::fs::read_to_string(&file), self.resume) {
-            (Ok(there), true) if there == text => Ok(()),
+            (Ok(there), true) if there == text => atomic::remove_all_leftovers(&self.out),
             (Ok(_), true) => Err(Error::file(&file, "was begun with other settings; name another folder")),
             (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
             (Err(_), _) => {

@@ -93,6 +93,21 @@ pub fn remove_leftovers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// [`remove_leftovers`] in `folder` and all folders below it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_all_leftovers(folder: &Path) -> Result<()> {
+    remove_leftovers(folder)?;
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.map_err(|e| Error::io(folder, e))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_all_leftovers(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// As [`remove_leftovers`], of what was to become `path`: others may be writing other files into its folder.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use ::image::RgbImage;
 use serde_json::Value;
 
 use super::StableDiffusion;
-use super::folder::{Finished, Folder};
+use super::folder::{Existing, Finished, Folder};
 use super::generation::{Generation, Start};
 use super::loras::{self, Strength};
 use super::parameters::{Parameters, Sources};
@@ -273,6 +273,9 @@ impl Generator {
         let parameters = Parameters::new(&self.model, &sources, &requests)?;
         folder.check(&requests, &parameters)?;
         atomic::create_folder(folder.out)?;
+        if folder.existing == Existing::Resume {
+            atomic::remove_leftovers(folder.out)?;
+        }
         self.warn(folder, &requests, cut, observer)?;
         let networks = self.model.networks();
         let calls = |request: &Request| request.generation.network_calls(networks, self.strength());

@@ -230,12 +230,8 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn remove_leftovers(path: &Path) -> Result<()> {
-    if !path.is_dir() {
-        return atomic::remove_leftovers_of(path);
+    match path.is_dir() {
+        true => atomic::remove_all_leftovers(path),
+        false => atomic::remove_leftovers_of(path),
     }
-    atomic::remove_leftovers(path)?;
-    for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
-        remove_leftovers(&entry.map_err(|e| Error::io(path, e))?.path())?;
-    }
-    Ok(())
 }

@@ -46,6 +46,11 @@ fn killed_when(dir: &Path, arguments: &[&str], ready: &dyn Fn() -> bool) {
     assert!(child.wait().unwrap().code().is_none(), "{arguments:?} ended before it could be killed");
 }
 
+/// What a kill leaves where it comes while a file is written; to be gone afterwards.
+fn leave_half_a_file(folder: &Path) {
+    std::fs::write(folder.join(".selma-00001.png-x.part"), "half").unwrap();
+}
+
 fn same(dir: &Path, [whole, broken]: [&str; 2]) {
     let (whole, broken) = (files(&dir.join(whole)), files(&dir.join(broken)));
     let names = whole.keys().chain(broken.keys());
@@ -69,6 +74,7 @@ fn images_between_classes() {
     run(dir, &command("whole"));
     killed_when(dir, &command("broken"), &|| images(&dir.join("broken")) >= 3);
     assert!(images(&dir.join("broken")) < 10 && !dir.join("broken/meta.csv").exists());
+    leave_half_a_file(&dir.join("broken/data"));
     run(dir, &[&command("broken")[..], &["--resume"]].concat());
     same(dir, ["whole", "broken"]);
 }
@@ -91,6 +97,7 @@ fn an_image_drawn_anew() {
     let command = [&loops[..], &more].concat();
     run(&at("whole"), &command);
     killed_when(&at("broken"), &command, &|| images(&at("broken/out")) >= 4);
+    leave_half_a_file(&at("broken/out"));
     run(&at("broken"), &[&command[..], &["--resume"]].concat());
     same(dir.path(), ["whole/out", "broken/out"]);
 }
@@ -111,6 +118,7 @@ fn a_dialogue() {
     };
     run(dir, &command("whole"));
     killed_when(dir, &command("broken"), &|| images(&dir.join("broken")) >= 3);
+    leave_half_a_file(&dir.join("broken"));
     run(dir, &[&command("broken")[..], &["--resume"]].concat());
     same(dir, ["whole", "broken"]);
 }

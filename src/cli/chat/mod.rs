@@ -82,6 +82,7 @@ impl Chat {
             return Err(Error::Usage("who replies? Give --llm URL --llm-model NAME, or --replay FILE".into()));
         }
         atomic::create_folder(&self.out)?;
+        atomic::remove_leftovers(&self.out)?;
         self.model = common.model(&self.model)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
         let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
