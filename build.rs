@@ -14,6 +14,8 @@ mod scan;
 mod simulator;
 #[path = "build/table.rs"]
 mod table;
+#[path = "build/targets.rs"]
+mod targets;
 #[path = "build/work.rs"]
 mod work;
 

@@ -6,11 +6,8 @@ use std::{env, fs};
 
 use crate::SCALARS;
 use crate::scan::Source;
+use crate::targets;
 use crate::work::{self, Job};
-
-/// Machine code for 8.0 (which runs on 8.6 and 8.9 too), 9.0 with its own instructions, and 12.0; with intermediate code
-/// of 8.0 for what lies between.
-const TARGETS: &str = "80+ptx,90a,120+ptx";
 
 /// What nvcc's assembler said of one kernel.
 pub struct Resources {
@@ -48,14 +45,14 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
-    let targets = env::var("SELMA_CUDA_ARCH").unwrap_or_else(|_| TARGETS.into());
+    let targets = env::var("SELMA_CUDA_ARCH").unwrap_or_else(|_| targets::ALL.into());
     if targets == "ptx" {
         return Err("SELMA_CUDA_ARCH asks for the shipped PTX alone".into());
     }
     let nvcc = find()?;
     let said = version(&nvcc);
     let toolkit = release(&said);
-    let gencodes = known(&nvcc, &targets);
+    let gencodes = targets::known(&nvcc, &targets);
     let mut jobs = Vec::new();
     let mut scalars = Vec::new();
     let mut images = Vec::new();
@@ -81,30 +78,6 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     Ok(Compiled { toolkit, resources: resources.collect(), images })
 }
 
-/// The targets as options of nvcc. One that this nvcc is too old for is left out, with a warning.
-///
-/// # Panics
-/// Where a target is no target, or none is left.
-fn known(nvcc: &Path, targets: &str) -> Vec<String> {
-    let listed = Command::new(nvcc).arg("--list-gpu-code").output();
-    let listed = listed.unwrap_or_else(|e| panic!("{}: {e}", nvcc.display())).stdout;
-    let listed = String::from_utf8_lossy(&listed).into_owned();
-    let known = |target: &&str| {
-        // The list has 90 and not 90a, which is the same GPU with its own instructions.
-        let number = target.trim().trim_end_matches("+ptx").trim_end_matches('a');
-        let known = listed.lines().any(|line| line.trim() == format!("sm_{number}"));
-        if !known {
-            println!("cargo:warning={} has no target {number}: its kernels are left out", nvcc.display());
-        }
-        known
-    };
-    let all: Vec<(&str, String)> = targets.split(',').map(|target| (target, gencode(target))).collect();
-    let gencodes: Vec<String> =
-        all.into_iter().filter(|(target, _)| listed.is_empty() || known(target)).map(|(_, gencode)| gencode).collect();
-    assert!(!gencodes.is_empty(), "{} knows none of the targets {targets}", nvcc.display());
-    gencodes
-}
-
 /// What nvcc says of its version.
 fn version(nvcc: &Path) -> String {
     let said = Command::new(nvcc).arg("--version").output();
@@ -118,23 +91,6 @@ fn release(said: &str) -> (i32, i32) {
     let numbers = release.and_then(|release| release.split_once('.'));
     let version = numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     version.unwrap_or_else(|| panic!("nvcc --version: no release in {said:?}"))
-}
-
-/// `90a` or `80+ptx` as an option of nvcc.
-fn gencode(target: &str) -> String {
-    let (number, ptx) = match target.trim().strip_suffix("+ptx") {
-        Some(number) => (number, true),
-        None => (target.trim(), false),
-    };
-    assert!(
-        number.trim_end_matches('a').parse::<u32>().is_ok_and(|n| n >= 80),
-        "SELMA_CUDA_ARCH: `{target}` is no target; expected `none`, `ptx` or a list like {TARGETS}, 80 and later"
-    );
-    if ptx {
-        format!("-gencode=arch=compute_{number},code=[sm_{number},compute_{number}]")
-    } else {
-        format!("-gencode=arch=compute_{number},code=sm_{number}")
-    }
 }
 
 /// The first nvcc of: `NVCC`, the toolkit that `CUDA_HOME` or `CUDA_PATH` name, `PATH`, the active Python environment

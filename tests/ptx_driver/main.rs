@@ -1,6 +1,6 @@
 //! `--device cuda` without a GPU: the selma binary loads a stand-in for NVIDIA's driver (`driver/`), which executes the PTX
-//! of its kernels and checks what the host does. In a build without CUDA kernels (`SELMA_CUDA_ARCH=none`) there is nothing
-//! to test, and no test.
+//! of its kernels and checks what the host does. In a build without CUDA kernels (`SELMA_CUDA_ARCH=none`) only the
+//! choice of targets is tested.
 
 #[cfg(cuda_kernels)]
 mod calls;
@@ -14,5 +14,7 @@ mod memory;
 mod selfcheck;
 #[cfg(cuda_kernels)]
 mod support;
+#[cfg(unix)]
+mod toolkits;
 #[cfg(cuda_kernels)]
 mod train;

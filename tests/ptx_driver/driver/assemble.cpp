@@ -5,30 +5,31 @@
 
 #include "fault.h"
 #include "warp.h"
-#include "ptx.h"
 
 const std::vector<std::string>& specials() {
-    static const std::vector<std::string> all = {"%tid.x",   "%tid.y",    "%tid.z",    "%ntid.x",   "%ntid.y",
-                                                 "%ntid.z",  "%ctaid.x",  "%ctaid.y",  "%ctaid.z",  "%nctaid.x",
-                                                 "%nctaid.y", "%nctaid.z", "%laneid"};
+    static const std::vector<std::string> all = {
+        "%tid.x",   "%tid.y",   "%tid.z",   "%ntid.x",   "%ntid.y",   "%ntid.z", "%ctaid.x",
+        "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z", "%laneid"};
+    return all;
+}
+
+std::vector<std::string>& kinds() {
+    // Not destroyed: the counts are written when the program ends.
+    static std::vector<std::string>& all = *new std::vector<std::string>;
     return all;
 }
 
 namespace {
 
-std::vector<std::string>& all_kinds() {
-    // Not destroyed: the counts are written when the program ends.
-    static std::vector<std::string>& kinds = *new std::vector<std::string>;
-    return kinds;
-}
-
 // What a name stands for.
 struct Meaning {
-    enum What { Register, Shared, Dynamic, Local, Table } what = Register;
+    enum What { Register, Shared, Local, Table } what = Register;
     File file = File::Word;
     u32 first = 0, count = 1;  // registers
     u64 address = 0;
 };
+// The address of dynamic shared memory, until it is known: bits of no number that a program has.
+constexpr u64 DYNAMIC = 0x7ff4d19a31c5e0b7;
 using Scope = std::map<std::string, Meaning>;
 
 bool is_number(const std::string& s) {
@@ -59,14 +60,14 @@ class Assembler {
     void run(const Function& function) {
         body(function, "");
         for (const auto& [at, label] : jumps) {
-            const auto found = labels.find(label);
-            if (found == labels.end()) throw Error("no label `" + label + "`");
-            kernel.code[at].target = found->second;
+            if (!labels.contains(label)) throw Error("no label `" + label + "`");
+            kernel.code[at].target = labels[label];
         }
         // Dynamic shared memory lies behind the static.
         kernel.static_shared = (kernel.static_shared + 15) / 16 * 16;
-        for (const u32 constant : dynamic_words) kernel.word_constants[constant].second = kernel.static_shared;
-        for (const u32 constant : dynamic_longs) kernel.long_constants[constant].second = kernel.static_shared;
+        const auto known = [&](u64 value) { return value == DYNAMIC ? kernel.static_shared : value; };
+        for (const auto& [value, index] : words) kernel.word_constants.push_back({index, (u32)known(value)});
+        for (const auto& [value, index] : longs) kernel.long_constants.push_back({index, known(value)});
     }
 
    private:
@@ -77,7 +78,6 @@ class Assembler {
     std::vector<std::pair<u32, std::string>> jumps;
     std::map<u64, u32> words, longs;   // constants, by value
     std::map<int, u32> special_words;  // by Special::which
-    std::vector<u32> dynamic_words, dynamic_longs;
     std::string prefix;       // of labels: which call they are in
     std::string end_of_call;  // the label that `ret` goes to; empty in the kernel itself
     int calls = 0;
@@ -168,7 +168,7 @@ class Assembler {
             }
         }
         if (const auto found = module.shared.find(name); found != module.shared.end()) {
-            if (found->second.find(".extern") != std::string::npos) return scopes[0][name] = {Meaning::Dynamic};
+            if (found->second.find(".extern") != std::string::npos) return scopes[0][name] = {Meaning::Shared, File::Word, 0, 1, DYNAMIC};
             std::vector<Scope> inner(1);
             std::swap(inner, scopes);
             declare(found->second);
@@ -183,23 +183,11 @@ class Assembler {
         throw Error("unknown name `" + name + "`");
     }
 
-    u32 constant(File file, u64 value, bool dynamic = false) {
+    u32 constant(File file, u64 value) {
         if (file == File::Predicate) throw Error("a predicate that is a number");
-        const bool word = file == File::Word;
-        std::map<u64, u32>& known = word ? words : longs;
-        if (!dynamic) {
-            if (const auto found = known.find(value); found != known.end()) return found->second;
-        }
-        const u32 index = add_registers(file, 1);
-        if (dynamic) {
-            (word ? dynamic_words : dynamic_longs)
-                .push_back((u32)(word ? kernel.word_constants.size() : kernel.long_constants.size()));
-        } else {
-            known[value] = index;
-        }
-        if (word) kernel.word_constants.push_back({index, (u32)value});
-        else kernel.long_constants.push_back({index, value});
-        return index;
+        const auto [known, is_new] = (file == File::Word ? words : longs).try_emplace(value);
+        if (is_new) known->second = add_registers(file, 1);
+        return known->second;
     }
 
     // ---- operands ----
@@ -222,32 +210,34 @@ class Assembler {
         const Meaning& m = meaning(text, offset);
         if (m.what != Meaning::Register) {
             if (written) throw Error("`" + text + "` cannot be written");
-            return constant(file, m.address, m.what == Meaning::Dynamic);
+            return constant(file, m.address);
         }
         if (m.file != file) throw Error("`" + text + "` is a register of another size than the operation takes");
         return m.first + offset;
     }
     void from(int index, const std::string& text, File file) { made.from[index] = operand(text, file, false); }
     void to(int index, const std::string& text, File file) { made.to[index] = operand(text, file, true); }
-    // `[name+offset]`.
-    void address(int index, const std::string& text, File file) {
+    // `[name+offset]`: what is in it.
+    static std::pair<std::string, i64> parts_of(const std::string& text) {
         if (text[0] != '[') throw Error("expected an address, not `" + text + "`");
         const std::string sum = inside(text);
         const size_t plus = sum.find('+');
-        made.immediate = plus == std::string::npos ? 0 : strtoll(sum.c_str() + plus + 1, nullptr, 0);
-        from(index, trim(sum.substr(0, plus)), file);
+        return {trim(sum.substr(0, plus)), plus == std::string::npos ? 0 : strtoll(sum.c_str() + plus + 1, nullptr, 0)};
     }
-    bool is_long(const std::string& name) {
-        if (is_number(name) || name[0] != '%' || name.find('.') != std::string::npos) return false;
+    void address(int index, const std::string& text, File file) {
+        const auto [name, offset] = parts_of(text);
+        made.immediate = offset;
+        from(index, name, file);
+    }
+    // Whether it is a register, of that file; special registers have a point in their name.
+    bool is_of(File file, const std::string& name) {
+        if (is_number(name) || name.find('.') != std::string::npos) return false;
         u32 offset;
         const Meaning& m = meaning(name, offset);
-        return m.what == Meaning::Register && m.file == File::Long;
+        return m.what == Meaning::Register && m.file == file;
     }
-    bool is_predicate(const std::string& name) {
-        if (is_number(name)) return false;
-        u32 offset;
-        const Meaning& m = meaning(name, offset);
-        return m.what == Meaning::Register && m.file == File::Predicate;
+    static void expect(const std::vector<std::string>& operands, size_t count) {
+        if (operands.size() != count) throw Error("expected " + std::to_string(count) + " operands");
     }
     void emit(Run run, Flow flow = Flow::Next) {
         made.run = run;
@@ -270,16 +260,13 @@ class Assembler {
         const std::vector<std::string> o = split(space == std::string::npos ? "" : text.substr(space));
         made.kind = kind_of(opcode);
         const auto begins = [&](const char* word) { return opcode.rfind(word, 0) == 0; };
-        const auto expect = [&](size_t count) {
-            if (o.size() != count) throw Error("expected " + std::to_string(count) + " operands");
-        };
         if (opcode == "ret" || opcode == "exit") {
             if (opcode == "exit" || end_of_call.empty()) return emit(nullptr, Flow::Exit);
             jumps.push_back({(u32)kernel.code.size(), end_of_call});
             return emit(nullptr, Flow::Branch);
         }
         if (opcode == "bra" || opcode == "bra.uni") {
-            expect(1);
+            expect(o, 1);
             jumps.push_back({(u32)kernel.code.size(), prefix + o[0]});
             return emit(nullptr, Flow::Branch);
         }
@@ -300,34 +287,27 @@ class Assembler {
         if (begins("ld.") || begins("ldu.")) return load_or_store(opcode, o, true);
         if (begins("st.")) return load_or_store(opcode, o, false);
         if (opcode == "mov.b32" || opcode == "mov.b64") {
-            expect(2);
-            const bool wide = opcode == "mov.b64";
-            const File whole = wide ? File::Long : File::Word;
+            expect(o, 2);
+            // The halves are in registers of another kind than the whole, so that one does not change the other.
+            const std::string whole = opcode.substr(4);
             if (o[0][0] == '{') {
-                const auto parts = vector_of(o[0]);
-                for (int i = 0; i < 2; i++) to(i, parts.at(i), File::Word);
-                from(0, o[1], whole);
-                return emit(wide ? halves_of_long : halves_of_word);
+                arithmetic("half 0 of " + whole, {vector_of(o[0]).at(0), o[1]});
+                return arithmetic("half 1 of " + whole, {vector_of(o[0]).at(1), o[1]});
             }
-            if (o[1][0] == '{') {
-                const auto parts = vector_of(o[1]);
-                to(0, o[0], whole);
-                for (int i = 0; i < 2; i++) from(i, parts.at(i), File::Word);
-                return emit(wide ? long_of_halves : word_of_halves);
-            }
+            if (o[1][0] == '{') return arithmetic(whole + " of halves", {o[0], vector_of(o[1]).at(0), vector_of(o[1]).at(1)});
         }
-        if (opcode == "mov.pred" && is_number(o.at(1))) {
-            to(0, o[0], File::Predicate);
-            made.immediate = number(o[1]) != 0;
-            return emit(set_predicate);
-        }
+        if (opcode == "mov.pred" && is_number(o.at(1))) return arithmetic("predicate of number", o);
+        arithmetic(opcode, o);
+    }
+
+    void arithmetic(const std::string& opcode, const std::vector<std::string>& o) {
         const Operation* known = operation(opcode);
         // Conversions between whole numbers take registers that are wider than their types.
-        if (known && begins("cvt.") && o.size() == 2 && is_long(o[1]) && known->operands.back() == 'w')
+        if (known && opcode.rfind("cvt.", 0) == 0 && o.size() == 2 && is_of(File::Long, o[1]) && known->operands.back() == 'w')
             known = operation(opcode + " of long");
         if (!known) throw Error("unknown instruction `" + opcode + "`");
         const size_t results = known->operands.find('=');
-        expect(known->operands.size() - 1);
+        expect(o, known->operands.size() - 1);
         for (size_t i = 0; i < o.size(); i++) {
             const char letter = known->operands[i < results ? i : i + 1];
             const File file = letter == 'w' ? File::Word : letter == 'l' ? File::Long : File::Predicate;
@@ -412,7 +392,7 @@ class Assembler {
         if (made.immediate) throw Error("an offset of the source");
         address(0, o.at(0), File::Word);
         // The fourth says how many bytes come from the source, or that none do.
-        made.flag = o.size() > 3 && is_predicate(o[3]);
+        made.flag = o.size() > 3 && is_of(File::Predicate, o[3]);
         from(2, o.size() > 3 ? o[3] : o[2], made.flag ? File::Predicate : File::Word);
         emit(::copy_async);
     }
@@ -431,11 +411,11 @@ class Assembler {
         const std::string& memory = o.at(load ? 1 : 0);
         const auto values = vector_of(o.at(load ? 0 : 1));
         if (values.size() != made.count) throw Error("another number of values than the vector has");
-        const bool wide = made.bytes == 8 || is_long(values[0]);
+        const bool wide = made.bytes == 8 || is_of(File::Long, values[0]);
         made.flag = type[0] == 's';
         const File file = wide ? File::Long : File::Word;
         if (space == "param") return parameter(memory, values[0], file, load);
-        const File pointer = space == "shared" && !is_long(base_of(memory)) ? File::Word : File::Long;
+        const File pointer = space == "shared" && !is_of(File::Long, parts_of(memory).first) ? File::Word : File::Long;
         for (int i = 0; i < made.count; i++) {
             if (load) to(i, values[i], file);
             else from(1 + i, values[i], file);
@@ -445,16 +425,10 @@ class Assembler {
         if (!run) throw Error("unknown state space `." + space + "`");
         emit(run);
     }
-    static std::string base_of(const std::string& memory) {
-        const std::string sum = inside(memory);
-        return trim(sum.substr(0, sum.find('+')));
-    }
 
     // The kernel's own parameters lie in memory; those of calls are registers.
     void parameter(const std::string& memory, const std::string& value, File file, bool load) {
-        const std::string base = base_of(memory), sum = inside(memory);
-        const size_t plus = sum.find('+');
-        const i64 offset = plus == std::string::npos ? 0 : strtoll(sum.c_str() + plus + 1, nullptr, 0);
+        const auto [base, offset] = parts_of(memory);
         if (load && end_of_call.empty()) {
             for (const Parameter& p : kernel.parameters) {
                 if (p.name != base) continue;
@@ -479,19 +453,16 @@ class Assembler {
 
 }  // namespace
 
-const std::vector<std::string>& kinds() { return all_kinds(); }
-
 u16 kind_of(const std::string& opcode) {
     // Of memory and copies with the space or the form, of the rest the first word.
     const auto parts = split_at(opcode, '.');
     std::string name = parts[0];
     if ((name == "ld" || name == "st" || name == "cp") && parts.size() > 1) name += "." + parts[1];
     if (name == "cp.async" && parts.size() > 2) name += "." + parts[2];
-    std::vector<std::string>& kinds = all_kinds();
-    const auto found = std::find(kinds.begin(), kinds.end(), name);
-    if (found != kinds.end()) return (u16)(found - kinds.begin());
-    kinds.push_back(name);
-    return (u16)(kinds.size() - 1);
+    const auto found = std::find(kinds().begin(), kinds().end(), name);
+    const u16 index = (u16)(found - kinds().begin());
+    if (index == kinds().size()) kinds().push_back(name);
+    return index;
 }
 
 std::shared_ptr<Kernel> assemble(Module& module, const std::string& name) {

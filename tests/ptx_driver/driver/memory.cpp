@@ -4,7 +4,9 @@
 #include "fault.h"
 #include "warp.h"
 
-std::pair<u64, u64> Memory::within(const std::map<u64, u64>& ranges, u64 address, u64) {
+std::map<u64, u64> Memory::tables;
+
+std::pair<u64, u64> Memory::within(const std::map<u64, u64>& ranges, u64 address) {
     auto after = ranges.upper_bound(address);
     if (after == ranges.begin()) return {0, 0};
     --after;
@@ -13,19 +15,9 @@ std::pair<u64, u64> Memory::within(const std::map<u64, u64>& ranges, u64 address
 }
 
 u64 Memory::remove(u64 address) {
-    const auto found = ranges.find(address);
-    if (found == ranges.end()) return 0;
-    const u64 bytes = found->second;
-    ranges.erase(found);
-    return bytes;
+    const auto found = ranges.extract(address);
+    return found ? found.mapped() : 0;
 }
-
-static std::map<u64, u64>& tables() {
-    static std::map<u64, u64> all;
-    return all;
-}
-void Memory::constants(const void* data, size_t bytes) { tables()[(u64)data] = bytes; }
-bool Memory::is_constant(u64 address, u64 bytes) { return within(tables(), address, bytes).second >= address + bytes; }
 
 bool Warp::may(u64 address, u64 bytes, bool only_read) {
     if (address >= near_begin && address + bytes <= near_end) return true;

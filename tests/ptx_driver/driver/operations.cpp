@@ -239,17 +239,10 @@ Table make() {
     }
 
     t["mul.wide.u16"] = op<[](u16 a, u16 b) { return (u32)a * b; }>();
-    t["mul.wide.s16"] = op<[](i16 a, i16 b) { return (i32)a * b; }>();
     t["mul.wide.u32"] = op<[](u32 a, u32 b) { return (u64)a * b; }>();
     t["mul.wide.s32"] = op<[](i32 a, i32 b) { return (i64)a * b; }>();
-    t["mad.wide.u32"] = op<[](u32 a, u32 b, u64 c) { return (u64)a * b + c; }>();
-    t["mad.wide.s32"] = op<[](i32 a, i32 b, i64 c) { return (i64)((u64)((i64)a * b) + (u64)c); }>();
-    t["clz.b32"] = op<[](u32 a) { return (u32)std::countl_zero(a); }>();
     t["clz.b64"] = op<[](u64 a) { return (u32)std::countl_zero(a); }>();
-    t["popc.b32"] = op<[](u32 a) { return (u32)std::popcount(a); }>();
     t["bfi.b32"] = op<[](u32 a, u32 b, u32 c, u32 d) { return inserted(a, b, c, d); }>();
-    t["shf.l.wrap.b32"] = op<[](u32 a, u32 b, u32 c) { return (u32)((((u64)b << 32 | a) << (c & 31)) >> 32); }>();
-    t["shf.r.wrap.b32"] = op<[](u32 a, u32 b, u32 c) { return (u32)(((u64)b << 32 | a) >> (c & 31)); }>();
 
     t["fma.rm.f32"] = {fma_down, "w=www"};
     t["rcp.approx.ftz.f32"] = op<[](float a) { return flush(1.f / flush(a)); }>();
@@ -258,17 +251,11 @@ Table make() {
         const double r = 1.0 / std::bit_cast<double>(a & 0xffffffff00000000u);
         return std::bit_cast<u64>(std::fabs(r) < 0x1p-1022 ? std::copysign(0.0, r) : r) & 0xffffffff00000000u;
     }>();
-    t["rsqrt.approx.f32"] = t["rsqrt.approx.ftz.f32"] = op<[](float a) { return (float)(1.0 / std::sqrt((double)a)); }>();
-    t["sqrt.approx.f32"] = t["sqrt.approx.ftz.f32"] = t["sqrt.rn.f32"];
-    t["div.approx.f32"] = t["div.full.f32"] = t["div.approx.ftz.f32"] = t["div.rn.f32"];
+    t["rsqrt.approx.f32"] = op<[](float a) { return (float)(1.0 / std::sqrt((double)a)); }>();
     t["ex2.approx.f32"] = op<[](float a) { return exp2f(a); }>();
     t["ex2.approx.ftz.f32"] = op<[](float a) { return flush(exp2f(flush(a))); }>();
-    t["lg2.approx.f32"] = op<[](float a) { return log2f(a); }>();
-    t["lg2.approx.ftz.f32"] = op<[](float a) { return log2f(flush(a)); }>();
-    t["tanh.approx.f32"] = op<[](float a) { return tanhf(a); }>();
 
     t["cvt.f32.f16"] = op<[](u16 a) { return (float)std::bit_cast<f16>(a); }>();
-    t["cvt.f32.bf16"] = op<[](u16 a) { return std::bit_cast<float>((u32)a << 16); }>();
     t["cvt.rn.bf16.f32"] = op<[](float a) { return to_bf16(a); }>();
     t["cvt.rn.f16.f32"] = op<[](float a) { return to_f16(a); }>();
     t["cvt.rn.bf16x2.f32"] = op<[](float a, float b) { return to_bf16(a) << 16 | to_bf16(b); }>();
@@ -277,21 +264,18 @@ Table make() {
     t["cvt.rn.f32.f64"] = op<[](double a) { return (float)a; }>();
     t["cvt.rni.f32.f32"] = op<[](float a) { return std::nearbyint(a); }>();
     t["cvt.rzi.f32.f32"] = op<[](float a) { return std::trunc(a); }>();
-    t["cvt.rmi.f32.f32"] = op<[](float a) { return std::floor(a); }>();
     t["cvt.sat.f32.f32"] = op<[](float a) { return a <= 0 || a != a ? 0.f : a < 1 ? a : 1.f; }>();
 
-    t["add.cc.u32"] = t["add.cc.s32"] = carried<[](u64 a, u64 b, u64, u64) { return a + b; }, false, true, 2>();
-    t["addc.cc.u32"] = t["addc.cc.s32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a + b + c; }, true, true, 2>();
-    t["addc.u32"] = t["addc.s32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a + b + c; }, true, false, 2>();
-    t["sub.cc.u32"] = t["sub.cc.s32"] = carried<[](u64 a, u64 b, u64, u64) { return a - b; }, false, true, 2>();
-    t["subc.cc.u32"] = t["subc.cc.s32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a - b - c; }, true, true, 2>();
-    t["subc.u32"] = t["subc.s32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a - b - c; }, true, false, 2>();
+    t["add.cc.u32"] = carried<[](u64 a, u64 b, u64, u64) { return a + b; }, false, true, 2>();
+    t["addc.cc.u32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a + b + c; }, true, true, 2>();
+    t["addc.u32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a + b + c; }, true, false, 2>();
+    t["sub.cc.u32"] = carried<[](u64 a, u64 b, u64, u64) { return a - b; }, false, true, 2>();
+    t["subc.cc.u32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a - b - c; }, true, true, 2>();
+    t["subc.u32"] = carried<[](u64 a, u64 b, u64, u64 c) { return a - b - c; }, true, false, 2>();
     constexpr auto low = [](u64 a, u64 b, u64 c, u64 carry) { return (a * b & 0xffffffffu) + c + carry; };
     constexpr auto high = [](u64 a, u64 b, u64 c, u64 carry) { return (a * b >> 32) + c + carry; };
     t["mad.lo.cc.u32"] = carried<low, false, true, 3>();
     t["madc.lo.cc.u32"] = carried<low, true, true, 3>();
-    t["madc.lo.u32"] = carried<low, true, false, 3>();
-    t["mad.hi.cc.u32"] = carried<high, false, true, 3>();
     t["madc.hi.cc.u32"] = carried<high, true, true, 3>();
     t["madc.hi.u32"] = carried<high, true, false, 3>();
 
@@ -300,6 +284,14 @@ Table make() {
     t["xor.pred"] = {on_masks<[](Mask a, Mask b) { return a ^ b; }>, "p=pp"};
     t["not.pred"] = op<[](bool a) { return !a; }>();
     t["mov.pred"] = op<[](bool a) { return a; }>();
+    // For what is no register of its own: a predicate from a number, registers from two halves and to one of them.
+    t["predicate of number"] = op<[](u32 a) { return a != 0; }>();
+    t["b32 of halves"] = op<[](u32 a, u32 b) { return (a & 0xffff) | b << 16; }>();
+    t["b64 of halves"] = op<[](u32 a, u32 b) { return a | (u64)b << 32; }>();
+    t["half 0 of b32"] = op<[](u32 a) { return a & 0xffff; }>();
+    t["half 1 of b32"] = op<[](u32 a) { return (a >> 16); }>();
+    t["half 0 of b64"] = op<[](u64 a) { return (u32)a; }>();
+    t["half 1 of b64"] = op<[](u64 a) { return (u32)(a >> 32); }>();
     return t;
 }
 
@@ -309,32 +301,4 @@ const Operation* operation(const std::string& opcode) {
     static const Table table = make();
     const auto found = table.find(opcode);
     return found == table.end() ? nullptr : &found->second;
-}
-
-void halves_of_word(Warp& w, const Instruction& i, Mask mask) {
-    each_lane(mask, [&](int lane) {
-        const u32 whole = w.words[i.from[0]][lane];
-        w.words[i.to[0]][lane] = whole & 0xffff;
-        w.words[i.to[1]][lane] = whole >> 16;
-    });
-}
-void halves_of_long(Warp& w, const Instruction& i, Mask mask) {
-    each_lane(mask, [&](int lane) {
-        const u64 whole = w.longs[i.from[0]][lane];
-        w.words[i.to[0]][lane] = (u32)whole;
-        w.words[i.to[1]][lane] = (u32)(whole >> 32);
-    });
-}
-void word_of_halves(Warp& w, const Instruction& i, Mask mask) {
-    each_lane(mask, [&](int lane) {
-        w.words[i.to[0]][lane] = (w.words[i.from[0]][lane] & 0xffff) | w.words[i.from[1]][lane] << 16;
-    });
-}
-void long_of_halves(Warp& w, const Instruction& i, Mask mask) {
-    each_lane(mask, [&](int lane) {
-        w.longs[i.to[0]][lane] = w.words[i.from[0]][lane] | (u64)w.words[i.from[1]][lane] << 32;
-    });
-}
-void set_predicate(Warp& w, const Instruction& i, Mask mask) {
-    w.predicates[i.to[0]] = (w.predicates[i.to[0]] & ~mask) | (i.immediate ? mask : 0);
 }

@@ -79,7 +79,7 @@ struct Kernel {
 const std::vector<std::string>& specials();
 // The names of instructions that were seen, without types: `mma`, `ld.global`.
 u16 kind_of(const std::string& opcode);
-const std::vector<std::string>& kinds();
+std::vector<std::string>& kinds();
 
 // ---- text ----
 struct Statement {

@@ -6,6 +6,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <thread>
+#include <utility>
 
 #include "fault.h"
 #include "warp.h"
@@ -209,11 +210,7 @@ void run(const Launch& launch, const Memory& memory, Counts& counts) {
     for (u64 n = 1; n < threads; n++) others.emplace_back(work, std::ref(*spaces[n]));
     work(*spaces[0]);
     for (std::thread& other : others) other.join();
-    for (const auto& space : spaces) {
-        for (const auto& w : space->warps) {
-            counts.add(w->counts);
-            w->counts = Counts();
-        }
-    }
+    for (const auto& space : spaces)
+        for (const auto& w : space->warps) counts.add(std::exchange(w->counts, Counts()));
     if (!error.empty()) throw Error(error);
 }

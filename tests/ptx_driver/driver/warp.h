@@ -12,16 +12,17 @@ class Memory {
     void add(u64 address, u64 bytes) { ranges[address] = bytes; }
     // Its bytes; 0 for what is no allocation.
     u64 remove(u64 address);
-    bool contains(u64 address, u64 bytes) const { return within(ranges, address, bytes).second >= address + bytes; }
+    bool contains(u64 address, u64 bytes) const { return within(ranges, address).second >= address + bytes; }
     // Begin and end of the allocation that the address is in; of nothing, zeros.
-    std::pair<u64, u64> around(u64 address) const { return within(ranges, address, 0); }
+    std::pair<u64, u64> around(u64 address) const { return within(ranges, address); }
 
-    static void constants(const void* data, size_t bytes);
-    static bool is_constant(u64 address, u64 bytes);
+    static void constants(const void* data, size_t bytes) { tables[(u64)data] = bytes; }
+    static bool is_constant(u64 address, u64 bytes) { return within(tables, address).second >= address + bytes; }
 
    private:
-    std::map<u64, u64> ranges;
-    static std::pair<u64, u64> within(const std::map<u64, u64>& ranges, u64 address, u64 bytes);
+    std::map<u64, u64> ranges;  // bytes, by address
+    static std::map<u64, u64> tables;
+    static std::pair<u64, u64> within(const std::map<u64, u64>& ranges, u64 address);
 };
 
 struct Launch {
@@ -101,13 +102,6 @@ void commit_copies(Warp&, const Instruction&, Mask);
 void wait_for_copies(Warp&, const Instruction&, Mask);
 // Throws where a warp may not use these bytes of shared memory, or meets another there.
 void use_shared(Warp&, const Instruction&, int lane, u64 address, u32 bytes, bool write);
-
-// operations.cpp
-void halves_of_word(Warp&, const Instruction&, Mask);
-void halves_of_long(Warp&, const Instruction&, Mask);
-void word_of_halves(Warp&, const Instruction&, Mask);
-void long_of_halves(Warp&, const Instruction&, Mask);
-void set_predicate(Warp&, const Instruction&, Mask);
 
 // collective.cpp
 void warp_sync(Warp&, const Instruction&, Mask);
