@@ -6,7 +6,7 @@ use super::sampler::{Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
-use crate::ops::{self, Combination};
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct DpmSde {
@@ -36,7 +36,7 @@ impl DpmSde {
     }
 
     /// The level of call `i`.
-    fn level(&self, i: usize) -> f64 {
+    fn of_call(&self, i: usize) -> f64 {
         if i.is_multiple_of(2) { self.levels[i / 2] } else { middle(&self.levels, i / 2) }
     }
 }
@@ -67,8 +67,8 @@ impl Sampler for DpmSde {
         sigmas::init_noise_sigma(&self.config, &self.listed)
     }
 
-    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(sigmas::input_scale(self.level(i)), sample)])
+    fn level(&self, i: usize) -> Option<f64> {
+        Some(self.of_call(i))
     }
 
     fn needs_noise(&self, i: usize) -> bool {
@@ -79,7 +79,7 @@ impl Sampler for DpmSde {
     /// is the upper part and the fresh noise of the lower one. diffusers cuts such a path out of a tree.
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let x = Combination::of(sample);
-        let (of_sample, of_output) = sigmas::image(self.config.prediction, self.level(i));
+        let (of_sample, of_output) = sigmas::image(self.config.prediction, self.of_call(i));
         if !self.needs_noise(i) {
             return Combination::sum(&[(of_sample, &x), (of_output, output)]).tensor();
         }
@@ -110,9 +110,5 @@ impl Sampler for DpmSde {
             self.first = Some((sample.clone(), noise.clone()));
         }
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0, image), (self.level(i), noise)])
     }
 }

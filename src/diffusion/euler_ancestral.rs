@@ -5,7 +5,7 @@ use super::sampler::{Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
 use crate::error::Result;
-use crate::ops::{self, Combination};
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct EulerAncestral {
@@ -42,8 +42,8 @@ impl Sampler for EulerAncestral {
         sigmas::init_noise_sigma(&self.config, &self.sigmas)
     }
 
-    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(sigmas::input_scale(self.sigmas[i]), sample)])
+    fn level(&self, i: usize) -> Option<f64> {
+        Some(self.sigmas[i])
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
@@ -58,9 +58,5 @@ impl Sampler for EulerAncestral {
         let dt = down - from;
         let noise = required(noise)?;
         Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output), (up, &noise)]).tensor()
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0, image), (self.sigmas[i], noise)])
     }
 }

@@ -5,7 +5,7 @@ use super::sampler::Sampler;
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
-use crate::ops::{self, Combination, evaluate};
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct Heun {
@@ -49,8 +49,8 @@ impl Sampler for Heun {
         sigmas::init_noise_sigma(&self.config, &self.sigmas)
     }
 
-    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(sigmas::input_scale(self.sigmas[i]), sample)])
+    fn level(&self, i: usize) -> Option<f64> {
+        Some(self.sigmas[i])
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
@@ -74,9 +74,5 @@ impl Sampler for Heun {
         let [next, derivative] = evaluate([&next, &derivative])?;
         self.first = Some((sample.clone(), derivative));
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0, image), (self.sigmas[i], noise)])
     }
 }

@@ -6,7 +6,7 @@ use super::sampler::{Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
-use crate::ops::{self, Combination};
+use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct Kdpm2 {
@@ -53,7 +53,7 @@ impl Kdpm2 {
     }
 
     /// The level of call `i`.
-    fn level(&self, i: usize) -> f64 {
+    fn of_call(&self, i: usize) -> f64 {
         let step = &self.steps[i / 2];
         if i.is_multiple_of(2) { step.from } else { step.middle }
     }
@@ -80,8 +80,8 @@ impl Sampler for Kdpm2 {
         sigmas::init_noise_sigma(&self.config, &self.listed)
     }
 
-    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(sigmas::input_scale(self.level(i)), sample)])
+    fn level(&self, i: usize) -> Option<f64> {
+        Some(self.of_call(i))
     }
 
     fn needs_noise(&self, i: usize) -> bool {
@@ -92,7 +92,7 @@ impl Sampler for Kdpm2 {
         let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         let step = &self.steps[i / 2];
         let x = Combination::of(sample);
-        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.level(i));
+        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.of_call(i));
         let Some(before) = self.before.take() else {
             let dt = step.middle - step.from;
             // The last step ends at 0 and has no middle.
@@ -104,9 +104,5 @@ impl Sampler for Kdpm2 {
         let mut terms = vec![(1.0, &before), (of_sample * dt, &x), (of_output * dt, output)];
         terms.extend(noise.as_ref().map(|noise| (step.up, noise)));
         Combination::sum(&terms).tensor()
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        ops::combine(&[(1.0, image), (self.level(i), noise)])
     }
 }

@@ -8,7 +8,7 @@ use super::schedule::NoiseSchedule;
 use super::{
     ddim, ddpm, deis, dpm_sde, dpm_singlestep, dpm_solver, euler, euler_ancestral, heun, kdpm2, lcm, lms, pndm,
 };
-use super::{tcd, unipc};
+use super::{sigmas, tcd, unipc};
 use crate::error::{Error, Result};
 use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
@@ -39,12 +39,20 @@ pub trait Sampler: Send {
     /// How much of the noise each step of DDIM or TCD renews; the other methods have no such parameter.
     fn set_eta(&mut self, _eta: f64) {}
 
+    /// Sigma at step `i` of the methods whose sample is `image + sigma * noise`.
+    fn level(&self, _i: usize) -> Option<f64> {
+        None
+    }
+
     /// The sample as the network wants it at step `i`.
     ///
     /// # Errors
     /// Those of the device.
-    fn scale_model_input(&self, _i: usize, sample: &Tensor) -> Result<Tensor> {
-        Ok(sample.clone())
+    fn scale_model_input(&self, i: usize, sample: &Tensor) -> Result<Tensor> {
+        match self.level(i) {
+            Some(sigma) => ops::combine(&[(sigmas::input_scale(sigma), sample)]),
+            None => Ok(sample.clone()),
+        }
     }
 
     /// Whether step `i` draws noise.
@@ -64,6 +72,9 @@ pub trait Sampler: Send {
     /// # Errors
     /// If the shapes differ; those of the device.
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        if let Some(sigma) = self.level(i) {
+            return ops::combine(&[(1.0, image), (sigma, noise)]);
+        }
         let a = self.schedule().alphas_cumprod[self.timesteps()[i] as usize];
         ops::combine(&[(a.sqrt(), image), ((1.0 - a).sqrt(), noise)])
     }

@@ -1,6 +1,6 @@
 //! Noise levels `sigma = sqrt((1 - a) / a)` for the samplers that run in them.
 
-use super::config::{SchedulerConfig, Spacing};
+use super::config::{Class, SchedulerConfig, Spacing};
 use super::prediction::Prediction;
 use super::schedule::NoiseSchedule;
 use super::timesteps;
@@ -71,13 +71,18 @@ pub fn for_solver(config: &SchedulerConfig, table: &[f64], timesteps: Vec<f64>, 
     Levels { sigmas, timesteps }
 }
 
-/// What the samplers of k-diffusion share: `n` levels and a last one of 0, at possibly fractional timesteps.
+/// What the samplers of k-diffusion share: `n` levels and a last one of 0, at possibly fractional timesteps. The
+/// `log_linear` interpolation, which Euler alone has, gives `n + 1` levels before the last, as in diffusers.
 ///
 /// # Errors
 /// As [`timesteps::spaced`].
 pub fn spaced(config: &SchedulerConfig, table: &[f64], n: usize) -> Result<Levels> {
     let mut timesteps = timesteps::spaced(config, n, true)?;
-    let mut sigmas: Vec<f64> = timesteps.iter().map(|&t| interpolate(table, t)).collect();
+    let mut sigmas: Vec<f64> = if config.class == Class::Euler && config.interpolation_type == "log_linear" {
+        exponential(table[table.len() - 1], table[0], n + 1)
+    } else {
+        timesteps.iter().map(|&t| interpolate(table, t)).collect()
+    };
     if config.use_karras_sigmas || config.use_exponential_sigmas {
         let respace = if config.use_karras_sigmas { karras } else { exponential };
         sigmas = respace(sigmas[0], sigmas[sigmas.len() - 1], n);
