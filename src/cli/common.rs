@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use crate::device::Device;
 use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
-use crate::prompting::llm as llm_client;
+use crate::prompting::llm::{self, Api, Client, EndpointOptions, Role};
 use crate::tensor::DType;
 
 /// Options of every command.
@@ -100,10 +100,28 @@ impl Common {
     /// # Errors
     /// [`Error::Usage`].
     pub fn check_offline(&self, option: &str, url: &str) -> Result<()> {
-        match self.offline && !llm_client::is_local(url) {
+        match self.offline && !llm::is_local(url) {
             true => Err(Error::Usage(format!("{option} {url}: --offline forbids it"))),
             false => Ok(()),
         }
+    }
+
+    /// The client of a model at `endpoint`, an option and the URL that it gives.
+    ///
+    /// # Errors
+    /// As [`Self::check_offline`] and [`EndpointOptions::client`].
+    pub(super) fn client(
+        &self,
+        options: &EndpointOptions,
+        role: Role,
+        (option, url): (&'static str, &str),
+        model: &str,
+        api: Option<Api>,
+    ) -> Result<Client> {
+        self.check_offline(option, url)?;
+        let client = options.client(role, option, url, model, api)?;
+        client.warn_of_key(|text| self.note(text));
+        Ok(client)
     }
 
     /// Draws the seed where `--seed -1` asks for a new one, and says which it is.

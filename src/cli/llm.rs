@@ -77,12 +77,8 @@ impl Llm {
                 None => "who writes? Give --llm URL --llm-model NAME, --replay FILE or --writer builtin".into(),
             }));
         };
-        common.check_offline("--llm", url)?;
         let model = self.llm_model.as_deref().unwrap_or_default();
-        let client = self.endpoint.client(role, "--llm", url, model, self.api)?;
-        if client.exposes_key() {
-            common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-        }
+        let client = common.client(&self.endpoint, role, ("--llm", url), model, self.api)?;
         let recording = recording_of(out);
         let endpoint = Endpoint::open(client, &recording)?;
         // Every reply is on disk before the next is asked for, so stopping needs no more than saying so.

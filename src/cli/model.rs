@@ -6,9 +6,20 @@ use super::Common;
 use super::progress::Progress;
 use crate::error::{Error, Result};
 use crate::formats::hub::{self, Hub, JudgeId};
+use crate::generate::{Generator, Source};
 use crate::shapes::builtin;
 
 impl Common {
+    /// A model on the command's device, in its precision. What is unusual about it is said.
+    ///
+    /// # Errors
+    /// As [`Generator::load`] and [`Generator::to`].
+    pub(super) fn generator(&self, source: Source) -> Result<Generator> {
+        let generator = Generator::load(source, self.precision()?, &mut |text| self.note(text))?;
+        generator.to(&self.device()?)?;
+        Ok(generator)
+    }
+
     /// Where the model that the user named lies; downloads it where that is needed and allowed.
     ///
     /// # Errors

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::metrics::sets;
-use crate::cli::{Common, input};
+use crate::cli::{Common, existing, input};
 use crate::error::{Error, Result};
 use crate::evaluate::replies::Replies;
 use crate::formats::{self, atomic, digest, png};
 use crate::generate::generation::Generation;
+use crate::generate::loras::Strength;
 use crate::generate::request::Request;
 use crate::generate::{Generator, Settings, Source};
 use crate::judges::clip::Clip;
@@ -108,12 +109,11 @@ impl Regenerate {
         };
         let hashes: Vec<String> = references.iter().map(|(_, path)| digest::file(path)).collect::<Result<_>>()?;
         self.model = common.model(&self.model)?;
-        self.begin(&references, &hashes, common)?;
+        self.begin(&references, &hashes, &loras, common)?;
         let mut replies = self.replies(common)?;
         let clip = self.load_clip(common)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
-        let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.to(&common.device()?)?;
+        let mut generator = common.generator(source)?;
         generator.with_loras(loras, false, &mut |text| common.note(text))?;
         let generation = Generation::new(&self.settings, common.seed(), &generator.model);
         generation.check(&generator.model, None)?;
@@ -169,26 +169,23 @@ impl Regenerate {
     }
 
     /// Makes the folder, and refuses one that was begun with other settings.
-    fn begin(&self, references: &[(String, PathBuf)], hashes: &[String], common: &Common) -> Result<()> {
+    fn begin(
+        &self,
+        references: &[(String, PathBuf)],
+        hashes: &[String],
+        loras: &[Strength],
+        common: &Common,
+    ) -> Result<()> {
         let names: Vec<&String> = references.iter().map(|(name, _)| name).collect();
-        let settings = json!({
+        let mut settings = json!({
             "model": self.model, "lora": self.lora, "references": names, "sha256": hashes, "rounds": self.rounds,
             "candidates": self.candidates, "patience": self.patience, "objective": self.objective, "clip": self.clip,
             "settings": self.settings, "seed": common.seed(), "precision": common.precision()?.name(),
         });
-        let text = format!("{settings:#}\n");
-        let file = self.out.join("regenerate.json");
-        match (std::fs::read_to_string(&file), self.resume) {
-            (Ok(there), true) if there == text => atomic::remove_all_leftovers(&self.out),
-            (Ok(_), true) => {
-                Err(Error::file(&file, "was begun with other settings or references; name another folder"))
-            }
-            (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
-            (Err(_), _) => {
-                atomic::create_folder(&self.out)?;
-                atomic::write_bytes(&file, text.as_bytes())
-            }
+        if let Some(hashes) = existing::hashes(loras.iter().map(|lora| lora.path.as_path()))? {
+            settings["lora_sha256"] = hashes;
         }
+        existing::begin(&self.out, "regenerate.json", &settings, self.resume, "reference or LoRA")
     }
 
     fn replies(&self, common: &Common) -> Result<Replies> {
@@ -196,12 +193,8 @@ impl Regenerate {
             return Replies::replay(file);
         }
         let url = self.llm.as_deref().unwrap_or_default();
-        common.check_offline("--llm", url)?;
         let model = self.llm_model.as_deref().unwrap_or_default();
-        let client = self.endpoint.client(Role::Questioner, "--llm", url, model, None)?;
-        if client.exposes_key() {
-            common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-        }
+        let client = common.client(&self.endpoint, Role::Questioner, ("--llm", url), model, None)?;
         Replies::endpoint(client, &self.out.join("replies.jsonl"))
     }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::generate::parse_loras;
 use crate::cli::interrupt::Interrupt;
-use crate::cli::{Common, input};
+use crate::cli::{Common, existing, input};
 use crate::data::prompts::{self, Prompt};
 use crate::error::{Error, Result};
 use crate::evaluate::folder as images;
@@ -98,8 +98,7 @@ impl Search {
         self.begin(&files, common)?;
         let judge = self.judge(common)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
-        let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.to(&common.device()?)?;
+        let mut generator = common.generator(source)?;
         let journal = Journal::open(&self.out.join("search.jsonl"))?;
         let mut trials: Vec<Trial> = match journal.is_new {
             true => Vec::new(),
@@ -180,17 +179,7 @@ impl Search {
             "images_per_prompt": self.images_per_prompt, "benchmark": self.benchmark, "weights": self.weights,
             "settings": self.settings, "seed": common.seed(), "precision": common.precision()?.name(),
         });
-        let text = format!("{settings:#}\n");
-        let file = self.out.join("settings.json");
-        match (std::fs::read_to_string(&file), self.resume) {
-            (Ok(there), true) if there == text => atomic::remove_all_leftovers(&self.out),
-            (Ok(_), true) => Err(Error::file(&file, "was begun with other settings; name another folder")),
-            (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
-            (Err(_), _) => {
-                atomic::create_folder(&self.out)?;
-                atomic::write_bytes(&file, text.as_bytes())
-            }
-        }
+        existing::begin(&self.out, "settings.json", &settings, self.resume, "LoRA or prompt file")
     }
 
     fn judge(&self, common: &Common) -> Result<Judge> {

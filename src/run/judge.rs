@@ -75,9 +75,7 @@ impl<'a> Judge<'a> {
             }
             (None, None) => {
                 let client = client(run, settings.url.as_deref().unwrap_or_default())?;
-                if client.exposes_key() {
-                    watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-                }
+                client.warn_of_key(|text| watcher.note(text));
                 Kind::Endpoint(Box::new(VisionJudge::open(client, &record)?))
             }
         };

@@ -99,9 +99,7 @@ pub(super) fn source(
             let endpoint = EndpointOptions { temperature, ..settings.endpoint.clone() };
             let client = endpoint.client(role, "--llm", url, model, None)?;
             let client = client.with_budget(run.budget_of_writer());
-            if client.exposes_key() {
-                watcher.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-            }
+            client.warn_of_key(|text| watcher.note(text));
             Some(Box::new(Endpoint::counted(client, &folder.join(recording))?))
         }
         (None, None) => None,

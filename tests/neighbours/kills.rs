@@ -173,3 +173,72 @@ fn layouts_of_a_language_model() {
     of(command("whole"), &|arguments| drop(run(dir, arguments)));
     same(dir, ["whole", "broken"]);
 }
+
+/// Two groups of two images, of which one was judged before the kill.
+#[test]
+fn which_text_belongs_to_which_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    std::fs::write(dir.join("prompts.txt"), "a red circle\na blue star\na green square\na yellow cross\n").unwrap();
+    run(dir, &["generate", "--model", "shapes", "--prompts", "prompts.txt", "--steps", "1", "--out", "images"]);
+    let clip = crate::clip(dir);
+    let silent = Arc::new(AtomicBool::new(true));
+    let asked = silent.clone();
+    let server = Server::start(move |number, _| {
+        if asked.load(Ordering::SeqCst) && number >= 1 {
+            return Answer::Stall;
+        }
+        Answer::Json(
+            200,
+            json!({"choices": [{"message": {"content": "[Picture 1] [Picture 2]"}, "finish_reason": "stop"}]}),
+        )
+    });
+    let command = |out: &'static str| {
+        let judged = ["associate", "--images", "images", "--groups", "2", "--clip", &clip, "--llm", &server.url];
+        [&judged[..], &["--llm-model", "eyes", "--out", out]].concat()
+    };
+    for out in ["broken", "whole"] {
+        std::fs::create_dir(dir.join(out)).unwrap();
+    }
+    killed_when(dir, &command("broken/scores.json"), &|| server.seen().len() > 1);
+    assert!(!dir.join("broken/scores.json").exists());
+    silent.store(false, Ordering::SeqCst);
+    let before = server.seen().len();
+    run(dir, &command("broken/scores.json"));
+    assert_eq!(server.seen().len() - before, 1, "the other group alone");
+    run(dir, &command("whole/scores.json"));
+    same(dir, ["whole", "broken"]);
+}
+
+/// A LoRA of the same name with other weights draws other images: work that was begun with the first one does not go on.
+#[test]
+fn another_lora_under_the_same_name_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    crate::photos(dir, "photos", selma::shapes::Skill::Everyday, 2);
+    let train = |seed: &'static str, out: &'static str| {
+        let train = ["train", "--model", "shapes", "--data", "photos", "--steps", "1", "--rank", "2", "--seed", seed];
+        run(dir, &[&train[..], &["--out", out]].concat());
+        bytes(&dir.join(out).join("lora.safetensors"))
+    };
+    let (first, second) = (train("1", "first"), train("2", "second"));
+    std::fs::create_dir(dir.join("classes")).unwrap();
+    std::fs::rename(dir.join("photos"), dir.join("classes/thing")).unwrap();
+    let replies =
+        ["a red square", "{\"prompt\": \"a large red square\"}"].map(|reply| format!("{}\n", json!({"reply": reply})));
+    std::fs::write(dir.join("replies.jsonl"), replies.concat()).unwrap();
+    let mix = ["mix", "generate", "--model", "shapes", "--data", "classes", "--mode", "aug", "--steps", "2"];
+    let regenerate =
+        ["regenerate", "--model", "shapes", "--reference", "classes/thing/000.png", "--replay", "replies.jsonl"];
+    let more = ["--objective", "histogram", "--rounds", "1", "--candidates", "1", "--steps", "1"];
+    for (command, settings) in [(mix.to_vec(), "mix.json"), ([&regenerate[..], &more].concat(), "regenerate.json")] {
+        let command =
+            [&command[..], &["--lora", "lora.safetensors", "--out", settings.trim_end_matches(".json")]].concat();
+        std::fs::write(dir.join("lora.safetensors"), &first).unwrap();
+        run(dir, &command);
+        let again = [&command[..], &["--resume"]].concat();
+        run(dir, &again);
+        std::fs::write(dir.join("lora.safetensors"), &second).unwrap();
+        crate::says(dir, &again, 1, &[settings, "LoRA", "name another folder"]);
+    }
+}

@@ -136,12 +136,8 @@ impl ImageOptions {
             return Replies::replay(file).map(Some);
         }
         let (Some(url), Some(out)) = (&self.llm, out) else { return Ok(None) };
-        common.check_offline("--llm", url)?;
         let model = self.llm_model.as_deref().unwrap_or_default();
-        let client = self.endpoint.client(Role::Questioner, "--llm", url, model, None)?;
-        if client.exposes_key() {
-            common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-        }
+        let client = common.client(&self.endpoint, Role::Questioner, ("--llm", url), model, None)?;
         Replies::endpoint(client, &out.with_extension("replies.jsonl")).map(Some)
     }
 

@@ -85,8 +85,7 @@ impl Chat {
         atomic::remove_leftovers(&self.out)?;
         self.model = common.model(&self.model)?;
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), ..Source::default() };
-        let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.to(&common.device()?)?;
+        let mut generator = common.generator(source)?;
         put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         Generation::new(&self.settings, common.seed(), &generator.model).check(&generator.model, None)?;
         let mut drawer = Own { generator: &generator, settings: &self.settings };
@@ -131,9 +130,7 @@ impl Chat {
         let model = self.llm_model.clone().unwrap_or_default();
         let settings = llm::Settings { url: url.clone(), model, ..llm::Settings::default() };
         let client = Client::from_environment(settings, Limits::default())?;
-        if client.exposes_key() {
-            common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-        }
+        client.warn_of_key(|text| common.note(text));
         Ok(Some(client))
     }
 

@@ -58,14 +58,10 @@ impl Source {
             }
             Some(url) => url,
         };
-        common.check_offline("--judge", url)?;
         let Some(model) = &eval.judge_model else {
             return Err(Error::Usage(format!("--judge {url}: expected --judge-model NAME")));
         };
-        let client = eval.endpoint.client(Role::Judge, "--judge", url, model, Some(Api::Chat))?;
-        if client.exposes_key() {
-            common.note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
-        }
+        let client = common.client(&eval.endpoint, Role::Judge, ("--judge", url), model, Some(Api::Chat))?;
         // Every reply is on disk before the next is asked for, so stopping needs no more than saying so.
         let record = eval.out.with_extension("answers.jsonl");
         interrupt::stop_at_once(&format!(

@@ -1,6 +1,6 @@
 //! `selma mix generate`: training images between classes, with soft labels.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ::image::RgbImage;
 use ::image::imageops::{self, FilterType};
@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use crate::cli::generate::{gated_loras, put_on};
 use crate::cli::interrupt::Interrupt;
-use crate::cli::{Common, input};
+use crate::cli::{Common, existing, input};
 use crate::error::{Error, Result};
 use crate::formats::embeddings::Embeddings;
 use crate::formats::{atomic, image, jsonl, png};
 use crate::generate::generation::{Generation, Start};
+use crate::generate::loras::Strength;
 use crate::generate::request::Request;
 use crate::generate::{Generator, Settings, Source};
 use crate::mix::labels::{evaluations, shares};
@@ -83,12 +84,11 @@ impl Generate {
         let classes = plan::classes(&self.data)?;
         let words = self.words(&classes)?;
         let tasks = plan::tasks(&classes, self.mode, self.multiplier, &self.strengths, common.seed());
-        self.begin(&classes, common)?;
+        self.begin(&classes, &loras, common)?;
         self.model = common.model(&self.model)?;
         let embeddings: Vec<PathBuf> = self.embedding.iter().cloned().collect();
         let source = Source { model: self.model.clone(), vocab: self.vocab.clone(), embeddings, ..Source::default() };
-        let mut generator = Generator::load(source, common.precision()?, &mut |text| common.note(text))?;
-        generator.to(&common.device()?)?;
+        let mut generator = common.generator(source)?;
         put_on(&mut generator, self.gate.as_deref(), loras, false, &mut |text| common.note(text))?;
         let interrupt = Interrupt::listen(common)?;
         let bar = if common.quiet { ProgressBar::hidden() } else { ProgressBar::new(tasks.len() as u64) };
@@ -147,7 +147,7 @@ impl Generate {
     }
 
     /// Makes the folder, and refuses one that was begun with other settings.
-    fn begin(&self, classes: &[Class], common: &Common) -> Result<()> {
+    fn begin(&self, classes: &[Class], loras: &[Strength], common: &Common) -> Result<()> {
         let names: Vec<&str> = classes.iter().map(|class| class.name.as_str()).collect();
         let counts: Vec<usize> = classes.iter().map(|class| class.images.len()).collect();
         let mut settings: Value = json!({
@@ -158,22 +158,15 @@ impl Generate {
         if let Some(gate) = &self.gate {
             settings["gate"] = json!(gate);
         }
-        let text = format!("{settings:#}\n");
-        let file = self.out.join("mix.json");
-        match (std::fs::read_to_string(&file), self.resume) {
-            (Ok(there), true) if there == text => atomic::remove_all_leftovers(&self.out),
-            (Ok(_), true) => {
-                Err(Error::file(&file, "was begun with other settings or other images; name another folder"))
-            }
-            (Ok(_), false) => Err(Error::file(&file, "is there already; add --resume, or name another folder")),
-            (Err(_), _) => {
-                atomic::create_folder(&self.out)?;
-                if Path::exists(&self.out.join("data")) {
-                    return Err(Error::file(&self.out, "holds data/ of something else; name another folder"));
-                }
-                atomic::write_bytes(&file, text.as_bytes())
-            }
+        let files = loras.iter().map(|lora| lora.path.as_path());
+        let files = files.chain([self.gate.as_deref(), self.embedding.as_deref()].into_iter().flatten());
+        if let Some(hashes) = existing::hashes(files)? {
+            settings["sha256"] = hashes;
         }
+        if self.out.join("data").exists() && !self.out.join("mix.json").exists() {
+            return Err(Error::file(&self.out, "holds data/ of something else; name another folder"));
+        }
+        existing::begin(&self.out, "mix.json", &settings, self.resume, "image, LoRA, gate or embedding")
     }
 
     /// What stands for each class in prompts: its token, or its name.

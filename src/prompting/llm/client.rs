@@ -84,9 +84,11 @@ impl Client {
         Self { budget, ..self }
     }
 
-    /// A key would travel unencrypted to another machine.
-    pub fn exposes_key(&self) -> bool {
-        self.key.is_some() && self.address.starts_with("http://") && !is_local(&self.address)
+    /// Tells `note` where a key would travel unencrypted to another machine.
+    pub fn warn_of_key(&self, note: impl FnOnce(&str)) {
+        if self.key.is_some() && self.address.starts_with("http://") && !is_local(&self.address) {
+            note("warning: the key in OPENAI_API_KEY goes over http:// without encryption");
+        }
     }
 
     pub fn settings(&self) -> &Settings {
