@@ -22,7 +22,8 @@ mod work;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The storage types that each kernel file is compiled for: Rust's name and `scalar_t`.
+/// The storage types that kernel files are compiled for, those for compute capability 9.0 alone not for f32: Rust's name and
+/// `scalar_t`.
 const SCALARS: [(&str, &str); 3] = [("f32", "float"), ("bf16", "bf16"), ("f16", "f16")];
 
 fn main() {
@@ -32,7 +33,7 @@ fn main() {
     let kernels = root.join("kernels");
     let headers: Vec<scan::Source> = sources(&kernels, "h").iter().map(|path| read(path, &[])).collect();
     let files: Vec<scan::Source> = sources(&kernels, "cu").iter().map(|path| read(path, &headers)).collect();
-    let planted = read(&kernels.join("sim/planted.cu"), &headers);
+    let planted = sources(&kernels.join("sim"), "cu").iter().map(|path| read(path, &headers)).collect::<Vec<_>>();
     let enabled = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
 
     let simulator = if enabled("SIMULATOR") {
@@ -54,7 +55,7 @@ fn main() {
     let kernels = table::kernels(&headers, &simulator) + &table::kernels(&files, &simulator) + &table::all(&files);
     let table = kernels + &table::runtime(&simulator) + &table::cuda(&cuda, &shipped);
     write(&out.join("kernels.rs"), &table);
-    write(&out.join("planted.rs"), &table::kernels(&[planted], &simulator));
+    write(&out.join("planted.rs"), &table::kernels(&planted, &simulator));
 }
 
 /// The files of the folder with this extension, in the order of their names.

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use crate::SCALARS;
 use crate::scan::Source;
 use crate::targets;
 use crate::work::{self, Job};
+
+/// The only target of kernels that are for compute capability 9.0 alone.
+const HOPPER: &str = "compute_90a";
 
 /// What nvcc's assembler said of one kernel.
 pub struct Resources {
@@ -26,8 +28,8 @@ pub struct Compiled {
     /// nvcc's version.
     pub toolkit: (i32, i32),
     pub resources: Vec<Resources>,
-    /// The fat binaries of each file, in the order of [`SCALARS`].
-    pub images: Vec<(String, Vec<PathBuf>)>,
+    /// The fat binaries of each file, in the order of `SCALARS`.
+    pub images: Vec<(String, Vec<Option<PathBuf>>)>,
 }
 
 /// Why a build is to be without kernels for GPUs, where `SELMA_CUDA_ARCH` says so.
@@ -58,15 +60,21 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     let mut images = Vec::new();
     for file in files {
         let mut fatbins = Vec::new();
-        for (scalar, scalar_t) in SCALARS {
+        let gencodes: Vec<&String> =
+            gencodes.iter().filter(|code| !file.is_hopper() || code.contains(HOPPER)).collect();
+        for scalar in file.scalars() {
+            let Some((scalar, scalar_t)) = scalar.filter(|_| !gencodes.is_empty()) else {
+                fatbins.push(None);
+                continue;
+            };
             let output = out.join(format!("{scalar}_{}.fatbin", file.stem));
             let mut command = Command::new(&nvcc);
             command.args(["-std=c++17", "-O3", "--fatbin", "-Xptxas", "-v"]);
             // What that mode writes needs driver 550.54; CUDA 13 asks for a newer one anyway.
             command.args((toolkit.0 >= 13).then_some("--compress-mode=size"));
-            command.args(&gencodes);
+            command.args(gencodes.iter());
             command.arg(format!("-Dscalar_t={scalar_t}")).arg("-I").arg(kernels);
-            fatbins.push(output.clone());
+            fatbins.push(Some(output.clone()));
             jobs.push(Job { command, compiler: said.clone(), sources: vec![file.path.clone()], output });
             scalars.push(scalar);
         }
@@ -74,6 +82,10 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     }
     let headers = work::files_below(kernels, &["h"]);
     let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
+    // Products that wait for each other one by one: the kernel would be right, and slow.
+    let serialized =
+        said.iter().flat_map(|said| said.lines()).find(|line| line.contains("wgmma") && line.contains("serializ"));
+    assert!(serialized.is_none(), "nvcc: {}", serialized.unwrap_or_default());
     let resources = scalars.into_iter().zip(&said).flat_map(|(scalar, said)| resources(scalar, said));
     Ok(Compiled { toolkit, resources: resources.collect(), images })
 }

@@ -3,16 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::SCALARS;
 use crate::scan::Source;
 
-/// Packed PTX of each file, in the order of [`SCALARS`].
+/// Packed PTX of each file, in the order of `SCALARS`.
 pub struct Shipped {
     /// The version of CUDA that made it.
     pub toolkit: (i32, i32),
-    pub images: Vec<(String, Vec<PathBuf>)>,
+    pub images: Vec<(String, Vec<Option<PathBuf>>)>,
     /// For compute capability 9.0 alone, of those files that have it.
-    pub images_90: Vec<(String, Vec<PathBuf>)>,
+    pub images_90: Vec<(String, Vec<Option<PathBuf>>)>,
 }
 
 /// The shipped PTX.
@@ -36,15 +35,23 @@ pub fn shipped(kernels: &Path, files: &[Source]) -> Result<Shipped, String> {
     let mut images = Vec::new();
     let mut images_90 = Vec::new();
     for file in files {
-        let path =
-            |suffix: &str| SCALARS.map(|(scalar, _)| folder.join(format!("{scalar}_{}{suffix}.ptx.z", file.stem)));
-        let (plain, hopper) = (path(""), path(".90a"));
-        if let Some(missing) = plain.iter().find(|path| !path.is_file()) {
-            return Err(format!("{} is missing; {remedy}", missing.display()));
+        let path = |suffix: &str| {
+            let path =
+                |scalar: Option<(&str, &str)>| Some(folder.join(format!("{}_{}{suffix}.ptx.z", scalar?.0, file.stem)));
+            file.scalars().map(path).to_vec()
+        };
+        let (plain, own) = (path(""), path(".90a"));
+        let first_missing = |paths: &[Option<PathBuf>]| paths.iter().flatten().find(|path| !path.is_file()).cloned();
+        let has_own = first_missing(&own).is_none();
+        let needed = if file.is_hopper() { &own } else { &plain };
+        if let Some(path) = first_missing(needed) {
+            return Err(format!("{} is missing; {remedy}", path.display()));
         }
-        images.push((file.stem.clone(), plain.to_vec()));
-        if hopper.iter().all(|path| path.is_file()) {
-            images_90.push((file.stem.clone(), hopper.to_vec()));
+        if !file.is_hopper() {
+            images.push((file.stem.clone(), plain));
+        }
+        if has_own {
+            images_90.push((file.stem.clone(), own));
         }
     }
     Ok(Shipped { toolkit, images, images_90 })

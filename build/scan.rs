@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::SCALARS;
 use crate::kind::{Element, Kind};
 
 pub struct Source {
@@ -13,6 +14,18 @@ pub struct Source {
     pub kernels: Vec<Kernel>,
     /// `CONSTANT(name, value)`.
     pub constants: Vec<(String, u32)>,
+}
+
+impl Source {
+    /// Whether the kernels are for compute capability 9.0 alone, in 16 bits.
+    pub fn is_hopper(&self) -> bool {
+        self.stem.ends_with("_hopper")
+    }
+
+    /// The storage types that the file is compiled for, none in place of others, in the order of [`SCALARS`].
+    pub fn scalars(&self) -> [Option<(&'static str, &'static str)>; 3] {
+        SCALARS.map(|scalar| (!self.is_hopper() || scalar.0 != "f32").then_some(scalar))
+    }
 }
 
 pub struct Kernel {
@@ -96,6 +109,7 @@ fn parameter(text: &str) -> Result<Parameter, String> {
         "unsigned" => Kind::Unsigned,
         "long long" => Kind::Long,
         "float" => Kind::Float,
+        "TENSOR_MAP" => Kind::Map,
         pointer => {
             let (pointee, reads) = match pointer.strip_prefix("const ") {
                 Some(rest) => (rest, true),

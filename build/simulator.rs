@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::SCALARS;
 use crate::scan::Source;
 use crate::work::{self, Job};
 
@@ -22,7 +21,7 @@ pub fn symbol(variant: &str, scalar: &str, kernel: &str) -> String {
 ///
 /// # Panics
 /// Where a kernel does not compile.
-pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -> Result<(), String> {
+pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &[Source]) -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=CXX");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").opt_level(2).include(kernels).extra_warnings(true).warnings(true);
@@ -33,7 +32,9 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
     for flag in ["-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-exceptions"] {
         build.flag(flag);
     }
-    for flag in ["-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-sign-compare"] {
+    for flag in
+        ["-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-sign-compare", "-Wno-psabi"]
+    {
         build.flag(flag);
     }
     let compiler = build.try_get_compiler().map_err(|e| missing(&e.to_string()))?;
@@ -51,8 +52,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source], planted: &Source) -
         jobs.push(job(vec![runtime], &format!("sim_{name}"), &[]));
     }
     for variant in VARIANTS {
-        for (scalar, scalar_t) in SCALARS {
-            for file in files.iter().chain([planted]) {
+        for file in files.iter().chain(planted) {
+            for (scalar, scalar_t) in file.scalars().into_iter().flatten() {
                 let wrapper = wrapper(out, file, variant, scalar);
                 let mut flags = vec![format!("-Dscalar_t={scalar_t}")];
                 if variant == "checked" {

@@ -36,22 +36,23 @@ pub fn kernels(files: &[Source], simulator: &Result<(), String>) -> String {
             let _ = writeln!(
                 text,
                 "/// From `{}`.\npub static {}: Kernel = Kernel {{ name: {:?}, file: {:?}, most_threads: {}, \
-                 parameters: &[{}], simulated: {} }};",
+                 parameters: &[{}], hopper: {}, simulated: {} }};",
                 file.name,
                 kernel.name.to_uppercase(),
                 kernel.name,
                 file.stem,
                 kernel.most_threads,
                 parameters(kernel),
-                if simulator.is_ok() { simulated(kernel) } else { "None".into() },
+                file.is_hopper(),
+                if simulator.is_ok() { simulated(file, kernel) } else { "None".into() },
             );
         }
     }
-    let mut kernels = files.iter().flat_map(|file| &file.kernels).peekable();
+    let mut kernels = files.iter().flat_map(|file| file.kernels.iter().map(move |kernel| (file, kernel))).peekable();
     if simulator.is_ok() && kernels.peek().is_some() {
         text.push_str("unsafe extern \"C\" {\n");
-        for kernel in kernels {
-            for name in symbols(kernel) {
+        for (file, kernel) in kernels {
+            for name in symbols(file, kernel).flatten() {
                 let _ = writeln!(text, "    fn {name}(arguments: *const *mut std::ffi::c_void);");
             }
         }
@@ -70,9 +71,11 @@ pub fn all(files: &[Source]) -> String {
 /// What nvcc made: its version, fat binaries, and what each kernel takes on each target; and the shipped PTX. Or why there
 /// is nothing.
 pub fn cuda(cuda: &Result<Compiled, String>, shipped: &Result<Shipped, String>) -> String {
-    let list = |images: &[(String, Vec<PathBuf>)]| {
+    let list = |images: &[(String, Vec<Option<PathBuf>>)]| {
         let images = images.iter().map(|(file, paths)| {
-            let parts: Vec<String> = paths.iter().map(|path| format!("include_bytes!({path:?})")).collect();
+            let part =
+                |path: &Option<PathBuf>| path.as_ref().map_or("&[]".into(), |p| format!("include_bytes!({p:?})"));
+            let parts: Vec<String> = paths.iter().map(part).collect();
             format!("Image {{ file: {file:?}, scalars: [{}] }},\n", parts.join(", "))
         });
         images.collect::<String>()
@@ -122,19 +125,22 @@ fn parameters(kernel: &Kernel) -> String {
             Kind::Unsigned => "Unsigned".into(),
             Kind::Long => "Long".into(),
             Kind::Float => "Float".into(),
+            Kind::Map => "Map".into(),
         };
         format!("Parameter {{ name: {:?}, kind: Kind::{kind} }}", parameter.name)
     });
     parameters.collect::<Vec<_>>().join(", ")
 }
 
-/// The compilations of a kernel in the order of [`SCALARS`], those of a variant together.
-fn symbols(kernel: &Kernel) -> impl Iterator<Item = String> {
-    VARIANTS.iter().flat_map(move |variant| SCALARS.map(|(scalar, _)| symbol(variant, scalar, &kernel.name)))
+/// The compilations of a kernel in the order of [`SCALARS`], those of a variant together; none where there is none.
+fn symbols<'a>(file: &'a Source, kernel: &'a Kernel) -> impl Iterator<Item = Option<String>> + 'a {
+    let scalars = file.scalars();
+    VARIANTS.iter().flat_map(move |variant| scalars.map(|scalar| Some(symbol(variant, scalar?.0, &kernel.name))))
 }
 
-fn simulated(kernel: &Kernel) -> String {
-    let names: Vec<String> = symbols(kernel).collect();
+fn simulated(file: &Source, kernel: &Kernel) -> String {
+    let function = |name: Option<String>| name.map_or("None".into(), |name| format!("Some({name})"));
+    let names: Vec<String> = symbols(file, kernel).map(function).collect();
     let (plain, checked) = names.split_at(SCALARS.len());
     format!("Some(super::Simulated {{ plain: [{}], checked: [{}] }})", plain.join(", "), checked.join(", "))
 }

@@ -1,5 +1,5 @@
 // Coroutines, and who runs next: barriers and the operations of a warp.
-#include "runtime.h"
+#include "hopper_runtime.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,16 +38,17 @@ __thread Block* block;
 
 static void thread_main();
 
+char* reserve(size_t bytes) {
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        fprintf(stderr, "the simulator cannot reserve %zu bytes of memory\n", bytes);
+        abort();
+    }
+    return static_cast<char*>(p);
+}
+
 Block::Block() {
-    auto reserve = [](size_t bytes) {
-        void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (p == MAP_FAILED) {
-            fprintf(stderr, "the simulator cannot reserve %zu bytes of memory\n", bytes);
-            abort();
-        }
-        return static_cast<char*>(p);
-    };
-    shared = reserve(ARENA_BYTES + BEYOND_BYTES);
+    shared = small = reserve(ARENA_BYTES + BEYOND_BYTES);
     mprotect(shared + ARENA_BYTES, BEYOND_BYTES, PROT_NONE);
     stacks = reserve(MAX_THREADS * (STACK_BYTES + GUARD_BYTES));
     for (int i = 0; i < MAX_THREADS; i++) mprotect(stacks + i * (STACK_BYTES + GUARD_BYTES), GUARD_BYTES, PROT_NONE);
@@ -57,10 +58,6 @@ Block::Block() {
 void Block::free_all_stacks() {
     free_stacks.clear();
     for (int i = MAX_THREADS - 1; i >= 0; i--) free_stacks.push_back(stacks + i * (STACK_BYTES + GUARD_BYTES));
-}
-Block::~Block() {
-    munmap(shared, ARENA_BYTES + BEYOND_BYTES);
-    munmap(stacks, MAX_THREADS * (STACK_BYTES + GUARD_BYTES));
 }
 
 static void report(const char* format, va_list arguments) {
@@ -108,6 +105,13 @@ static Thread* next_thread() {
     return nullptr;
 }
 
+// The same, where nobody can run after a copy of a tensor map has landed: they land no earlier than that.
+static Thread* next_after_copies() {
+    Thread* next = next_thread();
+    while (!next && block->alive && block->launch->hopper && land_one_copy()) next = next_thread();
+    return next;
+}
+
 // Gives a thread that has not run yet a stack. Stacks start at different distances from a page, for the sake of the
 // host's cache: equal ones would map the threads' hot variables to the same lines.
 static void give_stack(Thread& thread) {
@@ -131,7 +135,7 @@ static void enter(Thread& thread) {
 // runnable and is picked; the host when nothing can run.
 static void leave(void** save) {
     Block& b = *block;
-    Thread* next = next_thread();
+    Thread* next = next_after_copies();
     if (next) {
         if (!next->stack_pointer) give_stack(*next);
         if (save == &next->stack_pointer) return enter(*next);
@@ -143,6 +147,8 @@ static void leave(void** save) {
     }
 }
 static void wait() { leave(&block->current->stack_pointer); }
+void sleep() { wait(); }
+void wake(Thread& thread) { block->warps[thread.warp].runnable |= 1u << thread.lane; }
 
 static void release_barrier() {
     Block& b = *block;
@@ -152,6 +158,7 @@ static void release_barrier() {
     }
     b.waiting = 0;
     b.stretch++;
+    if (b.launch->hopper) all_met();
 }
 
 void barrier(int line) {
@@ -181,7 +188,10 @@ void collective(const char* operation, void* part, Perform perform) {
     // Before anybody goes on, since the parts live on their stacks.
     b.performing = true;
     if (perform) perform(warp.parts);
-    else warp.syncs++;  // only __syncwarp orders memory
+    else {
+        warp.syncs++;  // only __syncwarp orders memory
+        if (b.launch->hopper) warp_met(me.warp);
+    }
     b.performing = false;
     warp.arrived = 0;
     warp.runnable |= ~(1u << me.lane);
@@ -194,12 +204,13 @@ static void thread_main() {
         Thread& me = *b.current;
         b.launch->call(b.launch->arguments);
         check_copies_waited_for(me);
+        if (b.launch->hopper) check_nothing_under_way(me);
         b.alive--;
         b.warps[me.warp].alive &= ~(1u << me.lane);
         // As on the device, exited threads do not count.
         if (b.waiting && b.waiting == b.alive) release_barrier();
         char* stack = me.stack;
-        Thread* next = next_thread();
+        Thread* next = next_after_copies();
         if (next && !next->stack_pointer) {
             next->stack = stack;
             next->stack_pointer = stack;  // any value but null: it is saved at the first wait
@@ -218,6 +229,8 @@ void run_threads() {
     Block& b = *block;
     leave(&b.host_stack_pointer);
     if (b.failed || b.alive == 0) return;
+    char waits[400];
+    if (b.launch->hopper && describe_waits(waits, sizeof waits)) return report_deadlock("deadlock: %s", waits);
     for (int k = 0; k < b.warp_count; k++)
         if (const Warp& warp = b.warps[k]; warp.arrived)
             return report_deadlock("deadlock: lanes %08x of warp %d wait for the others at %s%s", warp.arrived, k,

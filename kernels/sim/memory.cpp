@@ -1,6 +1,6 @@
 // Shared memory, and the checks of every access. Kernels of the checked build are compiled with -fsanitize=thread but
 // linked with the hooks at the end of this file instead of the sanitizer's: each load and store comes here first.
-#include "runtime.h"
+#include "hopper_runtime.h"
 
 extern "C" char __executable_start, _end;  // the program's image, from the linker
 
@@ -15,15 +15,16 @@ void* dynamic_shared() {
 
 void* static_shared(const void* site, size_t bytes, size_t align, const char* name) {
     Block& b = *block;
-    for (const auto& [known, start] : b.static_arrays)
-        if (known == site) return start;
+    for (const Static& known : b.static_arrays)
+        if (known.site == site) return known.start;
     const size_t start = (b.static_used + align - 1) / align * align;
-    if (start + bytes > STATIC_LIMIT || start + bytes + b.launch->dynamic_bytes > SHARED_LIMIT)
+    const size_t limit = b.launch->hopper ? HOPPER_LIMIT : SHARED_LIMIT;
+    if (start + bytes > STATIC_LIMIT || start + bytes + b.launch->dynamic_bytes > limit)
         fail("no shared memory left for `%s`: %zu bytes after %zu static and %zu dynamic ones; a block has %zu, %zu "
              "static",
-             name, bytes, start, b.launch->dynamic_bytes, SHARED_LIMIT, STATIC_LIMIT);
+             name, bytes, start, b.launch->dynamic_bytes, limit, STATIC_LIMIT);
     b.static_used = start + bytes;
-    b.static_arrays.push_back({site, b.shared + start});
+    b.static_arrays.push_back({site, b.shared + start, bytes, name});
     memset(b.shared + start, 0xff, bytes);  // NaN in every float format
     return b.shared + start;
 }
@@ -42,6 +43,7 @@ static void check_shared(const char* p, size_t bytes, bool writes, const Thread&
     if (what[0] == 's' ? offset + bytes > b.static_used : offset < 0 || offset + bytes > b.launch->dynamic_bytes)
         fail("%s of %zu bytes out of bounds: offset %td of %zu bytes of dynamic shared memory", verb, bytes,
              p - b.dynamic(), b.launch->dynamic_bytes);
+    if (b.launch->hopper) return check_by_clocks(p, bytes, writes, me);
     const uint32_t syncs = b.warps[me.warp].syncs;
     for (size_t i = (p - b.shared) / 2; i <= size_t(p + bytes - 1 - b.shared) / 2; i++) {
         Cell& cell = b.cells[i];
@@ -74,7 +76,7 @@ static void check_shared(const char* p, size_t bytes, bool writes, const Thread&
 }
 
 // Global memory: only what the launch was given, in the role it was given.
-static bool check_global(const char* p, size_t bytes, bool writes) {
+bool check_global(const char* p, size_t bytes, bool writes) {
     const Launch& launch = *block->launch;
     const Range* nearest = nullptr;
     for (const Range* range = launch.ranges; range < launch.ranges + launch.range_count; range++) {
@@ -103,7 +105,10 @@ static bool check_global(const char* p, size_t bytes, bool writes) {
 
 void check_access(const void* address, size_t bytes, bool writes, const Thread& by) {
     const char* p = static_cast<const char*>(address);
-    if (block->in_stacks(p)) return;
+    if (block->in_stacks(p)) {
+        if (block->launch->hopper) check_sums(p, bytes, writes, by);
+        return;
+    }
     if (reinterpret_cast<uintptr_t>(p) & (bytes - 1))
         fail("misaligned %s of %zu bytes at an address that is %zu past a multiple of %zu", writes ? "write" : "read",
              bytes, size_t(reinterpret_cast<uintptr_t>(p) & (bytes - 1)), bytes);
@@ -121,6 +126,7 @@ static Cell* cells_of(const Copy& copy) { return &block->cells[(static_cast<char
 void copy_async(void* to, const void* from, int bytes) {
     Block& b = *block;
     Thread& me = *b.current;
+    if (b.launch->hopper) fail("copy_async in a kernel for 9.0 alone, which copies by tensor maps");
     if (bytes < 0 || bytes > 16) fail("copy_async of %d bytes: 0 to 16 can be copied", bytes);
     if (!b.in_shared(to)) fail("copy_async to an address outside of shared memory");
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) & 15)

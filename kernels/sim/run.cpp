@@ -1,5 +1,5 @@
 // The one entry point for Rust.
-#include "runtime.h"
+#include "hopper_runtime.h"
 #include <memory>
 #include <stdio.h>
 
@@ -7,6 +7,7 @@ namespace sim {
 static void prepare(Block& b, const Launch& launch) {
     const unsigned* size = launch.block;
     b.launch = &launch;
+    b.shared = b.small, b.arena = ARENA_BYTES;
     b.thread_count = b.alive = size[0] * size[1] * size[2];
     b.warp_count = b.thread_count / 32;
     b.current_warp = launch.backwards ? b.warp_count - 1 : 0;
@@ -26,6 +27,7 @@ static void prepare(Block& b, const Launch& launch) {
         b.warps[k] = Warp{};
         b.warps[k].runnable = b.warps[k].alive = ~0u;
     }
+    if (launch.hopper) prepare_hopper();
     memset(b.dynamic(), 0xff, launch.dynamic_bytes);
 }
 }  // namespace sim

@@ -5,6 +5,7 @@
 // a missing barrier shows; the tests run it forwards and backwards over the threads.
 #pragma once
 #include "sim.h"
+#include <memory>
 #include <vector>
 
 namespace sim {
@@ -14,6 +15,8 @@ constexpr size_t STACK_BYTES = 64 << 10, GUARD_BYTES = 4096;
 constexpr size_t SHARED_LIMIT = 99 << 10, STATIC_LIMIT = 48 << 10;
 // Static shared memory lies at the arena's start, dynamic shared memory ends with it; what follows is out of bounds.
 constexpr size_t ARENA_BYTES = 100 << 10, BEYOND_BYTES = 64 << 10;
+// The same for kernels that are for 9.0 alone (hopper_runtime.h has what else they need).
+constexpr size_t HOPPER_LIMIT = 227 << 10, HOPPER_ARENA = 228 << 10;
 
 // What Rust hands over (src/device/gpu/simulator.rs has the same structs).
 enum Role : uint32_t { INPUT, OUTPUT, UPDATE };
@@ -35,7 +38,8 @@ struct Launch {
     size_t range_count;
     unsigned grid[3], block[3];
     size_t dynamic_bytes;
-    bool checked, backwards, traced;
+    // `hopper`: a kernel that is for 9.0 alone.
+    bool checked, backwards, traced, hopper;
 };
 
 struct Copy {
@@ -70,6 +74,14 @@ struct Cell {
     bool copying;  // an asynchronous copy to it has not been waited for
 };
 
+struct Static {
+    const void* site;
+    char* start;
+    size_t bytes;
+    const char* name;
+};
+struct Hopper;
+
 struct Block {
     const Launch* launch = nullptr;
     Thread threads[MAX_THREADS];
@@ -81,9 +93,12 @@ struct Block {
     char* stacks = nullptr;
     std::vector<char*> free_stacks;
     bool performing = false;  // an operation of a warp, which touches all lanes' parts
-    char* shared = nullptr;
-    size_t static_used = 0;
-    std::vector<std::pair<const void*, char*>> static_arrays;
+    // The arena of this launch, and that of every launch that is not for 9.0 alone.
+    char *shared = nullptr, *small = nullptr;
+    size_t arena = ARENA_BYTES, static_used = 0;
+    std::vector<Static> static_arrays;
+    // Of kernels for 9.0 alone: made when the first one runs.
+    std::unique_ptr<Hopper> hopper;
     std::vector<Cell> cells;
     uint32_t stretch = 1, first_stretch = 1;
     char message[512];
@@ -92,8 +107,8 @@ struct Block {
     Block();
     ~Block();
     void free_all_stacks();
-    char* dynamic() const { return shared + ARENA_BYTES - launch->dynamic_bytes; }
-    bool in_shared(const void* p) const { return p >= shared && p < shared + ARENA_BYTES + BEYOND_BYTES; }
+    char* dynamic() const { return shared + arena - launch->dynamic_bytes; }
+    bool in_shared(const void* p) const { return p >= shared && p < shared + arena + BEYOND_BYTES; }
     bool in_stacks(const void* p) const { return p >= stacks && p < stacks + MAX_THREADS * (STACK_BYTES + GUARD_BYTES); }
 };
 extern __thread Block* block __attribute__((tls_model("initial-exec")));
@@ -103,6 +118,10 @@ extern __thread Block* block __attribute__((tls_model("initial-exec")));
 
 // fibers.cpp: runs the prepared block to its end, or to its first failure
 void run_threads();
+// The running thread waits until another one wakes it.
+void sleep();
+void wake(Thread& thread);
+char* reserve(size_t bytes);
 // memory.cpp
 void check_access(const void* p, size_t bytes, bool writes, const Thread& by);
 void check_copies_waited_for(const Thread& thread);

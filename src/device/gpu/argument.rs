@@ -1,11 +1,19 @@
 //! A launch as a backend receives it.
 
 use super::table::Kernel;
+use super::tensor_map::TensorMap;
 use crate::dtype::DType;
 
 /// What a block may use of shared memory, static and dynamic together, on every target: `SHARED_LIMIT` of
 /// `kernels/sim/runtime.h`.
 pub const MOST_SHARED_BYTES: usize = 99 << 10;
+/// The same for kernels that are for compute capability 9.0 alone: `HOPPER_LIMIT`.
+pub const MOST_SHARED_BYTES_HOPPER: usize = 227 << 10;
+
+/// What a block of this kernel may use.
+pub fn most_shared_bytes(kernel: &Kernel) -> usize {
+    if kernel.hopper { MOST_SHARED_BYTES_HOPPER } else { MOST_SHARED_BYTES }
+}
 
 /// A launch as a backend receives it: checked, and not empty.
 #[derive(Clone)]
@@ -32,6 +40,13 @@ pub enum Argument {
     Unsigned(u32),
     Long(i64),
     Float(f32),
+    /// Boxes of a tensor in this memory.
+    Map {
+        map: TensorMap,
+        address: u64,
+        bytes: usize,
+        role: Role,
+    },
 }
 
 /// What a kernel does with memory.
@@ -46,10 +61,20 @@ pub enum Role {
 }
 
 impl Argument {
-    /// The bytes that the kernel is passed, in the first four or all eight.
+    /// The memory that it stands for: address, bytes, and what the kernel does with it.
+    pub fn memory(&self) -> Option<(u64, usize, Role)> {
+        match *self {
+            Argument::Memory { address, bytes, role } | Argument::Map { address, bytes, role, .. } => {
+                Some((address, bytes, role))
+            }
+            _ => None,
+        }
+    }
+
+    /// The bytes that the kernel is passed, in the first four or all eight. Of a map they are made where the launch is.
     pub fn bits(&self) -> u64 {
         match *self {
-            Argument::Memory { address, .. } => address,
+            Argument::Memory { address, .. } | Argument::Map { address, .. } => address,
             Argument::Null => 0,
             Argument::Int(x) => u64::from(x.cast_unsigned()),
             Argument::Unsigned(x) => x.into(),
@@ -67,6 +92,7 @@ impl Argument {
             Argument::Unsigned(_) => "an unsigned",
             Argument::Long(_) => "a long long",
             Argument::Float(_) => "a float",
+            Argument::Map { .. } => "a tensor map",
         }
     }
 }

@@ -6,6 +6,7 @@ mod card;
 mod driver;
 mod image;
 mod libraries;
+mod maps;
 mod staging;
 
 use std::any::Any;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Backend;
-use super::argument::{Argument, Launch, MOST_SHARED_BYTES};
+use super::argument::{Argument, Launch, most_shared_bytes};
 use super::graph::Command;
 use super::library::Libraries;
 use super::table::{Kernel, scalar_index};
@@ -143,7 +144,7 @@ impl Cuda {
         // SAFETY: modules are never unloaded, and the name lives here.
         let find = |function| unsafe { driver::module_function(function, module, name.as_ptr()) };
         let function = self.queue.call(kernel.name, || written(std::ptr::null_mut(), find))?;
-        self.queue.call(kernel.name, || allow_shared_memory(function))?;
+        self.queue.call(kernel.name, || allow_shared_memory(kernel, function))?;
         takes_its_parameters(kernel, function)?;
         loaded.functions.insert((kernel.name, scalar), function);
         Ok(function)
@@ -151,8 +152,16 @@ impl Cuda {
 
     fn launch(&self, launch: &Launch) -> Result<()> {
         let function = self.function(launch)?;
-        let mut values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
+        let mut values = Vec::with_capacity(launch.arguments.len());
+        for argument in &launch.arguments {
+            values.push(match argument {
+                Argument::Map { map, address, .. } => {
+                    Passed::Map(self.queue.call(launch.kernel.name, || maps::encoded(map, *address, launch.scalar))?)
+                }
+                other => Passed::Bits(other.bits()),
+            });
+        }
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(Passed::start).collect();
         let [x, y, z] = launch.grid;
         let (block, shared) = (launch.block, launch.dynamic_bytes as u32);
         let (stream, extra) = (self.queue.stream, std::ptr::null_mut());
@@ -165,17 +174,32 @@ impl Cuda {
     }
 }
 
+/// A parameter as the driver takes it.
+enum Passed {
+    Bits(u64),
+    Map(maps::Encoded),
+}
+
+impl Passed {
+    fn start(&mut self) -> *mut c_void {
+        match self {
+            Self::Bits(bits) => std::ptr::from_mut(bits).cast(),
+            Self::Map(map) => std::ptr::from_mut(map).cast(),
+        }
+    }
+}
+
 pub(super) fn has_driver() -> bool {
     driver::is_present()
 }
 
 /// Lets a kernel have what the launch builder allows, beyond the 48 KiB that it may have without asking: static and dynamic
 /// memory together.
-fn allow_shared_memory(function: Handle) -> Result<(), Code> {
+fn allow_shared_memory(kernel: &Kernel, function: Handle) -> Result<(), Code> {
     // SAFETY: the function is loaded, here and below.
     let taken =
         written(0, |bytes| unsafe { driver::function_attribute(bytes, value::FUNCTION_SHARED_BYTES, function) })?;
-    let dynamic = MOST_SHARED_BYTES as c_int - taken;
+    let dynamic = most_shared_bytes(kernel) as c_int - taken;
     unsafe { driver::function_set_attribute(function, value::FUNCTION_MOST_DYNAMIC_SHARED_BYTES, dynamic) }
 }
 
@@ -252,6 +276,10 @@ impl Backend for Cuda {
 
     fn is_simulated(&self) -> bool {
         false
+    }
+
+    fn runs_hopper(&self) -> bool {
+        self.queue.capability == (9, 0) && driver::has_tensor_maps()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {

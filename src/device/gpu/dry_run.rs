@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::argument::{Argument, Launch, Role};
 use super::graph::Command;
 use super::table::{Kernel, Kind, kernels};
+use super::tensor_map::TensorMap;
 use super::{Backend, Gpu};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -53,6 +54,9 @@ pub enum ListedArgument {
     Long(i64),
     /// Its bits: JSON has no infinity.
     Float(u32),
+    /// Boxes, and address and bytes of the memory.
+    InputMap(TensorMap, u64, usize),
+    OutputMap(TensorMap, u64, usize),
 }
 
 /// The commands of a device that executes nothing, in their order.
@@ -130,6 +134,8 @@ impl Backend for DryRun {
 impl From<&Launch> for ListedLaunch {
     fn from(launch: &Launch) -> Self {
         let argument = |argument: &Argument| match *argument {
+            Argument::Map { map, address, bytes, role: Role::Input } => ListedArgument::InputMap(map, address, bytes),
+            Argument::Map { map, address, bytes, .. } => ListedArgument::OutputMap(map, address, bytes),
             Argument::Memory { address, bytes, role: Role::Input } => ListedArgument::Input(address, bytes),
             Argument::Memory { address, bytes, role: Role::Output } => ListedArgument::Output(address, bytes),
             Argument::Memory { address, bytes, role: Role::Update } => ListedArgument::Update(address, bytes),
@@ -173,6 +179,8 @@ impl ListedLaunch {
             ListedArgument::Unsigned(x) => Argument::Unsigned(x),
             ListedArgument::Long(x) => Argument::Long(x),
             ListedArgument::Float(bits) => Argument::Float(f32::from_bits(bits)),
+            ListedArgument::InputMap(map, address, bytes) => Argument::Map { map, address, bytes, role: Role::Input },
+            ListedArgument::OutputMap(map, address, bytes) => Argument::Map { map, address, bytes, role: Role::Output },
         };
         let arguments: Vec<Argument> = self.arguments.iter().map(argument).collect();
         let fits = kernel.parameters.iter().zip(&arguments).all(|(p, a)| fits(a, p.kind));
@@ -193,6 +201,7 @@ fn fits(argument: &Argument, kind: Kind) -> bool {
         Argument::Unsigned(_) => kind == Kind::Unsigned,
         Argument::Long(_) => kind == Kind::Long,
         Argument::Float(_) => kind == Kind::Float,
+        Argument::Map { .. } => kind == Kind::Map,
     }
 }
 

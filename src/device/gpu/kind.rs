@@ -1,6 +1,6 @@
 //! What kernels' parameters take. Also part of the build script, which reads it from `kernels/*.cu`.
 
-/// What a parameter takes: a buffer to write or to read, or a number.
+/// What a parameter takes: a buffer to write or to read, a number, or a tensor map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Mutable(Element),
@@ -13,6 +13,8 @@ pub enum Kind {
     Long,
     /// `float`.
     Float,
+    /// `TENSOR_MAP`: boxes of a tensor of `scalar_t`, which are read or written.
+    Map,
 }
 
 /// What a buffer holds. Kernels are compiled once for each storage type, which is [`Element::Scalar`] here.
@@ -30,6 +32,7 @@ impl Kind {
         match self {
             Kind::Int | Kind::Unsigned | Kind::Float => 4,
             Kind::Mutable(_) | Kind::Const(_) | Kind::Long => 8,
+            Kind::Map => 128,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The launch builder: arguments in the kernel's order, each checked against the kernel's own text.
 
-use super::argument::{Argument, Launch, MOST_SHARED_BYTES, Role};
+use super::argument::{Argument, Launch, Role, most_shared_bytes};
 use super::graph::Command;
-use super::table::{Element, Kernel, Kind};
+use super::table::{Kernel, Kind};
+use super::tensor_map::TensorMap;
 use super::{Buffer, Gpu};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -59,8 +60,13 @@ impl<'a> Launcher<'a> {
             arguments: Vec::new(),
             mistake: None,
         };
+        if kernel.hopper && !gpu.runs_hopper() {
+            let needs = "compute capability 9.0 and a driver that makes tensor maps";
+            return builder.wrong(format!("needs {needs}, which {} lacks", gpu.name()));
+        }
         match scalar {
-            DType::F32 | DType::Bf16 | DType::F16 => builder,
+            DType::F32 if !kernel.hopper => builder,
+            DType::Bf16 | DType::F16 => builder,
             other => builder.wrong(format!("is not compiled for {}", other.name())),
         }
     }
@@ -113,6 +119,17 @@ impl<'a> Launcher<'a> {
             (None, Some(Kind::Const(_))) => self.push(Argument::Null),
             (None, _) => self.unexpected(Argument::Null),
         }
+    }
+
+    /// Boxes of an operand, which the kernel reads.
+    pub fn input_map(self, x: &'a impl Operand, map: TensorMap) -> Self {
+        self.map(x, map, Role::Input)
+    }
+
+    /// Boxes of an operand, which the kernel writes.
+    #[cfg(all(test, feature = "simulator"))]
+    pub fn output_map(self, x: &'a impl Operand, map: TensorMap) -> Self {
+        self.map(x, map, Role::Output)
     }
 
     pub fn int(self, x: usize) -> Self {
@@ -170,6 +187,8 @@ impl<'a> Launcher<'a> {
     fn misfit(&self) -> Option<String> {
         let (threads, most) = (self.block, self.kernel.most_threads);
         let [x, y, z] = self.grid;
+        // Tiles of tensor maps begin at multiples of 1024.
+        let whole = if self.kernel.hopper { 1024 } else { 16 };
         if self.arguments.len() < self.kernel.parameters.len() {
             let name = self.parameter_name();
             Some(format!("argument `{name}` and what follows are missing"))
@@ -177,9 +196,9 @@ impl<'a> Launcher<'a> {
             Some(format!("blocks of {threads} threads; expected a multiple of 32 up to {most}"))
         } else if self.grid.iter().zip(MOST_BLOCKS).any(|(&blocks, most)| blocks > most) {
             Some(format!("a grid of {x} x {y} x {z} blocks is too large"))
-        } else if self.dynamic_bytes > MOST_SHARED_BYTES || !self.dynamic_bytes.is_multiple_of(16) {
-            let bytes = self.dynamic_bytes;
-            Some(format!("{bytes} bytes of dynamic shared memory; expected a multiple of 16 up to {MOST_SHARED_BYTES}"))
+        } else if self.dynamic_bytes > most_shared_bytes(self.kernel) || !self.dynamic_bytes.is_multiple_of(whole) {
+            let (bytes, most) = (self.dynamic_bytes, most_shared_bytes(self.kernel));
+            Some(format!("{bytes} bytes of dynamic shared memory; expected a multiple of {whole} up to {most}"))
         } else {
             self.overlap()
         }
@@ -189,22 +208,39 @@ impl<'a> Launcher<'a> {
         let expected = match self.expected() {
             Some(Kind::Const(element)) if role == Role::Input => element,
             Some(Kind::Mutable(element)) if role != Role::Input => element,
-            _ => {
-                let memory = Argument::Memory { address: 0, bytes: 0, role };
-                return self.unexpected(memory);
-            }
+            _ => return self.unexpected(Argument::Memory { address: 0, bytes: 0, role }),
         };
+        match self.placed(x, expected.dtype(self.scalar)) {
+            Ok((address, bytes)) => self.push(Argument::Memory { address, bytes, role }),
+            Err(why) => self.wrong(why),
+        }
+    }
+
+    /// Address and bytes of an operand on this device that holds `expected`, or what is wrong with it.
+    fn placed(&self, x: &impl Operand, expected: DType) -> Result<(u64, usize), String> {
         let name = self.parameter_name();
         let Some(Span { address, bytes, dtype, .. }) = x.span().filter(|span| span.gpu == self.gpu) else {
-            let gpu = self.gpu.name();
-            return self.wrong(format!("argument `{name}` is not on {gpu}"));
+            return Err(format!("argument `{name}` is not on {}", self.gpu.name()));
         };
-        let expected: DType = Element::dtype(expected, self.scalar);
-        if dtype != expected {
-            let (got, expected) = (dtype.name(), expected.name());
-            return self.wrong(format!("argument `{name}` holds {got}; expected {expected}"));
+        match dtype == expected {
+            true => Ok((address, bytes)),
+            false => Err(format!("argument `{name}` holds {}; expected {}", dtype.name(), expected.name())),
         }
-        self.push(Argument::Memory { address, bytes, role })
+    }
+
+    fn map(self, x: &impl Operand, map: TensorMap, role: Role) -> Self {
+        if self.expected() != Some(Kind::Map) {
+            return self.unexpected(Argument::Map { map, address: 0, bytes: 0, role });
+        }
+        let name = self.parameter_name();
+        let checked = |(address, bytes)| match map.check(address, bytes) {
+            Ok(()) => Ok(Argument::Map { map, address, bytes, role }),
+            Err(why) => Err(format!("the tensor map `{name}` {why}")),
+        };
+        match self.placed(x, self.scalar).and_then(checked) {
+            Ok(argument) => self.push(argument),
+            Err(why) => self.wrong(why),
+        }
     }
 
     fn number(self, argument: Argument, kind: Kind) -> Self {
@@ -242,9 +278,8 @@ impl<'a> Launcher<'a> {
 
     /// Two arguments that share memory of which one is written.
     fn overlap(&self) -> Option<String> {
-        let memory = |argument: &Argument| match *argument {
-            Argument::Memory { address, bytes, role } => Some((address, address + bytes as u64, role)),
-            _ => None,
+        let memory = |argument: &Argument| {
+            argument.memory().map(|(address, bytes, role)| (address, address + bytes as u64, role))
         };
         let names = || self.kernel.parameters.iter().map(|p| p.name);
         for (i, (a, a_name)) in self.arguments.iter().zip(names()).enumerate() {

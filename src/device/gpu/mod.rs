@@ -18,6 +18,7 @@ mod memory;
 pub mod recorder;
 mod simulator;
 pub mod table;
+pub mod tensor_map;
 mod tile;
 
 use std::any::Any;
@@ -40,6 +41,8 @@ use table::Kernel;
 
 #[cfg(all(test, feature = "simulator"))]
 mod tests;
+#[cfg(all(test, feature = "simulator"))]
+mod tests_hopper;
 
 /// A device that runs kernels. Clones are the same device; its memory lives as long as the last buffer.
 #[derive(Clone)]
@@ -59,6 +62,11 @@ trait Backend: Send + Sync {
 
     /// Whether the host runs the kernels.
     fn is_simulated(&self) -> bool;
+
+    /// Whether it runs the kernels that are for compute capability 9.0 alone.
+    fn runs_hopper(&self) -> bool {
+        false
+    }
 
     /// `bytes` of new memory at a multiple of 256; none where the device has no room for them.
     fn allocate(&self, bytes: usize) -> Result<Option<u64>>;
@@ -162,6 +170,11 @@ impl Gpu {
     /// Whether the host runs the kernels.
     pub fn is_simulated(&self) -> bool {
         self.0.backend.is_simulated()
+    }
+
+    /// Whether it runs the kernels that are for compute capability 9.0 alone: such a GPU, or the simulator.
+    pub fn runs_hopper(&self) -> bool {
+        self.0.backend.runs_hopper()
     }
 
     /// Room for `len` elements, with unspecified values.

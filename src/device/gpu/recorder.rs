@@ -33,6 +33,10 @@ impl Backend for Recorder {
         self.inner.is_simulated()
     }
 
+    fn runs_hopper(&self) -> bool {
+        self.inner.runs_hopper()
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
         self.inner.0.backend.allocate(bytes)
     }

@@ -14,6 +14,8 @@ pub struct Kernel {
     /// Threads that a block may have at most.
     pub most_threads: u32,
     pub parameters: &'static [Parameter],
+    /// Whether it is for compute capability 9.0 alone, and compiled in 16 bits only.
+    pub hopper: bool,
     /// The kernel in host code, where the simulator is part of the build.
     pub simulated: Option<Simulated>,
 }
@@ -46,10 +48,10 @@ pub type RunBlocks = unsafe extern "C" fn(
     capacity: usize,
 ) -> bool;
 
-/// Compilations for f32, bf16 and f16: as they are, and with a check of every memory access.
+/// Compilations for f32 (where there is one), bf16 and f16: as they are, and with a check of every memory access.
 pub struct Simulated {
-    pub plain: [Function; 3],
-    pub checked: [Function; 3],
+    pub plain: [Option<Function>; 3],
+    pub checked: [Option<Function>; 3],
 }
 
 /// What a kernel takes of a multiprocessor on one target, as nvcc's assembler reports it (`ptxas -v`).
@@ -75,7 +77,7 @@ pub struct Resources {
 pub struct Image {
     /// The file, without `.cu`.
     pub file: &'static str,
-    /// A fat binary, or packed PTX, for each storage type: f32, bf16, f16.
+    /// A fat binary, or packed PTX, for each storage type: f32, bf16, f16. Empty where there is none.
     pub scalars: [&'static [u8]; 3],
 }
 

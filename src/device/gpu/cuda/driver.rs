@@ -53,6 +53,12 @@ pub fn is_present() -> bool {
     library().is_some()
 }
 
+/// Whether it makes tensor maps, as drivers of CUDA 12.0 and later do.
+pub fn has_tensor_maps() -> bool {
+    // SAFETY: nothing is called.
+    unsafe { symbol::<unsafe extern "C" fn()>("cuTensorMapEncodeTiled") }.is_some()
+}
+
 /// # Safety
 /// `F` must be the type of the function of that name.
 unsafe fn symbol<F: Copy>(name: &str) -> Option<F> {
@@ -109,6 +115,15 @@ functions! {
         function: Handle, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint, block_z: c_uint,
         shared_bytes: c_uint, stream: Handle, arguments: *mut *mut c_void, extra: *mut *mut c_void
     );
+    encode_tiled = "cuTensorMapEncodeTiled" (
+        map: *mut c_void, data_type: c_uint, rank: c_uint, address: *mut c_void, sizes: *const u64, strides: *const u64,
+        boxes: *const c_uint, steps: *const c_uint, interleave: c_uint, swizzle: c_uint, l2_promotion: c_uint, fill: c_uint
+    );
+    encode_patches = "cuTensorMapEncodeIm2col" (
+        map: *mut c_void, data_type: c_uint, rank: c_uint, address: *mut c_void, sizes: *const u64, strides: *const u64,
+        lower: *const c_int, upper: *const c_int, channels: c_uint, pixels: c_uint, steps: *const c_uint,
+        interleave: c_uint, swizzle: c_uint, l2_promotion: c_uint, fill: c_uint
+    );
     stream_create = "cuStreamCreate" (stream: *mut Handle, flags: c_uint);
     stream_wait = "cuStreamSynchronize" (stream: Handle);
     capture_begin = "cuStreamBeginCapture_v2" (stream: Handle, mode: c_int);
@@ -138,6 +153,10 @@ pub mod value {
     /// Other threads may go on calling the driver.
     pub const CAPTURE_THREAD_LOCAL: c_int = 1;
     pub const EVENT_WITHOUT_TIME: c_uint = 2;
+    pub const MAP_OF_F16: c_uint = 6;
+    pub const MAP_OF_BF16: c_uint = 9;
+    /// What is fetched into L2 at once: 256 bytes.
+    pub const MAP_L2_256: c_uint = 3;
 }
 
 /// What a function writes through its first argument.

@@ -54,11 +54,18 @@ impl Compiled {
     /// compute capability.
     ///
     /// # Errors
-    /// [`Error::Failed`] where the PTX in this binary is damaged.
+    /// [`Error::Failed`] where the PTX in this binary is damaged; [`Error::Usage`] where the file is for other devices.
     pub fn image(&self, file: &str, scalar: usize, capability: (i32, i32)) -> Result<Vec<u128>> {
         let own = self.images_90.iter().filter(|_| capability == (9, 0));
-        let image = own.chain(self.images).find(|image| image.file == file).expect("every kernel file has an image");
-        let bytes = image.scalars[scalar];
+        let image = own.chain(self.images).find(|image| image.file == file).map(|image| image.scalars[scalar]);
+        // Of files for one compute capability there is nothing for others.
+        let Some(bytes) = image.filter(|bytes| !bytes.is_empty()) else {
+            let (major, minor) = capability;
+            let has = self.name();
+            return Err(Error::Usage(format!(
+                "{file}.cu has no image for compute capability {major}.{minor} in {has}"
+            )));
+        };
         if !self.is_ptx {
             return Ok(words(bytes));
         }

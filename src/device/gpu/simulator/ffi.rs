@@ -38,4 +38,5 @@ pub struct Launch {
     pub checked: bool,
     pub backwards: bool,
     pub traced: bool,
+    pub hopper: bool,
 }

@@ -15,6 +15,7 @@ use super::argument::{Argument, Launch, Role};
 use super::graph::Command;
 use super::table::kernels::SIMULATOR;
 use super::table::scalar_index;
+use super::tensor_map;
 use crate::error::{Error, Result};
 use ffi::Shared;
 use memory::{Memory, Pages, around};
@@ -68,6 +69,10 @@ impl Backend for Simulator {
     }
 
     fn is_simulated(&self) -> bool {
+        true
+    }
+
+    fn runs_hopper(&self) -> bool {
         true
     }
 
@@ -176,9 +181,8 @@ impl Simulator {
     /// What the pointer arguments stand for.
     fn ranges(&self, launch: &Launch) -> Vec<Range> {
         let memory = self.memory();
-        let pointers = launch.arguments.iter().enumerate().filter_map(|(parameter, argument)| match *argument {
-            Argument::Memory { address, bytes, role } => Some((parameter, address, bytes, role)),
-            _ => None,
+        let pointers = launch.arguments.iter().enumerate().filter_map(|(parameter, argument)| {
+            argument.memory().map(|(address, bytes, role)| (parameter, address, bytes, role))
         });
         pointers
             .map(|(parameter, address, bytes, role)| {
@@ -204,10 +208,10 @@ impl Simulator {
             Checks::Off => &simulated.plain,
             Checks::On => &simulated.checked,
         };
-        let function = functions[scalar_index(launch.scalar)];
+        let function = functions[scalar_index(launch.scalar)].expect("the builder refuses other types");
         // The kernel's parameters, and a pointer to each.
-        let values: Vec<u64> = launch.arguments.iter().map(Argument::bits).collect();
-        let pointers: Vec<Shared<u64>> = values.iter().map(|value| Shared(value)).collect();
+        let values: Vec<Passed> = launch.arguments.iter().map(Passed::of).collect();
+        let pointers: Vec<Shared<u64>> = values.iter().map(|value| Shared(value.start())).collect();
         let parameters = launch.kernel.parameters;
         let names: Vec<CString> = parameters.iter().map(|p| CString::new(p.name).expect("an identifier")).collect();
         let ranges: Vec<ffi::Range> = ranges.iter().map(|range| range.ffi(&names)).collect();
@@ -224,6 +228,7 @@ impl Simulator {
             checked: self.checks == Checks::On,
             backwards: self.order == Order::Backwards,
             traced: traced.is_some(),
+            hopper: launch.kernel.hopper,
         };
         let all: usize = launch.grid.iter().map(|&n| n as usize).product();
         let blocks = traced.map_or(0..all, |block| block..block + 1);
@@ -243,6 +248,28 @@ impl Simulator {
             Err(Error::Failed(String::from_utf8_lossy(&text).into_owned()))
         });
         portions.collect::<Vec<Result<()>>>().into_iter().collect()
+    }
+}
+
+/// A parameter as the kernel takes it.
+enum Passed {
+    Bits(u64),
+    Map(tensor_map::Simulated),
+}
+
+impl Passed {
+    fn of(argument: &Argument) -> Self {
+        match argument {
+            Argument::Map { map, address, .. } => Self::Map(map.simulated(*address)),
+            other => Self::Bits(other.bits()),
+        }
+    }
+
+    fn start(&self) -> *const u64 {
+        match self {
+            Self::Bits(bits) => bits,
+            Self::Map(map) => std::ptr::from_ref(map).cast(),
+        }
     }
 }
 
@@ -297,7 +324,7 @@ mod tests {
             let simulated = PLANTED_COPY.simulated.as_ref().expect("a build with the simulator");
             let call = ffi::Launch {
                 kernel: Shared(c"planted_copy".as_ptr()),
-                function: simulated.checked[scalar_index(DType::F32)],
+                function: simulated.checked[scalar_index(DType::F32)].expect("compiled for f32"),
                 arguments: Shared(arguments.as_ptr()),
                 ranges: Shared(ranges.as_ptr()),
                 range_count: ranges.len(),
@@ -307,6 +334,7 @@ mod tests {
                 checked: true,
                 backwards: false,
                 traced: false,
+                hopper: false,
             };
             let mut message = [0; 512];
             let run = SIMULATOR.expect("a build with the simulator");

@@ -41,7 +41,7 @@ pub fn trace(listed: &ListedLaunch, block: [u32; 3]) -> Result<Vec<Touched>> {
         return Err(Error::Usage(format!("{}: the grid {:?} has no block {block:?}", listed.kernel, launch.grid)));
     }
     for argument in &mut launch.arguments {
-        if let Argument::Memory { address, bytes, .. } = argument {
+        if let Argument::Memory { address, bytes, .. } | Argument::Map { address, bytes, .. } = argument {
             let offset = *address % ALIGNMENT;
             let start = simulator.allocate(*bytes + offset as usize + 2 * MARGIN)?;
             let start = start.ok_or_else(|| Error::Failed(format!("no room for {bytes} bytes")))?;
@@ -49,7 +49,7 @@ pub fn trace(listed: &ListedLaunch, block: [u32; 3]) -> Result<Vec<Touched>> {
         }
     }
     for argument in &launch.arguments {
-        if let &Argument::Memory { address, bytes, role: Role::Input | Role::Update } = argument {
+        if let Some((address, bytes, Role::Input | Role::Update)) = argument.memory() {
             simulator.upload(&ONE.iter().copied().cycle().take(bytes).collect::<Vec<u8>>(), address)?;
         }
     }
