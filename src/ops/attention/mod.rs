@@ -4,6 +4,7 @@
 mod cpu;
 mod gpu;
 mod gpu_unfused;
+pub(super) mod hopper;
 
 use crate::autograd::Tape;
 use crate::error::{Error, Result};
@@ -26,6 +27,13 @@ pub fn attention(tape: &Tape, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, 
         on!(device, backward(&shape, inputs.each_ref(), &saved, dy, wants))
     });
     Ok(y)
+}
+
+/// The result on a GPU, and the logarithm of each row's sum of exponentials.
+#[cfg(all(test, feature = "simulator"))]
+pub fn on_gpu([q, k, v]: [&Tensor; 3], heads: usize, causal: bool) -> Result<(Tensor, Tensor)> {
+    let (y, mut saved) = gpu::forward(&Shape::check([q, k, v], heads, causal)?, [q, k, v])?;
+    Ok((y, saved.pop().expect("a head that is not wide")))
 }
 
 /// `q` `[n, tq, heads * size]`, `k` and `v` `[n, tk, heads * size]`.

@@ -160,7 +160,7 @@ fn sizes<'a>(launch: Launcher<'a>, shape: &ConvShape) -> Launcher<'a> {
 }
 
 /// That a gradient is one of the result: no kernel may be sent beyond its operands.
-fn expect(name: &str, x: &Tensor, shape: &[usize]) -> Result<()> {
+pub(super) fn expect(name: &str, x: &Tensor, shape: &[usize]) -> Result<()> {
     match x.len() == shape.iter().product::<usize>() {
         true => Ok(()),
         false => Err(Error::shape(OP, format!("{name} {x:?} is not like the result {shape:?}"))),

@@ -2,6 +2,7 @@
 
 mod cpu;
 pub(super) mod gpu;
+pub(super) mod hopper;
 mod upsampled;
 
 use super::linear::fitting;

@@ -209,7 +209,7 @@ pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
 }
 
 /// Many ops come here, each with checks of its own: none may send a kernel beyond its operands.
-fn expect(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<()> {
+pub(super) fn expect(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<()> {
     match x.len() == rows * columns {
         true => Ok(()),
         false => Err(Error::shape(OP, format!("{x:?} is no matrix [{rows}, {columns}]"))),

@@ -2,6 +2,7 @@
 
 pub(super) mod cpu;
 pub(super) mod gpu;
+pub(super) mod hopper;
 
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, device_of, float};
