@@ -159,7 +159,10 @@ fn addresses() {
     assert_eq!(Client::new(clash, None, Limits::default()).err().unwrap().exit_code(), 2);
     assert!(Client::new(settings("http://host"), Some("a\nb".into()), Limits::default()).is_err());
     let exposed = |url, key: Option<&str>| {
-        Client::new(settings(url), key.map(str::to_owned), Limits::default()).unwrap().exposes_key()
+        let mut told = false;
+        let client = Client::new(settings(url), key.map(str::to_owned), Limits::default()).unwrap();
+        client.warn_of_key(|_| told = true);
+        told
     };
     assert!(exposed("http://host", Some(KEY)) && !exposed("http://host", None));
     assert!(!exposed("https://host", Some(KEY)) && !exposed("http://127.0.0.1:1", Some(KEY)));
