@@ -60,9 +60,9 @@ impl Progress {
         Self { bar, what, message: String::new(), lines }
     }
 
-    /// What is counted.
-    pub fn what(&self) -> &'static str {
-        self.what
+    /// Whether `done` of `total` comes after what was counted so far, of the same work.
+    pub fn goes_on(&self, what: &str, done: u64, total: u64) -> bool {
+        self.what == what && self.bar.length() == Some(total) && self.bar.position() <= done
     }
 
     /// So many are done.

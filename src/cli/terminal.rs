@@ -78,8 +78,7 @@ impl<'a> Terminal<'a> {
 
     /// Starts the bar of the steps.
     pub fn begin(&mut self, done: u64, steps: u64) {
-        self.count("steps", steps);
-        self.progress.start_at(done);
+        self.begin_count("steps", done, steps);
     }
 
     /// Takes the bar away.
@@ -87,9 +86,10 @@ impl<'a> Terminal<'a> {
         self.progress.finish();
     }
 
-    fn count(&mut self, what: &'static str, total: u64) {
+    fn begin_count(&mut self, what: &'static str, done: u64, total: u64) {
         self.progress.finish();
         self.progress = Progress::new(self.common, what, total as usize);
+        self.progress.start_at(done);
     }
 }
 
@@ -99,10 +99,11 @@ impl Watcher for Terminal<'_> {
     }
 
     fn prepared(&mut self, what: &'static str, done: usize, total: usize) {
-        if self.progress.what() != what {
-            self.count(what, total as u64);
+        match self.progress.goes_on(what, done as u64, total as u64) {
+            true => self.progress.set(done as u64),
+            // Of the next skill or arm: what its folder has already does not count for the rate.
+            false => self.begin_count(what, done as u64, total as u64),
         }
-        self.progress.set(done as u64);
     }
 
     fn step(&mut self, report: &StepReport) {
