@@ -1,23 +1,25 @@
 //! `selma generate`: images from prompts.
 
-use std::path::{Path, PathBuf};
+mod loras;
+mod terminal;
 
-use crate::cli::interrupt::Interrupt;
+use std::path::PathBuf;
+
 use crate::cli::merge::parse_lora;
-use crate::cli::progress::Progress;
 use crate::cli::{Common, input};
 use crate::data::prompts::{self, Prompt};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::{image, model_dir, png};
-use crate::generate::folder::{self, Existing, Finished, Folder};
+use crate::generate::folder::{self, Existing, Folder};
 use crate::generate::grid::{self, Grid};
 use crate::generate::loras::Strength;
 use crate::generate::webui::Syntax;
-use crate::generate::{Generator, Observer, Settings, Source, parameters};
-use crate::lora;
-use crate::lora::gate::GateFile;
+use crate::generate::{Generator, Settings, Source, parameters};
 use crate::train::config::Prediction;
+
+pub(super) use loras::{gated_loras, parse_loras, put_on};
+use terminal::Terminal;
 
 /// Generate images from prompts, with a model and any number of LoRAs
 ///
@@ -274,110 +276,4 @@ impl Generate {
         files.extend(self.init_image.iter().chain(&self.gate).chain(&self.embedding).cloned());
         Ok(files)
     }
-}
-
-/// The LoRAs that are given; else those of the gate, where there is one. They are checked before the model is loaded.
-///
-/// # Errors
-/// As [`parse_loras`] and [`GateFile::check`]; [`Error::File`] for an expert that is not there.
-pub(super) fn gated_loras(gate: Option<&Path>, arguments: &[String]) -> Result<Vec<Strength>> {
-    let Some(gate) = gate else { return parse_loras(arguments) };
-    let file = GateFile::read(gate)?;
-    let loras = match arguments.is_empty() {
-        false => parse_loras(arguments)?,
-        true => file.beside(gate).into_iter().map(|path| Strength { path, scale: 1.0 }).collect(),
-    };
-    if let Some(missing) = loras.iter().find(|lora| !lora.path.exists()) {
-        let message = "no such file; the gate was trained on an expert of this name: give the gate's LoRAs by --lora";
-        return Err(Error::file(&missing.path, message));
-    }
-    file.check(gate, &loras.iter().map(|lora| lora.path.clone()).collect::<Vec<_>>())?;
-    Ok(loras)
-}
-
-/// Has the model draw with `loras`, weighed by the gate where there is one.
-///
-/// # Errors
-/// As [`Generator::with_loras`] and [`Generator::with_gate`].
-pub(super) fn put_on(
-    generator: &mut Generator,
-    gate: Option<&Path>,
-    loras: Vec<Strength>,
-    allow_unused: bool,
-    note: &mut dyn FnMut(String),
-) -> Result<()> {
-    match gate {
-        None => generator.with_loras(loras, allow_unused, note)?,
-        Some(gate) => generator.with_gate(gate, loras, allow_unused)?,
-    };
-    Ok(())
-}
-
-/// Reads `FILE[:SCALE]` arguments; a folder means the LoRA in it.
-pub(super) fn parse_loras(arguments: &[String]) -> Result<Vec<Strength>> {
-    let resolve = |argument: &String| {
-        let (path, scale) = parse_lora(argument)?;
-        let (path, scale) = (lora::file::resolve(&path)?, scale.unwrap_or(1.0));
-        Ok(Strength { path, scale })
-    };
-    arguments.iter().map(resolve).collect()
-}
-
-/// Progress on stderr, names or rows on stdout, and Ctrl-C.
-struct Terminal<'a> {
-    common: &'a Common,
-    progress: Progress,
-    images: usize,
-    kept: usize,
-    interrupt: Interrupt,
-}
-
-impl<'a> Terminal<'a> {
-    fn new(common: &'a Common) -> Result<Self> {
-        let interrupt = Interrupt::listen(common)?;
-        Ok(Self { common, progress: Progress::hidden(), images: 0, kept: 0, interrupt })
-    }
-
-    fn finish(&self) {
-        self.progress.finish();
-        if self.kept > 0 {
-            self.common.note(format!("{} of {} images were there already", self.kept, self.images));
-        }
-    }
-}
-
-impl Observer for Terminal<'_> {
-    fn note(&mut self, text: &str) {
-        self.progress.suspend(|| self.common.note(text));
-    }
-
-    fn begin(&mut self, images: usize, steps: usize) {
-        self.images = images;
-        self.progress = Progress::new(self.common, "steps", steps);
-    }
-
-    fn stepped(&mut self, images: usize) -> Result<()> {
-        self.progress.add(images as u64);
-        match self.interrupt.asked() {
-            true => Err(interrupted()),
-            false => Ok(()),
-        }
-    }
-
-    fn finished(&mut self, image: &Finished) {
-        if image.kept {
-            self.kept += 1;
-            self.progress.add(image.steps as u64);
-        }
-        self.progress.suspend(|| match self.common.json {
-            true => outjson!(image.row),
-            false => outln!("{}", image.path.display()),
-        });
-    }
-}
-
-fn interrupted() -> Error {
-    Error::Interrupted(
-        "stopped; the finished images are kept, and the same command with --resume generates the rest".into(),
-    )
 }
