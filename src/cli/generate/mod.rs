@@ -118,24 +118,12 @@ impl Generate {
     /// For options out of range, and files that are missing, damaged or in the way; [`Error::Interrupted`] after Ctrl-C.
     pub fn run(mut self, common: &Common) -> Result<()> {
         self.check()?;
-        input::check([
-            ("--prompts", self.prompts.as_deref()),
-            ("--init-image", self.init_image.as_deref()),
-            ("--vae", self.vae.as_deref()),
-            ("--vocab", self.vocab.as_deref()),
-            ("--gate", self.gate.as_deref()),
-        ])?;
-        input::check(self.lora_dir.iter().map(|path| ("--lora-dir", Some(path.as_path()))))?;
-        input::check(self.embedding.iter().map(|path| ("--embedding", Some(path.as_path()))))?;
+        self.check_files()?;
         let mut prompts = self.read_prompts()?;
         let grid = Grid::new(&self.grid)?;
         self.model = common.model(&self.model)?;
         let image = self.init_image.as_deref().map(image::read).transpose()?;
-        for lora in &mut self.lora {
-            let (path, scale) = parse_lora(lora)?;
-            let path = common.lora(&path)?;
-            *lora = scale.map_or(path.display().to_string(), |scale| format!("{}:{scale}", path.display()));
-        }
+        self.download_loras(common)?;
         let mut loras = gated_loras(self.gate.as_deref(), &self.lora)?;
         let mut named = Vec::new();
         let texts: Vec<String> = prompts.iter().map(|prompt| prompt.text.clone()).collect();
@@ -193,6 +181,28 @@ impl Generate {
             self.write_sheets(grid, &texts, common)?;
         }
         common.note_memory(&device);
+        Ok(())
+    }
+
+    fn check_files(&self) -> Result<()> {
+        input::check([
+            ("--prompts", self.prompts.as_deref()),
+            ("--init-image", self.init_image.as_deref()),
+            ("--vae", self.vae.as_deref()),
+            ("--vocab", self.vocab.as_deref()),
+            ("--gate", self.gate.as_deref()),
+        ])?;
+        input::check(self.lora_dir.iter().map(|path| ("--lora-dir", Some(path.as_path()))))?;
+        input::check(self.embedding.iter().map(|path| ("--embedding", Some(path.as_path()))))
+    }
+
+    /// Puts the files of LoRAs of the hub in the place of their ids.
+    fn download_loras(&mut self, common: &Common) -> Result<()> {
+        for lora in &mut self.lora {
+            let (path, scale) = parse_lora(lora)?;
+            let path = common.lora(&path)?;
+            *lora = scale.map_or(path.display().to_string(), |scale| format!("{}:{scale}", path.display()));
+        }
         Ok(())
     }
 
