@@ -1,20 +1,17 @@
 //! DEIS: exponential integrators over log rho, multistep, orders 1 to 3 (Zhang & Chen 2022, arXiv:2204.13902).
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, threshold};
+use super::sampler::{Run, Sampler, threshold};
 use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops::{self, Combination, evaluate};
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct Deis {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    /// Ends in the least of the schedule, not in 0.
-    sigmas: Vec<f64>,
+    /// Its last level is the least of the schedule, not 0.
+    run: Run,
     /// The latest noises, newest first.
     outputs: Vec<Tensor>,
 }
@@ -24,13 +21,13 @@ impl Deis {
         let table = sigmas::table(&schedule);
         let spaced = timesteps::spaced_for_solver(&config, steps, table.len())?;
         let levels = sigmas::for_solver(&config, &table, spaced, steps, table[0]);
-        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![] })
+        Ok(Self { run: Run::in_sigma(config, schedule, levels), outputs: vec![] })
     }
 
     fn highest_order(&self, i: usize) -> usize {
-        let n = self.timesteps.len();
+        let n = self.run.timesteps.len();
         match n - i {
-            left @ 1..=2 if self.config.lower_order_final && n < 15 => left,
+            left @ 1..=2 if self.run.config.lower_order_final && n < 15 => left,
             _ => 3,
         }
     }
@@ -47,48 +44,35 @@ fn antiderivative(t: f64, own: f64, others: &[f64]) -> f64 {
 }
 
 impl Sampler for Deis {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
-        let (alpha_t, _) = alpha_sigma(self.sigmas[i + 1]);
-        let newest = if self.config.thresholding {
-            let image = self.config.prediction.image(output, sample, alpha_s, sigma_s);
-            let image = threshold(&self.config, &image)?;
+        let (alpha_s, sigma_s) = alpha_sigma(self.run.sigmas[i]);
+        let (alpha_t, _) = alpha_sigma(self.run.sigmas[i + 1]);
+        let newest = if self.run.config.thresholding {
+            let image = self.run.config.prediction.image(output, sample, alpha_s, sigma_s);
+            let image = threshold(&self.run.config, &image)?;
             Combination::sum(&[(1.0 / sigma_s, sample), (-alpha_s / sigma_s, &image)])
         } else {
-            self.config.prediction.noise(output, sample, alpha_s, sigma_s)
+            self.run.config.prediction.noise(output, sample, alpha_s, sigma_s)
         };
         let mut outputs = vec![newest];
         outputs.extend(self.outputs.iter().map(Combination::of));
-        let order = outputs.len().min(self.config.solver_order).min(self.highest_order(i));
+        let order = outputs.len().min(self.run.config.solver_order).min(self.highest_order(i));
         // rho is sigma / alpha: the noise level in units of the image.
-        let nodes: Vec<f64> = (0..order).map(|k| self.sigmas[i - k]).collect();
+        let nodes: Vec<f64> = (0..order).map(|k| self.run.sigmas[i - k]).collect();
         let mut terms = vec![(alpha_t / alpha_s, sample)];
         for (k, output) in outputs.iter().enumerate().take(order) {
             let others: Vec<f64> = nodes.iter().enumerate().filter(|(j, _)| *j != k).map(|(_, rho)| *rho).collect();
             let at = |t: f64| antiderivative(t, nodes[k], &others);
-            terms.push((alpha_t * (at(self.sigmas[i + 1]) - at(self.sigmas[i])), output));
+            terms.push((alpha_t * (at(self.run.sigmas[i + 1]) - at(self.run.sigmas[i])), output));
         }
         let [next, newest] = evaluate([&Combination::sum(&terms), &outputs[0]])?;
         self.outputs.insert(0, newest);
-        self.outputs.truncate(self.config.solver_order);
+        self.outputs.truncate(self.run.config.solver_order);
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
-        ops::combine(&[(alpha, image), (sigma, noise)])
     }
 }

@@ -2,7 +2,7 @@
 //! step, the second one half-way in log sigma.
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, required};
+use super::sampler::{Run, Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
@@ -10,11 +10,8 @@ use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct DpmSde {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    /// As diffusers lists them: all but the first and the last are there twice.
-    listed: Vec<f64>,
+    /// Levels as diffusers lists them: all but the first and the last are there twice.
+    run: Run,
     /// One a step, and a last one of 0.
     levels: Vec<f64>,
     /// The sample before the step whose second call follows, and the noise of its first one.
@@ -32,7 +29,7 @@ impl DpmSde {
         };
         let timesteps = (0..2 * n - 1).map(at).collect();
         let listed = (0..2 * n).map(|i| levels.sigmas[i.div_ceil(2)]).collect();
-        Ok(Self { config, schedule, timesteps, listed, levels: levels.sigmas, first: None })
+        Ok(Self { run: Run { config, schedule, timesteps, sigmas: listed }, levels: levels.sigmas, first: None })
     }
 
     /// The level of call `i`.
@@ -47,24 +44,12 @@ fn middle(levels: &[f64], step: usize) -> f64 {
 }
 
 impl Sampler for DpmSde {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn order(&self) -> usize {
         2
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.listed
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        sigmas::init_noise_sigma(&self.config, &self.listed)
     }
 
     fn level(&self, i: usize) -> Option<f64> {
@@ -72,14 +57,14 @@ impl Sampler for DpmSde {
     }
 
     fn needs_noise(&self, i: usize) -> bool {
-        i + 1 < self.timesteps.len()
+        i + 1 < self.run.timesteps.len()
     }
 
     /// The noise of both calls is one Brownian path over sigma: the first call sees its upper part, the second all of it, which
     /// is the upper part and the fresh noise of the lower one. diffusers cuts such a path out of a tree.
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let x = Combination::of(sample);
-        let (of_sample, of_output) = sigmas::image(self.config.prediction, self.of_call(i));
+        let (of_sample, of_output) = sigmas::image(self.run.config.prediction, self.of_call(i));
         if !self.needs_noise(i) {
             return Combination::sum(&[(of_sample, &x), (of_output, output)]).tensor();
         }

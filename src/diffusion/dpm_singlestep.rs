@@ -3,19 +3,16 @@
 
 use super::config::{SchedulerConfig, Spacing};
 use super::dpm_solver::{Formulas, converted, stochastic};
-use super::sampler::{Sampler, required};
+use super::sampler::{Run, Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops::{self, Combination, evaluate};
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct DpmSinglestep {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    sigmas: Vec<f64>,
+    run: Run,
     orders: Vec<usize>,
     /// The latest images (noises for `dpmsolver`), newest first.
     outputs: Vec<Tensor>,
@@ -32,15 +29,7 @@ impl DpmSinglestep {
         let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
         let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
         let orders = orders(&config, steps);
-        Ok(Self {
-            config,
-            schedule,
-            timesteps: levels.timesteps,
-            sigmas: levels.sigmas,
-            orders,
-            outputs: vec![],
-            base: None,
-        })
+        Ok(Self { run: Run::in_sigma(config, schedule, levels), orders, outputs: vec![], base: None })
     }
 }
 
@@ -56,25 +45,17 @@ fn orders(config: &SchedulerConfig, steps: usize) -> Vec<usize> {
 }
 
 impl Sampler for DpmSinglestep {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
-        stochastic(&self.config)
+        stochastic(&self.run.config)
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
-        let mut m = vec![converted(&self.config, output, &Combination::of(sample), self.sigmas[i])?];
+        let mut m = vec![converted(&self.run.config, output, &Combination::of(sample), self.run.sigmas[i])?];
         m.extend(self.outputs.iter().map(Combination::of));
         // A run that starts at a later step has no earlier outputs yet.
         let order = self.orders[i].min(m.len());
@@ -82,12 +63,12 @@ impl Sampler for DpmSinglestep {
             self.base = Some(sample.clone());
         }
         let base = Combination::of(self.base.as_ref().unwrap_or(sample));
-        let formulas = Formulas::new(&self.config, self.sigmas[i + 1 - order], self.sigmas[i + 1]);
+        let formulas = Formulas::new(&self.run.config, self.run.sigmas[i + 1 - order], self.run.sigmas[i + 1]);
         let Formulas { of_sample, scale, phi, heun, .. } = formulas;
-        let lambda = |i: usize| -self.sigmas[i].ln();
+        let lambda = |i: usize| -self.run.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i + 1 - order);
         let mut terms = vec![(of_sample, &base), (-scale * phi, &m[order - 1])];
-        let by_heun = self.config.solver_type == "heun";
+        let by_heun = self.run.config.solver_type == "heun";
         match order {
             1 => {}
             2 => {
@@ -100,7 +81,7 @@ impl Sampler for DpmSinglestep {
                 let r1 = (lambda(i - 1) - lambda(i - 2)) / h;
                 // Of the divided differences (m1 - m2) / r1 and (m0 - m2) / r0.
                 let (near, far) = if by_heun {
-                    let d2 = 2.0 * formulas.second(&self.config) / (r0 - r1);
+                    let d2 = 2.0 * formulas.second(&self.run.config) / (r0 - r1);
                     (heun * r0 / (r0 - r1) - d2, -heun * r1 / (r0 - r1) + d2)
                 } else {
                     (0.0, heun)
@@ -108,17 +89,12 @@ impl Sampler for DpmSinglestep {
                 terms.extend([(far / r0, &m[0]), (near / r1, &m[1]), (-far / r0 - near / r1, &m[2])]);
             }
         }
-        let (_, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
+        let (_, sigma_t) = alpha_sigma(self.run.sigmas[i + 1]);
         let of_noise = sigma_t * (-(-2.0 * h).exp_m1()).sqrt();
         terms.extend(noise.as_ref().map(|noise| (of_noise, noise)));
         let [next, newest] = evaluate([&Combination::sum(&terms), &m[0]])?;
         self.outputs.insert(0, newest);
-        self.outputs.truncate(self.config.solver_order);
+        self.outputs.truncate(self.run.config.solver_order);
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
-        ops::combine(&[(alpha, image), (sigma, noise)])
     }
 }

@@ -2,19 +2,16 @@
 //! the stochastic form of the latter.
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, required, threshold};
+use super::sampler::{Run, Sampler, required, threshold};
 use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops::{self, Combination, evaluate};
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct DpmSolver {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    sigmas: Vec<f64>,
+    run: Run,
     /// The latest images (noises for `dpmsolver`), newest first, at most `solver_order`.
     outputs: Vec<Tensor>,
 }
@@ -26,13 +23,13 @@ impl DpmSolver {
         let spaced = timesteps::spaced_for_solver(&config, steps, (table.len() - clipped).max(1))?;
         let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
         let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
-        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![] })
+        Ok(Self { run: Run::in_sigma(config, schedule, levels), outputs: vec![] })
     }
 
     fn highest_order(&self, i: usize) -> usize {
-        let n = self.timesteps.len();
-        let careful = self.config.lower_order_final && n < 15;
-        let at_last = self.config.euler_at_final || careful || !self.config.final_sigma_is_min;
+        let n = self.run.timesteps.len();
+        let careful = self.run.config.lower_order_final && n < 15;
+        let at_last = self.run.config.euler_at_final || careful || !self.run.config.final_sigma_is_min;
         match i + 1 {
             last if last == n && at_last => 1,
             second if second + 1 == n && careful => 2,
@@ -96,46 +93,38 @@ impl Formulas {
 }
 
 impl Sampler for DpmSolver {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
-        stochastic(&self.config)
+        stochastic(&self.run.config)
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (_, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
-        let mut outputs = vec![converted(&self.config, output, sample, self.sigmas[i])?];
+        let (_, sigma_t) = alpha_sigma(self.run.sigmas[i + 1]);
+        let mut outputs = vec![converted(&self.run.config, output, sample, self.run.sigmas[i])?];
         outputs.extend(self.outputs.iter().map(Combination::of));
-        outputs.truncate(self.config.solver_order);
+        outputs.truncate(self.run.config.solver_order);
 
-        let lambda = |i: usize| -self.sigmas[i].ln();
+        let lambda = |i: usize| -self.run.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i);
-        let formulas = Formulas::new(&self.config, self.sigmas[i], self.sigmas[i + 1]);
+        let formulas = Formulas::new(&self.run.config, self.run.sigmas[i], self.run.sigmas[i + 1]);
         let Formulas { of_sample, scale, phi, heun, .. } = formulas;
         let mut terms = vec![(of_sample, sample)];
         let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         match outputs.len().min(self.highest_order(i)) {
             1 => terms.push((-scale * phi, &outputs[0])),
             2 => {
-                let d1 = if self.config.solver_type == "heun" { heun } else { -0.5 * scale * phi };
+                let d1 = if self.run.config.solver_type == "heun" { heun } else { -0.5 * scale * phi };
                 let d1 = d1 * h / (lambda(i) - lambda(i - 1));
                 terms.extend([(-scale * phi + d1, &outputs[0]), (-d1, &outputs[1])]);
             }
             _ => {
                 let r0 = (lambda(i) - lambda(i - 1)) / h;
                 let r1 = (lambda(i - 1) - lambda(i - 2)) / h;
-                let d2 = formulas.second(&self.config);
+                let d2 = formulas.second(&self.run.config);
                 // Of the divided differences (m0 - m1) / r0 and (m1 - m2) / r1.
                 let near = heun * (1.0 + r0 / (r0 + r1)) + d2 / (r0 + r1);
                 let far = -(heun * r0 / (r0 + r1) + d2 / (r0 + r1));
@@ -150,12 +139,7 @@ impl Sampler for DpmSolver {
         terms.extend(noise.as_ref().map(|noise| (of_noise, noise)));
         let [next, output] = evaluate([&Combination::sum(&terms), &outputs[0]])?;
         self.outputs.insert(0, output);
-        self.outputs.truncate(self.config.solver_order);
+        self.outputs.truncate(self.run.config.solver_order);
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
-        ops::combine(&[(alpha, image), (sigma, noise)])
     }
 }

@@ -1,7 +1,7 @@
 //! Euler's method that overshoots and puts noise back at every step (k-diffusion's `sample_euler_ancestral`).
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, required};
+use super::sampler::{Run, Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::{sigmas, timesteps};
 use crate::error::Result;
@@ -9,10 +9,7 @@ use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct EulerAncestral {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    sigmas: Vec<f64>,
+    run: Run,
 }
 
 impl EulerAncestral {
@@ -21,29 +18,17 @@ impl EulerAncestral {
         let table = sigmas::table(&schedule);
         let at = |&t: &f64| f64::from(sigmas::interpolate(&table, t) as f32);
         let sigmas = timesteps.iter().map(at).chain([0.0]).collect();
-        Ok(Self { config, schedule, timesteps, sigmas })
+        Ok(Self { run: Run { config, schedule, timesteps, sigmas } })
     }
 }
 
 impl Sampler for EulerAncestral {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        sigmas::init_noise_sigma(&self.config, &self.sigmas)
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn level(&self, i: usize) -> Option<f64> {
-        Some(self.sigmas[i])
+        Some(self.run.sigmas[i])
     }
 
     fn needs_noise(&self, _i: usize) -> bool {
@@ -52,9 +37,9 @@ impl Sampler for EulerAncestral {
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (from, to) = (self.sigmas[i], self.sigmas[i + 1]);
+        let (from, to) = (self.run.sigmas[i], self.run.sigmas[i + 1]);
         let (down, up) = sigmas::ancestral(from, to);
-        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, from);
+        let (of_sample, of_output) = sigmas::derivative(self.run.config.prediction, from);
         let dt = down - from;
         let noise = required(noise)?;
         Combination::sum(&[(1.0 + of_sample * dt, sample), (of_output * dt, output), (up, &noise)]).tensor()

@@ -2,7 +2,7 @@
 //! of the network a step, the second one half-way in log sigma.
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, required};
+use super::sampler::{Run, Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
@@ -10,12 +10,9 @@ use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct Kdpm2 {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
+    /// Levels as diffusers lists them: each twice.
+    run: Run,
     ancestral: bool,
-    timesteps: Vec<f64>,
-    /// As diffusers lists them: each level twice.
-    listed: Vec<f64>,
     steps: Vec<Step>,
     /// The sample before the step whose second call follows.
     before: Option<Tensor>,
@@ -49,7 +46,7 @@ impl Kdpm2 {
         };
         let timesteps = (0..2 * n - 1).map(at).collect();
         let listed = (0..2 * n + 2).map(|i| levels.sigmas[i.div_ceil(2).min(n)]).collect();
-        Ok(Self { config, schedule, ancestral, timesteps, listed, steps, before: None })
+        Ok(Self { run: Run { config, schedule, timesteps, sigmas: listed }, ancestral, steps, before: None })
     }
 
     /// The level of call `i`.
@@ -60,24 +57,12 @@ impl Kdpm2 {
 }
 
 impl Sampler for Kdpm2 {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn order(&self) -> usize {
         2
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.listed
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        sigmas::init_noise_sigma(&self.config, &self.listed)
     }
 
     fn level(&self, i: usize) -> Option<f64> {
@@ -92,7 +77,7 @@ impl Sampler for Kdpm2 {
         let noise = self.needs_noise(i).then(|| required(noise)).transpose()?;
         let step = &self.steps[i / 2];
         let x = Combination::of(sample);
-        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.of_call(i));
+        let (of_sample, of_output) = sigmas::derivative(self.run.config.prediction, self.of_call(i));
         let Some(before) = self.before.take() else {
             let dt = step.middle - step.from;
             // The last step ends at 0 and has no middle.

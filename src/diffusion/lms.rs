@@ -1,7 +1,7 @@
 //! The linear multistep method of up to four derivatives in sigma (k-diffusion's `sample_lms`).
 
 use super::config::SchedulerConfig;
-use super::sampler::Sampler;
+use super::sampler::{Run, Sampler};
 use super::schedule::NoiseSchedule;
 use super::sigmas;
 use crate::error::Result;
@@ -12,10 +12,7 @@ use crate::tensor::Tensor;
 const ORDER: usize = 4;
 
 pub(super) struct Lms {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    sigmas: Vec<f64>,
+    run: Run,
     /// The latest derivatives, newest first.
     derivatives: Vec<Tensor>,
 }
@@ -23,7 +20,7 @@ pub(super) struct Lms {
 impl Lms {
     pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
         let levels = sigmas::spaced(&config, &sigmas::table(&schedule), steps)?;
-        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, derivatives: vec![] })
+        Ok(Self { run: Run::in_sigma(config, schedule, levels), derivatives: vec![] })
     }
 }
 
@@ -48,37 +45,25 @@ fn coefficients(nodes: &[f64], end: f64) -> Vec<f64> {
 }
 
 impl Sampler for Lms {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
-    }
-
-    fn init_noise_sigma(&self) -> f64 {
-        sigmas::init_noise_sigma(&self.config, &self.sigmas)
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn level(&self, i: usize) -> Option<f64> {
-        Some(self.sigmas[i])
+        Some(self.run.sigmas[i])
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (of_sample, of_output) = sigmas::derivative(self.config.prediction, self.sigmas[i]);
+        let (of_sample, of_output) = sigmas::derivative(self.run.config.prediction, self.run.sigmas[i]);
         let newest = Combination::sum(&[(of_sample, sample), (of_output, output)]);
         let mut derivatives = vec![newest];
         derivatives.extend(self.derivatives.iter().map(Combination::of));
         derivatives.truncate(ORDER);
         // As many nodes as derivatives, also where a run starts at a later step; diffusers takes the coefficients of four then.
-        let nodes: Vec<f64> = (0..derivatives.len()).map(|k| self.sigmas[i - k]).collect();
+        let nodes: Vec<f64> = (0..derivatives.len()).map(|k| self.run.sigmas[i - k]).collect();
         let mut terms = vec![(1.0, sample)];
-        terms.extend(coefficients(&nodes, self.sigmas[i + 1]).into_iter().zip(&derivatives));
+        terms.extend(coefficients(&nodes, self.run.sigmas[i + 1]).into_iter().zip(&derivatives));
         let [next, newest] = evaluate([&Combination::sum(&terms), &derivatives[0]])?;
         self.derivatives.insert(0, newest);
         self.derivatives.truncate(ORDER - 1);

@@ -3,7 +3,7 @@
 
 use super::config::SchedulerConfig;
 use super::prediction::Prediction;
-use super::sampler::Sampler;
+use super::sampler::{Run, Sampler};
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::{Error, Result};
@@ -11,9 +11,7 @@ use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct Pndm {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
+    run: Run,
     /// How many of the timesteps are Runge-Kutta evaluations.
     runge_kutta: usize,
     stride: i64,
@@ -43,21 +41,29 @@ impl Pndm {
             let runge_kutta = twice.len() - 2;
             (twice[1..twice.len() - 1].iter().chain(&t[3..]).copied().collect(), runge_kutta)
         };
-        Ok(Self { config, schedule, timesteps, runge_kutta, stride, calls: 0, outputs: vec![], sum: None, start: None })
+        Ok(Self {
+            run: Run { config, schedule, timesteps, sigmas: vec![] },
+            runge_kutta,
+            stride,
+            calls: 0,
+            outputs: vec![],
+            sum: None,
+            start: None,
+        })
     }
 
     /// Equation 11: from timestep `t` to `previous` with the given output.
     fn transfer(&self, sample: &Combination, output: &Combination, t: i64, previous: i64) -> Result<Combination> {
-        let table = &self.schedule.alphas_cumprod;
+        let table = &self.run.schedule.alphas_cumprod;
         let at = |t: i64| {
             let a = if t >= 0 { table.get(t as usize).copied() } else { Some(table[0]) };
             a.ok_or_else(|| Error::Usage(format!("pndm reaches timestep {t}, outside the schedule: use other steps")))
         };
         let a = at(t)?;
-        let b = if previous < 0 && self.config.set_alpha_to_one { 1.0 } else { at(previous)? };
+        let b = if previous < 0 && self.run.config.set_alpha_to_one { 1.0 } else { at(previous)? };
         let of_sample = (b / a).sqrt();
         let of_noise = -(b - a) / (a * (1.0 - b).sqrt() + (a * (1.0 - a) * b).sqrt());
-        Ok(match self.config.prediction {
+        Ok(match self.run.config.prediction {
             Prediction::V => {
                 Combination::sum(&[(of_sample + of_noise * (1.0 - a).sqrt(), sample), (of_noise * a.sqrt(), output)])
             }
@@ -68,7 +74,7 @@ impl Pndm {
     /// Evaluation `call` of the Runge-Kutta steps, four of which make a step.
     fn runge_kutta_step(&mut self, call: usize, at: i64, output: &Combination, sample: &Tensor) -> Result<Tensor> {
         let previous = at - if call % 2 == 1 { 0 } else { self.stride / 2 };
-        let t = self.timesteps[call / 4 * 4] as i64;
+        let t = self.run.timesteps[call / 4 * 4] as i64;
         let weight = [1.0 / 6.0, 1.0 / 3.0, 1.0 / 3.0, 1.0 / 6.0][call % 4];
         let (is_first, is_last) = (call.is_multiple_of(4), call % 4 == 3);
         if is_first {
@@ -103,21 +109,17 @@ impl Pndm {
 }
 
 impl Sampler for Pndm {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
         let call = self.calls;
         self.calls += 1;
         if call < self.runge_kutta {
-            return self.runge_kutta_step(call, self.timesteps[i] as i64, output, sample);
+            return self.runge_kutta_step(call, self.run.timesteps[i] as i64, output, sample);
         }
-        let t = self.timesteps[i] as i64;
+        let t = self.run.timesteps[i] as i64;
         if let (1, [e]) = (call, self.outputs.as_slice()) {
             // The repeated timestep: the first step again, with the mean of both slopes.
             let slope = Combination::sum(&[(0.5, output), (0.5, &Combination::of(e))]);

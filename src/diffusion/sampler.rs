@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::config::{Class, SchedulerConfig};
 use super::names::Name;
 use super::schedule::NoiseSchedule;
+use super::sigmas::Levels;
 use super::{
     ddim, ddpm, deis, dpm_sde, dpm_singlestep, dpm_solver, euler, euler_ancestral, heun, kdpm2, lcm, lms, pndm,
 };
@@ -13,13 +14,33 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Combination};
 use crate::tensor::{DType, Tensor};
 
+/// What every sampling run has.
+pub struct Run {
+    pub(super) config: SchedulerConfig,
+    pub(super) schedule: NoiseSchedule,
+    pub(super) timesteps: Vec<f64>,
+    pub(super) sigmas: Vec<f64>,
+}
+
+impl Run {
+    pub(super) fn in_sigma(config: SchedulerConfig, schedule: NoiseSchedule, levels: Levels) -> Self {
+        Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas }
+    }
+}
+
 /// One sampling run. Step `i` belongs to `timesteps()[i]`; a run may start at a later step (image to image), but then
 /// visits every step in order, since multistep methods remember earlier outputs.
 pub trait Sampler: Send {
-    /// What the network is given at each step; may be fractional.
-    fn timesteps(&self) -> &[f64];
+    fn run(&self) -> &Run;
 
-    fn schedule(&self) -> &NoiseSchedule;
+    /// What the network is given at each step; may be fractional.
+    fn timesteps(&self) -> &[f64] {
+        &self.run().timesteps
+    }
+
+    fn schedule(&self) -> &NoiseSchedule {
+        &self.run().schedule
+    }
 
     /// Calls of the network that a step of the method takes: as many entries of `timesteps()`.
     fn order(&self) -> usize {
@@ -28,12 +49,15 @@ pub trait Sampler: Send {
 
     /// Noise levels with the final one; empty where the method has none.
     fn sigmas(&self) -> &[f64] {
-        &[]
+        &self.run().sigmas
     }
 
     /// What unit noise is multiplied by before the first step.
     fn init_noise_sigma(&self) -> f64 {
-        1.0
+        match self.level(0) {
+            Some(_) => sigmas::init_noise_sigma(&self.run().config, self.sigmas()),
+            None => 1.0,
+        }
     }
 
     /// How much of the noise each step of DDIM or TCD renews; the other methods have no such parameter.
@@ -74,6 +98,10 @@ pub trait Sampler: Send {
     fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
         if let Some(sigma) = self.level(i) {
             return ops::combine(&[(1.0, image), (sigma, noise)]);
+        }
+        if let Some(&sigma) = self.sigmas().get(i) {
+            let (alpha, sigma) = sigmas::alpha_sigma(sigma);
+            return ops::combine(&[(alpha, image), (sigma, noise)]);
         }
         let a = self.schedule().alphas_cumprod[self.timesteps()[i] as usize];
         ops::combine(&[(a.sqrt(), image), ((1.0 - a).sqrt(), noise)])

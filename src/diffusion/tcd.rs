@@ -1,7 +1,7 @@
 //! Trajectory consistency distillation (Zheng et al. 2024, arXiv:2402.19159, algorithm 4): eta is the paper's gamma.
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, required};
+use super::sampler::{Run, Sampler, required};
 use super::schedule::NoiseSchedule;
 use super::timesteps;
 use crate::error::Result;
@@ -9,9 +9,7 @@ use crate::ops::Combination;
 use crate::tensor::Tensor;
 
 pub(super) struct Tcd {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
+    run: Run,
     eta: f64,
 }
 
@@ -19,17 +17,13 @@ impl Tcd {
     pub(super) fn new(config: SchedulerConfig, schedule: NoiseSchedule, steps: usize) -> Result<Self> {
         let timesteps = timesteps::lcm(&config, steps)?;
         // What diffusers' class and the paper's figures take.
-        Ok(Self { config, schedule, timesteps, eta: 0.3 })
+        Ok(Self { run: Run { config, schedule, timesteps, sigmas: vec![] }, eta: 0.3 })
     }
 }
 
 impl Sampler for Tcd {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn set_eta(&mut self, eta: f64) {
@@ -37,17 +31,17 @@ impl Sampler for Tcd {
     }
 
     fn needs_noise(&self, i: usize) -> bool {
-        self.eta > 0.0 && i + 1 < self.timesteps.len()
+        self.eta > 0.0 && i + 1 < self.run.timesteps.len()
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let table = &self.schedule.alphas_cumprod;
-        let previous = self.timesteps.get(i + 1).copied().unwrap_or(0.0);
+        let table = &self.run.schedule.alphas_cumprod;
+        let previous = self.run.timesteps.get(i + 1).copied().unwrap_or(0.0);
         // In f32 as the reference has it, which decides where the product is a whole number.
         let s = ((1.0 - self.eta) as f32 * previous as f32).floor() as usize;
-        let (now, previous, s) = (table[self.timesteps[i] as usize], table[previous as usize], table[s]);
-        let prediction = self.config.prediction;
+        let (now, previous, s) = (table[self.run.timesteps[i] as usize], table[previous as usize], table[s]);
+        let prediction = self.run.config.prediction;
         let image = prediction.image(output, sample, now.sqrt(), (1.0 - now).sqrt());
         let direction = prediction.noise(output, sample, now.sqrt(), (1.0 - now).sqrt());
         if !self.needs_noise(i) {

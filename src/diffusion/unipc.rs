@@ -1,19 +1,16 @@
 //! UniPC: a predictor, and a corrector that reuses its evaluations (Zhao et al. 2023, arXiv:2302.04867).
 
 use super::config::SchedulerConfig;
-use super::sampler::{Sampler, threshold};
+use super::sampler::{Run, Sampler, threshold};
 use super::schedule::NoiseSchedule;
 use super::sigmas::{self, alpha_sigma};
 use super::timesteps;
 use crate::error::Result;
-use crate::ops::{self, Combination, evaluate};
+use crate::ops::{Combination, evaluate};
 use crate::tensor::Tensor;
 
 pub(super) struct UniPc {
-    config: SchedulerConfig,
-    schedule: NoiseSchedule,
-    timesteps: Vec<f64>,
-    sigmas: Vec<f64>,
+    run: Run,
     /// The latest images (noises without `predict_x0`), newest first.
     outputs: Vec<Tensor>,
     /// The sample and the order of the previous step, for the corrector.
@@ -26,7 +23,7 @@ impl UniPc {
         let spaced = timesteps::spaced_for_solver(&config, steps, table.len())?;
         let last = if config.final_sigma_is_min { table[0] } else { 0.0 };
         let levels = sigmas::for_solver(&config, &table, spaced, steps, last);
-        Ok(Self { config, schedule, timesteps: levels.timesteps, sigmas: levels.sigmas, outputs: vec![], last: None })
+        Ok(Self { run: Run::in_sigma(config, schedule, levels), outputs: vec![], last: None })
     }
 
     /// From `sample` at level `i` to level `i + 1`, with the `outputs` at level `i`, `i - 1` and so on. With `corrected`,
@@ -39,14 +36,14 @@ impl UniPc {
         order: usize,
         corrected: Option<&Combination>,
     ) -> Combination {
-        let (alpha_s, sigma_s) = alpha_sigma(self.sigmas[i]);
-        let (alpha_t, sigma_t) = alpha_sigma(self.sigmas[i + 1]);
-        let lambda = |i: usize| -self.sigmas[i].ln();
+        let (alpha_s, sigma_s) = alpha_sigma(self.run.sigmas[i]);
+        let (alpha_t, sigma_t) = alpha_sigma(self.run.sigmas[i + 1]);
+        let lambda = |i: usize| -self.run.sigmas[i].ln();
         let h = lambda(i + 1) - lambda(i);
         let (of_sample, scale, e) =
-            if self.config.predict_x0 { (sigma_t / sigma_s, alpha_t, -h) } else { (alpha_t / alpha_s, sigma_t, h) };
+            if self.run.config.predict_x0 { (sigma_t / sigma_s, alpha_t, -h) } else { (alpha_t / alpha_s, sigma_t, h) };
         let phi = e.exp_m1();
-        let b_h = if self.config.solver_type == "bh1" { e } else { phi };
+        let b_h = if self.run.config.solver_type == "bh1" { e } else { phi };
         let mut ratios: Vec<f64> = (1..order).map(|k| (lambda(i - k) - lambda(i)) / h).collect();
         let weights = match (order, corrected) {
             (1, None) => vec![],
@@ -103,50 +100,37 @@ fn solve(ratios: &[f64], e: f64, b_h: f64) -> Vec<f64> {
 }
 
 impl Sampler for UniPc {
-    fn timesteps(&self) -> &[f64] {
-        &self.timesteps
-    }
-
-    fn schedule(&self) -> &NoiseSchedule {
-        &self.schedule
-    }
-
-    fn sigmas(&self) -> &[f64] {
-        &self.sigmas
+    fn run(&self) -> &Run {
+        &self.run
     }
 
     fn step(&mut self, i: usize, output: &Combination, sample: &Tensor, _noise: Option<&Tensor>) -> Result<Tensor> {
         let sample = &Combination::of(sample);
-        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
-        let prediction = self.config.prediction;
-        let output = if self.config.predict_x0 {
+        let (alpha, sigma) = alpha_sigma(self.run.sigmas[i]);
+        let prediction = self.run.config.prediction;
+        let output = if self.run.config.predict_x0 {
             let image = prediction.image(output, sample, alpha, sigma);
-            if self.config.thresholding { threshold(&self.config, &image)? } else { image }
+            if self.run.config.thresholding { threshold(&self.run.config, &image)? } else { image }
         } else {
             prediction.noise(output, sample, alpha, sigma)
         };
         let mut outputs: Vec<Combination> = self.outputs.iter().map(Combination::of).collect();
         let sample = match self.last.take() {
-            Some((last, order)) if !self.config.disable_corrector.contains(&(i - 1)) => {
+            Some((last, order)) if !self.run.config.disable_corrector.contains(&(i - 1)) => {
                 self.advance(i - 1, &Combination::of(&last), &outputs, order, Some(&output))
             }
             _ => sample.clone(),
         };
         outputs.insert(0, output);
-        outputs.truncate(self.config.solver_order);
-        let left = self.timesteps.len() - i;
-        let limit = if self.config.lower_order_final { left } else { self.config.solver_order };
+        outputs.truncate(self.run.config.solver_order);
+        let left = self.run.timesteps.len() - i;
+        let limit = if self.run.config.lower_order_final { left } else { self.run.config.solver_order };
         let order = outputs.len().min(limit);
         let next = self.advance(i, &sample, &outputs, order, None);
         let [next, sample, output] = evaluate([&next, &sample, &outputs[0]])?;
         self.outputs.insert(0, output);
-        self.outputs.truncate(self.config.solver_order);
+        self.outputs.truncate(self.run.config.solver_order);
         self.last = Some((sample, order));
         Ok(next)
-    }
-
-    fn add_noise_at(&self, i: usize, image: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        let (alpha, sigma) = alpha_sigma(self.sigmas[i]);
-        ops::combine(&[(alpha, image), (sigma, noise)])
     }
 }
