@@ -5,17 +5,18 @@
 //! file beside each image; folders inside of it are read too. Images in a folder `10_name` count ten times, and where one of
 //! them has no caption it is `name`, as kohya's scripts have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::data::rng::{Purpose, Rng};
 use crate::error::{Error, Result};
-use kind::Kind;
+use pairs::Pairs;
 
 mod kind;
 mod kohya;
 mod metadata;
 mod names;
+mod pairs;
 mod subset;
 
 pub use kohya::Asked;
@@ -260,80 +261,6 @@ fn repeats(dir: &Path) -> Option<(u32, String)> {
     let (number, name) = name.split_once('_')?;
     let number = number.parse().ok().filter(|&number| number > 0)?;
     Some((number, name.trim().to_owned()))
-}
-
-/// The files of one folder by what an image and its caption share.
-#[derive(Default)]
-struct Pairs {
-    images: BTreeMap<PathBuf, PathBuf>,
-    captions: BTreeMap<PathBuf, PathBuf>,
-    unread: Vec<PathBuf>,
-}
-
-impl Pairs {
-    fn add(&mut self, path: &Path, extension: Option<&str>) -> Result<()> {
-        let stem = names::stem(path);
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let caption =
-            extension.map_or(kind::of(path) == Kind::Caption, |wanted| wanted.trim_start_matches('.') == ending);
-        if caption {
-            if let Some(other) = self.captions.insert(stem, path.into()) {
-                let message =
-                    format!("is a caption beside {}; keep one of them, or say by --caption-extension", name(&other));
-                return Err(Error::file(path, message));
-            }
-            return Ok(());
-        }
-        match kind::of(path) {
-            Kind::Image => {
-                if let Some(other) = self.images.insert(stem, path.into()) {
-                    let message = format!("shares its caption with {}; rename one of them", name(&other));
-                    return Err(Error::file(path, message));
-                }
-            }
-            Kind::UnreadImage => self.unread.push(path.into()),
-            Kind::Caption | Kind::Other => {}
-        }
-        Ok(())
-    }
-
-    /// The samples, and how many of them have the caption `fallback`.
-    fn samples(&self, fallback: Option<&str>, subset: usize) -> Result<(Vec<Sample>, usize)> {
-        let mut without = 0;
-        let unread: BTreeSet<PathBuf> = self.unread.iter().map(|path| names::stem(path)).collect();
-        let alone = |stem: &PathBuf| !self.images.contains_key(stem) && !unread.contains(stem);
-        if let Some((_, caption)) = self.captions.iter().find(|(stem, _)| alone(stem)) {
-            return Err(Error::file(caption, "a caption without an image beside it"));
-        }
-        let mut samples = Vec::new();
-        for (stem, image) in &self.images {
-            let caption = match (self.captions.get(stem), fallback) {
-                (Some(caption), _) => read_caption(caption)?,
-                (None, Some(fallback)) => {
-                    without += 1;
-                    fallback.to_owned()
-                }
-                (None, None) => {
-                    let message = format!("an image without a caption; write one to {}.txt", name(stem));
-                    return Err(Error::file(image, message));
-                }
-            };
-            samples.push(Sample { image: image.clone(), captions: vec![caption], subset });
-        }
-        Ok((samples, without))
-    }
-}
-
-fn read_caption(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.trim().to_string()),
-        Err(e) => {
-            let message = format!("not UTF-8 at byte {}; convert the caption to UTF-8", e.valid_up_to());
-            Err(Error::file(path, message))
-        }
-    }
 }
 
 fn name(path: &Path) -> String {

@@ -1,18 +1,22 @@
 //! The safetensors container. The crate reads and checks headers and offsets; this adds the file's name to errors,
-//! turns views into tensors, and writes files whose bytes depend on their content alone.
+//! and turns views into tensors.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod faults;
+mod write;
+
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::tensor::{Dtype, SafeTensorError, TensorInfo};
+use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::error::{Error, Result};
-use crate::formats::atomic;
-use crate::tensor::{DType, Element, Tensor};
+use crate::tensor::{Element, Tensor};
+
+use faults::{describe, duplicate_key, not_safetensors};
+pub use write::{emit, write};
 
 /// A memory-mapped file of named tensors.
 pub struct Safetensors {
@@ -172,138 +176,4 @@ fn from_e4m3(byte: u8) -> f16 {
 
 fn widen<T: Copy + Into<i64>>(values: &[T]) -> Vec<i64> {
     values.iter().map(|&v| v.into()).collect()
-}
-
-/// A sentence for files that are recognisably something else.
-fn not_safetensors(bytes: &[u8]) -> Option<String> {
-    if bytes.len() < 8 {
-        return Some(format!("not a safetensors file: it has only {} bytes", bytes.len()));
-    }
-    if bytes.starts_with(b"version https://git-lfs") {
-        let reason = "this is a git-lfs pointer, not the weights; fetch them with `git lfs pull`";
-        return Some(reason.into());
-    }
-    if bytes.starts_with(b"GGUF") {
-        return Some("this is a GGUF file, which holds quantised weights; expected safetensors".into());
-    }
-    // PyTorch's files are zip archives of pickles; older ones bare pickles of protocol 2 or later.
-    let pickle = bytes[0] == 0x80 && (2..=5).contains(&bytes[1]) && bytes.get(8) != Some(&b'{');
-    (bytes.starts_with(b"PK\x03\x04") || pickle).then(|| {
-        "this is a pickle checkpoint, which can run code when it is loaded; open it in Python and save its tensors with \
-         safetensors.torch.save_file"
-            .into()
-    })
-}
-
-fn describe(error: &SafeTensorError, file: &[u8]) -> String {
-    match error {
-        SafeTensorError::InvalidHeaderLength | SafeTensorError::HeaderTooLarge => {
-            "the header's length is larger than the file: it is truncated or not a safetensors file".into()
-        }
-        SafeTensorError::MetadataIncompleteBuffer => match (described_len(file), file.len()) {
-            (Some(described), len) if described > len => {
-                let missing = described - len;
-                format!(
-                    "it is truncated: the last {missing} of {described} bytes are missing; copy or download it again"
-                )
-            }
-            (Some(described), len) => {
-                let more = len - described;
-                format!(
-                    "it has {more} trailing bytes behind the last tensor, which ends at byte {described}: cut them off"
-                )
-            }
-            (None, _) => "the tensors do not fill the file".into(),
-        },
-        SafeTensorError::InvalidOffset(name) => format!("the offsets of tensor {name} overlap another or leave a gap"),
-        other => format!("not a valid safetensors file: {other}"),
-    }
-}
-
-/// The length that a file has by its header.
-fn described_len(file: &[u8]) -> Option<usize> {
-    let header = usize::try_from(u64::from_le_bytes(file.get(..8)?.try_into().ok()?)).ok()?;
-    let json: serde_json::Value = serde_json::from_slice(file.get(8..header.checked_add(8)?)?).ok()?;
-    let end = |tensor: &serde_json::Value| tensor["data_offsets"][1].as_u64();
-    let data = json.as_object()?.values().filter_map(end).max().unwrap_or(0);
-    usize::try_from(data).ok()?.checked_add(8 + header)
-}
-
-/// JSON readers take the last of two equal keys; a weight file with two tensors of one name is refused instead.
-fn duplicate_key(header: &[u8]) -> Option<String> {
-    struct Keys(Option<String>);
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = Keys;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-            let (mut seen, mut twice) = (BTreeSet::new(), None);
-            while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
-                if let Some(key) = seen.replace(key) {
-                    twice = Some(key);
-                }
-            }
-            Ok(Keys(twice))
-        }
-    }
-    impl<'de> serde::Deserialize<'de> for Keys {
-        fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-            d.deserialize_map(Visitor)
-        }
-    }
-    // The crate has parsed the header already, so it is an object.
-    serde_json::from_slice::<Keys>(header).ok().and_then(|keys| keys.0)
-}
-
-/// Writes a file, whole. The same content gives the same bytes.
-///
-/// # Errors
-/// [`Error::Io`] where it cannot be written.
-pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
-    atomic::write(path, |w| emit(w, tensors, metadata))
-}
-
-/// Writes length, header and tensors in the order of the reference writer: wide types first, so that every tensor is
-/// aligned, then by name. Of two tensors of one name the later counts.
-///
-/// # Errors
-/// Those of `w`.
-pub fn emit(
-    w: &mut dyn Write,
-    tensors: &[(String, Tensor)],
-    metadata: &BTreeMap<String, String>,
-) -> std::io::Result<()> {
-    let by_name: BTreeMap<&str, &Tensor> = tensors.iter().map(|(name, t)| (name.as_str(), t)).collect();
-    let mut sorted: Vec<(&str, &Tensor)> = by_name.into_iter().collect();
-    sorted.sort_by_key(|(_, tensor)| stored(tensor.dtype()).1);
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
-    }
-    let mut offset = 0;
-    for (name, tensor) in &sorted {
-        let end = offset + tensor.byte_len();
-        let dtype = stored(tensor.dtype()).0;
-        let info = serde_json::json!({ "dtype": dtype, "shape": tensor.shape(), "data_offsets": [offset, end] });
-        header.insert((*name).into(), info);
-        offset = end;
-    }
-    let mut header = serde_json::to_vec(&header)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    w.write_all(&(header.len() as u64).to_le_bytes())?;
-    w.write_all(&header)?;
-    sorted.iter().try_for_each(|(_, tensor)| w.write_all(tensor.bytes()))
-}
-
-/// The format's name of a type, and its place in the order of tensors.
-fn stored(dtype: DType) -> (&'static str, u8) {
-    match dtype {
-        DType::I64 => ("I64", 0),
-        DType::F64 => ("F64", 1),
-        DType::F32 => ("F32", 2),
-        DType::Bf16 => ("BF16", 3),
-        DType::F16 => ("F16", 4),
-    }
 }
