@@ -16,6 +16,9 @@ pub(super) fn not_safetensors(bytes: &[u8]) -> Option<String> {
     if bytes.starts_with(b"GGUF") {
         return Some("this is a GGUF file, which holds quantised weights; expected safetensors".into());
     }
+    if bytes.starts_with(b"\x89PNG") || bytes.starts_with(b"\xff\xd8\xff") {
+        return Some("this is an image; expected safetensors".into());
+    }
     // PyTorch's files are zip archives of pickles; older ones bare pickles of protocol 2 or later.
     let pickle = bytes[0] == 0x80 && (2..=5).contains(&bytes[1]) && bytes.get(8) != Some(&b'{');
     (bytes.starts_with(b"PK\x03\x04") || pickle).then(|| {
