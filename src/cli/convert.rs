@@ -94,18 +94,20 @@ impl Convert {
         if let Some(model) = &self.model {
             metadata.extend(provenance::prediction(model)?);
         }
-        let (count, rank) = (loaded.expert.len(), loaded.expert.max_rank());
+        let (count, rank, contents) = (loaded.expert.len(), loaded.expert.max_rank(), loaded.expert.contents());
+        let (norms, biases) = loaded.expert.norms_and_biases();
         let expert = match self.save_precision {
             Some(precision) => loaded.expert.stored_as(precision.dtype()),
             None => loaded.expert,
         };
         save::write(layout, &self.out, &expert, modules.as_ref(), &metadata)?;
-        let modules = count;
         if common.json {
             let out = self.out.display().to_string();
-            outjson!(serde_json::json!({ "out": out, "modules": modules, "rank": rank, "metadata": metadata }));
+            outjson!(serde_json::json!({
+                "out": out, "modules": count, "norms": norms, "biases": biases, "rank": rank, "metadata": metadata,
+            }));
         } else {
-            outln!("{}: {modules} modules, rank up to {rank}", self.out.display());
+            outln!("{}: {contents}", self.out.display());
         }
         Ok(())
     }
@@ -113,7 +115,9 @@ impl Convert {
     fn convert_model(self, common: &Common) -> Result<()> {
         let dtype = self.save_precision.map(SavePrecision::dtype);
         let tensors = match (self.to, self.file.is_dir()) {
-            (Target::SingleFile, true) => convert::to_single_file(&self.file, &self.out, dtype)?,
+            (Target::SingleFile, true) => {
+                convert::to_single_file(&self.file, &self.out, dtype, &mut |text| common.note(text))?
+            }
             (Target::ModelFolder, false) => convert::to_folder(&self.file, &self.out, dtype)?,
             (_, true) => {
                 let message = "is a folder already; --to single-file makes one file of it";

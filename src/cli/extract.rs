@@ -89,7 +89,7 @@ impl Extract {
             true => outjson!(serde_json::json!({
                 "out": self.out, "modules": count, "rank": rank, "relative_error": error, "left_out": extracted.left_out,
             })),
-            false => outln!("{}: {count} modules, rank up to {rank}, relative error {error:.2e}", self.out.display()),
+            false => outln!("{}: {}, relative error {error:.2e}", self.out.display(), extracted.expert.contents()),
         }
         Ok(())
     }
@@ -150,8 +150,9 @@ impl Resize {
                 "out": self.out, "modules": count, "rank": rank, "rank_before": before, "relative_error": error,
             })),
             false => outln!(
-                "{}: {count} modules, rank up to {rank} instead of {before}, relative error {error:.2e}",
-                self.out.display()
+                "{}: {}; rank up to {before} before, relative error {error:.2e}",
+                self.out.display(),
+                merged.expert.contents()
             ),
         }
         Ok(())

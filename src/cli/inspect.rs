@@ -84,8 +84,8 @@ impl Inspect {
                 }
             }
         }
-        if summary.vectors > 0 {
-            outln!("  norms and biases that change: {}", summary.vectors);
+        if summary.norms + summary.biases > 0 {
+            outln!("  norms and biases that change: {} and {}", summary.norms, summary.biases);
         }
         print_metadata(&summary.metadata);
         for unused in &summary.unused {

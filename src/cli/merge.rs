@@ -179,6 +179,8 @@ impl Merge {
             let report = serde_json::json!({
                 "out": self.out.display().to_string(),
                 "modules": merged.expert.len(),
+                "norms": merged.expert.norms_and_biases().0,
+                "biases": merged.expert.norms_and_biases().1,
                 "rank": merged.expert.max_rank(),
                 "relative_error": merged.relative_error,
                 "distance_to_sum": merged.distance_to_sum,
@@ -188,10 +190,9 @@ impl Merge {
         } else {
             let (error, distance) = (merged.relative_error, merged.distance_to_sum);
             outln!(
-                "{}: {} modules, rank up to {}, relative error {error:.2e} (to the plain weighted sum {distance:.2e})",
+                "{}: {}, relative error {error:.2e} (to the plain weighted sum {distance:.2e})",
                 self.out.display(),
-                merged.expert.len(),
-                merged.expert.max_rank(),
+                merged.expert.contents(),
             );
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::formats::checkpoint::{Checkpoint, Kind};
+use crate::formats::checkpoint::{Checkpoint, FORCES_ZEROS, Kind};
 use crate::formats::{component, json};
 
 /// Which pipeline a model belongs to. SD 1.x and 2.x are one family: their configurations say all that differs.
@@ -78,7 +78,7 @@ impl ModelDir {
             tokenizer_2: xl.then(|| component("tokenizer_2", &TOKENIZERS)).transpose()?,
             scheduler: component("scheduler", &[])?,
             scheduler_class: index["scheduler"][1].as_str().unwrap_or_default().into(),
-            force_zeros_for_empty_prompt: index["force_zeros_for_empty_prompt"].as_bool().unwrap_or(true),
+            force_zeros_for_empty_prompt: index[FORCES_ZEROS].as_bool().unwrap_or(true),
             root: root.into(),
             notes: Vec::new(),
         })
@@ -98,7 +98,7 @@ impl ModelDir {
             tokenizer_2: xl.then(|| root.join("tokenizer_2")),
             scheduler: root.join("scheduler"),
             scheduler_class: scheduler["_class_name"].as_str().unwrap_or_default().into(),
-            force_zeros_for_empty_prompt: true,
+            force_zeros_for_empty_prompt: checkpoint.forces_zeros(),
             root: root.into(),
             notes: checkpoint.notes()?,
         })

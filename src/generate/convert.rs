@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::data::clip_vocabulary;
 use crate::error::{Error, Result};
-use crate::formats::checkpoint::{Checkpoint, Kind};
+use crate::formats::checkpoint::{Checkpoint, FORCES_ZEROS, Kind};
 use crate::formats::component::{self, weight_files};
 use crate::formats::model_dir::{Family, ModelDir};
 use crate::formats::safetensors::{self, Safetensors};
@@ -20,11 +20,11 @@ type Tensors = BTreeMap<String, Tensor>;
 const NETWORKS: [&str; 4] = ["unet", "vae", "text_encoder", "text_encoder_2"];
 
 /// Writes the model folder as one file in the layout of CompVis and Stability, which says in its metadata (`selma.config`) what the
-/// folder's configurations say. Returns how many tensors it has.
+/// folder's configurations say. `note` is told what other programs will not find in it. Returns how many tensors it has.
 ///
 /// # Errors
 /// [`Error::File`] for a folder that is not whole, or a tensor that has no place in such files; [`Error::Io`].
-pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>) -> Result<usize> {
+pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>, note: &mut dyn FnMut(&str)) -> Result<usize> {
     let model = ModelDir::open(folder)?;
     let xl = model.family == Family::StableDiffusionXl;
     let mut own = Map::new();
@@ -60,6 +60,9 @@ pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>) -> Result
     let v = scheduler["prediction_type"] == "v_prediction";
     let open_clip = own["text_encoder"]["hidden_act"] == "gelu";
     own.insert("scheduler".into(), scheduler);
+    if xl {
+        own.insert("model_index".into(), json!({ FORCES_ZEROS: model.force_zeros_for_empty_prompt }));
+    }
     let architecture = match (xl, open_clip, v) {
         (true, ..) => "stable-diffusion-xl-v1-base",
         (_, true, true) => "stable-diffusion-v2-768-v",
@@ -78,6 +81,12 @@ pub fn to_single_file(folder: &Path, out: &Path, dtype: Option<DType>) -> Result
     ];
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     safetensors::write(out, &all, &metadata)?;
+    if xl && !model.force_zeros_for_empty_prompt {
+        note(
+            "warning: force_zeros_for_empty_prompt is false in this model. selma finds that in the file; other programs have no \
+             place for it in single files: in diffusers give force_zeros_for_empty_prompt=False to from_single_file",
+        );
+    }
     Ok(all.len())
 }
 
@@ -109,6 +118,9 @@ pub fn to_folder(file: &Path, out: &Path, dtype: Option<DType>) -> Result<usize>
         "_class_name": if xl { "StableDiffusionXLPipeline" } else { "StableDiffusionPipeline" },
         "_diffusers_version": "0.42.1",
     });
+    if xl {
+        index[FORCES_ZEROS] = Checkpoint::open(file)?.forces_zeros().into();
+    }
     let folder = |name: &str| {
         let path = staging.join(name);
         std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, e)).map(|()| path)

@@ -32,8 +32,7 @@ pub fn apply(
     for Strength { path, scale } in loras {
         let loaded = lora::load(path, Some(&base), allow_unused)?;
         loaded.warnings().for_each(&mut *note);
-        let modules = loaded.expert.len();
-        note(format!("{}: {modules} modules applied at {scale}", path.display()));
+        note(format!("{}: {} applied at {scale}", path.display(), loaded.expert.contents()));
         experts.push(loaded.expert.scaled(*scale));
     }
     model.apply(&experts)

@@ -162,6 +162,32 @@ impl Expert {
         self.len() == 0 && self.vectors.is_empty()
     }
 
+    /// How many differences of norms it has, and how many of biases.
+    pub fn norms_and_biases(&self) -> (usize, usize) {
+        let of_norm = |(_, name, _): &(&str, &str, &Tensor)| is_norm(name);
+        let norms = self.vectors().filter(of_norm).count();
+        (norms, self.vectors().count() - norms)
+    }
+
+    /// All kinds of changes that it has, in words: `128 modules (4 with DoRA), rank up to 8, 26 norms and 2 biases`.
+    pub fn contents(&self) -> String {
+        let dora = self.iter().filter(|(_, _, factors)| factors.magnitude.is_some()).count();
+        let some = |count: usize, one: &str, many: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {one}")),
+            _ => Some(format!("{count} {many}")),
+        };
+        let of_dora = if dora > 0 { format!(" ({dora} with DoRA)") } else { String::new() };
+        let modules = some(self.len(), "module", "modules");
+        let modules = modules.map(|modules| format!("{modules}{of_dora}, rank up to {}", self.max_rank()));
+        let (norms, biases) = self.norms_and_biases();
+        let vectors: Vec<String> =
+            [some(norms, "norm", "norms"), some(biases, "bias", "biases")].into_iter().flatten().collect();
+        let vectors = Some(vectors.join(" and ")).filter(|words| !words.is_empty());
+        let all: Vec<String> = [modules, vectors].into_iter().flatten().collect();
+        if all.is_empty() { "0 modules".into() } else { all.join(", ") }
+    }
+
     /// The widest rank of any module; 0 for an expert without modules.
     pub fn max_rank(&self) -> usize {
         self.iter().map(|(_, _, f)| f.rank()).max().unwrap_or(0)
@@ -190,4 +216,10 @@ impl Expert {
         }
         self
     }
+}
+
+/// Whether a parameter of one dimension belongs to a norm, by its module's name.
+pub(super) fn is_norm(parameter: &str) -> bool {
+    let module = parameter.rsplit_once('.').map_or(parameter, |(module, _)| module);
+    module.rsplit('.').next().is_some_and(|part| part.contains("norm"))
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::base::BaseModules;
 use super::dense;
 use super::expert::Expert;
 use super::families::Family;
@@ -31,6 +32,9 @@ pub struct Summary {
     /// Norms and biases that it changes.
     #[serde(skip_serializing_if = "is_zero")]
     pub vectors: usize,
+    /// Of these, differences of norms and of biases.
+    pub norms: usize,
+    pub biases: usize,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
@@ -95,6 +99,8 @@ pub fn inspect(path: &Path) -> Result<Summary> {
             _ => "diffusers",
         },
         vectors: loaded.expert.vectors().count(),
+        norms: loaded.expert.norms_and_biases().0,
+        biases: loaded.expert.norms_and_biases().1,
         values: loaded.expert.iter().map(|(_, _, f)| f.a.len() + f.b.len()).sum(),
         norm: components.values().map(|c| c.norm * c.norm).sum::<f64>().sqrt(),
         components,
@@ -119,6 +125,19 @@ pub fn family(expert: &Expert) -> Option<Family> {
     let (_, factors) = encoder.iter().find(|(module, _)| module.ends_with("q_proj"))?;
     // SD 1.x and SDXL share their first encoder; a file with SDXL's UNet has had its answer above.
     by_width(factors.inputs()).filter(|f| *f != Family::Sdxl)
+}
+
+/// The family of a LoRA; where its own modules do not tell, that of the model that it belongs to.
+pub fn family_on(expert: &Expert, base: Option<&BaseModules>) -> Option<Family> {
+    let of_base = |base: &BaseModules| {
+        if base.contains_key("text_encoder_2") {
+            return Some(Family::Sdxl);
+        }
+        let reads_text = |(module, _): &(&String, &Vec<usize>)| module.ends_with("attn2.to_k");
+        let (_, shape) = base.get("unet")?.iter().find(reads_text)?;
+        Family::ALL.into_iter().find(|family| shape.get(1) == Some(&family.context_width()))
+    };
+    family(expert).or_else(|| of_base(base?))
 }
 
 fn distinct(values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -49,7 +49,7 @@ pub fn write(
     match layout {
         Layout::Kohya => kohya(path, expert, base, extra),
         Layout::Peft if is_adapter_folder(layout, path) => peft(path, expert),
-        Layout::Peft | Layout::Diffusers => diffusers(path, expert, extra),
+        Layout::Peft | Layout::Diffusers => diffusers_on(path, expert, base, extra),
     }
 }
 
@@ -76,6 +76,16 @@ fn is_adapter_folder(layout: Layout, path: &Path) -> bool {
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
 pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>) -> Result<()> {
+    diffusers_on(path, expert, None, extra)
+}
+
+/// The same, where `base` tells the family of the model if the LoRA's own modules do not.
+fn diffusers_on(
+    path: &Path,
+    expert: &Expert,
+    base: Option<&BaseModules>,
+    extra: &BTreeMap<String, String>,
+) -> Result<()> {
     let mut tensors = Vec::new();
     for (component, module, factors) in expert.iter() {
         let up = if component == "unet" { factors.b.clone() } else { times(&factors.b, factors.scale()) };
@@ -86,7 +96,7 @@ pub fn diffusers(path: &Path, expert: &Expert, extra: &BTreeMap<String, String>)
     }
     let mut metadata = extra.clone();
     if metadata.contains_key("ss_sd_model_name") {
-        kohya::describe(path, expert, &mut metadata);
+        kohya::describe(path, expert, base, &mut metadata);
     }
     metadata.insert("format".into(), "pt".into());
     if let Some(unet) = expert.components.get("unet") {

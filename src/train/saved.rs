@@ -28,14 +28,14 @@ pub struct SavedLoras {
     dtype: DType,
     /// LoRAs of earlier steps that are kept.
     keep: usize,
-    /// The model's layers, for kohya's names.
-    base: Option<BaseModules>,
+    /// The model's layers, for kohya's names and to tell its family.
+    base: BaseModules,
     metadata: BTreeMap<String, String>,
 }
 
 impl SavedLoras {
     /// # Errors
-    /// [`Error::File`] where kohya's layout is asked for and the model's headers cannot be read.
+    /// [`Error::File`] where the model's headers cannot be read.
     pub fn new(config: &TrainConfig, examples: &Examples) -> Result<Self> {
         let model = Path::new(&config.model);
         let kohya = config.format == Format::Kohya;
@@ -44,12 +44,14 @@ impl SavedLoras {
             layout: if kohya { Layout::Kohya } else { Layout::Diffusers },
             dtype: config.save_precision.dtype(),
             keep: config.kept_loras(),
-            base: kohya.then(|| base::modules(model)).transpose()?,
+            base: base::modules(model)?,
             metadata: {
                 let mut metadata = examples.provenance();
                 if !kohya {
                     metadata.retain(|key, _| IN_DIFFUSERS.contains(&key.as_str()));
                 }
+                // As in sd-scripts, of all steps: equal LoRAs are equal files.
+                metadata.insert("modelspec.title".into(), config.output_name.clone());
                 metadata.insert("selma.targets".into(), config.targets.join(","));
                 metadata.extend(provenance::prediction(model)?);
                 metadata.extend(provenance::base_model(model)?);
@@ -71,7 +73,7 @@ impl SavedLoras {
         let mut metadata = self.metadata.clone();
         metadata.insert("selma.step".into(), step.to_string());
         metadata.insert("ss_steps".into(), step.to_string());
-        save::write(self.layout, path, &expert.stored_as(self.dtype), self.base.as_ref(), &metadata)
+        save::write(self.layout, path, &expert.stored_as(self.dtype), Some(&self.base), &metadata)
     }
 
     /// Writes the LoRA of `step` beside those of earlier steps, and removes the oldest beyond those that are kept.

@@ -1,10 +1,11 @@
 //! `selma merge`: weights of blocks, and the numbers of the result.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use selma::formats::safetensors::Safetensors;
+use selma::formats::safetensors::{Safetensors, write};
 use selma::lora::{self, Expert};
-use selma::tensor::DType;
+use selma::tensor::{DType, Tensor};
 
 use crate::{parity, selma};
 
@@ -78,4 +79,35 @@ fn the_result_has_the_numbers_that_are_asked_for() {
             );
         }
     }
+}
+
+/// A LoRA may change norms and biases alone: what was merged is said all the same.
+#[test]
+fn norms_and_biases_are_counted_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let model = parity("models/tiny-sd1");
+    let unet = Safetensors::open(&model.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let ones = |name: &str| Tensor::full(unet.shape(name).unwrap(), 1.0, DType::F32);
+    let norm = ("lora_unet_conv_norm_out.w_norm".to_owned(), ones("conv_norm_out.weight"));
+    let bias = ("lora_unet_conv_in.diff_b".to_owned(), ones("conv_in.bias"));
+    write(&at("norm.safetensors"), std::slice::from_ref(&norm), &BTreeMap::new()).unwrap();
+    write(&at("both.safetensors"), &[norm, bias], &BTreeMap::new()).unwrap();
+    let says = |arguments: &[&str], out: &str| {
+        let mut command = selma();
+        command.args(arguments).arg("--model").arg(&model).arg("--out").arg(at(out)).current_dir(dir.path());
+        let output = command.assert().success();
+        String::from_utf8_lossy(&output.get_output().stdout).into_owned()
+    };
+    let kohya = ["merge", "--method", "concat", "--layout", "kohya"];
+    let said = says(&[&kohya[..], &["--lora", "norm.safetensors"]].concat(), "a.safetensors");
+    assert!(said.contains(": 1 norm, relative error 0"), "{said}");
+    let lora = parity("cases/sample_sd1_lora/lora.safetensors").display().to_string();
+    let said = says(&[&kohya[..], &["--lora", "both.safetensors", "--lora", &lora]].concat(), "b.safetensors");
+    assert!(said.contains(" modules, rank up to ") && said.contains(", 1 norm and 1 bias, relative"), "{said}");
+    let said = says(&["convert", "both.safetensors", "--to", "kohya"], "c.safetensors");
+    assert!(said.contains(": 1 norm and 1 bias\n"), "{said}");
+    let said = says(&["--json", "convert", "norm.safetensors", "--to", "kohya"], "d.safetensors");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!([&said["modules"], &said["norms"], &said["biases"]], [&0, &1, &0]);
 }

@@ -133,7 +133,9 @@ fn norms_and_biases_load_bake_and_are_written_again() {
     let base = lora::base::modules(&model).unwrap();
     let expert = lora::load(&path, Some(&base), false).unwrap().expert;
     assert_eq!((expert.vectors().count(), expert.len(), expert.is_empty()), (4, 0, false));
-    assert_eq!(lora::inspect::inspect(&path).unwrap().vectors, 4);
+    let summary = lora::inspect::inspect(&path).unwrap();
+    assert_eq!((summary.vectors, summary.norms, summary.biases), (4, 3, 1));
+    assert_eq!(expert.contents(), "3 norms and 1 bias");
 
     let baked = dir.path().join("baked");
     let changed = bake::into_model(&model, &[(&expert, 2.0)], &baked, &Device::Cpu).unwrap();

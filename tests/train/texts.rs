@@ -89,6 +89,26 @@ fn both_text_encoders_of_sdxl_learn() {
     assert!(shown.contains("text_encoder_2"), "{shown}");
 }
 
+/// to_q alone is the same in SD and SDXL: the model says which it is.
+#[test]
+fn a_lora_says_the_family_of_its_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = images(dir.path());
+    let metadata = |mut command: Command, out: &str| {
+        command.assert().success();
+        let lora = dir.path().join(out).join("lora.safetensors");
+        selma::formats::safetensors::Safetensors::open(&lora).unwrap().metadata().clone()
+    };
+    let xl = train_xl(&data, &dir.path().join("xl"), &["--steps", "1", "--resolution", "16"]);
+    let xl = metadata(xl, "xl");
+    assert_eq!(xl["modelspec.architecture"], "stable-diffusion-xl-v1-base/lora");
+    assert_eq!((xl["modelspec.title"].as_str(), xl["ss_base_model_version"].as_str()), ("lora", "sdxl_base_v1-0"));
+    // The small model is of no published family: no architecture is made up.
+    let other = metadata(train(&data, &dir.path().join("sd"), &["--steps", "1"]), "sd");
+    assert_eq!(other["modelspec.title"], "lora");
+    assert!(!other.contains_key("modelspec.architecture") && !other.contains_key("modelspec.sai_model_spec"));
+}
+
 #[test]
 fn what_a_text_encoder_learnt_is_drawn_and_merged() {
     let dir = tempfile::tempdir().unwrap();

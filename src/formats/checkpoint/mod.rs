@@ -27,6 +27,9 @@ use crate::error::{Error, Result};
 use crate::formats::json;
 use crate::formats::safetensors::Safetensors;
 
+/// The key of `model_index.json` that says whether a missing negative prompt is all zeros.
+pub(crate) const FORCES_ZEROS: &str = "force_zeros_for_empty_prompt";
+
 /// Component -> name in diffusers -> where it lies.
 type Index = BTreeMap<&'static str, BTreeMap<String, Source>>;
 
@@ -71,6 +74,12 @@ impl Checkpoint {
             }
         }
         Ok(checkpoint)
+    }
+
+    /// What the model's index says of a missing negative prompt (SDXL); true, as diffusers takes it for any single file, where the
+    /// file does not say it.
+    pub fn forces_zeros(&self) -> bool {
+        self.own["model_index"][FORCES_ZEROS].as_bool().unwrap_or(true)
     }
 
     /// As [`Checkpoint::open`] for the sake of one component: for `vae`, a file with nothing but a VAE will do.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::formats::digest::hex;
 use crate::formats::safetensors;
 use crate::lora::base::BaseModules;
-use crate::lora::expert::{Along, Expert, Magnitude};
+use crate::lora::expert::{Along, Expert, Magnitude, is_norm};
 use crate::lora::families::Family;
 use crate::lora::{inspect, sgm};
 use crate::tensor::{DType, Tensor};
@@ -28,7 +28,7 @@ use crate::tensor::{DType, Tensor};
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
 pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &BTreeMap<String, String>) -> Result<()> {
-    let family = inspect::family(expert);
+    let family = inspect::family_on(expert, base);
     let two_encoders = family == Some(Family::Sdxl) || base.is_some_and(|b| b.contains_key("text_encoder_2"));
     let layout = two_encoders.then(|| match base.and_then(|b| b.get("unet")) {
         Some(unet) => sgm::Layout::of(unet.keys().map(String::as_str)),
@@ -59,8 +59,7 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
         let (module, last) = name.rsplit_once('.').unwrap_or((name, "weight"));
         let ldm = layout.as_ref().filter(|_| component == "unet").and_then(|l| l.ldm_name(module));
         let stem = format!("{}_{}", prefix(component), ldm.as_deref().unwrap_or(module).replace('.', "_"));
-        let is_norm = module.rsplit('.').next().is_some_and(|part| part.contains("norm"));
-        let role = match (is_norm, last) {
+        let role = match (is_norm(name), last) {
             (true, "weight") => "w_norm",
             (true, _) => "b_norm",
             (false, _) => "diff_b",
@@ -71,22 +70,23 @@ pub fn kohya(path: &Path, expert: &Expert, base: Option<&BaseModules>, extra: &B
     metadata.insert("format".into(), "pt".into());
     network(expert, family, alpha, &mut metadata);
     hashes(&tensors, &mut metadata).map_err(|e| Error::io(path, e))?;
-    if let Some(family) = family {
-        model_spec(path, family, &mut metadata);
-    }
+    model_spec(path, family, &mut metadata);
     safetensors::write(path, &tensors, &metadata)
 }
 
 /// What managers of LoRAs show of a file in any layout: sd-scripts' keys of the network, and ModelSpec's.
-pub(super) fn describe(path: &Path, expert: &Expert, metadata: &mut BTreeMap<String, String>) {
-    let family = inspect::family(expert);
+pub(super) fn describe(
+    path: &Path,
+    expert: &Expert,
+    base: Option<&BaseModules>,
+    metadata: &mut BTreeMap<String, String>,
+) {
+    let family = inspect::family_on(expert, base);
     let alpha = commonest(expert.iter().map(|(_, _, f)| f.alpha));
     network(expert, family, alpha, metadata);
     // The factors have other names than those that sd-scripts' module makes.
     metadata.remove("ss_network_args");
-    if let Some(family) = family {
-        model_spec(path, family, metadata);
-    }
+    model_spec(path, family, metadata);
 }
 
 /// The keys that sd-scripts keeps even where no metadata is wanted.
@@ -177,8 +177,12 @@ impl Write for Hasher {
     }
 }
 
-/// The keys of ModelSpec that need no clock. What the caller knows better is left alone.
-fn model_spec(path: &Path, family: Family, metadata: &mut BTreeMap<String, String>) {
+/// The keys of ModelSpec that need no clock. What the caller knows better is left alone. A file that cannot say its architecture
+/// does not claim to follow the specification, and has a title for those who list it.
+fn model_spec(path: &Path, family: Option<Family>, metadata: &mut BTreeMap<String, String>) {
+    let title = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    metadata.entry("modelspec.title".into()).or_insert(title);
+    let Some(family) = family else { return };
     let v_prediction = metadata.get("modelspec.prediction_type").is_some_and(|p| p == "v");
     let (architecture, implementation) = match (family, v_prediction) {
         (Family::Sd1, _) => ("stable-diffusion-v1/lora", "diffusers"),
@@ -186,9 +190,7 @@ fn model_spec(path: &Path, family: Family, metadata: &mut BTreeMap<String, Strin
         (Family::Sd2, true) => ("stable-diffusion-v2-768-v/lora", "diffusers"),
         (Family::Sdxl, _) => ("stable-diffusion-xl-v1-base/lora", "https://github.com/Stability-AI/generative-models"),
     };
-    let title = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     metadata.insert("modelspec.sai_model_spec".into(), "1.0.1".into());
     metadata.insert("modelspec.architecture".into(), architecture.into());
     metadata.insert("modelspec.implementation".into(), implementation.into());
-    metadata.entry("modelspec.title".into()).or_insert(title);
 }

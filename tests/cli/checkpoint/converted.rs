@@ -47,13 +47,10 @@ fn folders_become_single_files_and_files_folders_that_draw_the_same() {
     }
 }
 
-#[test]
-fn a_model_of_another_vocabulary_stays_a_folder() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join("model");
-    let folder = parity("models/tiny-sd1");
-    std::fs::create_dir(&model).unwrap();
-    for place in std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+/// A copy of a model folder, to be changed.
+fn copied(from: &str, model: &Path) {
+    std::fs::create_dir(model).unwrap();
+    for place in std::fs::read_dir(parity(from)).unwrap().map(|entry| entry.unwrap().path()) {
         let to = model.join(place.file_name().unwrap());
         if place.is_dir() {
             std::fs::create_dir_all(&to).unwrap();
@@ -64,6 +61,46 @@ fn a_model_of_another_vocabulary_stays_a_folder() {
             std::fs::copy(&place, &to).unwrap();
         }
     }
+}
+
+/// A missing negative prompt is zeros or the empty prompt: the index of an SDXL folder says which, and a single file keeps it.
+#[test]
+fn what_stands_for_a_missing_negative_prompt_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    copied("models/tiny-sdxl", &at("model"));
+    let index = at("model/model_index.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut drawn = Vec::new();
+    for zeros in [true, false] {
+        value["force_zeros_for_empty_prompt"] = zeros.into();
+        std::fs::write(&index, value.to_string()).unwrap();
+        let at = |name: &str| at(&format!("{zeros}-{name}"));
+        let file = at("file.safetensors");
+        let mut command = selma();
+        command.arg("convert").arg(dir.path().join("model"));
+        let output = command.args(["--to", "single-file", "--out"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("force_zeros_for_empty_prompt is false") != zeros, "{said}");
+        convert(&file, "model-folder", &at("back"), &[]);
+        let back: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(at("back").join("model_index.json")).unwrap()).unwrap();
+        assert_eq!(back["force_zeros_for_empty_prompt"], zeros);
+        let mut of_folder = draw(&dir.path().join("model"), &at("a"));
+        let expected = pixels(of_folder.arg("--vocab").arg(parity("clip_vocab")), &at("a"));
+        assert!(pixels(&mut draw(&file, &at("b")), &at("b")) == expected, "{zeros}: file");
+        assert!(pixels(&mut draw(&at("back"), &at("c")), &at("c")) == expected, "{zeros}: folder");
+        drawn.push(expected);
+    }
+    assert!(drawn[0] != drawn[1]);
+}
+
+#[test]
+fn a_model_of_another_vocabulary_stays_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    copied("models/tiny-sd1", &model);
     let config = model.join("text_encoder/config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("\"vocab_size\": 49408", "\"vocab_size\": 1040")).unwrap();
