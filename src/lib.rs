@@ -38,7 +38,7 @@
 //!
 //! [`tensor`], [`autograd`] and one op ([`ops::layer_norm`]) show how everything is computed; [`nn`] is the networks;
 //! [`train::step`] is one step of training; [`generate`] is text to image. A module uses only modules before it in the
-//! list `dtype`, `random`, `device`, `tensor`, `autograd`, `ops`, `formats`, `nn`, `lora`, `diffusion`, `data`, `shapes`,
+//! list `dtype`, `random`, `device`, `tensor`, `autograd`, `ops`, `formats`, `page`, `nn`, `lora`, `diffusion`, `data`, `shapes`,
 //! `generate`, `train`, `pretrain`, `prompting`, `judges`, `metrics`, `evaluate`, `mix`, `chat`, `spatial`, `associate`,
 //! `regenerate`, `run`, `verify`, `selfcheck`, `cli`.
 
@@ -61,6 +61,7 @@ pub mod metrics;
 pub mod mix;
 pub mod nn;
 pub mod ops;
+pub mod page;
 pub mod paragraph;
 pub mod pretrain;
 pub mod prompting;

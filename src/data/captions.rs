@@ -19,8 +19,9 @@ pub struct Captions {
     /// Image and tokens of every caption that takes more than one window.
     pub long: Vec<(String, usize)>,
     /// Tokens of a caption that fit into one window.
-    capacity: usize,
+    pub capacity: usize,
     all: usize,
+    tokenizers: Vec<Tokenizer>,
 }
 
 impl Captions {
@@ -41,9 +42,7 @@ impl Captions {
                 let caption = dataset.subset(sample).variation.whole(caption);
                 // No token is shorter than a byte.
                 if caption.len() > capacity {
-                    for tokenizer in &tokenizers {
-                        tokens = tokens.max(tokenizer.tokens(&caption)?.len());
-                    }
+                    tokens = tokens.max(count(&tokenizers, &caption)?);
                 }
             }
             longest = longest.max(tokens);
@@ -52,7 +51,16 @@ impl Captions {
             }
         }
         let window = tokenizers.iter().map(Tokenizer::max_length).max().unwrap_or(0);
-        Ok(Self { window, windows: longest.div_ceil(capacity).max(1), long, capacity, all: dataset.len() })
+        let windows = longest.div_ceil(capacity).max(1);
+        Ok(Self { window, windows, long, capacity, all: dataset.len(), tokenizers })
+    }
+
+    /// The tokens of another text of this model.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::tokens`].
+    pub fn tokens(&self, text: &str) -> Result<usize> {
+        count(&self.tokenizers, text)
     }
 
     /// What to say of long captions: that they are cut, or that they are encoded in windows.
@@ -78,4 +86,11 @@ impl Captions {
             ),
         }]
     }
+}
+
+/// The tokens of a text, by the tokenizer that gives most.
+fn count(tokenizers: &[Tokenizer], text: &str) -> Result<usize> {
+    let counts: Vec<usize> =
+        tokenizers.iter().map(|tokenizer| Ok(tokenizer.tokens(text)?.len())).collect::<Result<_>>()?;
+    Ok(counts.into_iter().max().unwrap_or(0))
 }

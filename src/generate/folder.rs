@@ -4,21 +4,17 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ::image::RgbImage;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::generation::Networks;
 use super::loras::Strength;
 use super::parameters::Parameters;
-use super::request::{Request, is_setting};
+use super::request::Request;
 use super::webui::Syntax;
 use super::{Observer, Settings};
 use crate::data::image_latents::ImageLatents;
 use crate::data::prompts::Prompt;
 use crate::error::{Error, Result};
 use crate::formats::{image, jsonl, png};
-
-/// Keys of a prompt's record that the rows of `metadata.jsonl` set themselves, beside the settings.
-const OWN_KEYS: [&str; 5] = ["file_name", "text", "index", "loras", "prompt_syntax"];
 
 /// A folder of images to generate.
 pub struct Folder<'a> {
@@ -135,33 +131,10 @@ impl Folder<'_> {
         }
     }
 
-    /// A row of `metadata.jsonl`: the settings that were really used, and what else the prompt's own record says.
-    pub(super) fn row(&self, request: &Request, networks: Networks, parameters: &Parameters) -> Value {
-        let g = &request.generation;
-        let mut row = json!({
-            "file_name": file_name(request.number), "text": request.prompt, "seed": g.seed, "index": request.index,
-        });
-        if let Some(negative) = &g.negative {
-            row["negative"] = negative.as_str().into();
-        }
-        row["steps"] = g.steps.into();
-        row["guidance"] = g.guidance.scale.into();
-        (row["width"], row["height"]) = (g.size.1.into(), g.size.0.into());
-        row["scheduler"] = g.scheduler.as_deref().or(networks.scheduler["_class_name"].as_str()).into();
-        let loras = parameters.lora_rows(request);
-        if !loras.is_empty() {
-            row["loras"] = loras.into();
-        }
-        if request.weighted.is_some() {
-            row["prompt_syntax"] = "webui".into();
-        }
+    /// A row of `metadata.jsonl`.
+    pub(super) fn row(&self, request: &Request, parameters: &Parameters) -> Value {
         let prompt = &self.prompts[request.number as usize / self.images_per_prompt];
-        for (key, value) in &prompt.rest {
-            if !OWN_KEYS.contains(&key.as_str()) && !is_setting(key) {
-                row[key] = value.clone();
-            }
-        }
-        row
+        parameters.row(file_name(request.number), request, &prompt.rest)
     }
 
     /// Writes `metadata.jsonl`: rows of other images that are still there stay, after the new ones.

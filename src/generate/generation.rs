@@ -111,9 +111,30 @@ impl Generation {
     /// # Errors
     /// [`Error::Usage`] naming the option that is out of range.
     pub fn check(&self, model: &StableDiffusion, strength: Option<f64>) -> Result<()> {
+        self.check_for(model.vae.config.downscale(), &model.scheduler, model.is_xl())?;
+        if let Some(strength) = strength.filter(|strength| !(*strength > 0.0 && *strength <= 1.0)) {
+            return Err(Error::Usage(format!("--strength {strength}: expected more than 0 and at most 1")));
+        }
+        let layers = model.text.encoders.iter().map(|e| e.model.config.num_hidden_layers);
+        let layers = layers.min().unwrap_or(0).saturating_sub(usize::from(model.is_xl()));
+        if self.clip_skip >= layers {
+            let most = layers.saturating_sub(1);
+            return Err(Error::Usage(format!(
+                "--clip-skip {}: this model's text encoders can skip at most {most}",
+                self.clip_skip
+            )));
+        }
+        self.network_calls(model.networks(), strength).map(drop)
+    }
+
+    /// Checks size, steps, guidance and scheduler for a model that is not loaded: its VAE makes a latent of `factor` pixels a
+    /// side, and `scheduler` is its `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the option that is out of range.
+    pub fn check_for(&self, factor: usize, scheduler: &Value, is_xl: bool) -> Result<()> {
         const LARGEST: usize = 1 << 14;
         const MOST_STEPS: usize = 10_000;
-        let factor = model.vae.config.downscale();
         let fits = |side: usize| side > 0 && side <= LARGEST && side.is_multiple_of(factor);
         if !fits(self.size.0) || !fits(self.size.1) {
             return Err(Error::Usage(format!(
@@ -130,19 +151,7 @@ impl Generation {
                 return Err(Error::Usage(format!("--{name} {value}: expected a number that is not negative")));
             }
         }
-        if let Some(strength) = strength.filter(|strength| !(*strength > 0.0 && *strength <= 1.0)) {
-            return Err(Error::Usage(format!("--strength {strength}: expected more than 0 and at most 1")));
-        }
-        let layers = model.text.encoders.iter().map(|e| e.model.config.num_hidden_layers);
-        let layers = layers.min().unwrap_or(0).saturating_sub(usize::from(model.is_xl()));
-        if self.clip_skip >= layers {
-            let most = layers.saturating_sub(1);
-            return Err(Error::Usage(format!(
-                "--clip-skip {}: this model's text encoders can skip at most {most}",
-                self.clip_skip
-            )));
-        }
-        self.network_calls(model.networks(), strength).map(drop)
+        self.sampler(scheduler, is_xl).map(drop)
     }
 
     /// Calls of the UNet for one batch.
@@ -150,20 +159,20 @@ impl Generation {
     /// # Errors
     /// [`Error::Usage`] for an unknown scheduler, or a `strength` that leaves no step to run.
     pub fn network_calls(&self, networks: Networks, strength: Option<f64>) -> Result<usize> {
-        let sampler = self.sampler(networks)?;
+        let sampler = self.sampler(networks.scheduler, networks.is_xl)?;
         Ok(sampler.timesteps().len() - self.first_step(sampler.as_ref(), strength)?)
     }
 
-    fn sampler(&self, networks: Networks) -> Result<Box<dyn Sampler>> {
+    fn sampler(&self, scheduler: &Value, is_xl: bool) -> Result<Box<dyn Sampler>> {
         let own = || {
             let message = "the model's scheduler_config.json has no _class_name; name a scheduler by --scheduler";
-            networks.scheduler["_class_name"].as_str().ok_or_else(|| Error::Usage(message.into()))
+            scheduler["_class_name"].as_str().ok_or_else(|| Error::Usage(message.into()))
         };
         let name = match &self.scheduler {
             Some(name) => name,
             None => own()?,
         };
-        sampler::from_config(name, &pipeline_config(networks.scheduler, networks.is_xl), self.steps)
+        sampler::from_config(name, &pipeline_config(scheduler, is_xl), self.steps)
     }
 
     /// 0 for text to image; the later, the weaker the strength.
@@ -209,7 +218,7 @@ impl Batch<'_> {
     /// Those of [`Generation::network_calls`] and `seen`; where the device has no room.
     pub fn pixels(self, mut seen: impl FnMut() -> Result<()>) -> Result<(Tensor, Tensor)> {
         let Self { networks, generation, noise, positive, negative, start, mixture } = self;
-        let sampler = generation.sampler(networks)?;
+        let sampler = generation.sampler(networks.scheduler, networks.is_xl)?;
         let vae = networks.vae;
         let (height, width) = generation.size;
         let factor = vae.config.downscale();

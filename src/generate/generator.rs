@@ -263,14 +263,15 @@ impl Generator {
             return Err(Error::Usage(message.into()));
         }
         let sources = Sources {
-            model: &self.source.model,
+            model: Some(&self.source.model),
             vae: self.source.vae.as_deref(),
             loras: &self.loras,
             gate: self.gate.as_deref(),
             inputs: &folder.inputs,
             strength: self.strength(),
+            training: "",
         };
-        let parameters = Parameters::new(&self.model, &sources, &requests)?;
+        let parameters = Parameters::new(&self.model.scheduler, self.model.dtype, &sources, &requests)?;
         folder.check(&requests, &parameters)?;
         atomic::create_folder(folder.out)?;
         if folder.existing == Existing::Resume {
@@ -281,7 +282,7 @@ impl Generator {
         let calls = |request: &Request| request.generation.network_calls(networks, self.strength());
         let steps: Vec<usize> = requests.iter().map(calls).collect::<Result<_>>()?;
         observer.begin(requests.len(), steps.iter().sum());
-        let rows: Vec<Value> = requests.iter().map(|request| folder.row(request, networks, &parameters)).collect();
+        let rows: Vec<Value> = requests.iter().map(|request| folder.row(request, &parameters)).collect();
         let mut start = None;
         let mut done = 0;
         for batch in batches(&requests, folder.settings.batch_size) {

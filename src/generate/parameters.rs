@@ -5,20 +5,24 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::StableDiffusion;
 use super::loras::Strength;
-use super::request::Request;
+use super::request::{Request, is_setting};
 use crate::diffusion::names;
 use crate::error::Result;
 use crate::formats::component::{in_checkpoint, weight_files};
 use crate::formats::digest;
 use crate::formats::model_dir::ModelDir;
+use crate::tensor::DType;
+
+/// Keys of a prompt's record that the rows of `metadata.jsonl` set themselves, beside the settings.
+const OWN_KEYS: [&str; 5] = ["file_name", "text", "index", "loras", "prompt_syntax"];
 
 /// The files that images are generated from.
-pub(super) struct Sources<'a> {
-    pub model: &'a Path,
+#[derive(Default)]
+pub(crate) struct Sources<'a> {
+    pub model: Option<&'a Path>,
     /// The folder of another VAE.
     pub vae: Option<&'a Path>,
     pub loras: &'a [Strength],
@@ -28,6 +32,8 @@ pub(super) struct Sources<'a> {
     pub inputs: &'a str,
     /// Of an image to start from.
     pub strength: Option<f64>,
+    /// The name of the LoRA that is being trained.
+    pub training: &'a str,
 }
 
 /// What a LoRA is known by.
@@ -39,7 +45,7 @@ struct Hashes {
 }
 
 /// What all images of a folder share.
-pub(super) struct Parameters {
+pub(crate) struct Parameters {
     model: String,
     vae: String,
     strength: String,
@@ -52,12 +58,15 @@ pub(super) struct Parameters {
     inputs: String,
     /// The model's own sampler.
     scheduler: String,
+    training: String,
 }
 
 impl Parameters {
+    /// `scheduler`: the model's `scheduler_config.json`.
+    ///
     /// # Errors
     /// [`crate::Error::Io`] where a LoRA or a gate cannot be read.
-    pub fn new(model: &StableDiffusion, sources: &Sources, requests: &[Request]) -> Result<Self> {
+    pub fn new(scheduler: &Value, dtype: DType, sources: &Sources, requests: &[Request]) -> Result<Self> {
         let mut hashes = BTreeMap::new();
         for lora in sources.loras.iter().chain(requests.iter().flat_map(|request| &request.loras)) {
             if !hashes.contains_key(&lora.path) {
@@ -65,9 +74,9 @@ impl Parameters {
                 hashes.insert(lora.path.clone(), both);
             }
         }
-        let of_scheduler = |key: &str| model.scheduler[key].as_str().unwrap_or_default();
+        let of_scheduler = |key: &str| scheduler[key].as_str().unwrap_or_default();
         Ok(Self {
-            model: sources.model.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            model: sources.model.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned(),
             vae: sources.vae.map(name).unwrap_or_default(),
             strength: sources.strength.map(|strength| strength.to_string()).unwrap_or_default(),
             prediction: Some(of_scheduler("prediction_type"))
@@ -77,9 +86,10 @@ impl Parameters {
             loras: sources.loras.to_vec(),
             hashes,
             gate: sources.gate.map_or(Ok(String::new()), |gate| digest::tensors(gate).map(|hash| hash[..12].into()))?,
-            precision: Some(model.dtype.name()).filter(|name| *name != "f32").unwrap_or_default().into(),
+            precision: Some(dtype.name()).filter(|name| *name != "f32").unwrap_or_default().into(),
             inputs: sources.inputs.into(),
             scheduler: of_scheduler("_class_name").into(),
+            training: sources.training.into(),
         })
     }
 
@@ -90,7 +100,7 @@ impl Parameters {
     }
 
     /// The LoRAs of one image, for its row of `metadata.jsonl`.
-    pub(super) fn lora_rows(&self, request: &Request) -> Vec<Value> {
+    fn lora_rows(&self, request: &Request) -> Vec<Value> {
         let row = |(lora, hashes): (&Strength, &Hashes)| {
             json!({
                 "name": name(&lora.path), "scale": lora.scale, "sha256": hashes.file, "autov2": hashes.file[..10],
@@ -99,8 +109,42 @@ impl Parameters {
         self.loras_of(request).map(row).collect()
     }
 
+    /// A row of `metadata.jsonl`: the settings that were really used, and `rest`, what else the prompt's own record says.
+    pub fn row(&self, file_name: String, request: &Request, rest: &Map<String, Value>) -> Value {
+        let g = &request.generation;
+        let mut row = json!({
+            "file_name": file_name, "text": request.prompt, "seed": g.seed, "index": request.index,
+        });
+        if let Some(negative) = &g.negative {
+            row["negative"] = negative.as_str().into();
+        }
+        row["steps"] = g.steps.into();
+        row["guidance"] = g.guidance.scale.into();
+        (row["width"], row["height"]) = (g.size.1.into(), g.size.0.into());
+        let own = Some(self.scheduler.as_str()).filter(|own| !own.is_empty());
+        row["scheduler"] = g.scheduler.as_deref().or(own).into();
+        let loras = self.lora_rows(request);
+        if !loras.is_empty() {
+            row["loras"] = loras.into();
+        }
+        if request.weighted.is_some() {
+            row["prompt_syntax"] = "webui".into();
+        }
+        for (key, value) in rest {
+            if !OWN_KEYS.contains(&key.as_str()) && !is_setting(key) {
+                row[key] = value.clone();
+            }
+        }
+        row
+    }
+
     /// The text of one image. Settings are in webui's order; empty ones are left out.
     pub fn text(&self, request: &Request) -> String {
+        self.text_after(request, None)
+    }
+
+    /// The same of an image that is drawn after so many steps of the training.
+    pub fn text_after(&self, request: &Request, step: Option<u64>) -> String {
         let g = &request.generation;
         let mut text = request.prompt.clone();
         if let Some(negative) = g.negative.as_deref().filter(|n| !n.is_empty()) {
@@ -111,7 +155,7 @@ impl Parameters {
             let one = |(lora, hashes): (&Strength, &Hashes)| format!("{}: {}", name(&lora.path), of(lora, hashes));
             self.loras_of(request).map(one).collect::<Vec<_>>().join(", ")
         };
-        let settings: [(&str, &str); 19] = [
+        let settings: [(&str, &str); 21] = [
             ("Steps", &g.steps.to_string()),
             ("Sampler", &names::label(g.scheduler.as_deref().unwrap_or(&self.scheduler))),
             ("CFG scale", &g.guidance.scale.to_string()),
@@ -126,6 +170,8 @@ impl Parameters {
             ("Lora hashes", &list(&|_, hashes| hashes.tensors[..12].into())),
             ("Lora strengths", &list(&|lora, _| lora.scale.to_string())),
             ("Lora gate", &self.gate),
+            ("Lora in training", &self.training),
+            ("Training step", &step.map_or(String::new(), |step| step.to_string())),
             ("Prompt syntax", if request.weighted.is_some() { "webui" } else { "" }),
             ("Precision", &self.precision),
             ("Inputs", &self.inputs),

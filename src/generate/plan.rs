@@ -127,7 +127,7 @@ fn parameters(model: &StableDiffusion) -> impl Iterator<Item = &Param> {
 
 /// Values of a sample that are alive at once in a UNet's forward pass over latents of `[height, width]`: the skips, and what
 /// a resnet or a transformer makes on its way.
-fn unet_values(config: &UNetConfig, [height, width]: [usize; 2], tokens: usize, adapted: bool) -> usize {
+pub(crate) fn unet_values(config: &UNetConfig, [height, width]: [usize; 2], tokens: usize, adapted: bool) -> usize {
     let c = &config.block_out_channels;
     let blocks = c.len();
     let pixels = |level: usize| height.div_ceil(1 << level) * width.div_ceil(1 << level);

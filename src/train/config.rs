@@ -306,6 +306,11 @@ settings! {
         #[arg(long, alias = "validation-prompt")]
         #[aside]
         sample_prompt: Vec<String> = Vec::new(),
+        /// File of prompts of sample images, as `selma generate --prompts` reads it: one a line, with kohya's --n --d --s --l --w
+        /// --h behind it, or records with their negative, seed, steps, guidance, width, height and scheduler.
+        #[arg(long)]
+        #[aside]
+        sample_prompts: PathBuf,
         /// Seed of everything that is drawn.
         #[arg(skip)]
         seed: u64 = 42,
@@ -427,7 +432,8 @@ impl TrainConfig {
         let last = self.max_timestep.unwrap_or(u32::MAX);
         let expected = format!("below max-timestep ({last})");
         check::require(self.min_timestep < last, "min-timestep", &self.min_timestep, &expected)?;
-        let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty();
-        check::require(sampling, "sample-prompt", &"empty", "a prompt, because sample-every is set")
+        let sampling = self.sample_every == 0 || !self.sample_prompt.is_empty() || self.sample_prompts.is_some();
+        let expected = "a prompt here or a file of prompts as sample-prompts, because sample-every is set";
+        check::require(sampling, "sample-prompt", &"empty", expected)
     }
 }

@@ -13,6 +13,7 @@ pub mod parameters;
 pub mod plan;
 pub mod preparation;
 pub(crate) mod provenance;
+pub mod report;
 pub mod samples;
 mod saved;
 pub mod step;

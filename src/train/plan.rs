@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::activations::{Activations, Sizes};
 use super::config::TrainConfig;
+use super::samples::Asked;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::device::memory::{self, format_bytes};
@@ -15,6 +16,7 @@ use crate::device::plan::{MemoryPlan, Phase};
 use crate::error::Result;
 use crate::formats::component::Component;
 use crate::formats::model_dir::ModelDir;
+use crate::generate::plan::unet_values;
 use crate::nn::{UNetConfig, VaeConfig};
 use crate::tensor::DType;
 pub use adapted::Adapted;
@@ -40,7 +42,7 @@ pub struct Plans {
 }
 
 impl Plans {
-    /// Reads headers only. `side` is the training resolution in pixels.
+    /// Reads headers only. `side` is the training resolution in pixels; `samples` are drawn on the way.
     ///
     /// # Errors
     /// [`crate::Error::File`] for a component without weights.
@@ -51,7 +53,7 @@ impl Plans {
         files: &ModelDir,
         vae_folder: &Path,
         (unet, vae): (&UNetConfig, &VaeConfig),
-        side: usize,
+        (side, samples): (usize, &[Asked]),
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
@@ -116,7 +118,7 @@ impl Plans {
                     ("UNet", unet_weights),
                     ("trained values", state),
                     ("VAE", vae_weights),
-                    ("activations", DECODER_MAPS * map(side)),
+                    ("activations", drawn(samples, unet, vae, layers.text, dtype)),
                 ],
             });
         }
@@ -183,6 +185,19 @@ impl Plans {
         ways.push("a lower --resolution or --rank".into());
         ways
     }
+}
+
+/// What the largest of `samples` takes at once: the network's feature maps with and without its prompt of so many `tokens`, or
+/// the decoder's.
+fn drawn(samples: &[Asked], unet: &UNetConfig, vae: &VaeConfig, tokens: usize, dtype: DType) -> u64 {
+    let factor = vae.downscale();
+    let of = |asked: &Asked| {
+        let (height, width) = asked.request.generation.size;
+        let network = 2 * unet_values(unet, [height / factor, width / factor], tokens, true) * dtype.size();
+        let decoder = height * width * vae.block_out_channels[0] * DType::F32.size();
+        (network as u64).max(DECODER_MAPS * decoder as u64)
+    };
+    samples.iter().map(of).max().unwrap_or(0)
 }
 
 /// What the backward pass of text encoders needs, in bytes: in each layer what the norms, attention and the feed-forward part

@@ -9,7 +9,7 @@ use super::checkpoint::{self, RunIdentity, State};
 use super::config::TrainConfig;
 use super::folder::OutputFolder;
 use super::plan::{Adapted, Plans};
-use super::samples::Samples;
+use super::samples::{self as sample_images, SampledModel, Samples};
 use super::step::Objective;
 use super::texts::TrainedTexts;
 use super::timing::Timing;
@@ -23,11 +23,11 @@ use crate::data::{images, survey};
 use crate::device::Device;
 use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
-use crate::formats::model_dir::ModelDir;
+use crate::formats::model_dir::{Family, ModelDir};
 use crate::lora::{Expert, base};
 use crate::nn::{Config, UNet, UNetConfig, VaeConfig};
 use crate::tensor::{DType, release_pool};
-use parts::{extend, fits, identify, objective, samples, start, vae_folder};
+use parts::{extend, fits, identify, objective, sampled_texts, samples, start, vae_folder};
 
 /// A run that is ready for its first step, or for the one after the state that it goes on from.
 pub struct Preparation {
@@ -163,6 +163,9 @@ impl Preparation {
         };
         let default = unet.sample_size * vae.downscale();
         let side = config.resolution.map_or(default, |side| side as usize);
+        let is_xl = files.family == Family::StableDiffusionXl;
+        let asked = sample_images::asked(&config, side, is_xl)?;
+        sample_images::check(&asked, &config, vae.downscale(), &scheduler, is_xl)?;
 
         let images = images::survey(&dataset, watcher)?;
         let buckets = config.buckets(side as u32, images.iter().all(|image| image.size.0 == image.size.1))?;
@@ -196,6 +199,7 @@ impl Preparation {
         let captions = Captions::survey(&dataset, &files, vocab)?;
         captions.notes(config.long_prompts).iter().for_each(|note| watcher.note(note));
         let windows = if config.long_prompts { captions.windows } else { 1 };
+        sample_images::notes(&asked, &captions, windows)?.iter().for_each(|note| watcher.note(note));
         let text = (windows * captions.window, dataset.captions_vary());
         let largest = images.iter().map(|image| image.decoding(side as u32)).max().unwrap_or(0);
         let layers = Adapted::new(&config, start.as_ref(), &modules, text, largest)?;
@@ -203,7 +207,7 @@ impl Preparation {
             Some(tokens) => layers.with_tokens(tokens, &files)?,
             None => layers,
         };
-        let plans = Plans::new(&config, &layers, &files, &vae_folder, (&unet, &vae), side, device, dtype)?;
+        let plans = Plans::new(&config, &layers, &files, &vae_folder, (&unet, &vae), (side, &asked), device, dtype)?;
         if dry {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
             plans.check(&config)?;
@@ -247,12 +251,7 @@ impl Preparation {
             extend(state, &config, watcher)?;
         }
         let accumulated = config.grad_accum as u64;
-        let texts = if config.sample_every > 0 {
-            [config.sample_prompt.clone(), vec![String::new()]].concat()
-        } else {
-            Vec::new()
-        };
-        examples.prepare(first * accumulated..config.steps * accumulated, &texts, watcher)?;
+        examples.prepare(first * accumulated..config.steps * accumulated, &sampled_texts(&asked), watcher)?;
         let validation = match held_out {
             None => None,
             Some(dataset) => {
@@ -271,7 +270,11 @@ impl Preparation {
         };
         let samples = match config.sample_every {
             0 => None,
-            _ => Some(samples(&config, &files, scheduler, vae_folder, side, dtype, &mut examples)?),
+            _ => {
+                let zeros_for_empty = files.force_zeros_for_empty_prompt;
+                let model = SampledModel { scheduler, is_xl, vae_folder, own_vae: files.vae.clone(), dtype };
+                Some(samples(&config, asked, zeros_for_empty, model, &mut examples)?)
+            }
         };
 
         Ok(Some(Self {

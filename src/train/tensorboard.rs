@@ -1,7 +1,7 @@
-//! TensorBoard event files with scalars: TFRecord framing around protobuf messages that are few enough to write by hand.
+//! TensorBoard event files with scalars, images and texts: TFRecord framing around protobuf messages that are few enough to write by hand.
 //!
-//! Source: tensorflow/core/lib/io/record_writer.cc (framing), tensorflow/core/util/event.proto and
-//! tensorflow/core/framework/summary.proto (field numbers).
+//! Source: tensorflow/core/lib/io/record_writer.cc (framing), tensorflow/core/util/event.proto,
+//! tensorflow/core/framework/summary.proto and tensor.proto (field numbers).
 
 use std::fs::File;
 use std::io::Write;
@@ -50,15 +50,55 @@ impl EventFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
+        let simple = |(tag, value): &(&str, f64)| {
+            named(tag, |entry| {
+                entry.push(2 << 3 | 5); // simple_value, fixed 32 bits
+                entry.extend((*value as f32).to_le_bytes());
+            })
+        };
+        self.summary(step, &values.iter().map(simple).collect::<Vec<_>>())
+    }
+
+    /// Appends one event with an image of `(height, width)`, a whole PNG file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn image(&mut self, step: u64, tag: &str, (height, width): (usize, usize), png: &[u8]) -> Result<()> {
+        let value = named(tag, |entry| {
+            let mut image = Vec::new();
+            put_number(&mut image, 1, height as u64);
+            put_number(&mut image, 2, width as u64);
+            put_number(&mut image, 3, 3); // colorspace: RGB
+            put_bytes(&mut image, 4, png);
+            put_bytes(entry, 4, &image);
+        });
+        self.summary(step, &[value])
+    }
+
+    /// Appends one event with a text, which is shown as it is: TensorBoard takes texts for Markdown, so it goes there as code.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn text(&mut self, step: u64, tag: &str, text: &str) -> Result<()> {
+        let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+        let value = named(tag, |entry| {
+            let mut tensor = Vec::new();
+            put_number(&mut tensor, 1, 7); // dtype: DT_STRING
+            put_bytes(&mut tensor, 2, &[2 << 3 | 2, 2, 1 << 3, 1]); // tensor_shape: one dimension of size 1
+            put_bytes(&mut tensor, 8, lines.join("\n").as_bytes());
+            put_bytes(entry, 8, &tensor);
+            let (mut plugin, mut metadata) = (Vec::new(), Vec::new());
+            put_bytes(&mut plugin, 1, b"text");
+            put_bytes(&mut metadata, 1, &plugin);
+            put_bytes(entry, 9, &metadata);
+        });
+        self.summary(step, &[value])
+    }
+
+    fn summary(&mut self, step: u64, values: &[Vec<u8>]) -> Result<()> {
         let message = event(step, |e| {
             let mut summary = Vec::new();
-            for &(tag, value) in values {
-                let mut entry = Vec::new();
-                put_bytes(&mut entry, 1, tag.as_bytes());
-                entry.push(2 << 3 | 5); // simple_value, fixed 32 bits
-                entry.extend((value as f32).to_le_bytes());
-                put_bytes(&mut summary, 1, &entry);
-            }
+            values.iter().for_each(|value| put_bytes(&mut summary, 1, value));
             put_bytes(e, 5, &summary);
         });
         self.write(&message)
@@ -93,10 +133,23 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 fn event(step: u64, what: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut message = vec![1 << 3 | 1]; // wall_time, fixed 64 bits
     message.extend(seconds().to_le_bytes());
-    message.push(2 << 3); // step, varint
-    put_varint(&mut message, step);
+    put_number(&mut message, 2, step);
     what(&mut message);
     message
+}
+
+/// A `Summary.Value` called `tag`, with one more field written by `what`.
+fn named(tag: &str, what: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut value = Vec::new();
+    put_bytes(&mut value, 1, tag.as_bytes());
+    what(&mut value);
+    value
+}
+
+/// A varint field.
+fn put_number(to: &mut Vec<u8>, field: u8, value: u64) {
+    to.push(field << 3);
+    put_varint(to, value);
 }
 
 /// A length-delimited field: a string or a message.

@@ -46,16 +46,16 @@ impl TrainedTexts {
         self.encoders.encode_on(tape, captions, 0, self.windows)
     }
 
-    /// A prompt and no negative prompt.
+    /// A prompt and its negative prompt.
     ///
     /// # Errors
     /// As [`TextEncoders::encode_on`].
-    pub fn of_sample(&self, prompt: &str) -> Result<(Conditions, Conditions)> {
+    pub fn of_sample(&self, prompt: &str, negative: Option<&str>) -> Result<(Conditions, Conditions)> {
         let tape = Tape::off();
         let positive = self.encode(&tape, &[prompt.to_owned()])?;
-        let negative = match self.zeros_for_empty {
-            true => positive.zeros()?,
-            false => self.encode(&tape, &[String::new()])?,
+        let negative = match (negative, self.zeros_for_empty) {
+            (None, true) => positive.zeros()?,
+            (negative, _) => self.encode(&tape, &[negative.unwrap_or_default().to_owned()])?,
         };
         Ok((positive, negative))
     }

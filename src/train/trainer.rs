@@ -12,6 +12,7 @@ use super::metrics::Metrics;
 use super::parameters::FlatParameters;
 use super::plan::Plans;
 use super::preparation::Preparation;
+use super::report::Report;
 use super::samples::Samples;
 use super::saved::SavedLoras;
 use super::step::Objective;
@@ -51,6 +52,7 @@ pub struct Trainer {
     validation: Option<Validation>,
     steps: Steps,
     saved: SavedLoras,
+    page: Report,
 }
 
 impl Trainer {
@@ -119,6 +121,7 @@ impl Trainer {
                 Some(Validation::new(held_out, timesteps.clone(), &path, flat.step)?)
             }
         };
+        let page = Report::new(&config, examples.len(), (flat.len(), branches.len()))?;
         Ok(Self {
             config,
             folder,
@@ -137,6 +140,7 @@ impl Trainer {
             validation,
             steps,
             saved,
+            page,
         })
     }
 
@@ -173,7 +177,8 @@ impl Trainer {
     pub fn run(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         self.run_to(self.config.steps, watcher)?;
         // Also when everything had been done before: the result is there after every successful run.
-        self.save_result()
+        self.save_result()?;
+        self.page.write(self.flat.step)
     }
 
     /// Trains to step `end` and saves the state; does nothing where the run is there already, or further.
@@ -200,11 +205,12 @@ impl Trainer {
         let saving = last || step.is_multiple_of(self.config.save_every);
         self.report(drawing || saving, watcher)?;
         // Before the state is saved: a run that is killed while it draws comes back to this step.
-        if let Some(samples) = self.samples.as_ref().filter(|_| drawing) {
-            samples.draw(&self.unet, self.texts.as_ref(), step)?;
+        if drawing {
+            self.draw()?;
         }
         let every = self.config.validate_every.unwrap_or(self.config.save_every);
-        if self.validation.is_some() && (last || step.is_multiple_of(every)) {
+        let validating = self.validation.is_some() && (last || step.is_multiple_of(every));
+        if validating {
             self.report(true, watcher)?;
             self.validate(watcher)?;
         }
@@ -212,6 +218,9 @@ impl Trainer {
         if saving || stopped {
             self.report(true, watcher)?;
             self.save()?;
+        }
+        if drawing || validating || saving || stopped {
+            self.page.write(step)?;
         }
         if stopped && !last {
             let message = format!(
@@ -264,6 +273,15 @@ impl Trainer {
         self.steps.update(&mut self.flat, self.config.max_grad_norm)
     }
 
+    /// Draws sample images with the LoRA that would be saved now.
+    fn draw(&mut self) -> Result<()> {
+        let Some(samples) = &mut self.samples else { return Ok(()) };
+        self.flat.publish_average()?;
+        let drawn = samples.draw(&self.unet, self.texts.as_ref(), self.flat.step, &mut self.events);
+        self.flat.publish();
+        drawn
+    }
+
     /// Measures the loss of held-out images with the LoRA that would be saved now.
     fn validate(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
         let Some(validation) = &mut self.validation else { return Ok(()) };
@@ -273,6 +291,7 @@ impl Trainer {
         self.flat.publish();
         let loss = loss?;
         self.events.scalars(step, &[("validation/loss", loss)])?;
+        self.page.validation(step, loss);
         watcher.note(&format!("validation loss {loss:.5} after {step} steps"));
         Ok(())
     }
@@ -291,6 +310,7 @@ impl Trainer {
     }
 
     fn record(&mut self, done: &StepReport) -> Result<()> {
+        self.page.step(done);
         let mut values = vec![("train/loss", done.loss), ("train/lr", done.lr), ("train/grad_norm", done.grad_norm)];
         values.extend(done.loss_scale.map(|scale| ("train/loss_scale", scale)));
         self.events.scalars(done.step, &values)?;

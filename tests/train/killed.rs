@@ -25,6 +25,7 @@ fn run(data: &Path, out: &Path) -> Command {
     ]);
     command.args(["--train-text-encoder", "--optimizer", "prodigy", "--ema", "0.9", "--validation-split", "0.3"]);
     command.args(["--multires-noise-iterations", "2", "--steps", &STEPS.to_string(), "--save-every", "1", "--resume"]);
+    command.args(["--sample-every", "4", "--sample-prompt", "one", "--sample-prompt", "two"]);
     command.arg("--data").arg(data).arg("--out").arg(out);
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     command
@@ -62,7 +63,8 @@ fn a_run_with_everything_on_is_the_same_after_any_kills() {
     };
     assert!(finished.success() && kills > 0, "{kills} kills");
     let last = format!("state/step-{STEPS:08}.safetensors");
-    for file in ["lora.safetensors", "metrics.jsonl", "validation.jsonl", "lora-00000003.safetensors", last.as_str()] {
+    let records = ["metrics.jsonl", "validation.jsonl", "report.html", "samples/metadata.jsonl"];
+    for file in records.into_iter().chain(["lora.safetensors", "lora-00000003.safetensors", &last]) {
         assert!(bytes(whole.join(file)) == bytes(killed.join(file)), "after {kills} kills {file} differs");
     }
 }

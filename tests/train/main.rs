@@ -9,6 +9,8 @@ mod killed;
 mod losses;
 mod rates;
 mod records;
+mod report;
+mod samples;
 mod saved;
 mod schedule;
 mod texts;

@@ -76,6 +76,35 @@ fn events_are_framed_protobuf() {
     assert_ne!(EventFile::create(dir.path(), None).unwrap().path(), events.path());
 }
 
+/// Images and texts are messages as TensorBoard's own classes write them.
+#[test]
+fn images_and_texts_are_those_of_tensorboard() {
+    let recorded: serde_json::Value =
+        serde_json::from_str(include_str!("../fixtures/events.json")).expect("a recorded case");
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let png = recorded["png"].as_str().unwrap();
+    let png: Vec<u8> = (0..png.len() / 2).map(|i| u8::from_str_radix(&png[2 * i..2 * i + 2], 16).unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let mut events = EventFile::create(dir.path(), None).unwrap();
+    events.image(3, "samples/0", (40, 32), &png).unwrap();
+    events.text(3, "samples/0/settings", recorded["text"].as_str().unwrap()).unwrap();
+    let records = records(&std::fs::read(events.path()).unwrap());
+    // Time and step, then the summary: 0x2a, its length of two bytes or of one.
+    assert_eq!(records[1][..13][9..], [0x10, 3, 0x2a, 0xaa]);
+    assert_eq!(hex(&records[1][14..]), recorded["image_summary"].as_str().unwrap());
+    // 0x0a and the length of the value, then its fields, in whatever order.
+    let value = &records[2][15..];
+    assert_eq!((records[2][13], records[2][14] as usize), (0x0a, value.len()));
+    let (mut fields, mut rest) = (Vec::new(), value);
+    while !rest.is_empty() {
+        let (field, after) = rest.split_at(2 + rest[1] as usize);
+        fields.push(serde_json::Value::from(hex(field)));
+        rest = after;
+    }
+    fields.sort_by_key(ToString::to_string);
+    assert_eq!(recorded["text_value_fields"], serde_json::Value::from(fields));
+}
+
 /// What one run has encoded, the next one with the same images, captions and encoders takes.
 #[test]
 fn runs_share_a_cache() {

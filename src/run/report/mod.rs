@@ -1,10 +1,8 @@
 //! Stage `report`: one page that needs nothing but itself, `report.html`.
 
 mod beside;
-mod chart;
 mod columns;
 mod examples;
-mod image;
 mod page;
 mod scores;
 

@@ -1,17 +1,17 @@
 //! The page. Every text goes through the template's escaping: prompts come from strangers.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 
 use super::columns::heading;
 use super::examples::{Pair, extremes};
-use super::image::data_uri;
 use super::scores::{points, title};
-use super::{Contents, chart, scores};
+use super::{Contents, scores};
 use crate::error::Result;
+use crate::page::chart;
+use crate::page::image::data_uri;
 use crate::run::evaluate::{BASE, MERGED, expert, images};
 use crate::run::held_out::{self, Purpose};
 
-const STYLE: PreEscaped<&str> = PreEscaped(include_str!("page.css"));
 /// Prompts of each skill whose images are shown.
 const GRID: usize = 3;
 /// Pairs that got better, and as many that got worse.
@@ -24,29 +24,19 @@ const LISTED: usize = 3;
 /// # Errors
 /// For an image that cannot be read.
 pub(super) fn page(c: &Contents) -> Result<Markup> {
-    Ok(html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "selma: report" }
-                style { (STYLE) }
-            }
-            body {
-                h1 { "One LoRA of many experts: what it changed" }
-                @if let Some(summary) = &c.summary { (scores::in_short(c, summary)) }
-                (asked(c))
-                @if let Some(summary) = &c.summary {
-                    (scores::tables(c, summary))
-                    (grids(c)?)
-                    (changed(c)?)
-                }
-                (losses(c))
-                (how(c))
-            }
+    let body = html! {
+        h1 { "One LoRA of many experts: what it changed" }
+        @if let Some(summary) = &c.summary { (scores::in_short(c, summary)) }
+        (asked(c))
+        @if let Some(summary) = &c.summary {
+            (scores::tables(c, summary))
+            (grids(c)?)
+            (changed(c)?)
         }
-    })
+        (losses(c))
+        (how(c))
+    };
+    Ok(crate::page::page("selma: report", &body))
 }
 
 fn asked(c: &Contents) -> Markup {
@@ -157,7 +147,7 @@ fn pairs(c: &Contents, arm: &str, pairs: &[Pair]) -> Result<Markup> {
 fn losses(c: &Contents) -> Markup {
     html! {
         h2 { "Training" }
-        div.curves { @for (part, points) in &c.losses { (chart::curve(part, points)) } }
+        div.curves { @for (part, points) in &c.losses { (chart::curve(part, &format!("loss of {part}"), points)) } }
         (chosen(c))
     }
 }

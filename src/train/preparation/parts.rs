@@ -8,7 +8,7 @@ use crate::data::examples::Examples;
 use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
-use crate::formats::model_dir::{self, Family, ModelDir};
+use crate::formats::model_dir::{self, ModelDir};
 use crate::formats::{content_hash, digest};
 use crate::lora::{self, BaseModules, Expert};
 use crate::nn::{UNetConfig, VaeConfig};
@@ -16,7 +16,7 @@ use crate::tensor::DType;
 use crate::train::checkpoint::{RunIdentity, State};
 use crate::train::config::TrainConfig;
 use crate::train::lr_schedule::Shape;
-use crate::train::samples::Samples;
+use crate::train::samples::{Asked, SampledModel, Samples};
 use crate::train::step::Objective;
 use crate::train::watcher::Watcher;
 
@@ -124,37 +124,30 @@ pub(super) fn identify(
     })
 }
 
+/// The texts that frozen text encoders read for sample images: prompts, negative prompts, and the empty one.
+pub(super) fn sampled_texts(asked: &[Asked]) -> Vec<String> {
+    let mut texts: Vec<String> = asked.iter().map(|asked| asked.request.prompt.clone()).collect();
+    texts.extend(asked.iter().filter_map(|asked| asked.request.generation.negative.clone()));
+    texts.extend((!asked.is_empty()).then(String::new));
+    texts
+}
+
 pub(super) fn samples(
     config: &TrainConfig,
-    files: &ModelDir,
-    scheduler: Value,
-    vae_folder: PathBuf,
-    side: usize,
-    dtype: DType,
+    asked: Vec<Asked>,
+    zeros_for_empty: bool,
+    model: SampledModel,
     examples: &mut Examples,
 ) -> Result<Samples> {
-    let is_xl = files.family == Family::StableDiffusionXl;
     let mut prompts = Vec::new();
     // Text encoders that are trained encode them anew each time.
-    let frozen = config.sample_prompt.iter().filter(|_| !config.train_text_encoder);
-    for prompt in frozen {
-        let positive = examples.conditions(prompt)?;
-        let negative = match is_xl && files.force_zeros_for_empty_prompt {
-            true => positive.zeros()?,
-            false => examples.conditions("")?,
+    for Asked { request, .. } in asked.iter().filter(|_| !config.train_text_encoder) {
+        let positive = examples.conditions(&request.prompt)?;
+        let negative = match &request.generation.negative {
+            None if model.is_xl && zeros_for_empty => positive.zeros()?,
+            negative => examples.conditions(negative.as_deref().unwrap_or_default())?,
         };
         prompts.push((positive, negative));
     }
-    Ok(Samples {
-        dir: config.out.join("samples"),
-        texts: config.sample_prompt.clone(),
-        prompts,
-        scheduler,
-        is_xl,
-        vae_folder,
-        own_vae: files.vae.clone(),
-        dtype,
-        side,
-        seed: config.seed,
-    })
+    Samples::new(config, asked, prompts, model)
 }

@@ -1,4 +1,4 @@
-//! Images inside the page.
+//! Images inside a page.
 
 use std::io::Cursor;
 use std::path::Path;
