@@ -2,6 +2,8 @@
 //! is run by bash, the blocks of one page in order in one new folder, with this build's `selma` on the PATH. The folder
 //! holds `photos/`: six small images with captions.
 
+mod containerfile;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
