@@ -15,7 +15,7 @@ use crate::diffusion::config::Class;
 use crate::diffusion::{NoiseSchedule, Prediction, SchedulerConfig};
 use crate::error::{Error, Result};
 use crate::lora::{Targets, attach};
-use crate::nn::{Param, UNet};
+use crate::nn::{Param, UNet, Visitor};
 use crate::ops::optimizer::AdamW;
 use crate::tensor::random::{self, Stream};
 use crate::tensor::{DType, Tensor};
@@ -157,10 +157,30 @@ fn noise(batch: usize, step: u64) -> Noise {
 /// LoRA branches on the attention of a network.
 pub(crate) fn branches(unet: &mut UNet, rank: usize, dtype: DType) -> Result<Vec<Param>> {
     let targets = Targets::default();
+    branches_where(&mut |f| unet.visit(f), &|name, shape| targets.matches(name, shape), rank, dtype)
+}
+
+/// LoRA branches on the layers of a network whose names end in `suffix`.
+#[cfg(all(test, feature = "simulator"))]
+pub(crate) fn branches_of(
+    visit: &mut dyn FnMut(&mut Visitor),
+    suffix: &str,
+    rank: usize,
+    dtype: DType,
+) -> Result<Vec<Param>> {
+    branches_where(visit, &|name, _| name.ends_with(suffix), rank, dtype)
+}
+
+fn branches_where(
+    visit: &mut dyn FnMut(&mut Visitor),
+    chosen: &dyn Fn(&str, &[usize]) -> bool,
+    rank: usize,
+    dtype: DType,
+) -> Result<Vec<Param>> {
     let (mut params, mut failure) = (Vec::new(), None);
-    unet.visit(&mut |mut layer| {
+    visit(&mut |mut layer| {
         let shape = attach::weight_shape(&layer);
-        if !targets.matches(layer.name(), &shape) {
+        if !chosen(layer.name(), &shape) {
             return;
         }
         let index = params.len() as u64;

@@ -17,7 +17,7 @@ pub mod webui;
 pub use denoise::{Denoising, Guidance, decode};
 pub use generation::Generation;
 pub use generator::{Generator, Observer, Source};
-pub use prompt::{Conditions, TextEncoder, TextEncoders};
+pub use prompt::{Conditions, TextEncoder, TextEncoders, TextInput};
 pub use request::Request;
 pub use settings::Settings;
 

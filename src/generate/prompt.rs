@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::formats::embeddings::Embedding;
 use crate::formats::model_dir::ModelDir;
 use crate::lora::gate;
-use crate::nn::{ClipOutput, ClipText, Param};
+use crate::nn::{ClipInput, ClipOutput, ClipText, Param};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -32,6 +32,12 @@ impl Conditions {
         Ok(Self { context: ops::reshape(tape, &joined, &[n, length + others, width])?, pooled: self.pooled })
     }
 
+    /// In the place of those of text encoders that are still to read their texts.
+    pub fn pending(is_xl: bool) -> Self {
+        let nothing = Tensor::zeros(&[1], DType::F32);
+        Self { context: nothing.clone(), pooled: is_xl.then_some(nothing) }
+    }
+
     /// The same shapes with nothing in them.
     ///
     /// # Errors
@@ -47,6 +53,16 @@ pub struct TextEncoders {
     pub encoders: Vec<TextEncoder>,
     /// SDXL: a missing negative prompt is all zeros, not the empty string.
     pub force_zeros_for_empty_prompt: bool,
+}
+
+/// What the encoders of a model read of a batch of prompts: window after window, of each encoder.
+pub struct TextInput(Vec<ClipInput>);
+
+impl TextInput {
+    /// All tensors, always in the same order.
+    pub fn tensors(&mut self) -> Vec<&mut Tensor> {
+        self.0.iter_mut().flat_map(ClipInput::tensors).collect()
+    }
 }
 
 /// A tokenizer and the encoder that reads its ids.
@@ -167,6 +183,47 @@ impl TextEncoders {
         Ok(all)
     }
 
+    /// What the encoders read of prompts, in `parts` windows as for [`TextEncoders::encode_long`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`] and [`ClipText::input`].
+    pub fn input(&self, prompts: &[String], parts: usize) -> Result<TextInput> {
+        let mut all = Vec::new();
+        for part in 0..parts {
+            let window = (parts > 1).then_some(part);
+            for encoder in &self.encoders {
+                all.push(encoder.model.input(&encoder.ids(prompts, window)?)?);
+            }
+        }
+        Ok(TextInput(all))
+    }
+
+    /// The states of an input that is where the encoders are, as [`TextEncoders::encode_on`] gives those of its prompts; nothing
+    /// comes from the host.
+    ///
+    /// # Errors
+    /// As [`ClipText::forward_input`].
+    pub fn encode_input(&self, tape: &Tape, input: &TextInput) -> Result<Conditions> {
+        let mut all: Option<Conditions> = None;
+        for part in input.0.chunks(self.encoders.len()) {
+            let output = self.encoders[0].model.forward_input(tape, &part[0])?;
+            let (context, pooled) = self.chosen(tape, 0, output, 0)?;
+            let states = match self.encoders.get(1) {
+                None => Conditions { context, pooled },
+                Some(second) => {
+                    let output = second.model.forward_input(tape, &part[1])?;
+                    let (others, pooled) = self.chosen(tape, 1, output, 0)?;
+                    Conditions { context: ops::concat_channels(tape, &context, &others)?, pooled }
+                }
+            };
+            all = Some(match all {
+                None => states,
+                Some(before) => before.followed_by(tape, &states.context)?,
+            });
+        }
+        all.ok_or_else(|| Error::shape("encode", "no window of text"))
+    }
+
     /// How many parts [`TextEncoders::encode_long`] needs for a prompt: 1 where it fits.
     ///
     /// # Errors
@@ -223,8 +280,19 @@ impl TextEncoders {
         ids: Tensor,
         clip_skip: usize,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        let output = self.encoders[number].model.forward(tape, &ids)?;
+        self.chosen(tape, number, output, clip_skip)
+    }
+
+    /// Of what encoder number `number` gives, that which the UNet is told: as [`TextEncoders::states`].
+    fn chosen(
+        &self,
+        tape: &Tape,
+        number: usize,
+        output: ClipOutput,
+        clip_skip: usize,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let encoder = &self.encoders[number].model;
-        let output = encoder.forward(tape, &ids)?;
         let layers = output.hidden_states.len() - 1;
         if number == 0 && clip_skip >= layers {
             let message = format!("--clip-skip {clip_skip}: the text encoder has {layers} layers");

@@ -93,6 +93,24 @@ impl ClipConfig {
     }
 }
 
+/// What an encoder reads of a batch of texts: all that differs from one batch to the next, so that it alone has to change where
+/// work is replayed.
+pub struct ClipInput {
+    /// i64 `[n, t]`.
+    pub ids: Tensor,
+    /// i64 `[n, t]`: where in its text a token is.
+    pub positions: Tensor,
+    /// i64 `[n]`: where each text ends, counted through all texts.
+    pub ends: Tensor,
+}
+
+impl ClipInput {
+    /// All of them, always in the same order.
+    pub fn tensors(&mut self) -> [&mut Tensor; 3] {
+        [&mut self.ids, &mut self.positions, &mut self.ends]
+    }
+}
+
 /// What the encoder makes of token ids.
 pub struct ClipOutput {
     /// The last layer's output after the final norm, `[n, t, c]`.
@@ -193,6 +211,35 @@ impl ClipText {
         self.token_embedding.get().device()
     }
 
+    /// What the encoder reads of `ids` `[n, t]`, i64, all on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for too many tokens, or an id outside the vocabulary.
+    pub fn input(&self, ids: &Tensor) -> Result<ClipInput> {
+        self.input_with(ids, self.added.as_ref().map_or(0, |rows| rows.get().shape()[0]))
+    }
+
+    /// The same where `added` tokens follow the vocabulary.
+    fn input_with(&self, ids: &Tensor, added: usize) -> Result<ClipInput> {
+        let [n, t] = ids.dims("CLIPTextModel")?;
+        let limit = self.config.max_position_embeddings;
+        if t == 0 || t > limit || ids.dtype() != DType::I64 {
+            let message = format!("expected i64 ids of 1 to {limit} tokens, got {ids:?}");
+            return Err(Error::shape("CLIPTextModel", message));
+        }
+        let vocabulary = self.config.vocab_size + added;
+        if let Some(id) = ids.data::<i64>().iter().find(|&&id| id < 0 || id >= vocabulary as i64) {
+            let message = format!("id {id} is not in a vocabulary of {vocabulary} tokens");
+            return Err(Error::shape("CLIPTextModel", message));
+        }
+        let ends = ids.data::<i64>().chunks_exact(t).enumerate().map(|(i, row)| (i * t + self.end(row)) as i64);
+        Ok(ClipInput {
+            positions: Tensor::new((0..n).flat_map(|_| 0..t as i64).collect(), &[n, t]),
+            ends: Tensor::new(ends.collect(), &[n]),
+            ids: ids.clone(),
+        })
+    }
+
     /// `ids` `[n, t]`, i64, on the CPU. Causal; padding is attended to like any token.
     ///
     /// # Errors
@@ -216,27 +263,40 @@ impl ClipText {
     /// # Errors
     /// As [`ClipText::forward`]; [`Error::Shape`] for rows of another width.
     pub fn forward_with(&self, tape: &Tape, ids: &Tensor, new: Option<&Tensor>) -> Result<ClipOutput> {
-        let [n, t] = ids.dims("CLIPTextModel")?;
-        let limit = self.config.max_position_embeddings;
-        if t == 0 || t > limit || ids.dtype() != DType::I64 {
-            let message = format!("expected i64 ids of 1 to {limit} tokens, got {ids:?}");
-            return Err(Error::shape("CLIPTextModel", message));
-        }
-        let positions = Tensor::new((0..n).flat_map(|_| 0..t as i64).collect(), &[n, t]);
+        let mut input = self.input_with(ids, new.map_or(0, |rows| rows.shape()[0]))?;
         let tokens = match new {
             None => ops::embedding(tape, &self.token_embedding.get(), ids)?,
             Some(rows) => self.embedding_with(tape, ids, rows)?,
         };
-        let positions = ops::embedding(tape, &self.position_embedding.get(), &positions)?;
-        let mut h = ops::add(tape, &tokens, &positions)?;
+        // The table of positions may have a gradient, which needs them on the host.
+        input.ends = input.ends.to(&self.device())?;
+        self.states(tape, &tokens, &input)
+    }
+
+    /// As [`ClipText::forward`], of what [`ClipText::input`] made and somebody brought to the encoder's device: nothing comes
+    /// from the host. Of tokens that follow the vocabulary there may be none.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are such tokens, or the input is elsewhere.
+    pub fn forward_input(&self, tape: &Tape, input: &ClipInput) -> Result<ClipOutput> {
+        if self.added.is_some() {
+            return Err(Error::shape("CLIPTextModel", "tokens were added; their rows are looked up on the host"));
+        }
+        let tokens = ops::embedding(tape, &self.token_embedding.get(), &input.ids)?;
+        self.states(tape, &tokens, input)
+    }
+
+    /// From the embeddings of the tokens on.
+    fn states(&self, tape: &Tape, tokens: &Tensor, input: &ClipInput) -> Result<ClipOutput> {
+        let positions = ops::embedding(tape, &self.position_embedding.get(), &input.positions)?;
+        let mut h = ops::add(tape, tokens, &positions)?;
         let mut hidden_states = vec![h.clone()];
         for layer in &self.layers {
             h = layer.forward(tape, &h, &self.config.layer())?;
             hidden_states.push(h.clone());
         }
         let last_hidden_state = self.final_layer_norm(tape, &h)?;
-        let rows: Vec<usize> = ids.data::<i64>().chunks_exact(t).map(|row| self.end(row)).collect();
-        let pooled = ops::select_rows(tape, &last_hidden_state, &rows)?;
+        let pooled = ops::select_numbered_rows(tape, &last_hidden_state, &input.ends)?;
         let text_embeds =
             (self.text_projection.as_ref()).map(|projection| projection.forward(tape, &pooled)).transpose()?;
         Ok(ClipOutput { last_hidden_state, hidden_states, pooled, text_embeds })

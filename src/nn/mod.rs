@@ -27,7 +27,7 @@ mod vision_tower;
 mod weights;
 
 pub use blip::{BlipSettings, BlipVision, BlipVqa, ImageReward};
-pub use clip::{ClipConfig, ClipOutput, ClipText};
+pub use clip::{ClipConfig, ClipInput, ClipOutput, ClipText};
 pub use clip_model::{ClipModel, ClipSettings, ImageOutput};
 pub use config::Config;
 pub use conv::Conv2d;

@@ -79,5 +79,6 @@ pub use matmul::matmul;
 pub use pool::{Window, avg_pool2d, max_pool2d};
 pub use posterior::{LOG_VARIANCE, kl_divergence, posterior_sample};
 pub use rows::{
-    concat_channels, embedding, reshape, select_rows, slice_channels, timestep_embedding, upsample_nearest,
+    concat_channels, embedding, reshape, select_numbered_rows, select_rows, slice_channels, timestep_embedding,
+    upsample_nearest,
 };

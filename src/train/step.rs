@@ -5,6 +5,7 @@ use crate::autograd::{Gradients, Tape};
 use crate::data::batch::{MicroBatch, Noise};
 use crate::diffusion::{NoiseSchedule, Prediction};
 use crate::error::Result;
+use crate::generate::Conditions;
 use crate::nn::{AddedConditions, UNet};
 use crate::ops;
 use crate::ops::noise::{Draw, Target, add_noise};
@@ -164,6 +165,27 @@ impl Objective {
         self.differentiate_on(Tape::watching(leaves), unet, batch, &batch.context, factor, scale)
     }
 
+    /// The same on a tape that knows how `texts` came about, which take the place of the batch's own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] where the batch does not fit the network; what a device says.
+    pub fn differentiate_with(
+        &self,
+        tape: Tape,
+        unet: &UNet,
+        batch: &Prepared,
+        texts: &Conditions,
+        factor: f64,
+        scale: Tensor,
+    ) -> Result<StepOutput> {
+        let added = batch
+            .added
+            .as_ref()
+            .zip(texts.pooled.as_ref())
+            .map(|(added, pooled)| AddedConditions { text_embeds: pooled.clone(), time_ids: added.time_ids.clone() });
+        self.differentiated(tape, unet, batch, (&texts.context, added.as_ref()), factor, scale)
+    }
+
     /// The same on a tape that may know how `context` came about.
     ///
     /// # Errors
@@ -177,8 +199,20 @@ impl Objective {
         factor: f64,
         scale: Tensor,
     ) -> Result<StepOutput> {
+        self.differentiated(tape, unet, batch, (context, batch.added.as_ref()), factor, scale)
+    }
+
+    fn differentiated(
+        &self,
+        tape: Tape,
+        unet: &UNet,
+        batch: &Prepared,
+        (context, added): (&Tensor, Option<&AddedConditions>),
+        factor: f64,
+        scale: Tensor,
+    ) -> Result<StepOutput> {
         let [noisy, target] = self.input(&batch.input)?;
-        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, context, batch.added.as_ref())?;
+        let predicted = unet.forward_at(&tape, &noisy, &batch.timesteps, context, added)?;
         let loss = self.compare(&tape, &predicted, &target, batch)?;
         let scaled = ops::scale(&tape, &loss, factor)?;
         let gradients = tape.backward_from(&scaled, scale)?;

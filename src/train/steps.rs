@@ -12,6 +12,7 @@ use crate::data::batch::MicroBatch;
 use crate::device::Device;
 use crate::device::gpu::graph::CachedGraph;
 use crate::error::Result;
+use crate::generate::{TextEncoders, TextInput};
 use crate::nn::UNet;
 use crate::tensor::{Tensor, Upload};
 
@@ -103,28 +104,33 @@ impl Steps {
         self.keep(&self.loss.clone())
     }
 
-    /// The same where the text states come about on `tape`, which differ in more than tensors from one micro-batch to the
-    /// next: nothing is replayed.
+    /// The same where the text states come from `encoders`, whose LoRA layers have gradients too. `texts`: what they read; the
+    /// batch has [none of its own](crate::generate::Conditions::pending).
     ///
     /// # Errors
     /// What the device says.
-    pub fn micro_batch_on(
+    pub fn micro_batch_with(
         &mut self,
-        tape: Tape,
         objective: &Objective,
-        unet: &UNet,
+        (unet, encoders): (&UNet, &TextEncoders),
         flat: &mut FlatParameters,
-        batch: &MicroBatch,
+        (batch, mut texts): (&MicroBatch, TextInput),
         factor: f64,
     ) -> Result<()> {
-        let mut prepared = objective.prepare(batch)?;
-        for tensor in prepared.tensors() {
-            *tensor = tensor.to(&self.device)?;
+        let mut batch = objective.prepare(batch)?;
+        let mut tensors = batch.tensors();
+        tensors.extend(texts.tensors());
+        if self.inputs.run(&self.device, &mut tensors)? {
+            self.micro_batch = CachedGraph::New;
         }
-        let context = &batch.context;
-        let computed = objective.differentiate_on(tape, unet, &prepared, context, factor, flat.loss_scale())?;
-        flat.accumulate(&computed.gradients)?;
-        self.loss.write(0, &computed.loss)?;
+        let loss = &mut self.loss;
+        self.device.repeat(&mut self.micro_batch, || {
+            let tape = Tape::watching(&flat.leaves());
+            let states = encoders.encode_input(&tape, &texts)?;
+            let computed = objective.differentiate_with(tape, unet, &batch, &states, factor, flat.loss_scale())?;
+            flat.accumulate(&computed.gradients)?;
+            loss.write(0, &computed.loss)
+        })?;
         self.keep(&self.loss.clone())
     }
 

@@ -7,7 +7,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
 use crate::formats::model_dir::ModelDir;
-use crate::generate::{Conditions, TextEncoders};
+use crate::generate::{Conditions, TextEncoders, TextInput};
 use crate::tensor::DType;
 
 /// Text encoders, and how they read captions.
@@ -44,6 +44,14 @@ impl TrainedTexts {
     /// As [`TextEncoders::encode_on`].
     pub fn encode(&self, tape: &Tape, captions: &[String]) -> Result<Conditions> {
         self.encoders.encode_on(tape, captions, 0, self.windows)
+    }
+
+    /// What the encoders read of captions.
+    ///
+    /// # Errors
+    /// As [`TextEncoders::input`].
+    pub fn input(&self, captions: &[String]) -> Result<TextInput> {
+        self.encoders.input(captions, self.windows)
     }
 
     /// A prompt and its negative prompt.

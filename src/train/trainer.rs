@@ -21,12 +21,12 @@ use super::tensorboard::EventFile;
 use super::texts::TrainedTexts;
 use super::validation::Validation;
 use super::watcher::{StepReport, Watcher};
-use crate::autograd::Tape;
 use crate::data::examples::Examples;
 use crate::device::Device;
 use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
+use crate::generate::Conditions;
 use crate::lora::{Expert, attach, state};
 use crate::nn::UNet;
 use crate::tensor::DType;
@@ -265,10 +265,11 @@ impl Trainer {
                 self.steps.micro_batch(&self.objective, &self.unet, &mut self.flat, &batch, factor)?;
                 continue;
             };
-            let tape = Tape::watching(&self.flat.leaves());
-            let encode = |captions: &[String]| texts.encode(&tape, captions);
-            let batch = self.examples.batch_with(number, self.timesteps.clone(), Some(&encode))?;
-            self.steps.micro_batch_on(tape, &self.objective, &self.unet, &mut self.flat, &batch, factor)?;
+            let read = texts.input(&self.examples.captions(number))?;
+            let pending = |_: &[String]| Ok(Conditions::pending(texts.encoders.is_xl()));
+            let batch = self.examples.batch_with(number, self.timesteps.clone(), Some(&pending))?;
+            let networks = (&self.unet, &texts.encoders);
+            self.steps.micro_batch_with(&self.objective, networks, &mut self.flat, (&batch, read), factor)?;
         }
         self.steps.update(&mut self.flat, self.config.max_grad_norm)
     }

@@ -84,21 +84,21 @@ fn spread<T: Element>(x: &Tensor, start: usize, len: usize, c: usize) -> Tensor 
     Tensor::new(out, &shape)
 }
 
-pub fn select_rows(x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
+pub fn select_rows(x: &Tensor, numbers: &Tensor, [n, _, c]: [usize; 3]) -> Result<Tensor> {
     Ok(stored!(x.dtype(), T => {
         let xs = x.data::<T>();
-        let picked = rows.iter().enumerate().flat_map(|(i, row)| &xs[(i * t + row) * c..][..c]);
+        let picked = numbers.data::<i64>().iter().flat_map(|&number| &xs[number as usize * c..][..c]);
         Tensor::new(picked.copied().collect::<Vec<T>>(), &[n, c])
     }))
 }
 
 /// The gradient of [`select_rows`]: zeros but for the selected rows.
-pub fn spread_rows(dy: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
+pub fn spread_rows(dy: &Tensor, numbers: &Tensor, [n, t, c]: [usize; 3]) -> Result<Tensor> {
     Ok(stored!(dy.dtype(), T => {
         let dys = dy.data::<T>();
         let mut dx = vec![T::default(); n * t * c];
-        for (i, row) in rows.iter().enumerate() {
-            dx[(i * t + row) * c..][..c].copy_from_slice(&dys[i * c..][..c]);
+        for (i, &number) in numbers.data::<i64>().iter().enumerate() {
+            dx[number as usize * c..][..c].copy_from_slice(&dys[i * c..][..c]);
         }
         Tensor::new(dx, &[n, t, c])
     }))

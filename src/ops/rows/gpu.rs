@@ -34,34 +34,28 @@ pub fn spread_channels(dy: &Tensor, offset: usize, stride: usize) -> Result<Tens
 }
 
 /// A lookup among all `n t` rows.
-pub fn select_rows(x: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
-    lookup(x, &numbered(rows, t), c, &[n, c])
+pub fn select_rows(x: &Tensor, numbers: &Tensor, [n, _, c]: [usize; 3]) -> Result<Tensor> {
+    lookup(x, numbers, c, &[n, c])
 }
 
 /// The gradient of [`select_rows`]: zeros but for the selected rows.
-pub fn spread_rows(dy: &Tensor, rows: &[usize], [n, t, c]: [usize; 3]) -> Result<Tensor> {
-    let ids = dy.gpu()?.upload(&numbered(rows, t))?;
+pub fn spread_rows(dy: &Tensor, numbers: &Tensor, [n, t, c]: [usize; 3]) -> Result<Tensor> {
     let y = dy.new_empty(&[n, t, c], dy.dtype())?;
     let launch = dy.kernel(&kernels::SPREAD_ROWS)?.grid(grid(dy, n * t, c)).block(THREADS);
-    launch.output(&y).input(dy).input(&ids).long(n * t).int(t).int(c).launch()?;
+    launch.output(&y).input(dy).input(numbers).long(n * t).int(t).int(c).launch()?;
     Ok(y)
 }
 
-/// Row `rows[i]` of sample i, counted through all samples of `t` rows.
-fn numbered(rows: &[usize], t: usize) -> Vec<i64> {
-    rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64).collect()
-}
-
 pub fn embedding(table: &Tensor, ids: &Tensor, shape: &[usize]) -> Result<Tensor> {
-    lookup(table, ids.data(), table.shape()[1], shape)
+    lookup(table, &ids.to(&table.device())?, table.shape()[1], shape)
 }
 
 /// Rows of `d` values of `table` at `ids`.
-fn lookup(table: &Tensor, ids: &[i64], d: usize, shape: &[usize]) -> Result<Tensor> {
-    let (rows, ids) = (ids.len(), table.gpu()?.upload(ids)?);
+fn lookup(table: &Tensor, ids: &Tensor, d: usize, shape: &[usize]) -> Result<Tensor> {
+    let rows = ids.len();
     let y = table.new_empty(shape, table.dtype())?;
     let launch = table.kernel(&kernels::EMBEDDING_FORWARD)?.grid(grid(table, rows, d)).block(THREADS);
-    launch.output(&y).input(table).input(&ids).long(rows).int(d).launch()?;
+    launch.output(&y).input(table).input(ids).long(rows).int(d).launch()?;
     Ok(y)
 }
 

@@ -5,6 +5,7 @@ mod cpu;
 mod gpu;
 
 use crate::autograd::Tape;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, device_of, float};
 
@@ -50,19 +51,36 @@ pub fn slice_channels(tape: &Tape, x: &Tensor, start: usize, len: usize) -> Resu
 /// [`Error::Shape`] where there is no such row, or not one a sample.
 pub fn select_rows(tape: &Tape, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
     const OP: &str = "select_rows";
-    let sizes @ [n, t, _] = x.dims(OP)?;
+    let [n, t, _] = x.dims(OP)?;
     if rows.len() != n || rows.iter().any(|&row| row >= t) {
         return Err(Error::shape(OP, format!("rows {rows:?} do not fit {x:?}")));
     }
-    let device = device_of(OP, &[x])?;
-    let out = on!(device, select_rows(x, rows, sizes))?;
-    let rows = rows.to_vec();
-    tape.record(OP, [x], &out, move |dy, _| Ok([Some(on!(device, spread_rows(dy, &rows, sizes))?)]));
+    let numbers = rows.iter().enumerate().map(|(i, row)| (i * t + row) as i64).collect();
+    select_numbered_rows(tape, x, &Tensor::new(numbers, &[n]).to(&x.device())?)
+}
+
+/// The same with i64 `numbers` `[n]` where `x` is, which count rows through all samples: that of row r of sample i is `i t + r`.
+/// On a GPU nobody checks that there are such rows.
+///
+/// # Errors
+/// [`Error::Shape`] where there is not one a sample, or on the CPU no such row.
+pub fn select_numbered_rows(tape: &Tape, x: &Tensor, numbers: &Tensor) -> Result<Tensor> {
+    const OP: &str = "select_rows";
+    let sizes @ [n, t, _] = x.dims(OP)?;
+    let device = device_of(OP, &[x, numbers])?;
+    let within = |(i, &number): (usize, &i64)| (i * t..(i + 1) * t).contains(&(number as usize));
+    let known = |all: &[i64]| all.iter().enumerate().all(within);
+    if numbers.shape() != [n] || numbers.dtype() != DType::I64 || (device == Device::Cpu && !known(numbers.data())) {
+        return Err(Error::shape(OP, format!("rows {numbers:?} do not fit {x:?}")));
+    }
+    let out = on!(device, select_rows(x, numbers, sizes))?;
+    let numbers = numbers.clone();
+    tape.record(OP, [x], &out, move |dy, _| Ok([Some(on!(device, spread_rows(dy, &numbers, sizes))?)]));
     Ok(out)
 }
 
 /// Rows of `table` `[v, d]` for i64 `ids` of any shape `[..]` -> `[.., d]`, in the dtype of `table`. The ids are on the
-/// CPU wherever the table is.
+/// CPU; they may be where the table is if it has no gradient, and on a GPU nobody checks then that there are such rows.
 ///
 /// # Errors
 /// [`Error::Shape`] on an id outside the table, or other dtypes.
@@ -72,15 +90,21 @@ pub fn embedding(tape: &Tape, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     if ids.dtype().is_float() || !table.dtype().is_float() {
         return Err(Error::shape(OP, format!("expected i64 ids and a float table, got {ids:?} and {table:?}")));
     }
-    if let Some(id) = ids.data::<i64>().iter().find(|&&id| id < 0 || id >= v as i64) {
+    let seen = ids.device() == Device::Cpu;
+    if let Some(id) = seen.then(|| ids.data::<i64>().iter().find(|&&id| id < 0 || id >= v as i64)).flatten() {
         return Err(Error::shape(OP, format!("id {id} is not in a table of {v} rows")));
     }
     let mut shape = ids.shape().to_vec();
     shape.push(d);
-    let device = device_of(OP, &[table])?;
+    let device = if seen { device_of(OP, &[table])? } else { device_of(OP, &[table, ids])? };
     let out = on!(device, embedding(table, ids, &shape))?;
     let ids = ids.clone();
-    tape.record(OP, [table], &out, move |dy, _| Ok([Some(on!(device, embedding_backward(dy, &ids, sizes))?)]));
+    tape.record(OP, [table], &out, move |dy, _| {
+        if !seen {
+            return Err(Error::shape(OP, "the gradient of a table needs its ids on the CPU"));
+        }
+        Ok([Some(on!(device, embedding_backward(dy, &ids, sizes))?)])
+    });
     Ok(out)
 }
 

@@ -2,6 +2,7 @@
 //! fixed, is the same on any GPU.
 
 mod run;
+mod texts;
 
 use super::*;
 use crate::autograd::Tape;

@@ -28,6 +28,13 @@ pub struct Run {
     dtype: DType,
 }
 
+/// Stable Diffusion's noise.
+pub fn schedule() -> NoiseSchedule {
+    let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
+    let schedule = SchedulerConfig::parse(Class::Ddpm, &schedule).expect("a schedule");
+    NoiseSchedule::new(&schedule).expect("a schedule")
+}
+
 /// What a run has come to.
 pub struct End {
     pub tensors: Vec<(String, Tensor)>,
@@ -56,14 +63,8 @@ impl Run {
         let adamw = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2 };
         let mut flat = FlatParameters::new(params, dtype, Box::new(adamw)).expect("room");
         flat.keep_average(0.9).expect("room");
-        let schedule = json!({ "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear" });
-        let schedule = SchedulerConfig::parse(Class::Ddpm, &schedule).expect("a schedule");
-        let objective = Objective {
-            schedule: NoiseSchedule::new(&schedule).expect("a schedule"),
-            prediction: Prediction::V,
-            snr_gamma: Some(5.0),
-            loss: Loss::default(),
-        };
+        let objective =
+            Objective { schedule: schedule(), prediction: Prediction::V, snr_gamma: Some(5.0), loss: Loss::default() };
         Self { gpu, unet, flat, objective, dtype }
     }
 
