@@ -50,8 +50,8 @@ impl Prompt {
     }
 }
 
-/// Reads `.jsonl` (a record a line), `.json` (a list, or an object of named prompts, whose names become `id`), `.csv` (a row
-/// a prompt; of DSG's question file an item a prompt, with its `item_id`), or text with one prompt a line,
+/// Reads `.jsonl` (a record a line), `.json` (a list, or an object of named prompts, whose names become `id`), `.csv` or `.tsv` (a row
+/// a prompt, as PartiPrompts has them; of DSG's question file an item a prompt, with its `item_id`), or text with one prompt a line,
 /// which may end in kohya's options (`--n --d --s --l --w --h`). Empty lines of a text, and those that begin with `#`, are
 /// skipped.
 ///
@@ -63,7 +63,8 @@ pub fn read(path: &Path) -> Result<Vec<Prompt>> {
     let prompts = match ending.as_deref() {
         Some("jsonl" | "ndjson") => json_lines(path)?,
         Some("json") => json(path)?,
-        Some("csv") => rows(path)?,
+        Some("csv") => rows(path, b',')?,
+        Some("tsv") => rows(path, b'\t')?,
         _ => text(path)?,
     };
     match prompts.is_empty() {
@@ -102,13 +103,14 @@ fn json(path: &Path) -> Result<Vec<Prompt>> {
     }
 }
 
-fn rows(path: &Path) -> Result<Vec<Prompt>> {
+/// The rows of a table whose columns a byte separates.
+fn rows(path: &Path, delimiter: u8) -> Result<Vec<Prompt>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let mut reader = csv::Reader::from_reader(bytes);
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(bytes);
     let refuse = |why: String| Error::file(path, why);
     let header = reader.headers().map_err(|e| refuse(format!("line 1: {e}")))?.clone();
-    let place = |column: &str| header.iter().position(|name| name.trim() == column);
+    let place = |column: &str| header.iter().position(|name| name.trim().eq_ignore_ascii_case(column));
     let text = KEYS.iter().find_map(|key| place(key));
     let text = text.ok_or_else(|| refuse("line 1: no column `text`, which holds the prompt".into()))?;
     // A row a question: an item has several.

@@ -107,10 +107,16 @@ fn text(value: &Value) -> Option<String> {
 /// A number, or a text that is one: tables have no numbers.
 fn number<T: std::str::FromStr>(value: &Value) -> Option<T> {
     match value {
-        Value::Number(number) => number.to_string().parse().ok(),
-        Value::String(text) => text.trim().parse().ok(),
+        Value::Number(number) => parsed(&number.to_string()),
+        Value::String(text) => parsed(text.trim()),
         _ => None,
     }
+}
+
+/// Tables with gaps make 7.0 of 7 (pandas).
+fn parsed<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let whole = || text.strip_suffix(".0").or_else(|| text.strip_suffix(".00"))?.parse().ok();
+    text.parse().ok().or_else(whole)
 }
 
 impl StableDiffusion {

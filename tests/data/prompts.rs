@@ -1,6 +1,7 @@
 //! Prompt files in all their forms.
 
 use selma::data::prompts::{Prompt, read};
+use selma::generate::{Generation, Guidance, Request};
 use serde_json::json;
 
 fn file(name: &str, bytes: &[u8]) -> Result<Vec<Prompt>, String> {
@@ -65,6 +66,35 @@ fn an_item_of_dsgs_table_is_one_prompt() {
     let prompts = file("p.csv", b"id,prompt,skill\n7,x,counting\n7,x,\n").unwrap();
     assert_eq!(json!(prompts[0].rest), json!({"id": "7", "skill": "counting"}));
     assert_eq!((prompts.len(), prompts[1].text.as_str()), (2, "x"));
+    // PartiPrompts is a table with tabs and large letters.
+    let parti = "Prompt\tCategory\tChallenge\tNote\nbond\tAbstract\tBasic\tBiology\n\"a \"\"cat\"\"\"\tA\tB\t\n";
+    let prompts = file("PartiPrompts.tsv", parti.as_bytes()).unwrap();
+    assert_eq!(json!(prompts[0].rest), json!({"Category": "Abstract", "Challenge": "Basic", "Note": "Biology"}));
+    assert_eq!((prompts.len(), prompts[0].text.as_str(), prompts[1].text.as_str()), (2, "bond", "a \"cat\""));
+    assert!(file("p.tsv", b"a cat\n").unwrap_err().contains("no column `text`"));
+}
+
+/// Tables with gaps, as pandas writes them, have 7.0 for 7 and null for nothing.
+#[test]
+fn whole_numbers_may_have_a_point() {
+    let prompts =
+        file("p.jsonl", br#"{"text": "a", "seed": 7.0, "steps": "20.0", "width": null, "height": 64}"#).unwrap();
+    let shared = Generation {
+        scheduler: None,
+        steps: 50,
+        guidance: Guidance { scale: 7.5, rescale: 0.0 },
+        negative: None,
+        size: (32, 32),
+        clip_skip: 0,
+        seed: 1,
+    };
+    let made = Request::new(&prompts[0], [0, 0, 1], &shared).unwrap().generation;
+    assert_eq!((made.seed, made.steps, made.size), (7, 20, (64, 32)));
+    for text in [r#"{"text": "a", "seed": 7.5}"#, r#"{"text": "a", "steps": -2.0}"#, r#"{"text": "a", "width": 1e30}"#]
+    {
+        let prompts = file("p.jsonl", text.as_bytes()).unwrap();
+        assert!(crate::message(Request::new(&prompts[0], [0, 0, 1], &shared)).contains("whole number"), "{text}");
+    }
 }
 
 #[test]
