@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use selma::data::dataset::{Dataset, Reading, Subset};
+use selma::data::preprocess::Crop;
+use selma::train::config::TrainConfig;
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0";
@@ -147,9 +149,42 @@ fn dataset_files_of_kohyas_scripts_are_read() {
         ("num_repeats = 10", "num_repeats = 0", "num_repeats is 0"),
         ("[[datasets.subsets]]\nimage_dir = 'one'", "[[datasets.subset]]\nimage_dir = 'one'", "unknown field `subset`"),
         ("[general]", "[generals]", "unknown key `generals`"),
+        (
+            "[general]",
+            "[general]\nenable_wildcard = true",
+            "enable_wildcard = true is not available; write one caption",
+        ),
+        ("[general]", "[general]\nvalidation_split = 0.1", "give --validation-split"),
+        ("[general]", "[general]\ntoken_warmup_step = 0.5", "token_warmup_step = 0.5"),
+        ("num_repeats = 10", "random_crop = true", "differ in resolution, batch_size, buckets, flip_aug, random_crop"),
     ] {
         std::fs::write(&path, file.replacen(from, to, 1)).unwrap();
         let refused = crate::message(Dataset::open(&path));
         assert!(refused.contains("set.toml") && refused.contains(expected), "{refused}\nexpected {expected}");
     }
+}
+
+/// What files of kohya's scripts often say although it does nothing, and what they ask of the whole run.
+#[test]
+fn keys_that_are_off_are_read_over_and_those_of_the_run_are_asked() {
+    let off = "[general]\ncolor_aug = false\nenable_wildcard = false\nkeep_tokens_separator = ''\ntoken_warmup_min = 1\n\
+               token_warmup_step = 0\ncaption_dropout_every_n_epochs = 0\nvalidation_split = 0.0\n\
+               flip_aug = false\nrandom_crop = false\nalpha_mask = true\n\
+               [[datasets]]\n[[datasets.subsets]]\nimage_dir = 'one'\n";
+    let dir = folder(&[("set.toml", off.as_bytes()), ("one/a.png", PNG), ("one/a.txt", b"a")]);
+    let asked = Dataset::open(&dir.path().join("set.toml")).unwrap().asked;
+    assert_eq!((asked.flip, asked.random_crop, asked.alpha_mask), (Some(false), Some(false), Some(true)));
+    let config = |change: fn(&mut TrainConfig)| {
+        let mut config = TrainConfig::default();
+        change(&mut config);
+        config.agree_with(&asked).map(|()| (config.flip, config.crop, config.masked_loss))
+    };
+    // Without the file a run flips, crops at random and learns all of an image.
+    assert_eq!(config(|_| ()).unwrap(), (false, Crop::Center, true));
+    assert_eq!(config(|c| c.crop = Crop::Center).unwrap(), (false, Crop::Center, true));
+    let other = selma::data::dataset::Asked { flip: Some(true), random_crop: Some(true), ..Default::default() };
+    let mut mine = TrainConfig { crop: Crop::Center, ..TrainConfig::default() };
+    assert!(crate::message(mine.agree_with(&other)).contains("random_crop"));
+    let mut mine = TrainConfig { flip: false, ..TrainConfig::default() };
+    assert!(crate::message(mine.agree_with(&other)).contains("flip_aug is true"));
 }

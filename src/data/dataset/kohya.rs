@@ -20,6 +20,47 @@ pub struct Asked {
     pub bucket_min: Option<u32>,
     pub bucket_max: Option<u32>,
     pub bucket_steps: Option<u32>,
+    pub flip: Option<bool>,
+    pub random_crop: Option<bool>,
+    pub alpha_mask: Option<bool>,
+}
+
+/// Keys that files often have with values that do nothing, and what there is here where they ask for something.
+const OFF: [(&str, &str); 12] = [
+    ("color_aug", "colours stay as they are"),
+    ("face_crop_aug_range", "crop the images before"),
+    ("enable_wildcard", "write one caption a line of metadata.jsonl, as a list: one is drawn at each visit"),
+    ("keep_tokens_separator", "use keep_tokens"),
+    ("secondary_separator", "use caption_separator"),
+    ("caption_dropout_every_n_epochs", "use caption_dropout_rate"),
+    ("token_warmup_min", "captions are whole from the first step on"),
+    ("token_warmup_step", "captions are whole from the first step on"),
+    ("cache_info", "what is encoded is always kept, in cache/ or --latents-cache"),
+    ("validation_split", "give --validation-split to the run"),
+    ("conditioning_data_dir", "give --mask-data to the run"),
+    ("metadata_file", "name its folder as image_dir, with metadata.jsonl in it"),
+];
+
+/// Takes the keys of [`OFF`] out.
+///
+/// # Errors
+/// A sentence on one that asks for something.
+fn without_what_is_off(all: &mut Table) -> Result<(), String> {
+    for (key, instead) in OFF {
+        let Some(value) = all.remove(key) else { continue };
+        let off = match &value {
+            Value::Boolean(on) => !on,
+            Value::String(text) => text.is_empty(),
+            // A warm-up from the first token on has token_warmup_min = 1, whatever token_warmup_step is.
+            Value::Integer(number) => *number == 0 || (key == "token_warmup_min" && *number == 1),
+            Value::Float(number) => *number == 0.0,
+            _ => false,
+        };
+        if !off {
+            return Err(format!("{key} = {value} is not available; {instead}"));
+        }
+    }
+    Ok(())
 }
 
 /// All keys of a subset, those of the tables around it included.
@@ -45,6 +86,9 @@ struct Keys {
     min_bucket_reso: Option<u32>,
     max_bucket_reso: Option<u32>,
     bucket_reso_steps: Option<u32>,
+    flip_aug: Option<bool>,
+    random_crop: Option<bool>,
+    alpha_mask: Option<bool>,
 }
 
 /// Adds the folders that the file names.
@@ -64,13 +108,15 @@ pub fn read(path: &Path, reading: &Reading, dataset: &mut Dataset) -> Result<()>
     for mut outer in datasets {
         let subsets = tables(outer.remove("subsets"), "datasets.subsets").map_err(wrong)?;
         for inner in subsets {
-            let all: Table = general.clone().into_iter().chain(outer.clone()).chain(inner).collect();
+            let mut all: Table = general.clone().into_iter().chain(outer.clone()).chain(inner).collect();
+            without_what_is_off(&mut all).map_err(wrong)?;
             let keys: Keys = all.try_into().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))?;
             let asked = asked(&keys).map_err(wrong)?;
             if dataset.subsets.is_empty() {
                 dataset.asked = asked;
             } else if dataset.asked != asked {
-                let why = "its datasets differ in resolution, batch_size or buckets; train on one of them at a time";
+                let why = "its datasets differ in resolution, batch_size, buckets, flip_aug, random_crop or alpha_mask; train on one of \
+                           them at a time";
                 return Err(wrong(why.into()));
             }
             let dir =
@@ -135,6 +181,9 @@ fn asked(keys: &Keys) -> Result<Asked, String> {
         bucket_min: keys.min_bucket_reso,
         bucket_max: keys.max_bucket_reso,
         bucket_steps: keys.bucket_reso_steps,
+        flip: keys.flip_aug,
+        random_crop: keys.random_crop,
+        alpha_mask: keys.alpha_mask,
     })
 }
 

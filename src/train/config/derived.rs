@@ -153,6 +153,18 @@ impl TrainConfig {
         open(&mut self.bucket_steps, asked.bucket_steps, defaults.bucket_steps);
         self.bucket_upscale |= asked.bucket_upscale.unwrap_or(false);
         bucket_steps("bucket_reso_steps", &self.bucket_steps)?;
+        let crop = asked.random_crop.map(|random| if random { Crop::Random } else { Crop::Center });
+        if crop.is_some_and(|crop| self.crop != defaults.crop && self.crop != crop) {
+            return Err(Error::Usage(
+                "--crop and the dataset file's random_crop do not agree; leave --crop out".into(),
+            ));
+        }
+        self.crop = crop.unwrap_or(self.crop);
+        if asked.flip == Some(true) && !self.flip {
+            return Err(Error::Usage("flip_aug is true in the dataset file; leave --no-flip out".into()));
+        }
+        self.flip = asked.flip.unwrap_or(self.flip);
+        self.masked_loss |= asked.alpha_mask.unwrap_or(false);
         let same = |name: &str, mine: Option<u64>, theirs: Option<u64>| match (mine, theirs) {
             (Some(mine), Some(theirs)) if mine != theirs => {
                 let message =
