@@ -10,7 +10,8 @@ use crate::cli::tokens::{self, TokenOptions};
 use crate::cli::{Common, parse_precision};
 use crate::device::memory;
 use crate::error::Result;
-use crate::train::config::{TrainConfig, TrainOptions};
+use crate::train::config::{DATA, FILES, IMAGES, TrainConfig, TrainOptions};
+use crate::train::folder::OutputFolder;
 use crate::train::preparation::Preparation;
 use crate::train::tokens::TokenSettings;
 use crate::train::trainer::Trainer;
@@ -18,35 +19,47 @@ use crate::train::watcher::Watcher;
 
 /// Train one LoRA expert.
 #[derive(clap::Args)]
+#[command(override_usage = USAGE, after_help = EXAMPLES)]
 pub struct Train {
     /// A TOML file with any of these settings (`config.toml` of an earlier run); options given here come on top.
-    #[arg(long)]
+    #[arg(long, help_heading = FILES)]
     config: Option<PathBuf>,
     /// selma-sd or selma-sdxl: the settings of the SELMA paper, with other options on top.
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with = "config", help_heading = FILES)]
     preset: Option<String>,
     /// Go on from the newest state in --out.
-    #[arg(long, alias = "resume-from-checkpoint")]
+    #[arg(long, visible_alias = "resume-from-checkpoint", help_heading = FILES)]
     resume: bool,
     #[command(flatten)]
     options: TrainOptions,
     /// The same as --flip=false.
-    #[arg(long)]
+    #[arg(long, help_heading = IMAGES)]
     no_flip: bool,
     /// Check data, model and settings, say what the run would do and take, and end there. Nothing is written.
-    #[arg(long)]
+    #[arg(long, help_heading = FILES)]
     dry_run: bool,
     /// Folder with `vocab.json` and `merges.txt`, for a model folder without its own.
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     vocab: Option<PathBuf>,
     #[command(flatten)]
     tokens: TokenOptions,
 }
 
+const USAGE: &str =
+    "selma train --model <MODEL> --data <DIR|TOML> --out <DIR> [OPTIONS]\n       selma train --config <TOML> [OPTIONS]";
+
+const EXAMPLES: &str = "\
+Examples:
+  selma train --model ./sd15 --data ./photos --out my-lora --rank 16 --steps 1000 --lr 1e-4
+  selma train --model ./sd15 --data ./photos --out my-lora --dry-run
+  selma train --config my-lora/config.toml --resume
+  selma train --model ./sdxl --data dataset.toml --out my-lora --preset selma-sdxl --train-text-encoder";
+
 impl Train {
     pub fn run(self, common: &Common) -> Result<()> {
         let (vocab, resume, dry_run) = (self.vocab.clone(), self.resume, self.dry_run);
         let (mut config, tokens) = self.resolve()?;
+        OutputFolder::check_unused(&config)?;
         if let (Some(tokens), false) = (tokens.clone(), dry_run) {
             return tokens::train(config, tokens, vocab.as_deref(), resume, common);
         }

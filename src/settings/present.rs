@@ -16,9 +16,9 @@ pub fn present<T: Serialize>(defaults: &T) -> impl Fn(Arg) -> Arg + use<T> {
         };
         let help = arg.get_help().map_or(String::new(), StyledStr::to_string);
         let default = display(default);
-        match default.is_empty() || help.contains("(default") {
+        match default.is_empty() || help.contains("[default") {
             true => with_type(arg),
-            false => with_type(arg).help(format!("{} (default: {default})", help.trim_end_matches('.'))),
+            false => with_type(arg).help(format!("{} [default: {default}]", help.trim_end_matches('.'))),
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use super::config::TrainConfig;
+use super::report;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
@@ -35,6 +37,38 @@ impl OutputFolder {
             atomic::remove_leftovers(&folder)?;
         }
         Ok(Self { path: path.into(), _lock: lock })
+    }
+
+    /// Where there is no state to go on from: refuses files of somebody's, or of a finished run, that a run would replace.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the file.
+    pub fn check_unused(config: &TrainConfig) -> Result<()> {
+        let entries = std::fs::read_dir(config.out.join("state")).into_iter().flatten().flatten();
+        if entries.map(|entry| entry.file_name()).any(|name| name != ".lock") {
+            return Ok(());
+        }
+        let refuse = |path: &Path, why: &str| {
+            Err(Error::file(path, format!("{why}; move it away, or choose another --out or --output-name")))
+        };
+        let lora = config.result();
+        if lora.exists() {
+            return refuse(&lora, "is there already, and no state to go on from");
+        }
+        let page = config.out.join(report::NAME);
+        if page.exists() && !report::is_ours(&page) {
+            return refuse(&page, "is not the report of a training run");
+        }
+        let settings = config.out.join("config.toml");
+        match std::fs::read_to_string(&settings) {
+            // What selma wrote is written as selma writes it.
+            Ok(text)
+                if !TrainConfig::from_toml(&text).and_then(|read| read.to_toml()).is_ok_and(|ours| ours == text) =>
+            {
+                refuse(&settings, "was not written by this version of selma, and would be replaced")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A file or folder inside.

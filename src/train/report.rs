@@ -18,6 +18,9 @@ use crate::page::image::data_uri;
 
 /// The file in the output folder.
 pub const NAME: &str = "report.html";
+/// What the page's title begins with, and the bytes that it is looked for in.
+const TITLE: &str = "selma: training of ";
+const HEAD: usize = 1 << 10;
 /// Images of one prompt that are shown, the first and the last among them.
 const STEPS: usize = 12;
 /// Prompts whose images are shown.
@@ -159,6 +162,12 @@ impl Report {
         self.shown = shown;
         all
     }
+}
+
+/// Whether a file is the page of a training run.
+pub fn is_ours(path: &Path) -> bool {
+    let page = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&page[..page.len().min(HEAD)]).contains(&format!("<title>{TITLE}"))
 }
 
 /// Which of `count` images are shown: [`STEPS`] at most, evenly, with the first and the last.

@@ -137,7 +137,7 @@ impl Samples {
     /// stay as they are.
     ///
     /// # Errors
-    /// [`Error::File`] where the rows of earlier images cannot be read.
+    /// [`Error::Failed`] where the rows of earlier images cannot be read.
     pub fn new(
         config: &TrainConfig,
         asked: Vec<Asked>,
@@ -208,12 +208,14 @@ impl Samples {
 /// The rows of the sample images that are in `dir`.
 ///
 /// # Errors
-/// [`Error::File`] naming the line that cannot be read.
+/// [`Error::Failed`] naming the line that cannot be read.
 fn rows(dir: &Path) -> Result<Vec<Value>> {
     let path = dir.join(ROWS);
     if !path.exists() {
         return Ok(Vec::new());
     }
     let there = |row: &Value| row["file_name"].as_str().is_some_and(|name| dir.join(name).is_file());
-    Ok(jsonl::read::<Value>(&path)?.into_iter().map(|(_, row)| row).filter(there).collect())
+    let rows = jsonl::read::<Value>(&path);
+    let rows = rows.map_err(|error| Error::Failed(format!("{error}; move the file away to go on")))?;
+    Ok(rows.into_iter().map(|(_, row)| row).filter(there).collect())
 }

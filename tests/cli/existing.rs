@@ -57,3 +57,41 @@ fn results_of_every_command_are_replaced_only_on_demand() {
     let select = ["select", "--images", &images, "--by", &scores, "--rule", "best-of:2"];
     self::is_guarded(&select, &at("selected"), &at("selected/metadata.jsonl"));
 }
+
+/// `selma train` replaces nothing either: a result whose states are gone, another page, settings that somebody wrote.
+#[test]
+fn a_training_run_replaces_nothing_of_somebody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = crate::images(dir.path());
+    let out = dir.path().join("out");
+    let train = || crate::train::train("tiny-sd1", &data, &out);
+    let run = || {
+        let mut command = train();
+        command.args(["--steps", "1"]);
+        command
+    };
+    std::fs::create_dir(&out).unwrap();
+    for (name, text, words) in [
+        ("lora.safetensors", "precious", "no state to go on from"),
+        ("report.html", "<title>selma: report</title>", "not the report of a training run"),
+        ("config.toml", "# mine\nrank = 4\n", "would be replaced"),
+        ("config.toml", "oops", "would be replaced"),
+    ] {
+        let path = out.join(name);
+        std::fs::write(&path, text).unwrap();
+        says(run(), 1, &[path.to_str().unwrap(), words, "--out"]);
+        let mut resumed = run();
+        resumed.arg("--resume");
+        says(resumed, 1, &[path.to_str().unwrap(), words]);
+        assert_eq!(bytes(path.clone()), text.as_bytes());
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+    run().assert().success();
+    // What a run leaves before its first state is its own.
+    std::fs::remove_dir_all(out.join("state")).unwrap();
+    std::fs::remove_file(out.join("lora.safetensors")).unwrap();
+    run().assert().success();
+    std::fs::remove_dir_all(out.join("state")).unwrap();
+    says(run(), 1, &["lora.safetensors", "no state to go on from"]);
+}

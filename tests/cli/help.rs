@@ -18,6 +18,16 @@ fn help_has_examples_commands_in_the_order_of_use_and_other_spellings() {
     for text in ["Examples:", "Prompts:", "Sampling:", "num-inference-steps", "guidance-scale", "[default: 50]"] {
         assert!(generate.contains(text), "{text} in {generate}");
     }
+    let train = said(&["train", "--help"]);
+    for text in ["Examples:", "Model and data:", "LoRA:", "Optimizer:", "[alias: --network-dim]", "max-train-steps"] {
+        assert!(train.contains(text), "{text} in {train}");
+    }
+    // Each option has its group, and defaults look the same everywhere.
+    assert!(!train.contains("(default: "), "{train}");
+    let alone = train.split("\nOptions:").nth(1).unwrap_or_default().split("\n\n").next().unwrap_or_default();
+    assert!(alone.lines().filter(|line| line.contains("--")).all(|line| line.contains("--help")), "{alone}");
+    let usage = train.lines().find(|line| line.starts_with("Usage:")).unwrap();
+    assert!(["--model", "--data", "--out"].iter().all(|option| usage.contains(option)), "{usage}");
     // What has to be given is in the usage line.
     let usage = generate.lines().find(|line| line.starts_with("Usage:")).unwrap();
     assert!(["--model", "--out", "--prompt"].iter().all(|option| usage.contains(option)), "{usage}");

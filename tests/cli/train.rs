@@ -196,7 +196,7 @@ fn the_help_tells_the_defaults() {
         let (_, rest) = help.split_once(&format!("--{option} <")).unwrap();
         let text = rest.split(" --").next().unwrap();
         let says = |end: char| text.contains(&format!("default: {value}{end}"));
-        assert!(says(')') || says(';'), "--{option}: {text}");
+        assert!(says(']') || says(';'), "--{option}: {text}");
     };
     told("rank", d.rank.to_string());
     told("steps", d.steps.to_string());

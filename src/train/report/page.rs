@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use super::{CURVES, Drawn, PROMPTS, Report};
+use super::{CURVES, Drawn, PROMPTS, Report, TITLE};
 use crate::page::chart;
 
 /// The whole page of a run that is at `step`.
@@ -19,7 +19,7 @@ pub(super) fn page(report: &Report, drawn: &[Drawn], step: u64) -> Markup {
         (samples(report, drawn))
         (settings(report))
     };
-    crate::page::page(&format!("selma: training of {}", report.name), &body)
+    crate::page::page(&format!("{TITLE}{}", report.name), &body)
 }
 
 fn curves(report: &Report, step: u64) -> Markup {
