@@ -35,7 +35,7 @@ pub struct Bench {
     /// What the device can do, in TFLOP/s, for the share that an op bound by arithmetic reaches.
     #[arg(long)]
     peak: Option<f64>,
-    /// What the device's memory can do, in GB/s (default on a GPU: what copies reach).
+    /// What the device's memory can do, in GB/s [default: on a GPU what copies reach].
     #[arg(long)]
     bandwidth: Option<f64>,
     /// List what a micro-batch of the training step launches on a GPU, and its update behind it, instead of timing it: a JSON

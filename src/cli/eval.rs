@@ -48,7 +48,7 @@ pub struct Eval {
     #[arg(long, value_name = "URL|blip-vqa|builtin")]
     judge: Option<String>,
     /// The weights of a scorer or of blip-vqa: a folder, a file, or an id on the Hugging Face hub, also ORG/NAME@REVISION and
-    /// ORG/NAME:FILE (default: the published ones). aesthetic-clip is the CLIP of an aesthetic head that comes alone. Repeat it.
+    /// ORG/NAME:FILE [default: the published ones]. aesthetic-clip is the CLIP of an aesthetic head that comes alone. Repeat it.
     #[arg(long, value_name = "NAME=MODEL")]
     weights: Vec<String>,
     /// The endpoint's model; with --answers, who gave them.

@@ -36,7 +36,7 @@ pub(super) struct StartOptions {
     /// Vectors of each token.
     #[arg(long, alias = "num-vectors", default_value_t = 1)]
     vectors: usize,
-    /// Learning rate of the embeddings, which are not clipped (default: that of the run).
+    /// Learning rate of the embeddings, which are not clipped [default: that of the run].
     #[arg(long)]
     embedding_lr: Option<f64>,
 }

@@ -18,7 +18,7 @@ pub struct Verify {
     /// Folders with `case.json` and `tensors.safetensors`.
     #[arg(required = true, value_name = "CASE")]
     cases: Vec<PathBuf>,
-    /// What the paths in a case are relative to (default: CASE/../..).
+    /// What the paths in a case are relative to [default: CASE/../..].
     #[arg(long)]
     root: Option<PathBuf>,
 }

@@ -39,8 +39,8 @@ struct Make {
     /// The objects, with commas.
     #[arg(long, value_name = "NOUNS", value_delimiter = ',', required = true)]
     objects: Vec<String>,
-    /// The prepositions, with commas (default: above, below, on, among, around, beside, in front of, behind, between,
-    /// inside).
+    /// The prepositions, with commas [default: above, below, on, among, around, beside, in front of, behind, between,
+    /// inside].
     #[arg(long, value_name = "PREPOSITIONS", value_delimiter = ',')]
     relations: Vec<String>,
     /// Prompts for each preposition, partners not counted.
