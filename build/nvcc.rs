@@ -82,9 +82,8 @@ pub fn compile(kernels: &Path, out: &Path, files: &[Source]) -> Result<Compiled,
     }
     let headers = work::files_below(kernels, &["h"]);
     let said = work::run(jobs, &headers, &work::cache(out)).unwrap_or_else(|e| panic!("nvcc: {e}"));
-    // Products that wait for each other one by one: the kernel would be right, and slow.
-    let serialized =
-        said.iter().flat_map(|said| said.lines()).find(|line| line.contains("wgmma") && line.contains("serializ"));
+    // C7510 and its neighbours: products that wait for each other. The kernel would be right, and slow.
+    let serialized = said.iter().flat_map(|said| said.lines()).find(|line| line.contains("(C751"));
     assert!(serialized.is_none(), "nvcc: {}", serialized.unwrap_or_default());
     let resources = scalars.into_iter().zip(&said).flat_map(|(scalar, said)| resources(scalar, said));
     Ok(Compiled { toolkit, resources: resources.collect(), images })

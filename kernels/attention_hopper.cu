@@ -14,20 +14,15 @@
 // 7 for each value of a thread's row: those and the exponentials, 512 cycles of its share of the multiprocessor, are the limit.
 #include "kernel.h"
 #include "hopper.h"
+#include "attention_hopper.h"
 
-CONSTANT(ATTENTION_HOPPER_THREADS, 384);
-// Queries of a block, and keys of a tile.
-CONSTANT(ATTENTION_HOPPER_TILE, 128);
+// Keys of a tile: as many as queries that a block keeps.
 CONSTANT(ATTENTION_HOPPER_STAGES, 4);
-// Channels of a tile's row.
-CONSTANT(ATTENTION_HOPPER_CHANNELS, 64);
 // Bytes of dynamic shared memory: the queries, then a ring of keys and values.
 CONSTANT(ATTENTION_HOPPER_SHARED, 147456);
 
-constexpr int ROWS = ATTENTION_HOPPER_TILE, RING = ATTENTION_HOPPER_STAGES, TILE = ROWS * ATTENTION_HOPPER_CHANNELS * 2;
-constexpr int STAGE = 2 * TILE;
-static_assert(TILE + RING * STAGE == ATTENTION_HOPPER_SHARED, "what launches give");
-constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
+constexpr int RING = ATTENTION_HOPPER_STAGES, STAGE = 2 * KEPT;
+static_assert(KEPT + RING * STAGE == ATTENTION_HOPPER_SHARED, "what launches give");
 
 DEV float row_sum(float x) {
     x += shuffle_xor(x, 1);
@@ -36,14 +31,6 @@ DEV float row_sum(float x) {
 DEV float row_max(float x) {
     x = fmaxf(x, shuffle_xor(x, 1));
     return fmaxf(x, shuffle_xor(x, 2));
-}
-
-struct Turn {
-    int stage = 0;
-    unsigned parity = 0;
-};
-DEV void next(Turn& turn) {
-    if (++turn.stage == RING) turn.stage = 0, turn.parity ^= 1;
 }
 
 // A thread's rows lane / 4 and lane / 4 + 8 of its warp.
@@ -79,33 +66,12 @@ template <int D> DEV void weigh(Rows<D>& rows, float (&s)[ROWS / 2], unsigned (&
                 s[j * 4 + e] = exp2_or_zero(fmaf(s[j * 4 + e], scale, -shift));
                 rows.total[h] += s[j * 4 + e];
             }
-            p[j / 2][j % 2 * 2 + h] = pack2(s[j * 4 + 2 * h], s[j * 4 + 2 * h + 1], scalar_t{});
+            unsigned& pair = p[j / 2][j % 2 * 2 + h];
+            pair = pack2(s[j * 4 + 2 * h], s[j * 4 + 2 * h + 1], scalar_t{});
+            held(pair);
         }
 #pragma unroll
         for (int j = 0; j < D / 8; j++) rows.sums[j * 4 + 2 * h] *= shrink, rows.sums[j * 4 + 2 * h + 1] *= shrink;
-    }
-}
-
-// Writes the warp's 16 rows of y, through where its queries were: `first` is their first token.
-template <int D>
-DEV void store_rows(scalar_t* y, const Rows<D>& rows, const float (&factors)[2], unsigned char* strip, long long at, int first,
-                    int count, int stride, int size) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-#pragma unroll
-        for (int j = 0; j < D / 8; j++) {
-            const int row = lane / 4 + 8 * h;
-            *reinterpret_cast<unsigned*>(strip + row * 128 + ((j ^ (row & 7)) << 4) + lane % 4 * 4) =
-                pack2(rows.sums[j * 4 + 2 * h] * factors[h], rows.sums[j * 4 + 2 * h + 1] * factors[h], scalar_t{});
-        }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int row = (i * 32 + lane) / 8, chunk = lane % 8;
-        if (first + row < count && chunk * 8 < size)
-            *reinterpret_cast<uint4*>(y + at + (long long)(first + row) * stride + chunk * 8) =
-                *reinterpret_cast<const uint4*>(strip + row * 128 + ((chunk ^ (row & 7)) << 4));
     }
 }
 
@@ -113,27 +79,24 @@ template <int D>
 DEV void forward(scalar_t* y, float* lse, const TensorMap& q, const TensorMap& k, const TensorMap& v, int tq, int tk, int heads,
                  int size, int causal) {
     DYN_SHARED_TILES(tiles);
-    // Of the ring's stages, full and empty; then of the queries.
     SHARED_ARRAY(Barrier, barriers, 2 * RING + 1);
-    if (threadIdx.x == 0)
-        for (int i = 0; i <= 2 * RING; i++) barrier_init(barriers + i, i >= RING && i < 2 * RING ? 8 : 1);
-    barriers_ready();
+    make_barriers<RING>(barriers);
     const int group = uniform(threadIdx.x / 128), first = blockIdx.x * ROWS, head = blockIdx.y, sample = blockIdx.z;
     const int end = causal ? min(tk, first + ROWS) : tk;
-    unsigned char* ring = tiles + TILE;
+    unsigned char* ring = tiles + KEPT;
     Turn turn;
     if (group == 2) {
         registers_less<24>();
         if (threadIdx.x % 128 != 0) return;
-        barrier_expect(barriers + 2 * RING, TILE);
+        barrier_expect(barriers + 2 * RING, KEPT);
         load_box(tiles, q, barriers + 2 * RING, 0, head, first, sample);
         for (int start = 0; start < end; start += ROWS) {
             Barrier* full = barriers + turn.stage;
             barrier_wait(full + RING, turn.parity ^ 1);
             barrier_expect(full, STAGE);
             load_box(ring + turn.stage * STAGE, k, full, 0, head, start, sample);
-            load_box(ring + turn.stage * STAGE + TILE, v, full, 0, head, start, sample);
-            next(turn);
+            load_box(ring + turn.stage * STAGE + KEPT, v, full, 0, head, start, sample);
+            next<RING>(turn);
         }
         return;
     }
@@ -142,8 +105,8 @@ DEV void forward(scalar_t* y, float* lse, const TensorMap& q, const TensorMap& k
     const float scale = LOG2_E * rsqrtf((float)size);
     int seen[2];
     for (int h = 0; h < 2; h++) seen[h] = causal ? min(tk, mine + lane / 4 + 8 * h + 1) : tk;
-    const RowsOfK<128> queries(tiles + group * (TILE / 2)), keys(ring);
-    const RowsOfN<128, ROWS> values(ring + TILE);
+    const RowsOfK<128> queries(tiles + group * (KEPT / 2)), keys(ring);
+    const RowsOfN<128, ROWS> values(ring + KEPT);
     Rows<D> rows;
     barrier_wait(barriers + 2 * RING, 0);
 #pragma unroll 1
@@ -162,20 +125,18 @@ DEV void forward(scalar_t* y, float* lse, const TensorMap& q, const TensorMap& k
         products_commit();
         products_wait<0>();
         if (lane == 0) barrier_arrive(full + RING);
-        next(turn);
+        next<RING>(turn);
     }
+    const Side side = side_of(tq, heads, size);
     float factors[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         rows.total[h] = row_sum(rows.total[h]);
         factors[h] = 1.f / rows.total[h];
         const int query = mine + lane / 4 + h * 8;
-        if (lane % 4 == 0 && query < tq)
-            lse[((long long)sample * heads + head) * tq + query] = (rows.most[h] * scale + log2f(rows.total[h])) * LN_2;
+        if (lane % 4 == 0 && query < tq) lse[side.row + query] = (rows.most[h] * scale + log2f(rows.total[h])) * LN_2;
     }
-    const int stride = heads * size;
-    store_rows(y, rows, factors, tiles + threadIdx.x / 32 * (16 * 128), (long long)sample * tq * stride + head * size, mine, tq,
-               stride, size);
+    store_rows<D>(y, side, mine, rows.sums, factors, tiles);
 }
 
 KERNEL_BOUNDS(attention_forward_40_hopper, ATTENTION_HOPPER_THREADS, 1)

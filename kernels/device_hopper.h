@@ -90,6 +90,10 @@ DEV void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory
 DEV void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int pending> DEV void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory"); }
 
+// A register of an operand is made here, not between products: those would wait for each other.
+DEV void held(unsigned& x) { asm volatile("" : "+r"(x)); }
+DEV void held(float& x) { asm volatile("" : "+f"(x)); }
+
 // Sums from number i on as operands of an instruction, and their names in its text.
 #define SUM(i) "+f"(d[i])
 #define SUMS_8(i) SUM(i), SUM(i + 1), SUM(i + 2), SUM(i + 3), SUM(i + 4), SUM(i + 5), SUM(i + 6), SUM(i + 7)
@@ -116,6 +120,8 @@ template <int pending> DEV void products_wait() { asm volatile("wgmma.wait_group
                      : sums                                                                                           \
                      : "l"(x), "l"(y), "n"(A), "n"(B));                                                               \
     }
+PRODUCT(64, bf16, NAMES_32_OF, SUMS_32, "%32", "%33", "%34", "%35")
+PRODUCT(64, f16, NAMES_32_OF, SUMS_32, "%32", "%33", "%34", "%35")
 PRODUCT(128, bf16, NAMES_64_OF, SUMS_64, "%64", "%65", "%66", "%67")
 PRODUCT(128, f16, NAMES_64_OF, SUMS_64, "%64", "%65", "%66", "%67")
 PRODUCT(160, bf16, NAMES_80_OF, SUMS_80, "%80", "%81", "%82", "%83")

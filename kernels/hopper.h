@@ -18,6 +18,7 @@
 //   products_begin()                 before the first product, and after sums or registers of products were changed
 //   multiply_rows<N, STEPS>(d, a, b, T{})   d [64, N] += a b over 16 STEPS of k; by 128 threads: an aligned group of four warps
 //   multiply_held<N, STEPS>(d, a, b, T{})   the same with a in registers, as multiply_tile has it
+//   held(x)                          after a sum or a register of a was computed, before products_begin
 //   products_commit(), products_wait<n>()   only after the wait may sums, a's registers and operands be touched
 //   registers_less<n>(), registers_more<n>()   by a group of four warps
 //   meet<id>(threads)                a barrier of so many threads; ids from 1 to 15

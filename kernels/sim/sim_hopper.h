@@ -79,6 +79,8 @@ DEV void shared_is_written() { ::sim::shared_is_written(); }
 template <int count> DEV void registers_less(int line = __builtin_LINE()) { ::sim::registers_become(count, false, line); }
 template <int count> DEV void registers_more(int line = __builtin_LINE()) { ::sim::registers_become(count, true, line); }
 template <int id> DEV void meet(int threads, int line = __builtin_LINE()) { ::sim::meet(id, threads, line); }
+DEV void held(unsigned&) {}
+DEV void held(float&) {}
 DEV unsigned shared_address(const void* p) { return ::sim::shared_address(p); }
 DEV void products_begin(int line = __builtin_LINE()) { ::sim::products_begin(line); }
 DEV void products_commit(int line = __builtin_LINE()) { ::sim::products_commit(line); }

@@ -49,7 +49,7 @@ mod sums;
 /// Products in slices of k whether or not that pays, for the checks of their kernels.
 pub(crate) mod in_slices {
     #[cfg(all(test, feature = "simulator"))]
-    pub use super::attention::on_gpu as attention;
+    pub use super::attention::{gradients_on_gpu as attention_gradients, on_gpu as attention};
     pub use super::conv2d::gpu::{forward_in_slices, transposed_in_slices};
     #[cfg(all(test, feature = "simulator"))]
     pub use super::matmul::gpu::products;
@@ -58,7 +58,8 @@ pub(crate) mod in_slices {
 
 /// By the kernels for compute capability 9.0. No op takes them: they have not been proved on a GPU.
 pub(crate) mod hopper {
-    pub use super::attention::hopper::attention;
+    pub use super::attention::delta_on_gpu as attention_delta;
+    pub use super::attention::hopper::{attention, attention_gradients};
     pub use super::conv2d::hopper::{forward, transposed};
     pub use super::matmul::hopper::products;
 }

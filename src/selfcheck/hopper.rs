@@ -6,7 +6,7 @@ use crate::autograd::Tape;
 use crate::device::Device;
 use crate::device::conv_shape::ConvShape;
 use crate::error::{Error, Result};
-use crate::ops::hopper::{attention, forward, products, transposed};
+use crate::ops::hopper::{attention, attention_delta, attention_gradients, forward, products, transposed};
 use crate::ops::in_slices::{Epilogue, Layout};
 use crate::ops::{self, Padding};
 use crate::tensor::Tensor;
@@ -51,14 +51,21 @@ pub fn checks() -> Vec<Check> {
     // Keys in whole tiles and not, and a causal mask.
     for (channels, queries, keys, causal) in [(40, 150, 128, false), (64, 40, 77, false), (24, 200, 200, true)] {
         let [q, kv] = [queries, keys].map(|tokens| [2, tokens, 3 * channels]);
-        let name = format!("attention of {queries} over {keys}, heads of {channels}, by tensor maps");
-        checks.push(check(name, vec![frozen(&q), frozen(&kv), frozen(&kv)], move |tape, x, device| {
+        let name =
+            |pass: &str| format!("attention of {queries} over {keys}, heads of {channels}, {pass} by tensor maps");
+        let inputs = || vec![frozen(&q), frozen(&kv), frozen(&kv)];
+        checks.push(check(name("forward"), inputs(), move |tape, x, device| {
             let [q, k, v] = x else { unreachable!("three inputs") };
             match device {
                 Device::Cpu => ops::attention(tape, q, k, v, 3, causal),
                 Device::Gpu(_) => taken(attention([q, k, v], 3, causal)?.map(|[y, _]| y)),
             }
         }));
+        for (at, of) in ["q", "k", "v"].into_iter().enumerate() {
+            let inputs = inputs().into_iter().chain([frozen(&q)]).collect();
+            let name = name(&format!("the gradient of {of}"));
+            checks.push(check(name, inputs, move |_, x, device| attention_gradient(x, device, causal, at)));
+        }
     }
     checks
 }
@@ -72,6 +79,21 @@ fn convolution(tape: &Tape, x: &[Tensor], device: &Device, stride: usize, paddin
     }
     let shape = ConvShape::new(x.dims("conv2d")?, weight.dims("conv2d")?, stride, padding)?;
     taken(forward(&shape, x, weight, Some(bias), epilogue)?)
+}
+
+/// Of input `at`; the last input is the gradient of the result.
+fn attention_gradient(x: &[Tensor], device: &Device, causal: bool, at: usize) -> Result<Tensor> {
+    let [q, k, v, dy] = x else { unreachable!("four inputs") };
+    if *device == Device::Cpu {
+        let tape = Tape::watching([&x[at]]);
+        let y = ops::attention(&tape, q, k, v, 3, causal)?;
+        let mut gradients = tape.backward_from(&y, dy.clone())?;
+        return Ok(gradients.remove(&x[at]).expect("the watched input"));
+    }
+    let [y, log_sums] = attention([q, k, v], 3, causal)?.ok_or_else(not_taken)?;
+    let delta = attention_delta(dy, &y, 3)?;
+    let gradients = attention_gradients([q, k, v], [&log_sums, &delta], dy, 3, causal)?;
+    gradients.map(|gradients| gradients[at].clone()).ok_or_else(not_taken)
 }
 
 /// The last input has the shape of the result.
@@ -106,7 +128,11 @@ fn one(_: &Tape, x: &[Tensor], device: &Device) -> Result<Tensor> {
 }
 
 fn taken(y: Option<Tensor>) -> Result<Tensor> {
-    y.ok_or_else(|| Error::Failed("the kernels for compute capability 9.0 do not take these operands".into()))
+    y.ok_or_else(not_taken)
+}
+
+fn not_taken() -> Error {
+    Error::Failed("the kernels for compute capability 9.0 do not take these operands".into())
 }
 
 #[cfg(all(test, feature = "simulator"))]
@@ -115,7 +141,7 @@ mod tests {
     use crate::device::Device;
     use crate::device::conv_shape::ConvShape;
     use crate::device::gpu::{Checks, Gpu, Order, Tile};
-    use crate::ops::hopper::{attention, forward, products, transposed};
+    use crate::ops::hopper::{attention, attention_delta, attention_gradients, forward, products, transposed};
     use crate::ops::in_slices::{Epilogue, Layout, forward_in_slices, transposed_in_slices};
     use crate::ops::{self, Padding};
     use crate::selfcheck::normals;
@@ -201,18 +227,32 @@ mod tests {
         }
     }
 
-    /// The logarithms that the backward pass reads are those of the other path, but for another order of sums.
+    /// The logarithms that the backward pass reads are those of the other path, but for another order of sums; with the same
+    /// ones, the gradients have the same bytes.
     #[test]
-    fn sums_of_exponentials_are_those_of_the_other_path() {
+    fn attention_is_that_of_the_other_path() {
         let device = Device::Gpu(Gpu::simulator(Checks::Off, Order::Forwards).unwrap());
-        let [q, k, v] = [0, 1, 2].map(|i| normals(i, &[1, 130, 80]).cast(DType::Bf16).to(&device).unwrap());
-        let [y, sums] = attention([&q, &k, &v], 2, true).unwrap().expect("it takes these");
-        let (reference, reference_sums) = crate::ops::in_slices::attention([&q, &k, &v], 2, true).unwrap();
-        for (there, here) in [(y, reference), (sums, reference_sums)] {
-            let [there, here] = [there, here].map(|x| x.to_cpu().unwrap().cast(DType::F32));
-            let far = there.data::<f32>().iter().zip(here.data::<f32>()).map(|(a, b)| (a - b).abs());
-            // Two neighbours of the probabilities' and the result's type, below 2.
-            assert!(far.fold(0.0, f32::max) <= 2.0_f32.powi(-6));
+        for (heads, tokens, causal) in [(2, [130, 130], true), (1, [200, 77], false), (3, [70, 192], false)] {
+            let sides = [tokens[0], tokens[1], tokens[1], tokens[0]];
+            let values =
+                |i: usize| normals(i as u64, &[1, sides[i], heads * 40]).cast(DType::Bf16).to(&device).unwrap();
+            let [q, k, v, dy] = [0, 1, 2, 3].map(values);
+            let [y, sums] = attention([&q, &k, &v], heads, causal).unwrap().expect("it takes these");
+            let (reference, saved) = crate::ops::in_slices::attention([&q, &k, &v], heads, causal).unwrap();
+            for (there, here) in [(&y, &reference), (&sums, &saved[1])] {
+                let [there, here] = [there, here].map(|x| x.to_cpu().unwrap().cast(DType::F32));
+                let far = there.data::<f32>().iter().zip(here.data::<f32>()).map(|(a, b)| (a - b).abs());
+                // Two neighbours of the probabilities' and the result's type, below 2.
+                assert!(far.fold(0.0, f32::max) <= 2.0_f32.powi(-6));
+            }
+            let delta = attention_delta(&dy, &reference, heads).unwrap();
+            let gradients = attention_gradients([&q, &k, &v], [&saved[1], &delta], &dy, heads, causal).unwrap();
+            let references =
+                crate::ops::in_slices::attention_gradients([&q, &k, &v], &saved, &dy, heads, causal).unwrap();
+            for (there, here) in gradients.expect("it takes these").iter().zip(references) {
+                let [there, here] = [there, &here.unwrap()].map(|x| x.to_cpu().unwrap());
+                assert!(there.bytes() == here.bytes(), "{heads} heads, {tokens:?}");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Launches of `attention.cu` and `attention_backward.cu`. Heads that are too wide for them: `gpu_unfused.rs`.
 
-use super::{Shape, gpu_unfused};
+use super::{OP, Shape, gpu_unfused};
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{ENOUGH_BLOCKS, Launcher, pack};
 use crate::error::Result;
@@ -118,12 +118,7 @@ pub fn backward(
     };
     let Shape { tq, tk, heads, n, causal, .. } = *shape;
     let block = Block::new(kernels.size, q.dtype());
-    let delta = log_sums.empty_like()?;
-    let threads = kernels::ATTENTION_THREADS;
-    let launch = q.kernel(&kernels::ATTENTION_BACKWARD_DELTA)?.block(threads);
-    let launch = launch.grid([tq.div_ceil(threads / kernels::ATTENTION_DELTA_LANES), heads, n]);
-    shape.heads(launch.output(&delta).input(dy).input(y).int(tq)).launch()?;
-
+    let delta = delta(dy, y, heads)?;
     let mut gradients = [const { None }; 3];
     if wants[0] {
         let dq = q.empty_like()?;
@@ -149,6 +144,17 @@ pub fn backward(
         (gradients[1], gradients[2]) = (wants[1].then_some(dk), wants[2].then_some(dv));
     }
     Ok(gradients)
+}
+
+/// `dy y` of each head, f32 `[n, heads, tq]`, of `[n, tq, heads * size]`.
+pub fn delta(dy: &Tensor, y: &Tensor, heads: usize) -> Result<Tensor> {
+    let [n, tq, c] = y.dims(OP)?;
+    let delta = y.new_empty(&[n, heads, tq], DType::F32)?;
+    let threads = kernels::ATTENTION_THREADS;
+    let launch = y.kernel(&kernels::ATTENTION_BACKWARD_DELTA)?.block(threads);
+    let launch = launch.grid([tq.div_ceil(threads / kernels::ATTENTION_DELTA_LANES), heads, n]);
+    launch.output(&delta).input(dy).input(y).int(tq).int(heads).int(c / heads).launch()?;
+    Ok(delta)
 }
 
 impl Shape {

@@ -29,11 +29,27 @@ pub fn attention(tape: &Tape, q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, 
     Ok(y)
 }
 
-/// The result on a GPU, and the logarithm of each row's sum of exponentials.
+/// `dy y` of each head on a GPU, f32 `[n, heads, tq]`.
+pub fn delta_on_gpu(dy: &Tensor, y: &Tensor, heads: usize) -> Result<Tensor> {
+    gpu::delta(dy, y, heads)
+}
+
+/// The result on a GPU, and what the backward pass needs.
 #[cfg(all(test, feature = "simulator"))]
-pub fn on_gpu([q, k, v]: [&Tensor; 3], heads: usize, causal: bool) -> Result<(Tensor, Tensor)> {
-    let (y, mut saved) = gpu::forward(&Shape::check([q, k, v], heads, causal)?, [q, k, v])?;
-    Ok((y, saved.pop().expect("a head that is not wide")))
+pub fn on_gpu([q, k, v]: [&Tensor; 3], heads: usize, causal: bool) -> Result<(Tensor, Vec<Tensor>)> {
+    gpu::forward(&Shape::check([q, k, v], heads, causal)?, [q, k, v])
+}
+
+/// The gradients of q, k and v on a GPU, from what [`on_gpu`] gave.
+#[cfg(all(test, feature = "simulator"))]
+pub fn gradients_on_gpu(
+    x: [&Tensor; 3],
+    saved: &[Tensor],
+    dy: &Tensor,
+    heads: usize,
+    causal: bool,
+) -> Result<[Option<Tensor>; 3]> {
+    gpu::backward(&Shape::check(x, heads, causal)?, x, saved, dy, [true; 3])
 }
 
 /// `q` `[n, tq, heads * size]`, `k` and `v` `[n, tk, heads * size]`.
