@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 
 /// What a tensor stores. `F64` exists on the CPU only (checks, small SVDs); `I64` holds token ids and timesteps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DType {
     F32,
     Bf16,

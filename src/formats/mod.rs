@@ -1,6 +1,7 @@
 //! Files: containers, configurations, images. Every writer goes through [`atomic::write`].
 
 pub mod atomic;
+pub mod cache;
 pub mod checkpoint;
 pub mod component;
 pub mod content_hash;

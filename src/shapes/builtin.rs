@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::formats::atomic;
 use crate::formats::digest::hex;
+use crate::formats::{atomic, cache};
 
 /// What `--model` calls it. A folder of this name is `./shapes`.
 pub const NAME: &str = "shapes";
@@ -39,12 +39,10 @@ static FILES: [(&str, &[u8]); 12] = files![
 /// # Errors
 /// As [`unpack`]; [`Error::Failed`] where neither variable is set.
 pub fn folder() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let cache = cache.ok_or_else(|| {
+    let cache = cache::folder().ok_or_else(|| {
         Error::Failed("no place to unpack the built-in model: set HOME or XDG_CACHE_HOME to a folder".into())
     })?;
-    unpack(&cache.join("selma"))
+    unpack(&cache)
 }
 
 /// Writes what is missing or damaged of the model's folder into `cache`, and returns the folder. Its name is `shapes` in a

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Backend;
 use super::argument::{Argument, Launch, most_shared_bytes};
 use super::graph::Command;
+use super::identity::Identity;
 use super::library::Libraries;
 use super::table::{Kernel, scalar_index};
 use crate::error::{Error, Result};
@@ -33,6 +34,8 @@ pub(super) struct Cuda {
     staging: Mutex<Staging>,
     /// Which kernels were compiled for this device.
     compiled: &'static Compiled,
+    /// The version of CUDA that the driver knows.
+    driver: (i32, i32),
     /// Whether recorded work becomes a graph.
     graphs: bool,
 }
@@ -87,6 +90,7 @@ impl Cuda {
         let card = cards.into_iter().nth(ordinal);
         let card = card.ok_or_else(|| unavailable(format!("there is no device {ordinal}; the driver has {number}")))?;
         let compiled = card.compiled().map_err(unavailable)?;
+        let driver = card.driver;
         let refused = |e: Code| unavailable(format!("the NVIDIA driver says {e:?}"));
         let null = std::ptr::null_mut();
         // SAFETY: the device is the driver's; the context is released never, as the process's one.
@@ -111,6 +115,7 @@ impl Cuda {
             queue,
             loaded: Mutex::default(),
             compiled,
+            driver,
             graphs: setting("SELMA_CUDA_GRAPHS", true),
         })
     }
@@ -272,6 +277,17 @@ impl Queue {
 impl Backend for Cuda {
     fn name(&self) -> String {
         self.queue.name.clone()
+    }
+
+    fn identity(&self) -> Identity {
+        let ((major, minor), (cuda, of_cuda)) = (self.queue.capability, self.driver);
+        let release = driver::release().map_or(String::new(), |release| format!(", {release}"));
+        Identity {
+            device: self.queue.name.clone(),
+            capability: format!("{major}.{minor}"),
+            driver: format!("CUDA {cuda}.{of_cuda}{release}"),
+            kernels: self.compiled.hash(self.queue.capability),
+        }
     }
 
     fn is_simulated(&self) -> bool {

@@ -43,7 +43,7 @@ impl Gpu {
     /// Memory for a buffer.
     pub(super) fn allocate(&self, bytes: usize) -> Result<u64> {
         let shared = &*self.0;
-        let needed = Arena::rounded(bytes);
+        let needed = Arena::rounded(bytes) + 2 * shared.gap;
         let mut arena = shared.arena();
         let address = match arena.take(needed) {
             Some(address) => address,
@@ -53,12 +53,15 @@ impl Gpu {
                 address.ok_or_else(|| Error::Failed(format!("{}: no room where there was some", self.name())))?
             }
         };
-        shared.backend.renew(address, needed as usize);
+        let address = address + shared.gap;
+        shared.backend.renew(address, bytes);
         Ok(address)
     }
 
     pub(super) fn release(&self, address: u64) {
-        self.0.arena().give(address);
+        if self.0.gap == 0 {
+            self.0.arena().give(address);
+        }
     }
 }
 

@@ -7,14 +7,19 @@
 mod arena;
 mod argument;
 mod buffer;
+pub mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod dry_run;
 pub mod graph;
+pub mod guarded;
+pub mod identity;
 mod kind;
 mod launch;
 pub mod library;
 mod memory;
+#[cfg(feature = "simulator")]
+mod planted;
 pub mod recorder;
 mod simulator;
 pub mod table;
@@ -22,7 +27,7 @@ pub mod tensor_map;
 mod tile;
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use arena::Usage;
 pub use buffer::Buffer;
@@ -35,7 +40,9 @@ pub(crate) use tile::{ENOUGH_BLOCKS, Tile, in_chunks};
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use arena::Arena;
+use choice::Chooser;
 use graph::Command;
+use identity::Identity;
 use recorder::{Launched, Recorder};
 use table::Kernel;
 
@@ -53,12 +60,21 @@ struct Shared {
     arena: Mutex<Arena>,
     /// Work that is being recorded instead of done.
     recording: Mutex<Option<Vec<Command>>>,
+    /// Who decides between kernels, if not the cost model.
+    chooser: RwLock<Option<Arc<dyn Chooser>>>,
+    /// Bytes that are left free on both sides of a buffer, whose memory is then not handed on.
+    gap: u64,
 }
 
 /// What a way to execute kernels must offer. Addresses are the device's own. Whatever is queued runs in the order of the
 /// calls.
 trait Backend: Send + Sync {
     fn name(&self) -> String;
+
+    /// What results of measurements hold for.
+    fn identity(&self) -> Identity {
+        Identity::of_simulator(self.name())
+    }
 
     /// Whether the host runs the kernels.
     fn is_simulated(&self) -> bool;
@@ -74,7 +90,7 @@ trait Backend: Send + Sync {
     /// Gives back what [`Backend::allocate`] returned.
     fn free(&self, address: u64);
 
-    /// Bytes inside one allocation belong to a new buffer, whose values are unspecified.
+    /// Bytes inside one allocation belong to a new buffer, whose values are unspecified, as are those up to a multiple of 256.
     fn renew(&self, _address: u64, _bytes: usize) {}
 
     /// Bytes that are free, and bytes in all; none where nobody knows.
@@ -114,7 +130,25 @@ trait Backend: Send + Sync {
 
 impl Gpu {
     fn over(backend: impl Backend + 'static) -> Self {
-        Self(Arc::new(Shared { backend: Box::new(backend), arena: Mutex::default(), recording: Mutex::default() }))
+        Self::with_gap(backend, 0)
+    }
+
+    fn with_gap(backend: impl Backend + 'static, gap: u64) -> Self {
+        Self(Arc::new(Shared {
+            backend: Box::new(backend),
+            arena: Mutex::default(),
+            recording: Mutex::default(),
+            chooser: RwLock::default(),
+            gap,
+        }))
+    }
+
+    /// A device that was asked for: with the fault that a test plants in a build for tests.
+    fn opened(backend: impl Backend + 'static) -> Self {
+        let gpu = Self::over(backend);
+        #[cfg(feature = "simulator")]
+        let gpu = planted::Planted::around(gpu);
+        gpu
     }
 
     /// The simulator.
@@ -122,7 +156,7 @@ impl Gpu {
     /// # Errors
     /// [`crate::Error::Usage`] where the build or the processor lacks what it needs.
     pub fn simulator(checks: Checks, order: Order) -> Result<Self> {
-        Ok(Self::over(simulator::Simulator::open(checks, order)?))
+        Ok(Self::opened(simulator::Simulator::open(checks, order)?))
     }
 
     /// NVIDIA GPU number `ordinal`.
@@ -131,7 +165,7 @@ impl Gpu {
     /// [`crate::Error::Usage`] where the build, the driver or the device lack what it needs.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self::over(cuda::Cuda::open(ordinal)?))
+        Ok(Self::opened(cuda::Cuda::open(ordinal)?))
     }
 
     /// This build is without the feature `cuda`, and says so.
@@ -158,6 +192,11 @@ impl Gpu {
 
     pub fn name(&self) -> String {
         self.0.backend.name()
+    }
+
+    /// What results of measurements hold for.
+    pub fn identity(&self) -> Identity {
+        self.0.backend.identity()
     }
 
     /// The same device under another identity, which remembers the kernels that it runs.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::graph::Command;
+use super::identity::Identity;
 use super::{Backend, Gpu};
 use crate::error::Result;
 
@@ -27,6 +28,10 @@ pub(super) struct Recorder {
 impl Backend for Recorder {
     fn name(&self) -> String {
         self.inner.name()
+    }
+
+    fn identity(&self) -> Identity {
+        self.inner.identity()
     }
 
     fn is_simulated(&self) -> bool {

@@ -31,10 +31,10 @@ const L2_BYTES: f64 = 3500.0;
 const PARTS_BYTES: f64 = 2000.0;
 /// The share of the time that a product in slices must save at least, for its sums are made in another order.
 const SAVED: f64 = 0.15;
-const MOST_SLICES: usize = 16;
+pub(super) const MOST_SLICES: usize = 16;
 
 /// What a block makes, and whether by a kernel that takes operands of any kind.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tile {
     rows: usize,
     columns: usize,
@@ -80,13 +80,18 @@ impl Tile {
         }
     }
 
-    /// For `[m, n]` sums over a long `k`, which is not 0: the tile and the length of a slice of k.
+    /// For `[m, n]` sums over a long `k`, which is not 0: the tile, and how many slices of k of the length [`Tile::slice`].
     pub fn sliced(m: usize, n: usize, k: usize, dtype: DType) -> (Self, usize) {
         let most = k.div_ceil(LEAST_SLICE);
         let tile = Self::fit(m, n, most);
         let slices = ENOUGH_BLOCKS.div_ceil(tile.blocks(m, n).max(1)).min(most);
+        (tile, k.div_ceil(Self::slice(k, slices, dtype)))
+    }
+
+    /// The length of a slice where there are to be so many of `k`.
+    pub fn slice(k: usize, slices: usize, dtype: DType) -> usize {
         // Whole steps, so that slices begin where 16-byte loads may.
-        (tile, k.div_ceil(slices).next_multiple_of(Self::step(dtype)))
+        k.div_ceil(slices).next_multiple_of(Self::step(dtype))
     }
 
     /// For `[m, n]` sums in each of `classes` of a product of so many steps of k, in one slice: the tile of these that takes
@@ -135,8 +140,17 @@ impl Tile {
     }
 
     /// Tiles of `[m, n]` sums.
-    fn blocks(self, m: usize, n: usize) -> usize {
+    pub(super) fn blocks(self, m: usize, n: usize) -> usize {
         m.div_ceil(self.rows) * n.div_ceil(self.columns)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self { any: true, .. } => "any",
+            Self { rows: kernels::TILE_TALL, .. } => "tall",
+            Self { rows: kernels::TILE_LARGE, .. } => "large",
+            _ => "small",
+        }
     }
 
     /// Bytes of both operands in a step.
@@ -231,9 +245,10 @@ mod tests {
     #[test]
     fn slices_of_long_sums_fit_into_a_grid() {
         for k in [1, 513, 1 << 20, 1 << 34] {
-            let (tile, slice) = Tile::sliced(4, 36, k, DType::Bf16);
-            let grid = tile.grid(4, 36, k.div_ceil(slice));
+            let (tile, slices) = Tile::sliced(4, 36, k, DType::Bf16);
+            let grid = tile.grid(4, 36, slices);
             assert!(fits(grid), "{k}: {grid:?}");
+            assert_eq!(k.div_ceil(Tile::slice(k, slices, DType::Bf16)), slices, "{k}: none of them is empty");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Launches of `conv2d.cu`.
 
 use super::{ConvShape, Epilogue, OP};
+use crate::device::gpu::choice::{Added, Case, Operation};
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Launcher, Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
@@ -37,14 +38,22 @@ pub fn forward(
     let y = x.new_empty(&shape.y(), x.dtype())?;
     let mut memory: Vec<&dyn Operand> = vec![&y, x, weight];
     memory.extend([channel_bias, residual].into_iter().flatten().map(|x| x as &dyn Operand));
-    let steps = shape.c_in.is_multiple_of(Tile::step(x.dtype())) && pixels <= MOST_PIXELS;
+    let step = Tile::step(x.dtype());
+    let steps = shape.c_in.is_multiple_of(step) && pixels <= MOST_PIXELS;
     let fits = steps && in_chunks(x.dtype(), &[c_out], &memory);
-    let (tile, slices) =
-        Tile::split(pixels, c_out, 1, shape.kh * shape.kw * shape.c_in / Tile::step(x.dtype()), x.dtype());
-    if fits && slices > 1 {
+    let added = || {
+        let added =
+            [bias.map(|_| Added::Bias), channel_bias.map(|_| Added::ChannelBias), residual.map(|_| Added::Residual)];
+        added.into_iter().flatten().collect()
+    };
+    let case = || Case::of_convolution(Operation::ConvForward, x.dtype(), shape, added());
+    let (tile, slices) = x.gpu()?.choose(fits, case, || match fits {
+        true => Tile::split(pixels, c_out, 1, shape.kh * shape.kw * shape.c_in / step, x.dtype()),
+        false => (Tile::SMALL, 1),
+    })?;
+    if slices > 1 {
         return forward_in_slices(shape, x, weight, bias, epilogue, (tile, slices));
     }
-    let tile = tile.if_fits(fits);
     let launch = tile.over(x.kernel(tile.choose_of(FORWARD))?, pixels, c_out, 1).output(&y).input(x).input(weight);
     let launch = launch.input_if(bias).input_if(channel_bias).input_if(residual).int(shape.n);
     sizes(launch, shape).launch()?;
@@ -91,14 +100,15 @@ pub fn transposed(shape: &ConvShape, dy: &Tensor, weight: &Tensor, bias: Option<
     let taps = if fits { kh.div_ceil(stride) * kw.div_ceil(stride) } else { kh * kw };
     let steps = (taps * shape.c_out).div_ceil(Tile::step(dy.dtype()));
     let alike = kh.is_multiple_of(stride) && kw.is_multiple_of(stride);
-    let (tile, slices) = match fits && alike {
+    let added = || bias.map(|_| Added::Bias).into_iter().collect();
+    let case = || Case::of_convolution(Operation::ConvDgrad, dy.dtype(), shape, added());
+    let (tile, slices) = dy.gpu()?.choose(fits, case, || match fits && alike {
         true => Tile::split(pixels, c_in, classes, steps, dy.dtype()),
         false => (Tile::whole(&Tile::ALL, [pixels, c_in], classes, steps, dy.dtype()), 1),
-    };
+    })?;
     if slices > 1 {
         return transposed_in_slices(shape, dy, weight, bias, (tile, slices));
     }
-    let tile = tile.if_fits(fits);
     let launch = tile.over(dy.kernel(tile.choose_of(DGRAD))?, pixels, c_in, classes);
     sizes(launch.output(&dx).input(dy).input(weight).input_if(bias).int(n), shape).launch()?;
     Ok(dx)
@@ -140,7 +150,9 @@ pub fn weight_gradient(shape: &ConvShape, dy: &Tensor, x: &Tensor, _stored: DTyp
     expect("dy", dy, &shape.y())?;
     let weights: usize = shape.weight().iter().product();
     let width = weights / c_out.max(1);
-    let (tile, slice) = Tile::sliced(c_out, width, pixels.max(1), x.dtype());
+    let case = || Case::of_convolution(Operation::ConvWgrad, x.dtype(), shape, Vec::new());
+    let (tile, slices) = x.gpu()?.choose(true, case, || Tile::sliced(c_out, width, pixels.max(1), x.dtype()))?;
+    let slice = Tile::slice(pixels.max(1), slices, x.dtype());
     let slices = pixels.div_ceil(slice).max(1);
     let parts = x.new_empty(&[slices, weights], DType::F32)?;
     let small = &kernels::CONV2D_WGRAD_SMALL;

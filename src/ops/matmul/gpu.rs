@@ -1,6 +1,7 @@
 //! Launches of `matmul.cu`.
 
 use super::{OP, shaped, sizes};
+use crate::device::gpu::choice::{Added, Case, Operation};
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Operand, Tile, in_chunks};
 use crate::error::{Error, Result};
@@ -89,11 +90,18 @@ pub fn products_into(
     memory.extend(second.into_iter().flatten().chain(epilogue.residual).map(|x| x as &dyn Operand));
     let fits = in_chunks(y.dtype(), &[n, k, k2], &memory);
     let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
-    let (tile, slices) = Tile::split(m, n, 1, steps, y.dtype());
-    if fits && slices > 1 {
+    let operation = match layout {
+        Layout::Transposed => Operation::MatmulNt,
+        Layout::Plain => Operation::MatmulNn,
+    };
+    let case = || case(operation, y.dtype(), vec![m, n, k, k2], epilogue.bias, epilogue.residual);
+    let (tile, slices) = y.gpu()?.choose(fits, case, || match fits {
+        true => Tile::split(m, n, 1, steps, y.dtype()),
+        false => (Tile::SMALL, 1),
+    })?;
+    if slices > 1 {
         return products_in_slices(y, layout, (tile, slices), first, second, epilogue);
     }
-    let tile = tile.if_fits(fits);
     let kernel = tile.choose_of(match layout {
         Layout::Transposed => NT,
         Layout::Plain => NN,
@@ -158,8 +166,9 @@ pub fn products_group(
         memory.extend(b.iter().map(|&b| b as &dyn Operand));
     }
     let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
-    let tile =
-        Tile::whole(&Tile::ALL, [m, n], groups, steps, y.dtype()).if_fits(in_chunks(y.dtype(), &[n, k, k2], &memory));
+    let case = || case(Operation::MatmulGroup, y.dtype(), vec![groups, m, n, k, k2], None, None);
+    let model = || (Tile::whole(&Tile::ALL, [m, n], groups, steps, y.dtype()), 1);
+    let (tile, _) = a.gpu()?.choose(in_chunks(y.dtype(), &[n, k, k2], &memory), case, model)?;
     let mut launch = tile.over(a.kernel(tile.choose_of(GROUP))?, m, n, groups).output(&y).input(a);
     for i in 0..MOST {
         launch = launch.input_if(b.get(i).copied());
@@ -180,8 +189,10 @@ pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tenso
         return Err(Error::shape(OP, format!("no rows to add up: {a:?} and {b:?}")));
     }
     expect(b, [k, n])?;
-    let (tile, k_slice) = Tile::sliced(m, n, k, a.dtype());
-    let tile = tile.if_fits(in_chunks(a.dtype(), &[m, n], &[a, b]));
+    let case = || case(Operation::MatmulTn, a.dtype(), vec![m, n, k], None, None);
+    let fits = in_chunks(a.dtype(), &[m, n], &[a, b]);
+    let (tile, slices) = a.gpu()?.choose(fits, case, || Tile::sliced(m, n, k, a.dtype()))?;
+    let k_slice = Tile::slice(k, slices, a.dtype());
     let slices = k.div_ceil(k_slice);
     let parts = a.new_empty(&[slices, m, n], DType::F32)?;
     let kernel = tile.choose([&kernels::MATMUL_TN_LARGE, &kernels::MATMUL_TN_SMALL, &kernels::MATMUL_TN_ANY]);
@@ -199,13 +210,25 @@ pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
     bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
     let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
     let steps = k.div_ceil(Tile::step(x.dtype()));
-    let tile = Tile::whole(&[Tile::LARGE, Tile::SMALL], [m, width], 1, steps, x.dtype());
-    let tile = tile.if_fits(in_chunks(x.dtype(), &[k], &[x, weight]));
+    let case = || case(Operation::MatmulGeglu, x.dtype(), vec![m, width, k], bias, None);
+    let model = || (Tile::whole(&[Tile::LARGE, Tile::SMALL], [m, width], 1, steps, x.dtype()), 1);
+    let (tile, _) = x.gpu()?.choose(in_chunks(x.dtype(), &[k], &[x, weight]), case, model)?;
     let kernel =
         tile.choose([&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL, &kernels::MATMUL_NT_GEGLU_ANY]);
     let launch = tile.over(x.kernel(kernel)?, m, width, 1).output(&y);
     launch.input(x).input(weight).input_if(bias).long(m).int(width / 2).int(k).launch()?;
     Ok(y)
+}
+
+fn case(
+    operation: Operation,
+    dtype: DType,
+    sizes: Vec<usize>,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Case {
+    let added = bias.map(|_| Added::Bias).into_iter().chain(residual.map(|_| Added::Residual)).collect();
+    Case { operation, dtype, sizes, added, any: false }
 }
 
 /// Many ops come here, each with checks of its own: none may send a kernel beyond its operands.

@@ -48,6 +48,13 @@ fn library() -> Option<&'static Library> {
     LIBRARY.get_or_init(|| names.iter().find_map(|&name| unsafe { Library::new(name) }.ok())).as_ref()
 }
 
+/// The driver's own version, such as 580.65.06, where the system tells.
+pub fn release() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let is_version = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
+    text.lines().next()?.split_whitespace().find(is_version).map(str::to_owned)
+}
+
 /// Whether there is a driver.
 pub fn is_present() -> bool {
     library().is_some()

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::super::identity::hash_of;
 use super::super::table::Image;
 use super::super::table::kernels::{FATBINS, PTX, PTX_90, PTX_TOOLKIT, TOOLKIT};
 use crate::error::{Error, Result};
@@ -48,6 +49,12 @@ impl Compiled {
 
     pub fn is_ptx(&self) -> bool {
         self.is_ptx
+    }
+
+    /// The hash of what devices of this compute capability get.
+    pub fn hash(&self, capability: (i32, i32)) -> String {
+        let own = if capability == (9, 0) { self.images_90 } else { &[] };
+        hash_of([own, self.images])
     }
 
     /// The compiled `file` for storage type number `scalar`, in words, since the driver reads words: for a device of this

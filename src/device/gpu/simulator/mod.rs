@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rayon::prelude::*;
 
 use super::Backend;
+use super::arena::Arena;
 use super::argument::{Argument, Launch, Role};
 use super::graph::Command;
 use super::table::kernels::SIMULATOR;
@@ -90,6 +91,7 @@ impl Backend for Simulator {
     }
 
     fn renew(&self, address: u64, bytes: usize) {
+        let bytes = Arena::rounded(bytes) as usize;
         let memory = self.memory();
         let (memory, at) = around(&memory, address, bytes);
         // 0xff everywhere is NaN in every float format and -1 in integers.
