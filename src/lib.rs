@@ -40,7 +40,7 @@
 //! [`train::step`] is one step of training; [`generate`] is text to image. A module uses only modules before it in the
 //! list `dtype`, `random`, `device`, `tensor`, `autograd`, `ops`, `formats`, `page`, `nn`, `lora`, `diffusion`, `data`, `shapes`,
 //! `generate`, `train`, `pretrain`, `prompting`, `judges`, `metrics`, `evaluate`, `mix`, `chat`, `spatial`, `associate`,
-//! `regenerate`, `run`, `verify`, `selfcheck`, `cli`.
+//! `regenerate`, `run`, `verify`, `selfcheck`, `tuning`, `cli`.
 
 pub mod associate;
 pub mod autograd;
@@ -74,6 +74,7 @@ pub mod shapes;
 pub mod spatial;
 pub mod tensor;
 pub mod train;
+pub mod tuning;
 pub mod verify;
 
 pub use error::{Error, Result};

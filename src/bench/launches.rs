@@ -1,4 +1,8 @@
-//! What a LoRA training step launches on a GPU, without a GPU and without memory for weights.
+//! What a LoRA training step launches on a GPU, without a GPU and without memory for weights; and which operations with several
+//! kernels are among it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
@@ -6,6 +10,7 @@ use super::{LR, noise, schedule, sd15};
 use crate::data::batch::MicroBatch;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
+use crate::device::gpu::choice::{Case, Choice, Chooser};
 use crate::device::gpu::dry_run::Listed;
 use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
@@ -22,52 +27,125 @@ pub const LISTED: [&str; 2] = [super::GPU_CASE, "sdxl_1024"];
 /// Of the LoRA.
 const RANK: usize = 128;
 const TOKENS: usize = 77;
-/// What SDXL's second text encoder gives for a whole prompt.
-const POOLED: usize = 1280;
+
+/// A LoRA training step that is not done.
+pub struct ListedStep {
+    /// `unet/config.json`.
+    pub config: Value,
+    /// Latents of a side.
+    pub latent: usize,
+    /// Samples.
+    pub batch: usize,
+    pub rank: usize,
+}
 
 /// The commands of one micro-batch of `batch` samples, and those of the update behind it.
 ///
 /// # Errors
 /// [`Error::Usage`] for another case than those of [`LISTED`].
 pub fn launches(case: &str, batch: usize, dtype: DType) -> Result<[Vec<Listed>; 2]> {
-    let (config, latent) = match case {
-        super::GPU_CASE => (sd15(), 64),
-        "sdxl_1024" => (sdxl(), 128),
-        _ => return Err(Error::Usage(format!("launches of {case}: expected one of {}", LISTED.join(", ")))),
-    };
-    let context = config["cross_attention_dim"].as_u64().unwrap_or(0) as usize;
-    let has_sizes = !config["addition_embed_type"].is_null();
+    if !LISTED.contains(&case) {
+        return Err(Error::Usage(format!("launches of {case}: expected one of {}", LISTED.join(", "))));
+    }
     let (gpu, commands) = Gpu::dry_run();
-    let mut unet = UNet::unset(config, &gpu, dtype)?;
-    let params = branches(&mut unet, &gpu, dtype)?;
-    let trained = params.iter().map(|param| param.get().len()).sum();
-    let values = Tensor::on_gpu(gpu.buffer(DType::F32, trained)?, &[trained]);
-    let mut flat = FlatParameters::over(params, values, dtype, super::adamw())?;
-    let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype);
-    let batch = MicroBatch {
-        latents: zeros(&[batch, latent, latent, 4]),
-        noise: noise(batch, 0),
-        timesteps: vec![500; batch],
-        weights: vec![1.0; batch],
-        mask: None,
-        context: zeros(&[batch, TOKENS, context]),
-        added: has_sizes.then(|| AddedConditions {
-            text_embeds: zeros(&[batch, POOLED]),
-            time_ids: Tensor::zeros(&[batch, 6], DType::F32),
-        }),
-    };
-    let objective =
-        Objective { schedule: schedule()?, prediction: Prediction::Epsilon, snr_gamma: None, loss: Loss::default() };
-    let mut steps = Steps::new(&Device::Gpu(gpu), 1, vec![LR], &[1.0])?;
-    commands.take();
-    steps.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
-    let micro_batch = commands.take();
-    steps.update(&mut flat, 1.0)?;
-    Ok([micro_batch, commands.take()])
+    let mut parts = Vec::new();
+    ListedStep::named(case, batch)?.launch(&gpu, dtype, || parts.push(commands.take()))?;
+    let [_, micro_batch, update] = parts.try_into().expect("three parts");
+    Ok([micro_batch, update])
+}
+
+/// Collects what is asked, and takes the cost model's choice.
+#[derive(Default)]
+struct Asked {
+    known: Mutex<HashSet<Case>>,
+    /// Each once, in their order.
+    cases: Mutex<Vec<(Case, Choice)>>,
+}
+
+impl Chooser for Asked {
+    fn choose(&self, case: &Case, model: Choice) -> Result<Choice> {
+        if self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(case.clone()) {
+            self.cases.lock().unwrap_or_else(PoisonError::into_inner).push((case.clone(), model));
+        }
+        Ok(model)
+    }
+}
+
+impl ListedStep {
+    /// One of [`LISTED`], or `tiny`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for another name.
+    pub fn named(case: &str, batch: usize) -> Result<Self> {
+        let (config, latent, rank) = match case {
+            super::GPU_CASE => (sd15(), 64, RANK),
+            "sdxl_1024" => (sdxl(), 128, RANK),
+            "tiny" => (super::tiny(), 16, 8),
+            _ => {
+                let cases = LISTED.join(", ");
+                return Err(Error::Usage(format!("no training step {case}: expected one of {cases}, tiny")));
+            }
+        };
+        Ok(Self { config, latent, batch, rank })
+    }
+
+    /// The operations with several kernels, each once, with what the cost model takes.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn choices(&self, dtype: DType) -> Result<Vec<(Case, Choice)>> {
+        let (gpu, _) = Gpu::dry_run();
+        let asked = Arc::new(Asked::default());
+        gpu.set_chooser(asked.clone());
+        self.launch(&gpu, dtype, || {})?;
+        let mut cases = asked.cases.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(std::mem::take(&mut *cases))
+    }
+
+    /// Launches the step on a device that executes nothing. `done` is told of the preparation, the micro-batch and the update.
+    fn launch(&self, gpu: &Gpu, dtype: DType, mut done: impl FnMut()) -> Result<()> {
+        let number = |key: &str| self.config[key].as_u64().map(|number| number as usize);
+        let context = number("cross_attention_dim").unwrap_or(0);
+        let times = 6 * number("addition_time_embed_dim").unwrap_or(0);
+        let pooled = number("projection_class_embeddings_input_dim").and_then(|all| all.checked_sub(times));
+        let Self { latent, batch, rank, .. } = *self;
+        let mut unet = UNet::unset(self.config.clone(), gpu, dtype)?;
+        let params = branches(&mut unet, gpu, rank, dtype)?;
+        let trained = params.iter().map(|param| param.get().len()).sum();
+        let values = Tensor::on_gpu(gpu.buffer(DType::F32, trained)?, &[trained]);
+        let mut flat = FlatParameters::over(params, values, dtype, super::adamw())?;
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype);
+        let batch = MicroBatch {
+            latents: zeros(&[batch, latent, latent, 4]),
+            noise: noise(batch, 0),
+            timesteps: vec![500; batch],
+            weights: vec![1.0; batch],
+            mask: None,
+            context: zeros(&[batch, TOKENS, context]),
+            // What SDXL's second text encoder gives for a whole prompt, and sizes.
+            added: pooled.map(|pooled| AddedConditions {
+                text_embeds: zeros(&[batch, pooled]),
+                time_ids: Tensor::zeros(&[batch, 6], DType::F32),
+            }),
+        };
+        let objective = Objective {
+            schedule: schedule()?,
+            prediction: Prediction::Epsilon,
+            snr_gamma: None,
+            loss: Loss::default(),
+        };
+        let mut steps = Steps::new(&Device::Gpu(gpu.clone()), 1, vec![LR], &[1.0])?;
+        done();
+        steps.micro_batch(&objective, &unet, &mut flat, &batch, 1.0)?;
+        done();
+        steps.update(&mut flat, 1.0)?;
+        done();
+        Ok(())
+    }
 }
 
 /// Branches of attention, with unspecified values.
-fn branches(unet: &mut UNet, gpu: &Gpu, dtype: DType) -> Result<Vec<Param>> {
+fn branches(unet: &mut UNet, gpu: &Gpu, rank: usize, dtype: DType) -> Result<Vec<Param>> {
     let targets = Targets::default();
     let (mut params, mut failure) = (Vec::new(), None);
     unet.visit(&mut |mut layer| {
@@ -79,7 +157,7 @@ fn branches(unet: &mut UNet, gpu: &Gpu, dtype: DType) -> Result<Vec<Param>> {
             Ok(Tensor::on_gpu(gpu.buffer(dtype, rows * columns)?, &[rows, columns]))
         };
         let attached =
-            unset(RANK, shape[1]).and_then(|a| attach::branch(&mut layer, &a, &unset(shape[0], RANK)?, 1.0, dtype));
+            unset(rank, shape[1]).and_then(|a| attach::branch(&mut layer, &a, &unset(shape[0], rank)?, 1.0, dtype));
         match attached {
             Ok(pair) => params.extend(pair),
             Err(e) => failure = Some(e),
@@ -104,6 +182,21 @@ fn sdxl() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the ops ask for and what the kernels are known to do agree.
+    #[test]
+    fn the_cost_model_takes_kernels_that_there_are() {
+        for (step, least) in [("sd15_512", 100), ("sdxl_1024", 80), ("tiny", 50)] {
+            for dtype in [DType::F32, DType::Bf16] {
+                let choices = ListedStep::named(step, 4).unwrap().choices(dtype).unwrap();
+                assert!(choices.len() >= least, "{step}: {}", choices.len());
+                assert!(choices.iter().any(|(case, model)| *model != case.reference()), "{step}");
+                for (case, model) in choices {
+                    assert!(case.is_sound() && case.permits(model), "{case}: {model}");
+                }
+            }
+        }
+    }
 
     fn count(listed: &[Listed], kernel: &str) -> usize {
         let named = |command: &&Listed| matches!(command, Listed::Launch(launch) if launch.kernel.starts_with(kernel));

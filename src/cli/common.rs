@@ -2,12 +2,18 @@
 
 use std::cell::OnceCell;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::device::Device;
+use crate::device::gpu::Gpu;
 use crate::device::memory::format_bytes;
 use crate::error::{Error, Result};
 use crate::prompting::llm::{self, Api, Client, EndpointOptions, Role};
 use crate::tensor::DType;
+use crate::tuning::child::TIME_LIMIT;
+use crate::tuning::table::Table;
+use crate::tuning::{Decider, Mode, Prover};
 
 /// Options of every command.
 #[derive(clap::Args)]
@@ -18,6 +24,10 @@ pub struct Common {
     pub(super) device: String,
     #[arg(skip)]
     opened: OnceCell<Device>,
+    /// Which GPU kernels do what several can: proved (those that gave the plain ones' results on this GPU, and the fastest of them
+    /// after `selfcheck --tune`), model (by sizes alone, proved or not), reference (the plain ones) [auto: proved on NVIDIA GPUs]
+    #[arg(long, global = true, default_value = "auto", hide_default_value = true, hide_possible_values = true)]
+    kernels: Kernels,
     /// auto, f32, bf16 or f16; on the CPU the 16-bit formats round every op's output [auto: bf16 on NVIDIA GPUs, else f32]
     #[arg(long, global = true, visible_alias = "mixed-precision", default_value = "auto")]
     pub(super) precision: String,
@@ -42,6 +52,15 @@ pub struct Common {
     /// More on stderr: for `verify`, every quantity that was compared
     #[arg(long, short, global = true)]
     pub verbose: bool,
+}
+
+/// What `--kernels` says.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kernels {
+    Auto,
+    Proved,
+    Model,
+    Reference,
 }
 
 /// What `--seed` says.
@@ -81,7 +100,40 @@ impl Common {
                 device
             }
         };
+        if let Device::Gpu(gpu) = &device {
+            self.decide_on(gpu);
+        }
         Ok(self.opened.get_or_init(|| device).clone())
+    }
+
+    /// Lets --kernels decide between kernels.
+    fn decide_on(&self, gpu: &Gpu) {
+        let asked = match self.kernels {
+            Kernels::Auto => None,
+            Kernels::Proved => Some(Mode::Proved),
+            Kernels::Model => Some(Mode::Model),
+            Kernels::Reference => Some(Mode::Reference),
+        };
+        // The simulator's kernels need no proof: they are checked against the CPU.
+        let otherwise = (!gpu.is_simulated()).then_some(Mode::Proved);
+        if asked.or(otherwise).is_some() {
+            let quiet = self.quiet;
+            let say = move |text: &str| {
+                if !quiet {
+                    errln!("{text}");
+                }
+            };
+            let prover = self.prover(TIME_LIMIT);
+            let decider = Decider::new([asked, otherwise], gpu.identity(), Table::path(), prover, Box::new(say));
+            gpu.set_chooser(Arc::new(decider));
+        }
+    }
+
+    /// Has kernels prove themselves on this device, in processes of this program.
+    pub(super) fn prover(&self, limit: Duration) -> Prover {
+        let device = if self.device == "auto" { "cuda:0" } else { &self.device };
+        // Where the system does not tell the program's name, a process cannot begin, which is told then.
+        Prover::new(std::env::current_exe().unwrap_or_default(), device, limit)
     }
 
     /// [`Device::auto`], and says which it is.

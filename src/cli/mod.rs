@@ -40,6 +40,7 @@ mod spatial;
 mod survey;
 mod tokens;
 mod train;
+mod tune;
 mod verify;
 
 use std::ffi::OsString;

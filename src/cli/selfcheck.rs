@@ -1,12 +1,14 @@
 //! `selma selfcheck`: every GPU kernel against the CPU path.
 
 use crate::cli::Common;
+use crate::cli::tune::Tune;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
 use crate::error::{Error, Result};
 use crate::selfcheck::{self, Size};
 
-/// Run every kernel of a GPU (or of the simulator, by --device sim) against the CPU path.
+/// Run every kernel of a GPU (or of the simulator, by --device sim) against the CPU path; or, with --tune, have the kernels that
+/// do the same prove that on this GPU, and find the fastest of them.
 #[derive(clap::Args)]
 pub struct Selfcheck {
     /// Real sizes: as many pixels and tokens as Stable Diffusion 1.5 has at 512 pixels.
@@ -15,6 +17,8 @@ pub struct Selfcheck {
     /// Small sizes: every kernel in seconds.
     #[arg(long, conflicts_with = "full")]
     small: bool,
+    #[command(flatten)]
+    tune: Tune,
 }
 
 impl Selfcheck {
@@ -31,6 +35,9 @@ impl Selfcheck {
             let message = "selfcheck compares a GPU with the CPU: name it by --device cuda or --device sim";
             return Err(Error::Usage(message.into()));
         };
+        if self.tune.is_asked() {
+            return self.tune.run(&gpu, common);
+        }
         common.note(format!("{} against the CPU", gpu.name()));
         let (mut rows, mut failed) = (0, 0);
         let size = match (self.full, self.small) {

@@ -64,6 +64,12 @@ pub(crate) mod hopper {
     pub use super::matmul::hopper::products;
 }
 
+/// What several kernels can do, for the proof that they do the same.
+pub(crate) mod several {
+    pub use super::conv2d::gpu::{forward, transposed, weight_gradient};
+    pub use super::matmul::gpu::{Epilogue, Layout, matmul_transposed, products, products_geglu, products_group};
+}
+
 pub use attention::attention;
 pub(crate) use combine::evaluate;
 pub use combine::{Combination, clamp, combine};

@@ -53,6 +53,7 @@ pub use summary::Summary;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::atomic;
 use crate::formats::model_dir::ModelDir;
 use crate::generate::parameters;
 use crate::prompting::llm::Budget;
@@ -135,6 +136,14 @@ impl<'a> Run<'a> {
     pub fn go(&self, selection: &Selection, watcher: &mut dyn Watcher) -> Result<Vec<Task>> {
         let wanted = self.selected(selection)?;
         self.check()?;
+        let _kept = match &self.device {
+            // Processes of one run share the record; so do the days that it takes.
+            Device::Gpu(gpu) if gpu.has_chooser() => {
+                atomic::create_folder(&self.folder.path(""))?;
+                gpu.keep_choices(&self.folder.path("kernels.jsonl"), false)?
+            }
+            _ => None,
+        };
         let mut worked_on = Vec::new();
         for of_stage in wanted.chunk_by(|a, b| a.stage == b.stage) {
             let mut tasks = Vec::new();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::config::TrainConfig;
 use super::report;
+use crate::device::Device;
+use crate::device::gpu::choice::Kept;
 use crate::error::{Error, Result};
 use crate::formats::atomic;
 
@@ -12,6 +14,9 @@ use crate::formats::atomic;
 pub struct OutputFolder {
     path: PathBuf,
     _lock: File,
+    /// Open for as long as the folder is.
+    #[allow(dead_code, reason = "what is chosen is written down until it is dropped")]
+    kernels: Option<Kept>,
 }
 
 impl OutputFolder {
@@ -36,7 +41,18 @@ impl OutputFolder {
         for folder in folders {
             atomic::remove_leftovers(&folder)?;
         }
-        Ok(Self { path: path.into(), _lock: lock })
+        Ok(Self { path: path.into(), _lock: lock, kernels: None })
+    }
+
+    /// Writes down which kernels are chosen on `device` from now on, and obeys what is written already; with `anew` nothing is.
+    ///
+    /// # Errors
+    /// Where the run began with another --kernels, or its record is damaged.
+    pub fn keep_kernels(&mut self, device: &Device, anew: bool) -> Result<()> {
+        if let Device::Gpu(gpu) = device {
+            self.kernels = gpu.keep_choices(&self.states().join("kernels.jsonl"), anew)?;
+        }
+        Ok(())
     }
 
     /// Where there is no state to go on from: refuses files of somebody's, or of a finished run, that a run would replace.

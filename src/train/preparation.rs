@@ -217,12 +217,13 @@ impl Preparation {
             return Ok(None);
         }
         // What is wrong with the command leaves no folder behind.
-        let folder = OutputFolder::open(&config.out)?;
+        let mut folder = OutputFolder::open(&config.out)?;
         let states = checkpoint::list(&folder.states())?;
         if !states.is_empty() && !resume {
             let message = "holds the state of an earlier run; go on with it by --resume, or choose another --out";
             return Err(Error::file(&config.out, message));
         }
+        folder.keep_kernels(device, states.is_empty() && !resume)?;
         if announced {
             plans.lines()?.iter().for_each(|line| watcher.note(line));
         }

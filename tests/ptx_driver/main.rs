@@ -18,3 +18,5 @@ mod support;
 mod toolkits;
 #[cfg(cuda_kernels)]
 mod train;
+#[cfg(cuda_kernels)]
+mod tuning;

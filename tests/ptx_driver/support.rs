@@ -55,6 +55,8 @@ pub fn driver() -> &'static Path {
 pub fn selma() -> Command {
     let mut command = Command::cargo_bin("selma").unwrap();
     command.env("LD_LIBRARY_PATH", driver()).env("PTX_DRIVER_THREADS", "2");
+    // What proves itself does so once for all tests; not in the user's cache.
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("ptx_driver_cache"));
     command
 }
 
