@@ -123,6 +123,10 @@ impl Backend for Planted {
         self.backend().is_simulated()
     }
 
+    fn runs_hopper(&self) -> bool {
+        self.backend().runs_hopper()
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
         self.backend().allocate(bytes)
     }
