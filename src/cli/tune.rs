@@ -95,7 +95,7 @@ impl Tune {
         let mut total = Total::default();
         for (case, model) in &choices {
             let known = table.entry(&on, case).cloned();
-            let candidates = untried(case, *model, known.as_ref());
+            let candidates = untried(case, *model, gpu.runs_hopper(), known.as_ref());
             let verdicts = prover.prove(case, &candidates, true);
             total.note(case, &verdicts);
             let entry = Entry::new(&on, case, candidates.into_iter().zip(verdicts));
@@ -127,8 +127,8 @@ impl Tune {
 }
 
 /// Candidates that nothing is known of, that of the cost model among them.
-fn untried(case: &Case, model: Choice, known: Option<&Entry>) -> Vec<Choice> {
-    let mut candidates = case.candidates();
+fn untried(case: &Case, model: Choice, hopper: bool, known: Option<&Entry>) -> Vec<Choice> {
+    let mut candidates = case.candidates(hopper);
     if model != case.reference() && case.permits(model) && !candidates.contains(&model) {
         candidates.push(model);
     }

@@ -56,7 +56,7 @@ pub(crate) mod in_slices {
     pub use super::matmul::gpu::{Epilogue, Layout, products_in_slices};
 }
 
-/// By the kernels for compute capability 9.0. No op takes them: they have not been proved on a GPU.
+/// By the kernels for compute capability 9.0, whether or not they have proved themselves.
 pub(crate) mod hopper {
     pub use super::attention::delta_on_gpu as attention_delta;
     pub use super::attention::hopper::{attention, attention_gradients};

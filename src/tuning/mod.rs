@@ -1,9 +1,9 @@
 //! Kernels that prove themselves on the device before they are used.
 //!
 //! An operation with several kernels ([`choice`](crate::device::gpu::choice)) has a reference: one plain tile, in one slice.
-//! Every other choice is a candidate. [`proof`] holds a candidate against the reference, in a process of its own ([`child`]),
+//! Every other choice is a candidate. `proof` holds a candidate against the reference, in a process of its own ([`child`]),
 //! since a kernel that hangs or fails takes the process's device with it. What came out is in a [`table`] in the user's cache, by
-//! device, driver and kernels. A [`Decider`] chooses by that table for a run, and [`record`] keeps what it chose.
+//! device, driver and kernels. A [`Decider`] chooses by that table for a run, and `record` keeps what it chose.
 
 pub mod child;
 mod decider;

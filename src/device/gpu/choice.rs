@@ -202,16 +202,26 @@ impl Case {
         use Operation::{ConvDgrad, ConvForward, MatmulGroup, MatmulNn, MatmulNt};
         let Choice { tile, slices } = choice;
         let has_tall = matches!(self.operation, MatmulNt | MatmulNn | MatmulGroup | ConvForward | ConvDgrad);
+        let stride = self.convolution().map_or(1, |shape| shape.stride);
+        let has_maps = match self.operation {
+            MatmulNt | MatmulNn | ConvForward => self.dtype != DType::F32,
+            ConvDgrad => self.dtype != DType::F32 && stride == 1,
+            _ => false,
+        };
         let tile_fits = tile == Tile::SMALL.if_fits(!self.any)
-            || (!self.any && (tile == Tile::LARGE || (tile == Tile::TALL && has_tall)));
-        tile_fits && (slices == 1 || (tile != Tile::TALL && (2..=self.most_slices()).contains(&slices)))
+            || (!self.any
+                && (tile == Tile::LARGE || (tile == Tile::TALL && has_tall) || (tile == Tile::HOPPER && has_maps)));
+        tile_fits
+            && (slices == 1
+                || (![Tile::TALL, Tile::HOPPER].contains(&tile) && (2..=self.most_slices()).contains(&slices)))
     }
 
-    /// What may be tried instead of the reference: all tiles, and numbers of slices that keep a GPU busy.
-    pub fn candidates(&self) -> Vec<Choice> {
+    /// What may be tried instead of the reference: all tiles, and numbers of slices that keep a GPU busy. `hopper`: on a device
+    /// of compute capability 9.0.
+    pub fn candidates(&self, hopper: bool) -> Vec<Choice> {
         let ([m, n], classes) = self.sums();
         let mut candidates = Vec::new();
-        for tile in Tile::ALL.into_iter().chain([Tile::SMALL.if_fits(false)]) {
+        for tile in Tile::ALL.into_iter().chain([Tile::SMALL.if_fits(false)]).chain(hopper.then_some(Tile::HOPPER)) {
             for slices in (0..8).map(|power| 1 << power) {
                 let choice = Choice { tile, slices };
                 let few = slices == 1 || tile.blocks(m, n) * classes * slices <= 4 * ENOUGH_BLOCKS;
@@ -311,9 +321,9 @@ impl FromStr for Choice {
 
     fn from_str(text: &str) -> Result<Self> {
         let unknown =
-            || Error::Usage(format!("kernel {text}: expected tall, large, small or any, such as `large x 4`"));
+            || Error::Usage(format!("kernel {text}: expected hopper, tall, large, small or any, such as `large x 4`"));
         let (name, slices) = text.split_once(" x ").unwrap_or((text, "1"));
-        let tiles = Tile::ALL.into_iter().chain([Tile::SMALL.if_fits(false)]);
+        let tiles = Tile::ALL.into_iter().chain([Tile::SMALL.if_fits(false), Tile::HOPPER]);
         let tile = tiles.into_iter().find(|tile| tile.name() == name).ok_or_else(unknown)?;
         let slices = slices.parse().ok().filter(|&slices| slices > 0).ok_or_else(unknown)?;
         Ok(Self { tile, slices })
@@ -345,7 +355,8 @@ mod tests {
     #[test]
     fn choices_are_text_and_come_back() {
         let case = case(Operation::MatmulNt, &[64, 1280, 11520, 0]);
-        let candidates = case.candidates();
+        let candidates = case.candidates(true);
+        assert_eq!(case.candidates(false).len() + 1, candidates.len());
         assert!(candidates.len() > 5 && !candidates.contains(&case.reference()), "{candidates:?}");
         for choice in candidates {
             assert_eq!(choice.to_string().parse::<Choice>().unwrap(), choice);
@@ -371,8 +382,10 @@ mod tests {
         ] {
             assert_eq!(permits(&product, choice), there, "{choice}");
         }
-        let any = Case { any: true, ..product };
+        let any = Case { any: true, ..product.clone() };
         assert!(permits(&any, "any") && !permits(&any, "small") && !permits(&any, "any x 2"));
+        assert!(permits(&product, "hopper") && !permits(&product, "hopper x 2"));
+        assert!(!permits(&Case { dtype: DType::F32, ..product.clone() }, "hopper"));
         assert!(!permits(&case(Operation::MatmulGeglu, &[300, 264, 128]), "tall"));
         assert!(!permits(&case(Operation::MatmulGroup, &[3, 300, 264, 128, 0]), "large x 2"));
         // Taps of a 3x3 kernel at stride 2 are not the same for all pixels.

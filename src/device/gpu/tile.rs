@@ -69,6 +69,10 @@ impl Tile {
         any: false,
     };
 
+    /// That of the kernels for compute capability 9.0 alone, which the cost model never takes.
+    pub const HOPPER: Self =
+        Self { rows: kernels::PIPE_ROWS, columns: kernels::PIPE_COLUMNS, threads: kernels::PIPE_THREADS, any: false };
+
     pub const ALL: [Self; 3] = [Self::TALL, Self::LARGE, Self::SMALL];
 
     /// For `[m, n]` sums in so many slices: the large tile where there is work enough for it.
@@ -147,10 +151,16 @@ impl Tile {
     pub fn name(self) -> &'static str {
         match self {
             Self { any: true, .. } => "any",
+            Self::HOPPER => "hopper",
             Self { rows: kernels::TILE_TALL, .. } => "tall",
             Self { rows: kernels::TILE_LARGE, .. } => "large",
             _ => "small",
         }
+    }
+
+    /// This tile, or the small one instead of one whose kernel does not take the operands.
+    pub fn without_maps(self) -> Self {
+        if self == Self::HOPPER { Self::SMALL } else { self }
     }
 
     /// Bytes of both operands in a step.

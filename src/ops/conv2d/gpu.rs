@@ -1,6 +1,6 @@
 //! Launches of `conv2d.cu`.
 
-use super::{ConvShape, Epilogue, OP};
+use super::{ConvShape, Epilogue, OP, hopper};
 use crate::device::gpu::choice::{Added, Case, Operation};
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Launcher, Operand, Tile, in_chunks};
@@ -54,6 +54,12 @@ pub fn forward(
     if slices > 1 {
         return forward_in_slices(shape, x, weight, bias, epilogue, (tile, slices));
     }
+    if tile == Tile::HOPPER
+        && let Some(y) = hopper::forward(shape, x, weight, bias, epilogue)?
+    {
+        return Ok(y);
+    }
+    let tile = tile.without_maps();
     let launch = tile.over(x.kernel(tile.choose_of(FORWARD))?, pixels, c_out, 1).output(&y).input(x).input(weight);
     let launch = launch.input_if(bias).input_if(channel_bias).input_if(residual).int(shape.n);
     sizes(launch, shape).launch()?;
@@ -109,6 +115,12 @@ pub fn transposed(shape: &ConvShape, dy: &Tensor, weight: &Tensor, bias: Option<
     if slices > 1 {
         return transposed_in_slices(shape, dy, weight, bias, (tile, slices));
     }
+    if tile == Tile::HOPPER
+        && let Some(dx) = hopper::transposed(shape, dy, weight, bias)?
+    {
+        return Ok(dx);
+    }
+    let tile = tile.without_maps();
     let launch = tile.over(dy.kernel(tile.choose_of(DGRAD))?, pixels, c_in, classes);
     sizes(launch.output(&dx).input(dy).input(weight).input_if(bias).int(n), shape).launch()?;
     Ok(dx)

@@ -1,5 +1,5 @@
-//! Launches of `conv2d_hopper.cu`: convolutions as [`gpu`](super::gpu) has them, on compute capability 9.0. No op takes them yet:
-//! they have not been proved on a GPU. Selfcheck and tests do.
+//! Launches of `conv2d_hopper.cu`: convolutions as [`gpu`](super::gpu) has them, on compute capability 9.0. An op takes
+//! them where they have proved themselves on the GPU, and are the fastest. Selfcheck and tests take them anyway.
 
 use super::gpu::expect;
 use super::{ConvShape, Epilogue};

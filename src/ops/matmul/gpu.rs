@@ -1,6 +1,6 @@
 //! Launches of `matmul.cu`.
 
-use super::{OP, shaped, sizes};
+use super::{OP, hopper, shaped, sizes};
 use crate::device::gpu::choice::{Added, Case, Operation};
 use crate::device::gpu::table::{Kernel, kernels};
 use crate::device::gpu::{Operand, Tile, in_chunks};
@@ -102,6 +102,10 @@ pub fn products_into(
     if slices > 1 {
         return products_in_slices(y, layout, (tile, slices), first, second, epilogue);
     }
+    if tile == Tile::HOPPER && hopper::products_into(y, layout, first, second, epilogue)? {
+        return Ok(());
+    }
+    let tile = tile.without_maps();
     let kernel = tile.choose_of(match layout {
         Layout::Transposed => NT,
         Layout::Plain => NN,
