@@ -1,19 +1,13 @@
-//! Operations that several kernels can do: which one does, and who decides. Where nobody does, the cost model of `tile.rs`
-//! decides, by the sizes alone. `crate::tuning` decides by what has proved itself on a device.
+//! Operations that have more than one kernel, at a shape.
 
-use std::any::Any;
 use std::fmt;
-use std::path::Path;
-use std::str::FromStr;
-use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::Gpu;
-use super::tile::{ENOUGH_BLOCKS, MOST_SLICES, Tile};
+use super::Choice;
 use crate::device::conv_shape::{ConvShape, Padding};
+use crate::device::gpu::tile::{ENOUGH_BLOCKS, MOST_SLICES, Tile};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
 
 /// Slices of a sum over rows or pixels, at most: those of a weight's gradient.
 const MOST_SLICES_OF_ROWS: usize = ENOUGH_BLOCKS;
@@ -62,14 +56,6 @@ pub struct Case {
     pub any: bool,
 }
 
-/// A tile, and the slices of the sum that are made side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Choice {
-    pub(crate) tile: Tile,
-    pub(crate) slices: usize,
-}
-
 /// Kernels that prove themselves together: what differs is the shape, and how many slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Family {
@@ -77,67 +63,6 @@ pub struct Family {
     dtype: DType,
     tile: Tile,
     in_slices: bool,
-}
-
-/// Who decides on a device.
-pub trait Chooser: Send + Sync {
-    /// The choice for `case`; `model` is that of the cost model.
-    ///
-    /// # Errors
-    /// Where a choice cannot be written down.
-    fn choose(&self, case: &Case, model: Choice) -> Result<Choice>;
-
-    /// Writes what is chosen into the file `record` until what is returned is dropped, and obeys what is there already; with
-    /// `anew` nothing is. None where there is nothing to write down.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Usage`] where the record is of a run that chose in another way.
-    fn keep(&self, _record: &Path, _anew: bool) -> Result<Option<Kept>> {
-        Ok(None)
-    }
-}
-
-/// A record that is kept for as long as this lives.
-pub type Kept = Box<dyn Any + Send + Sync>;
-
-impl Gpu {
-    /// Lets `chooser` decide on this device from now on.
-    pub fn set_chooser(&self, chooser: Arc<dyn Chooser>) {
-        *self.0.chooser.write().unwrap_or_else(PoisonError::into_inner) = Some(chooser);
-    }
-
-    /// [`Chooser::keep`] of who decides here.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn keep_choices(&self, record: &Path, anew: bool) -> Result<Option<Kept>> {
-        self.chooser().map_or(Ok(None), |chooser| chooser.keep(record, anew))
-    }
-
-    pub fn has_chooser(&self) -> bool {
-        self.chooser().is_some()
-    }
-
-    fn chooser(&self) -> Option<Arc<dyn Chooser>> {
-        self.0.chooser.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The tile and the number of slices for an operation, whose operands the kernels of large and small tiles take where
-    /// they `fit`; the cost model's where nobody else decides.
-    pub(crate) fn choose(
-        &self,
-        fits: bool,
-        case: impl FnOnce() -> Case,
-        model: impl FnOnce() -> (Tile, usize),
-    ) -> Result<(Tile, usize)> {
-        let (tile, slices) = model();
-        let model = Choice { tile: tile.if_fits(fits), slices };
-        let chosen = match self.chooser() {
-            None => model,
-            Some(chooser) => chooser.choose(&Case { any: !fits, ..case() }, model)?,
-        };
-        Ok((chosen.tile.if_fits(fits), chosen.slices))
-    }
 }
 
 impl Operation {
@@ -183,13 +108,24 @@ impl Case {
         (stride > 0).then_some(ConvShape { n, h, w, c_in, ho, wo, c_out, kh, kw, stride, padding })
     }
 
-    /// Whether it is one of some launch: as many sizes as there must be, and of a type that kernels store.
+    /// Whether it is one of some launch: as many sizes as there must be, none of them beyond all memory, and of a type that
+    /// kernels store.
     pub fn is_sound(&self) -> bool {
         let stored = matches!(self.dtype, DType::F32 | DType::Bf16 | DType::F16);
-        // Products of a few of these do not overflow.
-        let sizes = self.sizes.len() == self.operation.rank() && self.sizes.iter().all(|&size| size < 1 << 31);
-        let convolution = self.operation.rank() != 12 || self.convolution().is_some();
-        stored && sizes && convolution
+        let fits = |sizes: &[usize]| {
+            let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size.max(1)));
+            product.is_some_and(|elements| elements < 1 << 48)
+        };
+        let each = self.sizes.len() == self.operation.rank() && self.sizes.iter().all(|&size| size < 1 << 31);
+        stored
+            && each
+            && match (self.operation, self.convolution()) {
+                (Operation::ConvForward | Operation::ConvDgrad | Operation::ConvWgrad, None) => false,
+                (_, Some(shape)) => fits(&shape.x()) && fits(&shape.y()) && fits(&shape.weight()),
+                // Few products, of any two of the other sizes.
+                (Operation::MatmulGroup, None) => self.sizes[0] <= 8 && fits(&self.sizes[1..3]),
+                _ => fits(&self.sizes[..2]),
+            }
     }
 
     /// The one plain tile, in one slice.
@@ -308,42 +244,6 @@ impl fmt::Display for Case {
     }
 }
 
-/// `large`, or `large x 4` in four slices.
-impl fmt::Display for Choice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.tile.name())?;
-        if self.slices > 1 { write!(f, " x {}", self.slices) } else { Ok(()) }
-    }
-}
-
-impl FromStr for Choice {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let unknown =
-            || Error::Usage(format!("kernel {text}: expected hopper, tall, large, small or any, such as `large x 4`"));
-        let (name, slices) = text.split_once(" x ").unwrap_or((text, "1"));
-        let tiles = Tile::ALL.into_iter().chain([Tile::SMALL.if_fits(false), Tile::HOPPER]);
-        let tile = tiles.into_iter().find(|tile| tile.name() == name).ok_or_else(unknown)?;
-        let slices = slices.parse().ok().filter(|&slices| slices > 0).ok_or_else(unknown)?;
-        Ok(Self { tile, slices })
-    }
-}
-
-impl TryFrom<String> for Choice {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Choice> for String {
-    fn from(choice: Choice) -> Self {
-        choice.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,10 +296,12 @@ mod tests {
     #[test]
     fn cases_from_a_file_may_be_of_no_launch() {
         assert!(case(Operation::MatmulNt, &[1, 2, 3, 0]).is_sound());
-        for sizes in [&[1, 2, 3][..], &[1, 2, 3, 1 << 40], &[]] {
+        for sizes in [&[1, 2, 3][..], &[1, 2, 3, 1 << 40], &[1 << 30, 1 << 30, 3, 0], &[]] {
             assert!(!case(Operation::MatmulNt, sizes).is_sound(), "{sizes:?}");
         }
         assert!(!case(Operation::ConvForward, &[0; 12]).is_sound());
+        assert!(!case(Operation::ConvForward, &[usize::MAX; 12]).is_sound());
+        assert!(!case(Operation::ConvForward, &[1 << 30; 12]).is_sound());
         assert!(!Case { dtype: DType::I64, ..case(Operation::MatmulTn, &[1, 2, 3]) }.is_sound());
     }
 }
