@@ -34,10 +34,10 @@ pub struct Tune {
     /// With --tune: samples of a micro-batch.
     #[arg(long, default_value_t = 16, requires = "tune", value_parser = clap::value_parser!(u16).range(1..=64))]
     batch_size: u16,
-    /// With --tune: of the LoRA (default: 128; of tiny 8).
+    /// With --tune: rank of the LoRA [default: 128; of tiny 8]
     #[arg(long, requires = "tune", value_parser = clap::value_parser!(u16).range(1..))]
     rank: Option<u16>,
-    /// With --tune: pixels of a side (default: the model's).
+    /// With --tune: pixels of a side [default: the model's]
     #[arg(long, requires = "tune", value_parser = clap::value_parser!(u16).range(64..))]
     resolution: Option<u16>,
     /// With --tune: only shapes whose row contains this, such as conv_dgrad.
