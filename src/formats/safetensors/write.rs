@@ -11,7 +11,7 @@ use crate::tensor::{DType, Tensor};
 /// Writes a file, whole. The same content gives the same bytes.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be written.
+/// [`crate::Error::Io`] where it cannot be written.
 pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
     atomic::write(path, |w| emit(w, tensors, metadata))
 }
