@@ -185,8 +185,13 @@ impl Dataset {
             ));
         }
         if self.len() == before {
-            let message = "no images with captions; expected metadata.jsonl with `file_name` and `text`, or images \
-                           (png, jpg, webp, bmp) with .txt captions beside them";
+            let mut message =
+                "no images with captions; expected metadata.jsonl with `file_name` and `text`, or images \
+                               (png, jpg, webp, bmp) with .txt captions beside them"
+                    .to_owned();
+            if let Some(file) = packed(dir) {
+                message += &format!("; {} is not read: unpack its images", name(&file));
+            }
             return Err(Error::file(dir, message));
         }
         Ok(())
@@ -231,9 +236,10 @@ impl Dataset {
         let (samples, without) = pairs.samples(fallback.as_deref(), subset)?;
         if let Some(tokens) = fallback.filter(|_| without > 0) {
             self.notes.push(format!(
-                "{} in {} have no caption of their own: it is `{tokens}`",
+                "{} in {} {}: it is `{tokens}`",
                 count(without, "image"),
-                dir.display()
+                dir.display(),
+                if without == 1 { "has no caption of its own" } else { "have no captions of their own" }
             ));
         }
         unread.extend(pairs.unread);
@@ -271,6 +277,23 @@ fn name(path: &Path) -> String {
 pub(super) fn count(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
+}
+
+/// The first file in a folder, or in one inside of it, that may have images in it.
+fn packed(dir: &Path) -> Option<PathBuf> {
+    const ENDINGS: [&str; 6] = ["parquet", "arrow", "tar", "zip", "7z", "rar"];
+    let entries = |dir: &Path| -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> =
+            std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        paths.sort();
+        paths
+    };
+    let inside = entries(dir).into_iter().flat_map(|path| if path.is_dir() { entries(&path) } else { vec![path] });
+    let is_packed = |path: &PathBuf| {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+    };
+    inside.into_iter().find(is_packed)
 }
 
 /// The first few names, and how many more there are.

@@ -188,3 +188,22 @@ fn keys_that_are_off_are_read_over_and_those_of_the_run_are_asked() {
     let mut mine = TrainConfig { flip: false, ..TrainConfig::default() };
     assert!(crate::message(mine.agree_with(&other)).contains("flip_aug is true"));
 }
+
+/// Data sets as they are downloaded, and metadata as Windows writes it.
+#[test]
+fn what_has_images_inside_and_names_of_windows_are_told() {
+    let refused = |files: &[(&str, &[u8])]| {
+        let dir = folder(files);
+        crate::message(Dataset::open(dir.path()))
+    };
+    let packed = refused(&[("README.md", b"# cats"), ("data/train-00000-of-00001.parquet", b"PAR1")]);
+    assert!(packed.contains("train-00000-of-00001.parquet is not read: unpack its images"), "{packed}");
+    assert!(!refused(&[("README.md", b"# cats")]).contains("is not read"));
+    let metadata: &[u8] = br#"{"file_name": "sub\\a.png", "text": "x"}"#;
+    let windows = refused(&[("metadata.jsonl", metadata), ("sub/a.png", PNG)]);
+    assert!(windows.contains(r"`sub\a.png` does not exist; folders and names are separated by /"), "{windows}");
+    let folder = folder(&[("1_cat/a.png", PNG), ("2_dog/a.png", PNG), ("2_dog/b.png", PNG)]);
+    let notes = Dataset::open(folder.path()).unwrap().notes.join("\n");
+    assert!(notes.contains("1_cat has no caption of its own: it is `cat`"), "{notes}");
+    assert!(notes.contains("2_dog have no captions of their own: it is `dog`"), "{notes}");
+}

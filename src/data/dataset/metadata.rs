@@ -55,7 +55,8 @@ pub fn read(path: &Path, asked: Option<&str>, subset: usize) -> Result<(Vec<Samp
         };
         let captions = captions(&record, &column).map_err(refuse)?;
         let image = within(dir, name).map_err(|why| refuse(format!("{FILE} `{name}` {why}")))?;
-        let image = image.ok_or_else(|| refuse(format!("{FILE} `{name}` does not exist")))?;
+        let spelled = if name.contains('\\') { "; folders and names are separated by /" } else { "" };
+        let image = image.ok_or_else(|| refuse(format!("{FILE} `{name}` does not exist{spelled}")))?;
         samples.push(Sample { image, captions, subset });
     }
     let file = path.file_name().unwrap_or_default().to_string_lossy();
