@@ -117,8 +117,9 @@ KERNEL_BOUNDS(geglu_backward, ELEMENTWISE_THREADS, 3)
     load_pack(grad, dy + row * width + column, left);
 #pragma unroll
     for (int j = 0; j < PACK; j++) {
-        d_gate[j] = grad[j] * value[j] * gelu_slope(gate[j]);
-        value[j] = grad[j] * gelu(gate[j]);
+        const Gelu at = gelu_and_slope(gate[j]);
+        d_gate[j] = grad[j] * value[j] * at.slope;
+        value[j] = grad[j] * at.gelu;
     }
     store_pack(dx + row * 2 * width + column, value, left);
     store_pack(dx + row * 2 * width + width + column, d_gate, left);

@@ -40,7 +40,13 @@ def mmas(launch, block):
         return rows * tiles * ATTENTION_TILE * values // MULTIPLICATIONS
     if size not in SIZES:
         return 0
-    if kind == "matmul_tn":
+    if kind == "matmul_tn_group":
+        first = block[1] < value("firsts")
+        side = SIZES[size][0]
+        tiles = math.ceil(value("m" if first else "m2") / side) * math.ceil(value("n" if first else "n2") / side)
+        if block[0] >= tiles:
+            return 0
+    if kind.startswith("matmul_tn"):
         k = steps(min(value("k") - block[2] * value("k_slice"), value("k_slice")))
     elif kind.startswith("matmul"):
         k = steps(value("k")) + (steps(value("k2")) if "k2" in names else 0)

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
+use super::later::{Later, Waiting};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -83,20 +84,45 @@ impl Tape {
         output: &Tensor,
         backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Result<[Option<Tensor>; N]> + 'static,
     ) {
+        self.record_late(op, inputs, output, |dy, wants, onto| Ok((backward(dy, wants, onto)?, None)));
+    }
+
+    /// [`Tape::record_onto`] of an op that can let gradients wait for others alike. They do where they are those of leaves:
+    /// no other gradient reads these.
+    pub(crate) fn record_late<'a, const N: usize>(
+        &self,
+        op: &'static str,
+        inputs: [impl Into<Option<&'a Tensor>>; N],
+        output: &Tensor,
+        backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Result<([Option<Tensor>; N], Option<Later>)> + 'static,
+    ) {
         let tracked = inputs.map(|x| x.into().filter(|x| self.wants(x)).map(Tensor::id));
         let wants = tracked.map(|id| id.is_some());
         if !wants.contains(&true) {
             return;
         }
+        let nothing_reads = tracked.map(|id| id.is_none_or(|id| self.is_mere_leaf(id)));
         self.record_entry(op, output, move |dy, gradients| {
-            let onto = tracked.first().copied().flatten().and_then(|id| gradients.0.remove(&id));
-            for (id, gradient) in tracked.into_iter().zip(backward(dy, wants, onto)?) {
+            let onto = tracked.first().copied().flatten().and_then(|id| gradients.by_id.remove(&id));
+            let (now, later) = backward(dy, wants, onto)?;
+            for (id, gradient) in tracked.into_iter().zip(now) {
                 if let (Some(id), Some(gradient)) = (id, gradient) {
                     gradients.add(id, gradient)?;
                 }
             }
-            Ok(())
+            let Some(later) = later else { return Ok(()) };
+            let may_wait = later.inputs.iter().all(|&input| nothing_reads[input]);
+            let ids = later.inputs.iter().map(|&input| tracked[input]).collect();
+            gradients.wait(Waiting { op, ids, later }, may_wait)
         });
+    }
+
+    /// Whether this is a leaf that no recorded op made.
+    fn is_mere_leaf(&self, id: u64) -> bool {
+        self.0.as_ref().is_some_and(|recording| {
+            let recording = recording.borrow();
+            recording.leaves.contains(&id) && recording.entries.iter().all(|entry| entry.output != id)
+        })
     }
 
     /// Like [`Tape::record`], for ops whose inputs are not known one by one (a recomputed block).
@@ -146,47 +172,90 @@ impl Tape {
         let mut gradients = Gradients::default();
         gradients.add(output.id(), gradient)?;
         while let Some(Entry { op, output, backward }) = entries.pop() {
-            let dy =
-                if leaves.contains(&output) { gradients.0.get(&output).cloned() } else { gradients.0.remove(&output) };
+            let dy = match leaves.contains(&output) {
+                true => gradients.by_id.get(&output).cloned(),
+                false => gradients.by_id.remove(&output),
+            };
             if let Some(dy) = dy {
                 named(op, || backward(&dy, &mut gradients))?;
             }
         }
-        gradients.0.retain(|id, _| leaves.contains(id));
+        gradients.make_all()?;
+        gradients.by_id.retain(|id, _| leaves.contains(id));
         Ok(gradients)
     }
 }
 
 /// Names the op in the message of an error that its gradient ran into.
-fn named(op: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+fn named<T>(op: &'static str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     run().map_err(|e| Error::Failed(format!("gradient of {op}: {e}")))
 }
 
 /// Gradients by tensor.
 #[derive(Default)]
-pub struct Gradients(HashMap<u64, Tensor>);
+pub struct Gradients {
+    by_id: HashMap<u64, Tensor>,
+    /// Groups of those that wait for others alike.
+    waiting: Vec<Vec<Waiting>>,
+}
 
 impl Gradients {
     pub fn get(&self, x: &Tensor) -> Option<&Tensor> {
-        self.0.get(&x.id())
+        self.by_id.get(&x.id())
     }
 
     /// Takes the gradient of `x` out.
     pub fn remove(&mut self, x: &Tensor) -> Option<Tensor> {
-        self.0.remove(&x.id())
+        self.by_id.remove(&x.id())
     }
 
     pub(super) fn into_iter(self) -> impl Iterator<Item = (u64, Tensor)> {
-        self.0.into_iter()
+        self.by_id.into_iter()
     }
 
     /// Adds to the gradient of a tensor that several ops read.
     pub(super) fn add(&mut self, id: u64, gradient: Tensor) -> Result<()> {
-        let sum = match self.0.remove(&id) {
+        let sum = match self.by_id.remove(&id) {
             None => gradient,
             Some(old) => old.accumulate(gradient)?,
         };
-        self.0.insert(id, sum);
+        self.by_id.insert(id, sum);
         Ok(())
+    }
+
+    /// Makes these with others alike as soon as there are enough of them, or at once where they may not wait.
+    fn wait(&mut self, one: Waiting, may_wait: bool) -> Result<()> {
+        let most = one.later.kind.most;
+        if !may_wait || most <= 1 {
+            return self.make(vec![one]);
+        }
+        let alike = self.waiting.iter().position(|group| group[0].is_like(&one));
+        let place = alike.unwrap_or(self.waiting.len());
+        if alike.is_none() {
+            self.waiting.push(Vec::new());
+        }
+        self.waiting[place].push(one);
+        if self.waiting[place].len() < most {
+            return Ok(());
+        }
+        let group = self.waiting.remove(place);
+        self.make(group)
+    }
+
+    fn make(&mut self, group: Vec<Waiting>) -> Result<()> {
+        let (op, kind, factor) = (group[0].op, group[0].later.kind, group[0].later.factor);
+        let (ids, from): (Vec<_>, Vec<_>) = group.into_iter().map(|one| (one.ids, one.later.from)).unzip();
+        let made = named(op, || (kind.make)(&from, factor))?;
+        for (id, gradient) in ids.into_iter().flatten().zip(made.into_iter().flatten()) {
+            if let (Some(id), Some(gradient)) = (id, gradient) {
+                self.add(id, gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes those that no others have come for.
+    fn make_all(&mut self) -> Result<()> {
+        std::mem::take(&mut self.waiting).into_iter().try_for_each(|group| self.make(group))
     }
 }

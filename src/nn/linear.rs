@@ -16,6 +16,13 @@ pub struct Linear {
     pub lora: Option<LoraWeights>,
 }
 
+/// What a layer multiplies with, without its magnitude.
+struct Tensors {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    factors: Option<(Tensor, Tensor)>,
+}
+
 impl Linear {
     /// Reads `weight` `[c_out, c_in]`, and `bias` where there is one.
     ///
@@ -68,17 +75,8 @@ impl Linear {
         if layers.iter().any(|layer| layer.dora().is_some()) {
             return layers.iter().map(|layer| layer.forward(tape, x)).collect();
         }
-        let tensors: Vec<_> = layers
-            .iter()
-            .map(|layer| {
-                let factors = layer.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get()));
-                (layer.weight.get(), factors)
-            })
-            .collect();
-        let group = layers.iter().zip(&tensors).map(|(layer, (weight, factors))| {
-            let lora = layer.lora.as_ref().zip(factors.as_ref());
-            (weight, lora.map(|(lora, (a, b))| lora.layer(a, b)))
-        });
+        let tensors: Vec<_> = layers.iter().map(|layer| layer.tensors()).collect();
+        let group = layers.iter().zip(&tensors).map(|(layer, tensors)| (&tensors.weight, layer.layer(tensors).lora));
         ops::linear_group(tape, x, &group.collect::<Vec<_>>())
     }
 
@@ -90,22 +88,37 @@ impl Linear {
         if self.dora().is_some() {
             return self.decomposed(tape, x, Some(residual));
         }
-        let (weight, bias) = (self.weight.get(), self.bias.as_ref().map(Param::get));
-        let factors = self.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get()));
-        let lora = self.lora.as_ref().zip(factors.as_ref());
-        let lora = lora.map(|(lora, (a, b))| lora.layer(a, b));
-        ops::linear_residual(tape, residual, x, &weight, bias.as_ref(), lora)
+        let tensors = self.tensors();
+        let ops::LinearLayer { weight, bias, lora } = self.layer(&tensors);
+        ops::linear_residual(tape, residual, x, weight, bias, lora)
     }
 
-    /// GEGLU of [`Linear::forward`]: `[.., in]` -> `[.., out / 2]`.
+    /// `residual` plus this layer of GEGLU of `first` of `x`: `[.., in]` -> `[.., out]`.
     ///
     /// # Errors
-    /// As [`ops::linear_geglu`].
-    pub fn forward_geglu(&self, tape: &Tape, x: &Tensor) -> Result<Tensor> {
-        match &self.lora {
-            None => ops::linear_geglu(tape, x, &self.weight.get(), self.bias.as_ref().map(Param::get).as_ref()),
-            Some(_) => ops::geglu(tape, &self.forward(tape, x)?),
+    /// As [`ops::gated_feed_forward`].
+    pub fn forward_gated(&self, tape: &Tape, residual: &Tensor, first: &Self, x: &Tensor) -> Result<Tensor> {
+        if first.dora().is_some() || self.dora().is_some() {
+            let h = ops::geglu(tape, &first.forward(tape, x)?)?;
+            return self.forward_residual(tape, residual, &h);
         }
+        let (mine, firsts) = (self.tensors(), first.tensors());
+        ops::gated_feed_forward(tape, residual, x, first.layer(&firsts), self.layer(&mine))
+    }
+
+    /// Weight, bias and factors as they are now.
+    fn tensors(&self) -> Tensors {
+        Tensors {
+            weight: self.weight.get(),
+            bias: self.bias.as_ref().map(Param::get),
+            factors: self.lora.as_ref().map(|lora| (lora.a.get(), lora.b.get())),
+        }
+    }
+
+    fn layer<'a>(&self, tensors: &'a Tensors) -> ops::LinearLayer<'a> {
+        let lora = self.lora.as_ref().zip(tensors.factors.as_ref());
+        let lora = lora.map(|(lora, (a, b))| lora.layer(a, b));
+        ops::LinearLayer { weight: &tensors.weight, bias: tensors.bias.as_ref(), lora }
     }
 
     pub(super) fn visit(&mut self, f: &mut Visitor) {

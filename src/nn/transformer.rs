@@ -85,8 +85,7 @@ impl BasicTransformerBlock {
         let h = self.norm2.forward(tape, &x)?;
         let x = self.attn2.forward_residual(tape, &x, &h, Some(context))?;
         let h = self.norm3.forward(tape, &x)?;
-        let h = self.ff_in.forward_geglu(tape, &h)?; // [n, t, 4c]
-        self.ff_out.forward_residual(tape, &x, &h)
+        self.ff_out.forward_gated(tape, &x, &self.ff_in, &h)
     }
 
     fn visit(&mut self, f: &mut Visitor) {

@@ -67,7 +67,9 @@ pub(crate) mod hopper {
 /// What several kernels can do, for the proof that they do the same.
 pub(crate) mod several {
     pub use super::conv2d::gpu::{forward, transposed, weight_gradient};
-    pub use super::matmul::gpu::{Epilogue, Layout, matmul_transposed, products, products_geglu, products_group};
+    pub use super::geglu::gpu::products_geglu;
+    pub use super::matmul::gpu::{Epilogue, Layout, matmul_transposed, products};
+    pub use super::matmul::gpu_group::products_group;
 }
 
 pub use attention::attention;
@@ -76,10 +78,10 @@ pub use combine::{Combination, clamp, combine};
 pub use conv2d::{Epilogue, Padding, conv2d, conv2d_epilogue, upsample_conv2d};
 pub use dora::{dora, dora_norm};
 pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
-pub use geglu::{geglu, linear_geglu};
+pub use geglu::{gated_feed_forward, geglu, linear_geglu};
 pub use group_norm::group_norm;
 pub use layer_norm::layer_norm;
-pub use linear::{linear, linear_group, linear_residual};
+pub use linear::{LinearLayer, linear, linear_group, linear_residual};
 pub use lora::{LoraLayer, LoraOrder, LoraSizes, lora_linear};
 pub use loss::{Distance, weighted_distance, weighted_mse};
 pub use matmul::matmul;

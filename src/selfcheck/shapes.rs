@@ -5,7 +5,7 @@ use super::{Check, Input};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
-use crate::ops::{self, LoraLayer, LoraOrder, Padding};
+use crate::ops::{self, LinearLayer, LoraLayer, LoraOrder, Padding};
 use crate::tensor::Tensor;
 
 /// Tokens of a text.
@@ -84,8 +84,8 @@ fn products(most_flops: usize) -> Vec<Check> {
     checks.push(check(format!("linear {rows}x320 plus a residual"), inputs, |tape, x, _| {
         ops::linear_residual(tape, &x[2], &x[0], &x[1], None, None)
     }));
-    // Without a gradient the gate is part of the product, in the small tile and the large one.
-    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [TOKENS, 33, 45], [2048, 32, 512]] {
+    // The gate is part of the product, in the small tile, the large and the tall one.
+    for [most, c_in, c_out] in [[SIDE * SIDE, 320, 1280], [TOKENS, 33, 45], [2048, 32, 512], [1536, 32, 704]] {
         let m = match c_in {
             32 => most,
             _ => fit(most_flops, 4 * c_in * c_out, most),
@@ -94,6 +94,24 @@ fn products(most_flops: usize) -> Vec<Check> {
         let inputs = vec![frozen(&[m, c_in]), frozen(&[2 * c_out, c_in]), bias];
         checks.push(check(format!("linear_geglu {m}x{c_in} to {c_out}"), inputs, |tape, x, _| {
             ops::linear_geglu(tape, &x[0], &x[1], Some(&x[2]))
+        }));
+    }
+    // And its gradient part of the product behind it, after which it is large and then tall.
+    for [most, c_in, inner, c_out, rank] in
+        [[SIDE * SIDE, 320, 1280, 320, 8], [TOKENS, 33, 45, 30, 3], [2048, 8, 1024, 32, 8], [1536, 8, 1408, 32, 8]]
+    {
+        let m = if c_in == 8 { most } else { fit(most_flops, 2 * inner * (2 * c_in + c_out), most) };
+        let layers = [[2 * inner, c_in], [c_out, inner]];
+        let factors = layers.map(|[out, width]| [tracked(&[rank, width]), tracked(&[out, rank])]);
+        let mut inputs = vec![tracked(&[m, c_out]), tracked(&[m, c_in])];
+        inputs.extend(layers.iter().map(|shape| frozen(shape)).chain(factors.into_iter().flatten()));
+        let name = format!("gated_feed_forward {m}x{c_in} to {inner} to {c_out}, rank {rank}");
+        checks.push(check(name, inputs, |tape, x, _| {
+            let [first, second] = [0, 1].map(|i| {
+                let lora = LoraLayer { a: &x[4 + 2 * i], b: &x[5 + 2 * i], scale: 0.5, order: LoraOrder::Factored };
+                LinearLayer { weight: &x[2 + i], bias: None, lora: Some(lora) }
+            });
+            ops::gated_feed_forward(tape, &x[0], &x[1], first, second)
         }));
     }
     // In one of the large tile's size the products over rows and over columns are large as well.
@@ -139,7 +157,29 @@ fn products(most_flops: usize) -> Vec<Check> {
             }));
         }
     }
+    checks.extend(factors(most_flops));
     checks
+}
+
+/// Factors of several layers alike, whose gradients are made together: at a text's size, with many columns, and with dh of the
+/// large tile's size and of the tall one's.
+fn factors(most_flops: usize) -> Vec<Check> {
+    const LAYERS: usize = 4;
+    let one = |[most, c_in, c_out, rank]: [usize; 4]| {
+        let flops = 2 * LAYERS * (c_in * c_out + rank * (c_in + c_out));
+        let m = if most == TOKENS { fit(most_flops, flops, most) } else { most };
+        let factors = (0..LAYERS).flat_map(|_| [tracked(&[rank, c_in]), tracked(&[c_out, rank])]);
+        let inputs = [frozen(&[m, c_in]), frozen(&[c_out, c_in])].into_iter().chain(factors).collect();
+        let name = format!("lora_linear {m}x{c_in} to {c_out}, rank {rank}, {LAYERS} layers");
+        check(name, inputs, |tape, x, _| {
+            let layer = |i: usize| {
+                let lora = LoraLayer { a: &x[2 + 2 * i], b: &x[3 + 2 * i], scale: 0.5, order: LoraOrder::Factored };
+                ops::lora_linear(tape, &x[0], &x[1], None, lora)
+            };
+            (1..LAYERS).try_fold(layer(0)?, |all, i| ops::concat_channels(tape, &all, &layer(i)?))
+        })
+    };
+    [[TOKENS, 768, 320, 128], [8, 4096, 8, 8], [2048, 8, 32, 256], [1536, 8, 32, 352]].map(one).into()
 }
 
 fn convolutions(most_flops: usize) -> Vec<Check> {

@@ -1,6 +1,7 @@
 //! `lora_linear`.
 
 use selma::autograd::Tape;
+use selma::device::Device;
 use selma::ops::{self, LoraLayer, LoraOrder};
 use selma::tensor::{DType, Tensor};
 
@@ -81,6 +82,72 @@ fn every_device_agrees() {
                 .parameters(5)
                 .wide()
                 .devices_in_norm();
+        }
+    }
+}
+
+/// Layers of one weight, the first of x and the others of half of it, which has no gradient: factors, and the layers' sum.
+fn layers_in_sum(t: &Tape, x: &[Tensor], layers: usize) -> selma::Result<Tensor> {
+    let half = ops::scale(&Tape::off(), &x[0], 0.5)?;
+    let one = |i: usize| {
+        let input = if i == 0 { &x[0] } else { &half };
+        ops::lora_linear(t, input, &x[1], None, lora(&x[2 + 2 * i], &x[3 + 2 * i], 0.5))
+    };
+    (1..layers).try_fold(one(0)?, |sum, i| ops::add(t, &sum, &one(i)?))
+}
+
+/// Gradients of the factors of several layers alike: as many as go together, fewer, more, and of sizes that go alone.
+#[test]
+fn factors_of_many_layers_on_every_device() {
+    for (layers, [rows, width, out, rank]) in
+        [(2, [9, 16, 8, 8]), (4, [77, 40, 24, 16]), (6, [600, 24, 40, 8]), (3, [70, 33, 72, 4])]
+    {
+        let factors = [[rank, width], [out, rank]].repeat(layers);
+        let all = [[rows, width], [out, width]].into_iter().chain(factors).collect::<Vec<_>>();
+        let shapes: Vec<&[usize]> = all.iter().map(|shape| &shape[..]).collect();
+        let op = |t: &Tape, x: &[Tensor]| layers_in_sum(t, x, layers);
+        Case::new("layers in a sum", &shapes, &op).devices_in_norm();
+    }
+}
+
+/// On a GPU the factors of four layers alike get their gradients in one launch; those that another op computed get them in
+/// time for that op.
+#[test]
+fn factors_wait_for_others_alike() {
+    const LAYERS: usize = 6;
+    for device in devices() {
+        let Device::Gpu(gpu) = device else { unreachable!("beside the CPU") };
+        let (gpu, launched) = gpu.recorded();
+        let device = Device::Gpu(gpu);
+        let shapes: Vec<[usize; 2]> =
+            [[64, 16], [24, 16]].into_iter().chain([[8, 16], [24, 8]].repeat(LAYERS)).collect();
+        let shapes: Vec<&[usize]> = shapes.iter().map(|shape| &shape[..]).collect();
+        let x: Vec<Tensor> = inputs(&shapes, DType::Bf16).iter().map(|x| x.to(&device).unwrap()).collect();
+        let tape = Tape::watching(&x[2..]);
+        let y = layers_in_sum(&tape, &x, LAYERS).unwrap();
+        launched.take();
+        let dy = Tensor::full(y.shape(), 1.0, DType::Bf16).to(&device).unwrap();
+        let together = tape.backward_from(&y, dy.clone()).unwrap();
+        let count = launched.take();
+        // Without a gradient of x all six are alike: four and two.
+        assert_eq!([count["matmul_tn_group_small"], count["matmul_nn_group_small"]], [2, 2], "{count:?}");
+        assert!(!count.keys().any(|name| name.starts_with("matmul_tn_small")), "{count:?}");
+        // The same with factors that are half of others: all that a leaf's gradient depends on is made when it is needed.
+        let doubled: Vec<Tensor> = x.iter().map(|x| ops::scale(&Tape::off(), x, 2.0).unwrap()).collect();
+        let tape = Tape::watching(&doubled[2..]);
+        let factors = doubled[2..].iter().map(|factor| ops::scale(&tape, factor, 0.5).unwrap());
+        let halved: Vec<Tensor> = x[..2].iter().cloned().chain(factors).collect();
+        let y = layers_in_sum(&tape, &halved, LAYERS).unwrap();
+        let apart = tape.backward_from(&y, dy).unwrap();
+        for (i, (x, doubled)) in x.iter().zip(&doubled).enumerate().skip(2) {
+            let (got, expected) = (together.get(x).unwrap(), apart.get(doubled).unwrap());
+            let (got, expected) = (got.to_cpu().unwrap(), expected.to_cpu().unwrap());
+            let pairs =
+                got.reals::<f64>().iter().copied().zip(expected.reals::<f64>().iter().copied()).collect::<Vec<_>>();
+            let largest = pairs.iter().fold(0_f64, |most, (got, _)| most.max(got.abs()));
+            for (got, expected) in pairs {
+                assert!((0.5 * got - expected).abs() <= 0.01 * largest, "{i}: half of {got}, {expected}");
+            }
         }
     }
 }

@@ -75,20 +75,19 @@ impl Tile {
 
     pub const ALL: [Self; 3] = [Self::TALL, Self::LARGE, Self::SMALL];
 
-    /// For `[m, n]` sums in so many slices: the large tile where there is work enough for it.
-    fn fit(m: usize, n: usize, slices: usize) -> Self {
-        let large = kernels::TILE_LARGE;
-        match m.div_ceil(large) * n.div_ceil(large) * slices >= ENOUGH_BLOCKS {
+    /// For all these `[m, n]` sums in so many slices: the large tile where there is work enough for it.
+    fn fit(sums: &[[usize; 2]], slices: usize) -> Self {
+        match Self::LARGE.blocks_of_all(sums) * slices >= ENOUGH_BLOCKS {
             true => Self::LARGE,
             false => Self::SMALL,
         }
     }
 
-    /// For `[m, n]` sums over a long `k`, which is not 0: the tile, and how many slices of k of the length [`Tile::slice`].
-    pub fn sliced(m: usize, n: usize, k: usize, dtype: DType) -> (Self, usize) {
+    /// For all these `[m, n]` sums over a long `k`, which is not 0: the tile, and how many slices of k of the length [`Tile::slice`].
+    pub fn sliced(sums: &[[usize; 2]], k: usize, dtype: DType) -> (Self, usize) {
         let most = k.div_ceil(LEAST_SLICE);
-        let tile = Self::fit(m, n, most);
-        let slices = ENOUGH_BLOCKS.div_ceil(tile.blocks(m, n).max(1)).min(most);
+        let tile = Self::fit(sums, most);
+        let slices = ENOUGH_BLOCKS.div_ceil(tile.blocks_of_all(sums).max(1)).min(most);
         (tile, k.div_ceil(Self::slice(k, slices, dtype)))
     }
 
@@ -148,6 +147,10 @@ impl Tile {
         m.div_ceil(self.rows) * n.div_ceil(self.columns)
     }
 
+    fn blocks_of_all(self, sums: &[[usize; 2]]) -> usize {
+        sums.iter().map(|&[m, n]| self.blocks(m, n)).sum()
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self { any: true, .. } => "any",
@@ -200,14 +203,19 @@ impl Tile {
         kernels::TILE_STEP_BYTES / dtype.size()
     }
 
-    /// Blocks for `[m, n]` sums in so many slices: all tiles along x, which has room for them.
-    fn grid(self, m: usize, n: usize, slices: usize) -> [usize; 3] {
-        [self.blocks(m, n), 1, slices]
+    /// Blocks for `[m, n]` sums in so many slices: all tiles along x, which has room for them; the sums along y.
+    fn grid(self, sums: &[[usize; 2]], slices: usize) -> [usize; 3] {
+        [sums.iter().map(|&[m, n]| self.blocks(m, n)).max().unwrap_or(0), sums.len(), slices]
     }
 
     /// With blocks for `[m, n]` sums in so many slices, and the ring of tiles of both operands.
     pub fn over(self, launch: Launcher<'_>, m: usize, n: usize, slices: usize) -> Launcher<'_> {
-        let launch = launch.grid(self.grid(m, n, slices));
+        self.over_all(launch, &[[m, n]], slices)
+    }
+
+    /// [`Tile::over`] of several sums, with as many blocks for each as the largest has tiles.
+    pub fn over_all<'a>(self, launch: Launcher<'a>, sums: &[[usize; 2]], slices: usize) -> Launcher<'a> {
+        let launch = launch.grid(self.grid(sums, slices));
         launch.block(self.threads).dynamic_shared(kernels::TILE_STAGES * self.step_bytes())
     }
 }
@@ -225,11 +233,11 @@ mod tests {
     fn millions_of_rows_fit_into_a_grid() {
         // One image of 3072 x 3072 in the VAE, a batch of 64 in SDXL's first attention, and many rows of one column.
         for [m, n] in [[3072 * 3072, 128], [64 * 128 * 128 * 64, 640], [65535 * 128 + 1, 1], [1 << 36, 128]] {
-            let grid = Tile::fit(m, n, 1).grid(m, n, 1);
+            let grid = Tile::fit(&[[m, n]], 1).grid(&[[m, n]], 1);
             assert!(fits(grid), "[{m}, {n}]: {grid:?}");
             assert_eq!(grid[0], m.div_ceil(128) * n.div_ceil(128));
         }
-        assert!(!fits(Tile::fit(1 << 40, 128, 1).grid(1 << 40, 128, 1)));
+        assert!(!fits(Tile::fit(&[[1 << 40, 128]], 1).grid(&[[1 << 40, 128]], 1)));
     }
 
     /// Few pixels and many channels go in slices, many pixels do not, nor does a short k.
@@ -255,8 +263,8 @@ mod tests {
     #[test]
     fn slices_of_long_sums_fit_into_a_grid() {
         for k in [1, 513, 1 << 20, 1 << 34] {
-            let (tile, slices) = Tile::sliced(4, 36, k, DType::Bf16);
-            let grid = tile.grid(4, 36, slices);
+            let (tile, slices) = Tile::sliced(&[[4, 36]], k, DType::Bf16);
+            let grid = tile.grid(&[[4, 36]], slices);
             assert!(fits(grid), "{k}: {grid:?}");
             assert_eq!(k.div_ceil(Tile::slice(k, slices, DType::Bf16)), slices, "{k}: none of them is empty");
         }

@@ -163,7 +163,7 @@ pub fn weight_gradient(shape: &ConvShape, dy: &Tensor, x: &Tensor, _stored: DTyp
     let weights: usize = shape.weight().iter().product();
     let width = weights / c_out.max(1);
     let case = || Case::of_convolution(Operation::ConvWgrad, x.dtype(), shape, Vec::new());
-    let (tile, slices) = x.gpu()?.choose(true, case, || Tile::sliced(c_out, width, pixels.max(1), x.dtype()))?;
+    let (tile, slices) = x.gpu()?.choose(true, case, || Tile::sliced(&[[c_out, width]], pixels.max(1), x.dtype()))?;
     let slice = Tile::slice(pixels.max(1), slices, x.dtype());
     let slices = pixels.div_ceil(slice).max(1);
     let parts = x.new_empty(&[slices, weights], DType::F32)?;

@@ -6,6 +6,8 @@ use crate::device::cpu::gemm::{Gemm, Matrix, Output, product};
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::lora::cpu::{forward, input_gradient};
+pub use crate::ops::lora::cpu::{hidden, merged};
 use crate::ops::matmul::cpu::with_bias;
 use crate::ops::matmul::{shaped, sizes};
 use crate::tensor::{Tensor, buffer, recycle};
@@ -73,6 +75,24 @@ fn gate_gradient<T: Elementary>(dx: &mut [T], x: &[T], dy: &[T], c: usize) {
             }
         },
     );
+}
+
+/// GEGLU of a layer, `[.., n]`, and what is between, `[.., 2n]`, where that is wanted. `second` continues the layer's sum: `[h, b]`
+/// for `h B^T`.
+pub fn gated_layer(
+    x: &Tensor,
+    weight: &Tensor,
+    second: Option<[&Tensor; 2]>,
+    bias: Option<&Tensor>,
+    wants_between: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let between = forward(x, weight, second, bias, None)?;
+    Ok((geglu(&between)?, wants_between.then_some(between)))
+}
+
+/// [`gradient`] of `between` from `dy W`, the gradient of a layer's input. `second` continues the sum: `[dh, a]` for `dh A`.
+pub fn before_gate(dy: &Tensor, weight: &Tensor, second: Option<[&Tensor; 2]>, between: &Tensor) -> Result<Tensor> {
+    gradient(between, &input_gradient(dy, weight, second, None)?)
 }
 
 /// Whether a layer with this weight is computed together with its gate: a small one whose values are not rounded.

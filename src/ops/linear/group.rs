@@ -1,11 +1,11 @@
 //! Several linear layers of one input.
 
-use super::{check, linear, record};
+use super::{Source, check, linear, record};
 use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops::lora::{self, LoraLayer, lora_linear};
-use crate::ops::matmul::gpu::{MOST, products_group};
+use crate::ops::matmul::gpu_group::{MOST, products_group};
 use crate::ops::matmul::shaped;
 use crate::tensor::{Tensor, device_of};
 
@@ -48,13 +48,14 @@ fn at_once(tape: &Tape, x: &Tensor, layers: &[(&Tensor, Option<LoraLayer<'_>>)])
         return Ok(None);
     }
     check(OP, x, weights[0], None, None)?;
+    let source = Source { x, between: None };
     if loras.is_empty() {
         let ys = apart(&products_group((x, &weights), None, 1.0)?, x);
-        weights.iter().zip(&ys).for_each(|(weight, y)| record(tape, device.clone(), x, weight, None, None, y));
+        weights.iter().zip(&ys).for_each(|(weight, y)| record(tape, device.clone(), source, weight, None, None, y));
         return Ok(Some(ys));
     }
     let layers = weights.iter().zip(&loras);
-    let layers = layers.map(|(&weight, &lora)| lora::Inputs { x, weight, bias: None, residual: None, lora });
+    let layers = layers.map(|(&weight, &lora)| lora::Inputs { source, weight, bias: None, residual: None, lora });
     let layers: Vec<lora::Inputs<'_>> = layers.collect();
     let orders = layers.iter().map(|layer| layer.check(tape)).collect::<Result<Vec<_>>>()?;
     let (order, scale) = (orders[0].1, loras[0].scale);

@@ -4,10 +4,10 @@ pub(super) mod cpu;
 pub(super) mod gpu;
 mod order;
 
-use super::linear;
+use super::linear::{self, Source, source_gradient};
 use super::matmul::sizes;
 use super::sums::sum_rows;
-use crate::autograd::Tape;
+use crate::autograd::{Later, Tape};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, device_of};
@@ -39,13 +39,13 @@ pub fn lora_linear(
     bias: Option<&Tensor>,
     lora: LoraLayer<'_>,
 ) -> Result<Tensor> {
-    Inputs { x, weight, bias, residual: None, lora }.layer(tape)
+    Inputs { source: Source { x, between: None }, weight, bias, residual: None, lora }.layer(tape)
 }
 
 /// What enters a layer.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
-    pub x: &'a Tensor,
+    pub source: Source<'a>,
     pub weight: &'a Tensor,
     pub bias: Option<&'a Tensor>,
     /// Added to the result.
@@ -65,7 +65,7 @@ impl Inputs<'_> {
     /// The layer's result, recorded.
     pub fn layer(self, tape: &Tape) -> Result<Tensor> {
         let (device, order) = self.check(tape)?;
-        let Self { x, weight, bias, residual, lora: LoraLayer { a, b, scale, .. } } = self;
+        let Self { source: Source { x, .. }, weight, bias, residual, lora: LoraLayer { a, b, scale, .. } } = self;
         let (branch, y) = if order.merged {
             let merged = on!(device, merged(weight, a, b, scale))?;
             let y = on!(device, forward(x, &merged, None, bias, residual))?;
@@ -81,7 +81,8 @@ impl Inputs<'_> {
 
     /// Where the layer is computed, and in which order.
     pub fn check(self, tape: &Tape) -> Result<(Device, Order)> {
-        let Self { x, weight, bias, residual, lora: LoraLayer { a, b, order, .. } } = self;
+        let Self { source, weight, bias, residual, lora: LoraLayer { a, b, order, .. } } = self;
+        let x = source.x;
         linear::check(OP, x, weight, bias, residual)?;
         let ([out, width], [rank, a_width]) = (weight.dims(OP)?, a.dims(OP)?);
         if a_width != width || b.shape() != [out, rank] {
@@ -96,7 +97,7 @@ impl Inputs<'_> {
             width,
             out,
             rank,
-            wants_dx: tape.wants(x),
+            wants_dx: tape.wants(source.recorded()),
             wants_factors: tape.wants(a) || tape.wants(b),
         };
         let order = order.taken(&sizes, &device, x.dtype()).exact(&sizes, x.dtype());
@@ -105,41 +106,49 @@ impl Inputs<'_> {
 
     /// Records a layer whose result is there.
     pub fn record(self, tape: &Tape, device: Device, order: Order, branch: Branch, y: &Tensor) {
-        let Self { x, weight, bias, residual, lora: LoraLayer { a, b, scale, .. } } = self;
+        let Self { source, weight, bias, residual, lora: LoraLayer { a, b, scale, .. } } = self;
         // Each is kept only where a gradient reads it.
-        let x_saved = [weight, a, b].iter().any(|t| tape.wants(t)).then(|| x.clone());
+        let x_saved = [weight, a, b].iter().any(|t| tape.wants(t)).then(|| source.x.clone());
         let (whole, h) = match branch {
-            Branch::Merged(merged) if tape.wants(x) => (merged, None),
+            Branch::Merged(merged) if tape.wants(source.recorded()) => (merged, None),
             Branch::Beside(h) if tape.wants(b) && !order.projected => (weight.clone(), Some(h)),
             _ => (weight.clone(), None),
         };
-        let inputs = [Some(x), Some(weight), Some(a), Some(b), bias, residual];
+        let between = source.between.cloned();
+        let inputs = [Some(source.recorded()), Some(weight), Some(a), Some(b), bias, residual];
         let (weight_dtype, a, b) = (weight.dtype(), a.clone(), b.clone());
-        tape.record_onto(OP, inputs, y, move |dy, wants, onto| {
+        tape.record_late(OP, inputs, y, move |dy, wants, onto| {
             let [wants_x, wants_weight, wants_a, wants_b, wants_bias, wants_residual] = wants;
             let beside = wants_x && !order.merged;
+            let factors = (wants_a || wants_b) && !order.projected;
+            // On a GPU the gradients of the factors wait for those of other layers.
+            let waits = factors && device != Device::Cpu;
             // scale dy B, the gradient of x A^T.
-            let dh = (beside || (wants_a && !order.projected)).then(|| on!(device, hidden_gradient(dy, &b, scale)));
+            let dh = (beside || (factors && wants_a && !waits)).then(|| on!(device, hidden_gradient(dy, &b, scale)));
             let dh = dh.transpose()?;
-            let mut gradients = [const { None }; 6];
+            let (mut gradients, mut later) = ([const { None }; 6], None);
             if wants_x {
                 let second = dh.as_ref().filter(|_| beside).map(|dh| [dh, &a]);
-                gradients[0] = Some(on!(device, input_gradient(dy, &whole, second, onto))?);
+                gradients[0] = Some(source_gradient(&device, dy, &whole, second, between.as_ref(), onto)?);
             }
-            if let Some(x) = &x_saved {
+            if let Some(x) = x_saved {
                 let projects = order.projected && (wants_a || wants_b);
                 if wants_weight || projects {
-                    gradients[1] = Some(on!(device, weight_gradient(dy, x, weight_dtype))?);
+                    gradients[1] = Some(on!(device, weight_gradient(dy, &x, weight_dtype))?);
                 }
                 if let (Some(dw), true) = (&gradients[1], projects) {
                     [gradients[2], gradients[3]] = on!(device, projected(dw, &a, &b, scale, [wants_a, wants_b]))?;
                 } else {
-                    if let (Some(dh), true) = (&dh, wants_a) {
-                        gradients[2] = Some(on!(device, weight_gradient(dh, x, a.dtype()))?);
-                    }
-                    if wants_b {
-                        let h = h.map_or_else(|| on!(device, hidden(x, &a, scale)), Ok)?;
-                        gradients[3] = Some(on!(device, weight_gradient(dy, &h, b.dtype()))?);
+                    let h = wants_b.then(|| h.map_or_else(|| on!(device, hidden(&x, &a, scale)), Ok)).transpose()?;
+                    if waits {
+                        let b = (wants_a && dh.is_none()).then_some(b);
+                        let from = vec![Some(x), Some(dy.clone()), dh.filter(|_| wants_a), b, h];
+                        later = Some(Later { kind: &gpu::FACTORS, inputs: vec![2, 3], from, factor: scale });
+                    } else {
+                        let (da, db) = (dh.filter(|_| wants_a), h);
+                        let da = da.map(|dh| on!(device, weight_gradient(&dh, &x, a.dtype()))).transpose()?;
+                        let db = db.map(|h| on!(device, weight_gradient(dy, &h, b.dtype()))).transpose()?;
+                        [gradients[2], gradients[3]] = [da, db];
                     }
                 }
                 if !wants_weight {
@@ -150,7 +159,7 @@ impl Inputs<'_> {
                 gradients[4] = Some(sum_rows(dy, sizes(dy))?);
             }
             gradients[5] = wants_residual.then(|| dy.clone());
-            Ok(gradients)
+            Ok((gradients, later))
         });
     }
 }

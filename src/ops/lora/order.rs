@@ -125,6 +125,8 @@ impl LoraSizes {
         const FFMA: f64 = 22.0;
         /// Two microseconds.
         const LAUNCH: f64 = 6e6;
+        /// What a value of k takes in a product in float of so few tiles that nothing hides the time of its steps.
+        const ALONE: f64 = 3e5;
         let work = |m: usize, n: usize, k: usize, values: usize, dtype: DType| {
             let ridge = if dtype == DType::F32 { FFMA } else { TENSOR_CORES };
             (2.0 * m as f64 * n as f64 * k as f64 / ridge).max(values as f64 * dtype.size() as f64)
@@ -143,8 +145,11 @@ impl LoraSizes {
             cost += product(out, width, rows, dtype);
             // In float, with float copies of the factors, and slices that are added up.
             cost += product(rank, width, out, DType::F32) + product(out, rank, width, DType::F32) + 3.0 * LAUNCH;
+            cost += ALONE * out as f64;
         } else if wants_factors {
-            cost += product(rank, width, rows, dtype) + product(out, rank, rows, dtype) + 2.0 * LAUNCH;
+            // Those of four layers go together.
+            let each = |m, n| work(m, n, rows, m * n + (m + n) * rows, dtype);
+            cost += each(rank, width) + each(out, rank) + LAUNCH / 2.0;
             cost += if order.merged {
                 h + dh
             } else if wants_dx {

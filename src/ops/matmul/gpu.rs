@@ -13,12 +13,6 @@ const NT: [&Kernel; 4] =
     [&kernels::MATMUL_NT_TALL, &kernels::MATMUL_NT_LARGE, &kernels::MATMUL_NT_SMALL, &kernels::MATMUL_NT_ANY];
 const NN: [&Kernel; 4] =
     [&kernels::MATMUL_NN_TALL, &kernels::MATMUL_NN_LARGE, &kernels::MATMUL_NN_SMALL, &kernels::MATMUL_NN_ANY];
-const GROUP: [&Kernel; 4] = [
-    &kernels::MATMUL_GROUP_TALL,
-    &kernels::MATMUL_GROUP_LARGE,
-    &kernels::MATMUL_GROUP_SMALL,
-    &kernels::MATMUL_GROUP_ANY,
-];
 
 /// How the right side of a product is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,52 +133,6 @@ pub fn products_in_slices(
     sum_slices(y, &parts, n, Finish { alpha, bias, t: None, residual })
 }
 
-/// The most products of one launch of [`products_group`].
-pub const MOST: usize = 3;
-
-/// The products `a b^T` of one `a` `[.., k]` with one to three `b` `[n, k]`, each times `alpha`, `[groups, m, n]`: one
-/// launch, and the bytes of [`products`] where those are in one slice. `second` continues their sums, with an `a` of its own for each product,
-/// `[groups, m, k]`.
-pub fn products_group(
-    (a, b): (&Tensor, &[&Tensor]),
-    second: Option<(&Tensor, &[&Tensor])>,
-    alpha: f64,
-) -> Result<Tensor> {
-    let groups = b.len();
-    if !(1..=MOST).contains(&groups) || second.is_some_and(|(_, b)| b.len() != groups) {
-        return Err(Error::shape(OP, format!("{groups} products in a group")));
-    }
-    let ([m, k], n) = (sizes(a), sizes(b[0])[0]);
-    b.iter().try_for_each(|b| expect(b, [n, k]))?;
-    let mut k2 = 0;
-    if let Some((a, b)) = second {
-        k2 = sizes(a)[1];
-        expect(a, [groups * m, k2])?;
-        b.iter().try_for_each(|b| expect(b, [n, k2]))?;
-    }
-    let y = a.new_empty(&[groups, m, n], a.dtype())?;
-    let mut memory: Vec<&dyn Operand> = vec![&y, a];
-    memory.extend(b.iter().map(|&b| b as &dyn Operand));
-    if let Some((a, b)) = second {
-        memory.push(a);
-        memory.extend(b.iter().map(|&b| b as &dyn Operand));
-    }
-    let steps = k.div_ceil(Tile::step(y.dtype())) + k2.div_ceil(Tile::step(y.dtype()));
-    let case = || case(Operation::MatmulGroup, y.dtype(), vec![groups, m, n, k, k2], None, None);
-    let model = || (Tile::whole(&Tile::ALL, [m, n], groups, steps, y.dtype()), 1);
-    let (tile, _) = a.gpu()?.choose(in_chunks(y.dtype(), &[n, k, k2], &memory), case, model)?;
-    let mut launch = tile.over(a.kernel(tile.choose_of(GROUP))?, m, n, groups).output(&y).input(a);
-    for i in 0..MOST {
-        launch = launch.input_if(b.get(i).copied());
-    }
-    launch = launch.input_if(second.map(|(a, _)| a));
-    for i in 0..MOST {
-        launch = launch.input_if(second.and_then(|(_, b)| b.get(i).copied()));
-    }
-    launch.long(m).int(n).int(k).int(k2).float(alpha as f32).launch()?;
-    Ok(y)
-}
-
 /// `a^T b` of `a` `[.., m]` and `b` `[.., n]` -> f32 `[m, n]`: the gradient of a weight. Slices of the rows are summed
 /// side by side and then added up in their order.
 pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tensor> {
@@ -195,7 +143,7 @@ pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tenso
     expect(b, [k, n])?;
     let case = || case(Operation::MatmulTn, a.dtype(), vec![m, n, k], None, None);
     let fits = in_chunks(a.dtype(), &[m, n], &[a, b]);
-    let (tile, slices) = a.gpu()?.choose(fits, case, || Tile::sliced(m, n, k, a.dtype()))?;
+    let (tile, slices) = a.gpu()?.choose(fits, case, || Tile::sliced(&[[m, n]], k, a.dtype()))?;
     let k_slice = Tile::slice(k, slices, a.dtype());
     let slices = k.div_ceil(k_slice);
     let parts = a.new_empty(&[slices, m, n], DType::F32)?;
@@ -206,25 +154,7 @@ pub fn matmul_transposed(a: &Tensor, b: &Tensor, _stored: DType) -> Result<Tenso
     Ok(sum.with_shape(&[m, n]))
 }
 
-/// GEGLU of `x W^T + b` in one pass: `x` `[.., k]`, `weight` `[2n, k]`, `bias` f32 `[2n]` -> `[.., n]`. What lies between
-/// them is neither rounded nor stored.
-pub fn products_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let ([m, k], [width, _]) = (sizes(x), sizes(weight));
-    expect(weight, [width, k])?;
-    bias.map_or(Ok(()), |bias| expect(bias, [1, width]))?;
-    let y = x.new_empty(&shaped(x, width / 2), x.dtype())?;
-    let steps = k.div_ceil(Tile::step(x.dtype()));
-    let case = || case(Operation::MatmulGeglu, x.dtype(), vec![m, width, k], bias, None);
-    let model = || (Tile::whole(&[Tile::LARGE, Tile::SMALL], [m, width], 1, steps, x.dtype()), 1);
-    let (tile, _) = x.gpu()?.choose(in_chunks(x.dtype(), &[k], &[x, weight]), case, model)?;
-    let kernel =
-        tile.choose([&kernels::MATMUL_NT_GEGLU_LARGE, &kernels::MATMUL_NT_GEGLU_SMALL, &kernels::MATMUL_NT_GEGLU_ANY]);
-    let launch = tile.over(x.kernel(kernel)?, m, width, 1).output(&y);
-    launch.input(x).input(weight).input_if(bias).long(m).int(width / 2).int(k).launch()?;
-    Ok(y)
-}
-
-fn case(
+pub fn case(
     operation: Operation,
     dtype: DType,
     sizes: Vec<usize>,
@@ -236,7 +166,7 @@ fn case(
 }
 
 /// Many ops come here, each with checks of its own: none may send a kernel beyond its operands.
-pub(super) fn expect(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<()> {
+pub fn expect(x: &Tensor, [rows, columns]: [usize; 2]) -> Result<()> {
     match x.len() == rows * columns {
         true => Ok(()),
         false => Err(Error::shape(OP, format!("{x:?} is no matrix [{rows}, {columns}]"))),

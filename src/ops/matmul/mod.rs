@@ -2,6 +2,7 @@
 
 pub(super) mod cpu;
 pub(super) mod gpu;
+pub(super) mod gpu_group;
 pub(super) mod hopper;
 
 use crate::error::{Error, Result};

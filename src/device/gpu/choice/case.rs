@@ -135,9 +135,10 @@ impl Case {
 
     /// Whether there are kernels for this choice.
     pub fn permits(&self, choice: Choice) -> bool {
-        use Operation::{ConvDgrad, ConvForward, MatmulGroup, MatmulNn, MatmulNt};
+        use Operation::{ConvDgrad, ConvForward, MatmulGeglu, MatmulGroup, MatmulNn, MatmulNt};
         let Choice { tile, slices } = choice;
-        let has_tall = matches!(self.operation, MatmulNt | MatmulNn | MatmulGroup | ConvForward | ConvDgrad);
+        let has_tall =
+            matches!(self.operation, MatmulNt | MatmulNn | MatmulGroup | MatmulGeglu | ConvForward | ConvDgrad);
         let stride = self.convolution().map_or(1, |shape| shape.stride);
         let has_maps = match self.operation {
             MatmulNt | MatmulNn | ConvForward => self.dtype != DType::F32,
@@ -286,7 +287,7 @@ mod tests {
         assert!(permits(&any, "any") && !permits(&any, "small") && !permits(&any, "any x 2"));
         assert!(permits(&product, "hopper") && !permits(&product, "hopper x 2"));
         assert!(!permits(&Case { dtype: DType::F32, ..product.clone() }, "hopper"));
-        assert!(!permits(&case(Operation::MatmulGeglu, &[300, 264, 128]), "tall"));
+        assert!(!permits(&case(Operation::MatmulTn, &[300, 264, 128]), "tall"));
         assert!(!permits(&case(Operation::MatmulGroup, &[3, 300, 264, 128, 0]), "large x 2"));
         // Taps of a 3x3 kernel at stride 2 are not the same for all pixels.
         let of = |kernel, stride| case(Operation::ConvDgrad, &[2, 14, 14, 64, 7, 7, 64, kernel, kernel, stride, 1, 1]);
