@@ -40,6 +40,11 @@ CLASSES = {
 }
 
 
+# Kernels that only pass over activations.
+PASSES = tuple(prefix for name in ("norms", "attention delta", "geglu", "adds", "concat and resize", "sums of slices",
+                                   "taps of upsampling") for prefix in CLASSES[name]) + ("silu", "scale", "cast_")
+
+
 def class_of(launch):
     if launch.kernel.startswith("conv2d"):
         names = launches.names_of(launch.kernel)
@@ -71,11 +76,13 @@ def estimate(model, batch, device, parts, cost_of):
         times["launch gaps"] += share * devices.GAP * (len(listed) + len(moved))
         times["other"] += share * sum(moved) / device.memory
     milliseconds = lambda counter: {name: round(1e3 * time / batch, 4) for name, time in counter.most_common()}
+    passes = sum(launch.memory_bytes for launch in parts["micro_batch"][0] if launch.kernel.startswith(PASSES))
     total, floor = 1e3 * sum(times.values()) / batch, 1e3 * devices.floor(device, model, batch)
     return {
         "model": model, "device": device.name, "batch": batch, "ms_per_sample": round(total, 3),
         "floor_ms": round(floor, 3), "share_of_floor": round(floor / total, 3), "error": devices.ERROR,
-        "launches": len(parts["micro_batch"][0]), "classes_ms": milliseconds(times), "bound_by_ms": milliseconds(bounds),
+        "launches": len(parts["micro_batch"][0]), "passes_mib_per_sample": round(passes / batch / 2**20),
+        "classes_ms": milliseconds(times), "bound_by_ms": milliseconds(bounds),
     }, rows
 
 
@@ -125,7 +132,8 @@ def main():
     for row, rows in results:
         print(f"{MODELS[row['model']]}, batch {row['batch']}, {row['device']}: {row['ms_per_sample']:.2f} ms a sample "
               f"(estimated, +-{100 * row['error']:.0f} %), floor {row['floor_ms']:.2f}, {100 * row['share_of_floor']:.0f} % of "
-              f"it; {row['launches']} launches a micro-batch")
+              f"it; {row['launches']} launches a micro-batch, "
+              f"{row['passes_mib_per_sample']} MiB a sample in passes over activations")
         print("   " + ", ".join(f"{name} {time:.3f}" for name, time in row["classes_ms"].items()))
         print("   bound by " + ", ".join(f"{name} {time:.3f}" for name, time in row["bound_by_ms"].items()))
         if asked.launches:

@@ -10,6 +10,9 @@
 // squares is at most n + 1 times what remains of it. The backward pass goes the same way with sums for each channel in
 // between. All orders of summation are fixed.
 //
+// x may be two tensors side by side, a hidden state and a skip connection: group_norm_slabs then stores the two together, and
+// group_norm_backward parts their gradient.
+//
 // With b = sizeof(scalar_t), a value costs at least 2b bytes forward and 3b backward (3b and 5b without a cache), which is the
 // limit; b more where `onto`, what other ops gave to the gradient of x, is added without a pass of its own. About 10 FLOPs a value forward, 20 backward; 30 and 50 with SiLU.
 #include "kernel.h"
@@ -82,23 +85,39 @@ template <int K, class Sum, class Merge> DEV void channels_of_slab(float* scratc
     }
 }
 
-template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, float* squares, const scalar_t* x, int c,
-                                               const Slab& slab) {
+// Channels of a pixel in two tensors: of the first up to `first`, of the other behind it. Only WHOLE packs may be of the other.
+template <class T> struct Place {
+    T* at;
+    int width;
+};
+template <bool WHOLE, class T> DEV Place<T> place_of(T* x, T* other, long long pixel, int column, int c, int first) {
+    const bool beside = WHOLE && column >= first;
+    const int width = beside ? c - first : first;
+    return {(beside ? other : x) + pixel * width + (beside ? column - first : column), width};
+}
+
+// `both` gets x and `skip` side by side; it may be missing, where there is no skip.
+template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, float* squares, scalar_t* both, const scalar_t* x,
+                                               const scalar_t* skip, int c, int first, const Slab& slab) {
     const Threads threads = threads_of(c);
     const int count = pixels_of(threads, threads.row, slab.pixels);
     // The first rows of threads have `most` pixels, the others one less.
     const int most = pixels_of(threads, 0, slab.pixels), longer = slab.pixels - (most - 1) * threads.rows;
     const float share = 1.f / slab.pixels, many = most, fewer = most - 1;
     const auto sum = [&](float(&sums)[2][PACK], int column) {
-        const scalar_t* at = x + (slab.first + threads.row) * c + column;
+        const Place<const scalar_t> from = place_of<WHOLE>(x, skip, slab.first + threads.row, column, c, first);
+        const scalar_t* at = from.at;
+        scalar_t* to = both + (both ? (slab.first + threads.row) * c + column : 0);
         if (count == 0) return;
         float shift[PACK], total[PACK] = {}, square[PACK] = {};
         load_of<WHOLE>(shift, at, c - column);
+        if (WHOLE && both) store_whole(to, shift);
 #pragma unroll(WHOLE ? 2 : 1)
         for (int i = 1; i < count; i++) {
-            at += threads.rows * c;
+            at += threads.rows * from.width;
             float v[PACK];
             load_of<WHOLE>(v, at, c - column);
+            if (WHOLE && both) store_whole(to += threads.rows * c, v);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
                 const float deviation = v[j] - shift[j];
@@ -130,15 +149,16 @@ template <bool WHOLE> DEV void slab_statistics(float* scratch, float* means, flo
 }
 
 // partial [n, groups, slabs, 2]: mean, and sum of squared deviations from it. Dynamic shared memory: 2 c floats and two PACKs
-// for each thread.
+// for each thread. x has `first` channels, skip, which may be missing, those from there to c; where it is there, all is whole.
 KERNEL_BOUNDS(group_norm_slabs, GROUP_NORM_THREADS, 4)
-(float* partial, const scalar_t* x, int pixels, int c, int groups, int slab_pixels) {
+(float* partial, scalar_t* both, const scalar_t* x, const scalar_t* skip, int pixels, int c, int first, int groups,
+ int slab_pixels) {
     DYN_SHARED(float, scratch);
     float* means = scratch + 2 * blockDim.x * PACK;
     float* squares = means + c;
     const Slab slab = slab_of_block(pixels, slab_pixels);
-    if (whole(c, x)) slab_statistics<true>(scratch, means, squares, x, c, slab);
-    else slab_statistics<false>(scratch, means, squares, x, c, slab);
+    if (whole(c, x)) slab_statistics<true>(scratch, means, squares, both, x, skip, c, first, slab);
+    else slab_statistics<false>(scratch, means, squares, both, x, skip, c, first, slab);
 
     const int width = c / groups;
     for (int g = threadIdx.x; g < groups; g += blockDim.x) {
@@ -337,10 +357,12 @@ KERNEL_BOUNDS(group_norm_backward_groups, GROUP_NORM_THREADS, 2)
 
 // dx = z (rstd weight) - xhat (rstd avg(g xhat)) - rstd avg(g).
 template <bool WHOLE>
-DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias,
-                  const float* mean, const float* rstd, const float* averages, const scalar_t* onto, int c, int width,
-                  const Slab& slab, int silu) {
+DEV void gradient(scalar_t* dx, scalar_t* dskip, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias,
+                  const float* mean, const float* rstd, const float* averages, const scalar_t* onto, int c, int first,
+                  int width, const Slab& slab, int silu) {
+    const Threads threads = threads_of(c);
     Channels at;
+    Place<scalar_t> to = {};
     float scale[PACK], constant[PACK], along[PACK];
     const auto begin = [&](int column) {
         int group[PACK];
@@ -351,6 +373,7 @@ DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const flo
             constant[j] = at.rstd[j] * averages[2 * group[j]];
             along[j] = at.rstd[j] * averages[2 * group[j] + 1];
         }
+        to = place_of<WHOLE>(dx, dskip, slab.first + threads.row, column, c, first);
     };
     each_pack<WHOLE>(c, slab, begin, [&](long long offset, int left) {
         float z[PACK], xhat[PACK];
@@ -363,19 +386,21 @@ DEV void gradient(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const flo
 #pragma unroll
             for (int j = 0; j < PACK; j++) z[j] += more[j];
         }
-        store_of<WHOLE>(dx + offset, z, left);
+        store_of<WHOLE>(to.at, z, left);
+        to.at += threads.rows * to.width;
     });
 }
-// onto, which is added to dx, may be missing.
+// onto, which is added to dx, may be missing, and so may dskip, as in group_norm_slabs.
 KERNEL_BOUNDS(group_norm_backward, GROUP_NORM_THREADS, 2)
-(scalar_t* dx, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias, const float* mean,
- const float* rstd, const float* averages, const scalar_t* onto, int pixels, int c, int groups, int slab_pixels, int silu) {
+(scalar_t* dx, scalar_t* dskip, const scalar_t* dy, const scalar_t* x, const float* weight, const float* bias,
+ const float* mean, const float* rstd, const float* averages, const scalar_t* onto, int pixels, int c, int first, int groups,
+ int slab_pixels, int silu) {
     const Slab slab = slab_of_block(pixels, slab_pixels);
     mean += slab.sample * groups;
     rstd += slab.sample * groups;
     averages += slab.sample * groups * 2;
     // A missing one is as aligned as any.
     if (whole(c, dx, dy, x, onto))
-        gradient<true>(dx, dy, x, weight, bias, mean, rstd, averages, onto, c, c / groups, slab, silu);
-    else gradient<false>(dx, dy, x, weight, bias, mean, rstd, averages, onto, c, c / groups, slab, silu);
+        gradient<true>(dx, dskip, dy, x, weight, bias, mean, rstd, averages, onto, c, first, c / groups, slab, silu);
+    else gradient<false>(dx, dskip, dy, x, weight, bias, mean, rstd, averages, onto, c, first, c / groups, slab, silu);
 }

@@ -21,13 +21,18 @@ CONSTANT(NORM_VALUES, 16384);
 
 // g += parts, one behind the other: a micro-batch's gradients of neighbouring parameters, at most ACCUMULATED of them. One
 // launch each would take longer than the sums.
-CONSTANT(ACCUMULATED, 8);
+CONSTANT(ACCUMULATED, 16);
 KERNEL_BOUNDS(accumulate, OPTIMIZER_THREADS, 4)
 (float* g, const float* part_0, const float* part_1, const float* part_2, const float* part_3, const float* part_4,
- const float* part_5, const float* part_6, const float* part_7, long long n_0, long long n_1, long long n_2, long long n_3,
- long long n_4, long long n_5, long long n_6, long long n_7) {
-    const float* const parts[ACCUMULATED] = {part_0, part_1, part_2, part_3, part_4, part_5, part_6, part_7};
-    const long long sizes[ACCUMULATED] = {n_0, n_1, n_2, n_3, n_4, n_5, n_6, n_7};
+ const float* part_5, const float* part_6, const float* part_7, const float* part_8, const float* part_9,
+ const float* part_10, const float* part_11, const float* part_12, const float* part_13, const float* part_14,
+ const float* part_15, long long n_0, long long n_1, long long n_2, long long n_3, long long n_4, long long n_5,
+ long long n_6, long long n_7, long long n_8, long long n_9, long long n_10, long long n_11, long long n_12, long long n_13,
+ long long n_14, long long n_15) {
+    const float* const parts[ACCUMULATED] = {part_0, part_1, part_2, part_3, part_4, part_5, part_6, part_7, part_8, part_9,
+                                             part_10, part_11, part_12, part_13, part_14, part_15};
+    const long long sizes[ACCUMULATED] = {n_0, n_1, n_2, n_3, n_4, n_5, n_6, n_7, n_8, n_9, n_10, n_11, n_12, n_13, n_14,
+                                          n_15};
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     long long begin = 0;
 #pragma unroll

@@ -28,6 +28,8 @@ from warp import Warp
 TARGETS = ["80", "90a"]
 BUDGETS = Path(__file__).with_name("budgets.txt")
 CASE = "sd15_512"
+# Steps whose launches budgets.txt may name, and whose kernels are run: CASE, and one that has other kernels besides.
+CASES = [CASE, "sd15_512_dora"]
 
 
 def budgets():
@@ -49,11 +51,11 @@ def now(cost):
 
 def check_budgets(update):
     """What costs more than its line says, or needs other products than it makes."""
-    micro_batch = launches.listed(CASE, 16)["micro_batch"][0]
+    micro_batch = [launch for case in CASES for launch in launches.listed(case, 16)["micro_batch"][0]]
     known = {launches.described(launch): launch for launch in micro_batch}
     lines = budgets()
     texts = [line[1] for line in lines if isinstance(line, tuple)]
-    failures = [f"budgets.txt: the step of {CASE} has no launch `{text}`" for text in texts if text not in known]
+    failures = [f"budgets.txt: no step of {', '.join(CASES)} has a launch `{text}`" for text in texts if text not in known]
     chosen = {text: known[text] for text in texts if text in known}
     of_target = {target: costs.costs(chosen.values(), target) for target in TARGETS}
     for i, line in enumerate(lines):
@@ -114,7 +116,7 @@ def emulated(task):
 def check_bytes():
     """Blocks whose machine code touches other bytes than the simulator says."""
     smallest = {}
-    for launch in sum((part[0] for part in launches.listed(CASE, 1).values()), []):
+    for launch in sum((part[0] for case in CASES for part in launches.listed(case, 1).values()), []):
         key = launch.kernel, launch.dtype
         if launch.kernel not in measure.NOT_RUN:
             smallest[key] = min(smallest.get(key, launch), launch, key=lambda launch: launch.memory_bytes)

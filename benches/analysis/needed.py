@@ -50,6 +50,7 @@ def mmas(launch, block):
         k = steps(min(value("k") - block[2] * value("k_slice"), value("k_slice")))
     elif kind.startswith("matmul"):
         k = steps(value("k")) + (steps(value("k2")) if "k2" in names else 0)
+        k *= value("products") if "products" in names else 1
     elif kind == "conv2d_wgrad":
         pixels = value("n") * value("ho") * value("wo")
         k = steps(min(pixels - block[2] * value("slice"), value("slice")))

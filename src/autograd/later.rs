@@ -3,12 +3,15 @@
 use crate::error::Result;
 use crate::tensor::Tensor;
 
+/// Tensors of one op, some of which may be missing.
+pub(crate) type Tensors = Vec<Option<Tensor>>;
+
 /// How gradients of one kind are made.
 pub(crate) struct Kind {
     /// At most so many at once.
     pub most: usize,
     /// The gradients of each one's [`Later::inputs`], from each one's [`Later::from`] and the factor that all have.
-    pub make: fn(&[Vec<Option<Tensor>>], f64) -> Result<Vec<Vec<Option<Tensor>>>>,
+    pub make: fn(&[Tensors], f64) -> Result<Vec<Tensors>>,
 }
 
 /// Gradients of some of an op's inputs that may wait.
@@ -17,7 +20,7 @@ pub(crate) struct Later {
     /// Whose gradients they are, by number.
     pub inputs: Vec<usize>,
     /// What they are made of, in the order that the kind has.
-    pub from: Vec<Option<Tensor>>,
+    pub from: Tensors,
     pub factor: f64,
 }
 

@@ -5,5 +5,6 @@ mod later;
 mod tape;
 
 pub use checkpoint::checkpoint;
-pub(crate) use later::{Kind, Later};
+pub(crate) use later::{Kind, Later, Tensors};
+pub(crate) use tape::Made;
 pub use tape::{Gradients, Tape};

@@ -7,11 +7,14 @@ use super::later::{Later, Waiting};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-type Backward = Box<dyn FnOnce(&Tensor, &mut Gradients) -> Result<()>>;
+/// Takes the gradient of each output, where there is one.
+type Backward = Box<dyn FnOnce(&[Option<Tensor>], &mut Gradients) -> Result<()>>;
+/// The gradients of an op's inputs: those that are there now, and those that may wait.
+pub(crate) type Made<G> = Result<(G, Vec<Later>)>;
 
 struct Entry {
     op: &'static str,
-    output: u64,
+    outputs: Vec<u64>,
     backward: Backward,
 }
 
@@ -84,7 +87,7 @@ impl Tape {
         output: &Tensor,
         backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Result<[Option<Tensor>; N]> + 'static,
     ) {
-        self.record_late(op, inputs, output, |dy, wants, onto| Ok((backward(dy, wants, onto)?, None)));
+        self.record_late(op, inputs, output, |dy, wants, onto| Ok((backward(dy, wants, onto)?, Vec::new())));
     }
 
     /// [`Tape::record_onto`] of an op that can let gradients wait for others alike. They do where they are those of leaves:
@@ -94,26 +97,44 @@ impl Tape {
         op: &'static str,
         inputs: [impl Into<Option<&'a Tensor>>; N],
         output: &Tensor,
-        backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Result<([Option<Tensor>; N], Option<Later>)> + 'static,
+        backward: impl FnOnce(&Tensor, [bool; N], Option<Tensor>) -> Made<[Option<Tensor>; N]> + 'static,
     ) {
-        let tracked = inputs.map(|x| x.into().filter(|x| self.wants(x)).map(Tensor::id));
-        let wants = tracked.map(|id| id.is_some());
+        let inputs = inputs.map(Into::into);
+        self.record_many(op, &inputs, std::slice::from_ref(output), move |dy, wants, onto| {
+            let wants = std::array::from_fn(|i| wants[i]);
+            let dy = dy[0].as_ref().ok_or_else(|| Error::Failed("no gradient of the result".into()))?;
+            let (now, later) = backward(dy, wants, onto)?;
+            Ok((now.into(), later))
+        });
+    }
+
+    /// [`Tape::record_late`] of an op of several outputs. `backward` is given the gradients of those that something depends on.
+    pub(crate) fn record_many(
+        &self,
+        op: &'static str,
+        inputs: &[Option<&Tensor>],
+        outputs: &[Tensor],
+        backward: impl FnOnce(&[Option<Tensor>], &[bool], Option<Tensor>) -> Made<Vec<Option<Tensor>>> + 'static,
+    ) {
+        let tracked: Vec<_> = inputs.iter().map(|x| x.filter(|x| self.wants(x)).map(Tensor::id)).collect();
+        let wants: Vec<bool> = tracked.iter().map(Option::is_some).collect();
         if !wants.contains(&true) {
             return;
         }
-        let nothing_reads = tracked.map(|id| id.is_none_or(|id| self.is_mere_leaf(id)));
-        self.record_entry(op, output, move |dy, gradients| {
+        let nothing_reads: Vec<bool> = tracked.iter().map(|id| id.is_none_or(|id| self.is_mere_leaf(id))).collect();
+        self.record_entry(op, outputs, move |dy, gradients| {
             let onto = tracked.first().copied().flatten().and_then(|id| gradients.by_id.remove(&id));
-            let (now, later) = backward(dy, wants, onto)?;
-            for (id, gradient) in tracked.into_iter().zip(now) {
-                if let (Some(id), Some(gradient)) = (id, gradient) {
+            let (now, later) = backward(dy, &wants, onto)?;
+            for (id, gradient) in tracked.iter().zip(now) {
+                if let (Some(id), Some(gradient)) = (*id, gradient) {
                     gradients.add(id, gradient)?;
                 }
             }
-            let Some(later) = later else { return Ok(()) };
-            let may_wait = later.inputs.iter().all(|&input| nothing_reads[input]);
-            let ids = later.inputs.iter().map(|&input| tracked[input]).collect();
-            gradients.wait(Waiting { op, ids, later }, may_wait)
+            later.into_iter().try_for_each(|later| {
+                let may_wait = later.inputs.iter().all(|&input| nothing_reads[input]);
+                let ids = later.inputs.iter().map(|&input| tracked[input]).collect();
+                gradients.wait(Waiting { op, ids, later }, may_wait)
+            })
         });
     }
 
@@ -121,7 +142,7 @@ impl Tape {
     fn is_mere_leaf(&self, id: u64) -> bool {
         self.0.as_ref().is_some_and(|recording| {
             let recording = recording.borrow();
-            recording.leaves.contains(&id) && recording.entries.iter().all(|entry| entry.output != id)
+            recording.leaves.contains(&id) && recording.entries.iter().all(|entry| !entry.outputs.contains(&id))
         })
     }
 
@@ -129,13 +150,14 @@ impl Tape {
     pub(super) fn record_entry(
         &self,
         op: &'static str,
-        output: &Tensor,
-        backward: impl FnOnce(&Tensor, &mut Gradients) -> Result<()> + 'static,
+        outputs: &[Tensor],
+        backward: impl FnOnce(&[Option<Tensor>], &mut Gradients) -> Result<()> + 'static,
     ) {
         if let Some(recording) = &self.0 {
             let mut recording = recording.borrow_mut();
-            recording.tracked.insert(output.id());
-            recording.entries.push(Entry { op, output: output.id(), backward: Box::new(backward) });
+            let outputs: Vec<u64> = outputs.iter().map(Tensor::id).collect();
+            recording.tracked.extend(&outputs);
+            recording.entries.push(Entry { op, outputs, backward: Box::new(backward) });
         }
     }
 
@@ -171,12 +193,13 @@ impl Tape {
         let Recording { leaves, mut entries, .. } = recording.into_inner();
         let mut gradients = Gradients::default();
         gradients.add(output.id(), gradient)?;
-        while let Some(Entry { op, output, backward }) = entries.pop() {
-            let dy = match leaves.contains(&output) {
-                true => gradients.by_id.get(&output).cloned(),
-                false => gradients.by_id.remove(&output),
+        while let Some(Entry { op, outputs, backward }) = entries.pop() {
+            let of_output = |id: &u64| match leaves.contains(id) {
+                true => gradients.by_id.get(id).cloned(),
+                false => gradients.by_id.remove(id),
             };
-            if let Some(dy) = dy {
+            let dy: Vec<Option<Tensor>> = outputs.iter().map(of_output).collect();
+            if dy.iter().any(Option::is_some) {
                 named(op, || backward(&dy, &mut gradients))?;
             }
         }

@@ -23,7 +23,9 @@ use crate::train::step::Objective;
 use crate::train::steps::Steps;
 
 /// The training steps that can be listed.
-pub const LISTED: [&str; 2] = [super::GPU_CASE, "sdxl_1024"];
+pub const LISTED: [&str; 3] = [super::GPU_CASE, "sdxl_1024", DORA];
+/// [`super::GPU_CASE`] with DoRA.
+const DORA: &str = "sd15_512_dora";
 /// Of the LoRA.
 const RANK: usize = 128;
 const TOKENS: usize = 77;
@@ -37,6 +39,8 @@ pub struct ListedStep {
     /// Samples.
     pub batch: usize,
     pub rank: usize,
+    /// Whether the LoRA has DoRA's lengths.
+    pub decomposes: bool,
 }
 
 /// The commands of one micro-batch of `batch` samples, and those of the update behind it.
@@ -78,7 +82,7 @@ impl ListedStep {
     /// [`Error::Usage`] for another name.
     pub fn named(case: &str, batch: usize) -> Result<Self> {
         let (config, latent, rank) = match case {
-            super::GPU_CASE => (sd15(), 64, RANK),
+            super::GPU_CASE | DORA => (sd15(), 64, RANK),
             "sdxl_1024" => (sdxl(), 128, RANK),
             "tiny" => (super::tiny(), 16, 8),
             _ => {
@@ -86,7 +90,7 @@ impl ListedStep {
                 return Err(Error::Usage(format!("no training step {case}: expected one of {cases}, tiny")));
             }
         };
-        Ok(Self { config, latent, batch, rank })
+        Ok(Self { config, latent, batch, rank, decomposes: case == DORA })
     }
 
     /// The operations with several kernels, each once, with what the cost model takes.
@@ -108,9 +112,9 @@ impl ListedStep {
         let context = number("cross_attention_dim").unwrap_or(0);
         let times = 6 * number("addition_time_embed_dim").unwrap_or(0);
         let pooled = number("projection_class_embeddings_input_dim").and_then(|all| all.checked_sub(times));
-        let Self { latent, batch, rank, .. } = *self;
+        let Self { latent, batch, rank, decomposes, .. } = *self;
         let mut unet = UNet::unset(self.config.clone(), gpu, dtype)?;
-        let params = branches(&mut unet, gpu, rank, dtype)?;
+        let params = branches(&mut unet, gpu, (rank, decomposes), dtype)?;
         let trained = params.iter().map(|param| param.get().len()).sum();
         let values = Tensor::on_gpu(gpu.buffer(DType::F32, trained)?, &[trained]);
         let mut flat = FlatParameters::over(params, values, dtype, super::adamw())?;
@@ -144,8 +148,8 @@ impl ListedStep {
     }
 }
 
-/// Branches of attention, with unspecified values.
-fn branches(unet: &mut UNet, gpu: &Gpu, rank: usize, dtype: DType) -> Result<Vec<Param>> {
+/// Branches of attention, and DoRA's lengths where it `decomposes`, with unspecified values.
+fn branches(unet: &mut UNet, gpu: &Gpu, (rank, decomposes): (usize, bool), dtype: DType) -> Result<Vec<Param>> {
     let targets = Targets::default();
     let (mut params, mut failure) = (Vec::new(), None);
     unet.visit(&mut |mut layer| {
@@ -158,8 +162,10 @@ fn branches(unet: &mut UNet, gpu: &Gpu, rank: usize, dtype: DType) -> Result<Vec
         };
         let attached =
             unset(rank, shape[1]).and_then(|a| attach::branch(&mut layer, &a, &unset(shape[0], rank)?, 1.0, dtype));
-        match attached {
-            Ok(pair) => params.extend(pair),
+        let lengths =
+            decomposes.then(|| unset(shape[0], 1).and_then(|x| attach::decompose(&mut layer, Some(&x), dtype)));
+        match attached.and_then(|pair| Ok((pair, lengths.transpose()?))) {
+            Ok((pair, lengths)) => params.extend(pair.into_iter().chain(lengths)),
             Err(e) => failure = Some(e),
         }
     });
@@ -214,6 +220,9 @@ mod tests {
             assert_eq!(count(&micro_batch, "layer_norm_forward"), 3 * layers);
             assert_eq!((count(&update, "adamw"), count(&update, "attention")), (2, 0), "{case}");
         }
+        let [with_dora, _] = launches(DORA, 4, DType::Bf16).unwrap();
+        assert_eq!(count(&with_dora, "dora_norms"), 16 * 8);
+        assert_eq!(count(&with_dora, "attention_forward"), 2 * 16);
         assert!(launches("tiny", 1, DType::Bf16).unwrap_err().to_string().contains("sd15_512, sdxl_1024"));
     }
 }

@@ -39,7 +39,8 @@ pub struct Bench {
     #[arg(long)]
     bandwidth: Option<f64>,
     /// List what a micro-batch of the training step launches on a GPU, and its update behind it, instead of timing it: a JSON
-    /// object a line. Needs neither a GPU nor memory for weights. The steps are sd15_512 and sdxl_1024.
+    /// object a line. Needs neither a GPU nor memory for weights. The steps are sd15_512, sdxl_1024 and, with
+    /// DoRA, sd15_512_dora.
     #[arg(long, conflicts_with_all = ["runs", "peak", "bandwidth"])]
     launches: bool,
     /// Samples of the micro-batch that is listed.

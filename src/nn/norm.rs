@@ -44,6 +44,14 @@ impl GroupNorm {
         self.apply(tape, x, true)
     }
 
+    /// [`GroupNorm::forward_silu`] of two tensors side by side, and the two so.
+    ///
+    /// # Errors
+    /// As [`GroupNorm::forward`].
+    pub fn forward_silu_concat(&self, tape: &Tape, x: [&Tensor; 2]) -> Result<[Tensor; 2]> {
+        ops::group_norm_concat(tape, x, &self.weight.get(), &self.bias.get(), self.groups, self.eps, true)
+    }
+
     fn apply(&self, tape: &Tape, x: &Tensor, silu: bool) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(), self.bias.get());
         ops::group_norm(tape, x, &weight, &bias, self.groups, self.eps, silu)

@@ -43,12 +43,23 @@ impl ResnetBlock2D {
     /// `x` `[n, h, w, c_in]`, `temb` `[n, temb]` after SiLU -> `[n, h, w, c_out]`.
     pub fn forward(&self, tape: &Tape, x: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
         let h = self.norm1.forward_silu(tape, x)?;
+        self.rest(tape, x, &h, temb)
+    }
+
+    /// [`ResnetBlock2D::forward`] of a hidden state and a skip connection side by side.
+    pub fn forward_concat(&self, tape: &Tape, x: [&Tensor; 2], temb: Option<&Tensor>) -> Result<Tensor> {
+        let [h, x] = self.norm1.forward_silu_concat(tape, x)?;
+        self.rest(tape, &x, &h, temb)
+    }
+
+    /// What follows the first norm of `x`, `h`.
+    fn rest(&self, tape: &Tape, x: &Tensor, h: &Tensor, temb: Option<&Tensor>) -> Result<Tensor> {
         let t = match (&self.time_emb_proj, temb) {
             (Some(proj), Some(temb)) => Some(proj.forward(tape, temb)?),
             _ => None,
         };
         let epilogue = Epilogue { channel_bias: t.as_ref(), residual: None };
-        let h = self.conv1.forward_epilogue(tape, &h, epilogue)?; // [n, h, w, c_out]
+        let h = self.conv1.forward_epilogue(tape, h, epilogue)?; // [n, h, w, c_out]
         let h = self.norm2.forward_silu(tape, &h)?;
         let residual = |x| Epilogue { channel_bias: None, residual: Some(x) };
         match &self.conv_shortcut {

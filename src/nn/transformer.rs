@@ -30,19 +30,23 @@ impl Attention {
         })
     }
 
-    /// `x` `[n, t, c]` attends to `context` `[n, l, d]`, or to itself where there is none -> `residual` `[n, t, c]` and what
-    /// attention adds to it.
-    fn forward_residual(&self, tape: &Tape, residual: &Tensor, x: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
-        let (query, others) = (&self.to_q, [&self.to_k, &self.to_v]);
-        let projected = match context {
-            None => Linear::forward_group(tape, x, &[query, others[0], others[1]])?,
-            Some(context) => {
-                let q = query.forward(tape, x)?;
-                [vec![q], Linear::forward_group(tape, context, &others)?].concat()
+    /// `x` `[n, t, c]` attends to a text of these keys and values, or to itself where there are none -> `residual` `[n, t, c]` and
+    /// what attention adds to it.
+    fn forward_residual(
+        &self,
+        tape: &Tape,
+        residual: &Tensor,
+        x: &Tensor,
+        text: Option<[&Tensor; 2]>,
+    ) -> Result<Tensor> {
+        let h = match text {
+            Some([k, v]) => ops::attention(tape, &self.to_q.forward(tape, x)?, k, v, self.heads, false)?,
+            None => {
+                let all = Linear::forward_group(tape, x, &[&self.to_q, &self.to_k, &self.to_v])?;
+                let [q, k, v] = &all[..] else { unreachable!("a result for each layer") };
+                ops::attention(tape, q, k, v, self.heads, false)?
             }
         };
-        let [q, k, v] = &projected[..] else { unreachable!("a result for each layer") };
-        let h = ops::attention(tape, q, k, v, self.heads, false)?;
         self.to_out.forward_residual(tape, residual, &h)
     }
 
@@ -79,11 +83,11 @@ impl BasicTransformerBlock {
         })
     }
 
-    fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    fn forward(&self, tape: &Tape, x: &Tensor, text: [&Tensor; 2]) -> Result<Tensor> {
         let h = self.norm1.forward(tape, x)?;
         let x = self.attn1.forward_residual(tape, x, &h, None)?;
         let h = self.norm2.forward(tape, &x)?;
-        let x = self.attn2.forward_residual(tape, &x, &h, Some(context))?;
+        let x = self.attn2.forward_residual(tape, &x, &h, Some(text))?;
         let h = self.norm3.forward(tape, &x)?;
         self.ff_out.forward_gated(tape, &x, &self.ff_in, &h)
     }
@@ -172,13 +176,18 @@ impl Transformer2D {
         })
     }
 
-    /// `x` `[n, h, w, c]`, `context` `[n, l, d]` -> `[n, h, w, c]`.
-    pub fn forward(&self, tape: &Tape, x: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// Layers that make keys and values of the text, in this order for each of the blocks.
+    pub fn of_text(&self) -> impl Iterator<Item = &Linear> {
+        self.transformer_blocks.iter().flat_map(|block| [&block.attn2.to_k, &block.attn2.to_v])
+    }
+
+    /// `x` `[n, h, w, c]`, and what [`Transformer2D::of_text`] makes of the text -> `[n, h, w, c]`.
+    pub fn forward(&self, tape: &Tape, x: &Tensor, text: &[Tensor]) -> Result<Tensor> {
         let [n, height, width, c] = x.dims("Transformer2DModel")?;
         let h = self.proj_in.forward(tape, &self.norm.forward(tape, x)?)?;
         let mut h = ops::reshape(tape, &h, &[n, height * width, c])?;
-        for block in &self.transformer_blocks {
-            h = block.forward(tape, &h, context)?;
+        for (block, [k, v]) in self.transformer_blocks.iter().zip(text.as_chunks::<2>().0) {
+            h = block.forward(tape, &h, [k, v])?;
         }
         let h = ops::reshape(tape, &h, &[n, height, width, c])?;
         self.proj_out.forward_residual(tape, x, &h)

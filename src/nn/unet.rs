@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::nn::resnet::ResnetShape;
 use crate::nn::timestep::TimestepEmbedding;
 use crate::nn::transformer::TransformerShape;
-use crate::nn::unet_blocks::{DownBlock, MidBlock, UpBlock};
-use crate::nn::{Config, Conv2d, GroupNorm, Param, UNetConfig, Visitor, Weights, input, move_to};
+use crate::nn::unet_blocks::{DownBlock, MidBlock, Text, UpBlock};
+use crate::nn::{Config, Conv2d, GroupNorm, Linear, Param, UNetConfig, Visitor, Weights, input, move_to};
 use crate::ops;
 use crate::tensor::{DType, Tensor};
 
@@ -159,15 +159,24 @@ impl UNet {
 
         let mut h = self.conv_in.forward(tape, &input(tape, sample, &device, self.dtype)?)?;
         let mut skips = vec![h.clone()];
+        let text = Linear::forward_group(tape, context, &self.of_text())?;
+        let text = &mut Text(&text);
         for block in &self.down_blocks {
-            h = block.forward(tape, &h, &temb, context, &mut skips)?;
+            h = block.forward(tape, &h, &temb, text, &mut skips)?;
         }
-        h = self.mid_block.forward(tape, &h, &temb, context)?;
+        h = self.mid_block.forward(tape, &h, &temb, text)?;
         for block in &self.up_blocks {
-            h = block.forward(tape, &h, &temb, context, &mut skips)?;
+            h = block.forward(tape, &h, &temb, text, &mut skips)?;
         }
         let h = self.conv_norm_out.forward_silu(tape, &h)?;
         self.conv_out.forward(tape, &h)
+    }
+
+    /// Layers that make keys and values of the text: all multiply the same, so they go together.
+    fn of_text(&self) -> Vec<&Linear> {
+        let down = self.down_blocks.iter().flat_map(DownBlock::of_text);
+        let up = self.up_blocks.iter().flat_map(UpBlock::of_text);
+        down.chain(self.mid_block.of_text()).chain(up).collect()
     }
 
     /// The time embedding, with SDXL's additions -> `[n, 4 * first width]`.

@@ -4,8 +4,8 @@ use crate::autograd::{Tape, checkpoint};
 use crate::error::{Error, Result};
 use crate::nn::resnet::{ResnetBlock2D, ResnetShape};
 use crate::nn::transformer::{Transformer2D, TransformerShape};
-use crate::nn::{Conv2d, Visitor, Weights};
-use crate::ops::{self, Padding};
+use crate::nn::{Conv2d, Linear, Visitor, Weights};
+use crate::ops::Padding;
 use crate::tensor::Tensor;
 
 /// Resnets, each followed by its transformer where the block attends.
@@ -40,15 +40,25 @@ impl Layers {
         })
     }
 
-    /// Resnet `i` and the transformer after it, if there is one.
-    fn forward(&self, tape: &Tape, i: usize, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
+    /// Layers that make keys and values of the text.
+    fn of_text(&self) -> impl Iterator<Item = &Linear> {
+        self.attentions.iter().flat_map(Transformer2D::of_text)
+    }
+
+    /// Resnet `i` of `x`, the hidden state and the skip connection beside it where there is one, and the transformer after it, if
+    /// there is one.
+    fn forward(&self, tape: &Tape, i: usize, x: &[&Tensor], temb: &Tensor, text: &mut Text<'_>) -> Result<Tensor> {
         let (resnet, transformer) = (&self.resnets[i], self.attentions.get(i));
+        let text = text.take(transformer.map_or(0, |transformer| transformer.of_text().count()));
         if !self.recompute {
-            return layer(tape, resnet, transformer, [x, temb, context]);
+            return layer(tape, resnet, transformer, x, temb, text);
         }
-        let (resnet, transformer) = (resnet.clone(), transformer.cloned());
-        checkpoint(tape, &[x, temb, context], move |tape, inputs| {
-            layer(tape, &resnet, transformer.as_ref(), [&inputs[0], &inputs[1], &inputs[2]])
+        let (resnet, transformer, tensors) = (resnet.clone(), transformer.cloned(), x.len());
+        let inputs: Vec<&Tensor> = x.iter().copied().chain([temb]).chain(text).collect();
+        checkpoint(tape, &inputs, move |tape, inputs| {
+            let (x, conditions) = inputs.split_at(tensors);
+            let x: Vec<&Tensor> = x.iter().collect();
+            layer(tape, &resnet, transformer.as_ref(), &x, &conditions[0], &conditions[1..])
         })
     }
 
@@ -58,16 +68,33 @@ impl Layers {
     }
 }
 
-/// `x` `[n, h, w, c_in]`, `temb` `[n, temb]` and `context` `[n, l, d]` -> `[n, h, w, c_out]`.
+/// What all layers of a UNet's [`of_text`](DownBlock::of_text) make of the text; each resnet's transformer takes its own.
+pub(super) struct Text<'a>(pub &'a [Tensor]);
+
+impl<'a> Text<'a> {
+    fn take(&mut self, count: usize) -> &'a [Tensor] {
+        let (own, rest) = self.0.split_at(count);
+        self.0 = rest;
+        own
+    }
+}
+
+/// `x` `[n, h, w, c_in]`, or two tensors with so many channels together, `temb` `[n, temb]`, and what the transformer's layers
+/// make of the text -> `[n, h, w, c_out]`.
 fn layer(
     tape: &Tape,
     resnet: &ResnetBlock2D,
     transformer: Option<&Transformer2D>,
-    [x, temb, context]: [&Tensor; 3],
+    x: &[&Tensor],
+    temb: &Tensor,
+    text: &[Tensor],
 ) -> Result<Tensor> {
-    let h = resnet.forward(tape, x, Some(temb))?;
+    let h = match *x {
+        [x, skip] => resnet.forward_concat(tape, [x, skip], Some(temb))?,
+        _ => resnet.forward(tape, x[0], Some(temb))?,
+    };
     match transformer {
-        Some(transformer) => transformer.forward(tape, &h, context),
+        Some(transformer) => transformer.forward(tape, &h, text),
         None => Ok(h),
     }
 }
@@ -102,12 +129,12 @@ impl DownBlock {
         tape: &Tape,
         x: &Tensor,
         temb: &Tensor,
-        context: &Tensor,
+        text: &mut Text<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut h = x.clone();
         for i in 0..self.layers.resnets.len() {
-            h = self.layers.forward(tape, i, &h, temb, context)?;
+            h = self.layers.forward(tape, i, &[&h], temb, text)?;
             skips.push(h.clone());
         }
         if let Some(conv) = &self.downsampler {
@@ -115,6 +142,11 @@ impl DownBlock {
             skips.push(h.clone());
         }
         Ok(h)
+    }
+
+    /// Layers that make keys and values of the text, in the order of the transformers.
+    pub fn of_text(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.of_text()
     }
 
     pub fn set_checkpointing(&mut self, on: bool) {
@@ -136,9 +168,14 @@ impl MidBlock {
         Layers::load(w, &[channels; 2], channels, resnet, Some((1, transformer))).map(Self)
     }
 
-    pub fn forward(&self, tape: &Tape, x: &Tensor, temb: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let h = self.0.forward(tape, 0, x, temb, context)?;
-        self.0.forward(tape, 1, &h, temb, context)
+    pub fn forward(&self, tape: &Tape, x: &Tensor, temb: &Tensor, text: &mut Text<'_>) -> Result<Tensor> {
+        let h = self.0.forward(tape, 0, &[x], temb, text)?;
+        self.0.forward(tape, 1, &[&h], temb, text)
+    }
+
+    /// Layers that make keys and values of the text, in the order of the transformers.
+    pub fn of_text(&self) -> impl Iterator<Item = &Linear> {
+        self.0.of_text()
     }
 
     pub fn set_checkpointing(&mut self, on: bool) {
@@ -179,15 +216,14 @@ impl UpBlock {
         tape: &Tape,
         x: &Tensor,
         temb: &Tensor,
-        context: &Tensor,
+        text: &mut Text<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let exhausted = || Error::shape("UNet2DConditionModel", "an up block has no skip left");
         let mut h = x.clone();
         for i in 0..self.layers.resnets.len() {
             let skip = skips.pop().ok_or_else(exhausted)?;
-            h = ops::concat_channels(tape, &h, &skip)?;
-            h = self.layers.forward(tape, i, &h, temb, context)?;
+            h = self.layers.forward(tape, i, &[&h, &skip], temb, text)?;
         }
         match &self.upsampler {
             Some(conv) => {
@@ -197,6 +233,11 @@ impl UpBlock {
             }
             None => Ok(h),
         }
+    }
+
+    /// Layers that make keys and values of the text, in the order of the transformers.
+    pub fn of_text(&self) -> impl Iterator<Item = &Linear> {
+        self.layers.of_text()
     }
 
     pub fn set_checkpointing(&mut self, on: bool) {

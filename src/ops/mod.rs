@@ -79,7 +79,7 @@ pub use conv2d::{Epilogue, Padding, conv2d, conv2d_epilogue, upsample_conv2d};
 pub use dora::{dora, dora_norm};
 pub use elementwise::{add, add_channel_bias, cast, gelu, quick_gelu, scale, silu};
 pub use geglu::{gated_feed_forward, geglu, linear_geglu};
-pub use group_norm::group_norm;
+pub use group_norm::{group_norm, group_norm_concat};
 pub use layer_norm::layer_norm;
 pub use linear::{LinearLayer, linear, linear_group, linear_residual};
 pub use lora::{LoraLayer, LoraOrder, LoraSizes, lora_linear};

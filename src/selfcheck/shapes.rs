@@ -98,7 +98,7 @@ fn products(most_flops: usize) -> Vec<Check> {
     }
     // And its gradient part of the product behind it, after which it is large and then tall.
     for [most, c_in, inner, c_out, rank] in
-        [[SIDE * SIDE, 320, 1280, 320, 8], [TOKENS, 33, 45, 30, 3], [2048, 8, 1024, 32, 8], [1536, 8, 1408, 32, 8]]
+        [[TOKENS, 40, 64, 24, 8], [TOKENS, 33, 45, 30, 3], [2048, 8, 1024, 32, 8], [1536, 8, 1408, 32, 8]]
     {
         let m = if c_in == 8 { most } else { fit(most_flops, 2 * inner * (2 * c_in + c_out), most) };
         let layers = [[2 * inner, c_in], [c_out, inner]];
@@ -130,6 +130,22 @@ fn products(most_flops: usize) -> Vec<Check> {
         let name = format!("linear {m}x{c_in} to 3 x {c_out}");
         checks.push(check(name, inputs.into(), |tape, x, _| {
             let layers: Vec<_> = x[1..].iter().map(|weight| (weight, None)).collect();
+            let y = ops::linear_group(tape, &x[0], &layers)?;
+            ops::concat_channels(tape, &ops::concat_channels(tape, &y[0], &y[1])?, &y[2])
+        }));
+    }
+    // With LoRAs, whose gradient of the input is one product, of the three sizes of tiles; the second goes one by one.
+    for [most, c_in, c_out, rank] in
+        [[rows, 320, 320, 128], [TOKENS, 33, 45, 4], [2048, 1024, 8, 8], [1536, 1408, 8, 8]]
+    {
+        let weights = (0..3).map(|_| frozen(&[c_out, c_in]));
+        let factors = (0..3).flat_map(|_| [tracked(&[rank, c_in]), tracked(&[c_out, rank])]);
+        let inputs = [tracked(&[most, c_in])].into_iter().chain(weights).chain(factors).collect();
+        let name = format!("lora_linear {most}x{c_in} to 3 x {c_out}, rank {rank}");
+        checks.push(check(name, inputs, |tape, x, _| {
+            let lora =
+                |i: usize| LoraLayer { a: &x[4 + 2 * i], b: &x[5 + 2 * i], scale: 0.5, order: LoraOrder::Factored };
+            let layers: Vec<_> = (0..3).map(|i| (&x[1 + i], Some(lora(i)))).collect();
             let y = ops::linear_group(tape, &x[0], &layers)?;
             ops::concat_channels(tape, &ops::concat_channels(tape, &y[0], &y[1])?, &y[2])
         }));

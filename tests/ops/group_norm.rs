@@ -1,10 +1,11 @@
 //! `group_norm`.
 
 use selma::autograd::Tape;
+use selma::device::Device;
 use selma::ops;
 use selma::tensor::{DType, Tensor};
 
-use crate::support::{Case, devices, pytorch};
+use crate::support::{Case, devices, inputs, pytorch};
 
 /// Calls `check` with the case of these sizes, without and with SiLU.
 fn with_and_without_silu([n, h, w, c]: [usize; 4], groups: usize, check: impl Fn(Case)) {
@@ -65,6 +66,76 @@ fn adds_to_a_gradient_that_is_there() {
         let op =
             |t: &Tape, x: &[Tensor]| ops::add(t, &ops::group_norm(t, &x[0], &x[1], &x[2], groups, 1e-5, true)?, &x[0]);
         Case::new("group_norm plus x", &[&shape, &[c], &[c]], &op).parameters(1).wide().devices_in_norm();
+    }
+}
+
+/// Two tensors side by side: where rows of the second begin at multiples of 16 bytes, and where they do not; both results, and
+/// each alone.
+#[test]
+fn tensors_side_by_side() {
+    for ([n, h, w, a, b], groups) in [([2, 3, 5, 8, 16], 3), ([1, 9, 7, 3, 5], 2), ([2, 20, 20, 24, 40], 8)] {
+        let (x, skip, c) = ([n, h, w, a], [n, h, w, b], [a + b]);
+        let shapes: [&[usize]; 4] = [&x, &skip, &c, &c];
+        let both = |t: &Tape, x: &[Tensor]| {
+            let [y, both] = ops::group_norm_concat(t, [&x[0], &x[1]], &x[2], &x[3], groups, 1e-5, true)?;
+            ops::add(t, &ops::add(t, &y, &both)?, &both)
+        };
+        let case = Case::new("group_norm_concat", &shapes, &both).parameters(2).wide();
+        case.differences();
+        case.threads();
+        case.devices_in_norm();
+        let first = |t: &Tape, x: &[Tensor]| {
+            let [y, _] = ops::group_norm_concat(t, [&x[0], &x[1]], &x[2], &x[3], groups, 1e-5, false)?;
+            Ok(y)
+        };
+        let case = Case::new("the first of group_norm_concat", &shapes, &first).parameters(2).wide();
+        case.differences();
+        case.devices_in_norm();
+    }
+}
+
+/// To the last bit as one after the other, on a GPU without a pass that only copies.
+#[test]
+fn tensors_side_by_side_are_not_copied_for_it() {
+    for device in devices().into_iter().chain([Device::Cpu]) {
+        let (device, launched) = match device {
+            Device::Gpu(gpu) => {
+                let (gpu, launched) = gpu.recorded();
+                (Device::Gpu(gpu), Some(launched))
+            }
+            Device::Cpu => (Device::Cpu, None),
+        };
+        for dtype in [DType::F32, DType::Bf16] {
+            let x = inputs(&[&[2, 9, 7, 24], &[2, 9, 7, 40], &[2, 9, 7, 64], &[2, 9, 7, 64]], dtype);
+            let parameters = inputs(&[&[64], &[64]], DType::F32);
+            let x: Vec<Tensor> = x.iter().chain(&parameters).map(|x| x.to(&device).unwrap()).collect();
+            // Gradients come to both results, or to one.
+            for (of_y, of_both) in [(true, true), (true, false), (false, true)] {
+                let run = |op: &dyn Fn(&Tape) -> selma::Result<[Tensor; 2]>| {
+                    let tape = Tape::watching([&x[0], &x[1], &x[4], &x[5]]);
+                    let [y, both] = op(&tape).unwrap();
+                    let sum = match (of_y, of_both) {
+                        (true, true) => ops::add(&tape, &y, &both).unwrap(),
+                        (true, false) => y.clone(),
+                        _ => ops::silu(&tape, &both).unwrap(),
+                    };
+                    let gradients = tape.backward_from(&sum, x[2].clone()).unwrap();
+                    let bytes = |x: &Tensor| x.to_cpu().unwrap().bytes().to_vec();
+                    let of = [0, 1, 4, 5].map(|i| gradients.get(&x[i]).map(bytes));
+                    (bytes(&y), bytes(&both), of)
+                };
+                launched.iter().for_each(|launched| drop(launched.take()));
+                let together = run(&|tape| ops::group_norm_concat(tape, [&x[0], &x[1]], &x[4], &x[5], 8, 1e-5, true));
+                let names = launched.as_ref().map(|launched| launched.take()).unwrap_or_default();
+                assert!(!names.contains_key("concat_channels"), "{names:?}");
+                assert!(!of_y || !names.contains_key("slice_channels"), "{names:?}");
+                let apart = run(&|tape| {
+                    let both = ops::concat_channels(tape, &x[0], &x[1])?;
+                    Ok([ops::group_norm(tape, &both, &x[4], &x[5], 8, 1e-5, true)?, both])
+                });
+                assert!(together == apart, "{dtype:?} on {}: {of_y} {of_both}", device.name());
+            }
+        }
     }
 }
 

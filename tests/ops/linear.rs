@@ -73,8 +73,16 @@ fn adds_to_a_gradient_that_is_there() {
     }
 }
 
+/// The norm of the difference, as a share of that of the second.
+fn distance(got: &Tensor, expected: &Tensor) -> f64 {
+    let [got, expected] = [got, expected].map(|x| x.to_cpu().unwrap().reals::<f64>().into_owned());
+    let difference: f64 = got.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum();
+    (difference / expected.iter().map(|b| b * b).sum::<f64>()).sqrt()
+}
+
 /// Layers of one input: in one launch where they are alike, and the same bytes as one after the other, forward and
-/// backward.
+/// backward; but the gradient of the input is the sum of all products, which is rounded once, and that of each LoRA's hidden
+/// values, which A's is made of, may be summed in another order.
 #[test]
 fn groups_are_their_layers() {
     const RANK: usize = 4;
@@ -84,7 +92,13 @@ fn groups_are_their_layers() {
         let device = Device::Gpu(gpu);
         for dtype in [DType::F32, DType::Bf16, DType::F16] {
             // The last takes the large tile, which one of its layers alone would not.
-            let sizes = [([1, 8, 5], 3), ([70, 33, 72], 2), ([77, 40, 24], 3), ([128 * 9 - 40, 8, 128 * 5 - 8], 3)];
+            let sizes = [
+                ([1, 8, 5], 3),
+                ([70, 33, 72], 2),
+                ([77, 40, 24], 3),
+                ([77, 24, 40], 8),
+                ([128 * 9 - 40, 8, 128 * 5 - 8], 3),
+            ];
             for ([rows, width, out], layers) in sizes {
                 let (one, large) = ([rows, width], rows > 1000);
                 let mut shapes = vec![&one[..]];
@@ -96,12 +110,12 @@ fn groups_are_their_layers() {
                 let (x, dy) = (&all[0], all.last().unwrap());
                 let [weights, a, b] = [0, 1, 2].map(|i| &all[1 + i * layers..][..layers]);
                 // Whether a layer has a LoRA, its scale, and its order; and whether they can go together.
-                let orders = LoraOrder::NAMES.map(|(_, order)| (vec![Some((0.5, order)); 3], true));
+                let orders = LoraOrder::NAMES.map(|(_, order)| (vec![Some((0.5, order)); layers], true));
                 let factored = LoraOrder::Factored;
                 let unlike = [
-                    (vec![None; 3], true),
-                    (vec![None, Some((0.5, factored)), None], false),
-                    (vec![Some((1.0, factored)), Some((0.5, factored)), Some((0.5, factored))], false),
+                    (vec![None; layers], true),
+                    ([None, Some((0.5, factored))].repeat(layers), false),
+                    ([Some((1.0, factored)), Some((0.5, factored))].repeat(layers), false),
                 ];
                 let ways = orders.into_iter().chain(unlike);
                 let small = |(loras, _): &(Vec<Option<(f64, LoraOrder)>>, bool)| {
@@ -134,8 +148,18 @@ fn groups_are_their_layers() {
                     assert_eq!(grouped, together, "{loras:?}");
                     let expected = run(&|tape| group.iter().map(|layer| one(tape, layer)).collect());
                     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                        let what = format!("{rows}x{width}, {dtype:?} {loras:?}: {i} differs");
+                        let (of_x, of_a) = (layers, 1 + 2 * layers..1 + 3 * layers);
+                        if together && loras[0].is_some() && (i == of_x || of_a.contains(&i)) {
+                            let error = distance(got.as_ref().unwrap(), expected.as_ref().unwrap());
+                            assert!(
+                                error <= if dtype == DType::F32 { 1e-6 } else { 2f64.powi(-7) },
+                                "{what} by {error:e}"
+                            );
+                            continue;
+                        }
                         let bytes = |x: &Option<Tensor>| x.as_ref().map(|x| x.to_cpu().unwrap().bytes().to_vec());
-                        assert!(bytes(got) == bytes(expected), "{rows}x{width}, {dtype:?} {loras:?}: {i} differs");
+                        assert!(bytes(got) == bytes(expected), "{what}");
                     }
                 }
             }

@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::Shape;
+use super::{Shape, channels};
 use crate::device::cpu::math::{Elementary, vectorized};
 use crate::dispatch;
 use crate::error::Result;
+use crate::ops::rows::cpu::{concat_channels, slice_channels};
 use crate::tensor::{DType, Tensor, buffer};
 
 /// Values that one partial sum covers and one task works on: they fit into the first cache.
@@ -30,6 +31,37 @@ pub fn backward(
 ) -> Result<[Option<Tensor>; 3]> {
     let [dx, dweight, dbias] = dispatch!(x.dtype(), T => shape.backward::<T>(x, weight, bias, statistics, dy, wants));
     Ok([dx.map(|dx| dx.added_onto(onto)).transpose()?, dweight, dbias])
+}
+
+/// [`forward`] of x and skip side by side, and the two so.
+pub fn forward_concat(
+    shape: &Shape,
+    [x, skip]: [&Tensor; 2],
+    weight: &Tensor,
+    bias: &Tensor,
+) -> Result<(Tensor, Tensor, [Tensor; 2])> {
+    let both = concat_channels(x, skip, [x, skip].map(channels))?;
+    let (y, statistics) = forward(shape, &both, weight, bias)?;
+    Ok((y, both, statistics))
+}
+
+/// [`backward`] of two tensors side by side, `x`: the gradients of those, of `widths` channels, weight and bias.
+pub fn backward_concat(
+    shape: &Shape,
+    x: &Tensor,
+    widths: [usize; 2],
+    [weight, bias]: [&Tensor; 2],
+    statistics: &[Tensor; 2],
+    gradients: (&Tensor, Option<Tensor>),
+    wants: [bool; 4],
+) -> Result<[Option<Tensor>; 4]> {
+    let wanted = [wants[0] || wants[1], wants[2], wants[3]];
+    let [both, dweight, dbias] = backward(shape, x, weight, bias, statistics, gradients, wanted)?;
+    let part = |wanted: bool, start, width| match &both {
+        Some(both) if wanted => slice_channels(both, start, width).map(Some),
+        _ => Ok(None),
+    };
+    Ok([part(wants[0], 0, widths[0])?, part(wants[1], widths[0], widths[1])?, dweight, dbias])
 }
 
 impl Shape {

@@ -1,6 +1,6 @@
 //! The products of a LoRA on a GPU; those of its layer are `linear`'s.
 
-use crate::autograd::{Kind, Tape};
+use crate::autograd::{Kind, Tape, Tensors};
 use crate::error::Result;
 use crate::ops::elementwise;
 pub use crate::ops::linear::gpu::{forward, weight_gradient};
@@ -47,7 +47,7 @@ pub fn projected(
 /// A, of dh or else of b, of which dh is made; for B of h.
 pub static FACTORS: Kind = Kind { most: MOST_TRANSPOSED / 2, make: factors };
 
-fn factors(layers: &[Vec<Option<Tensor>>], scale: f64) -> Result<Vec<Vec<Option<Tensor>>>> {
+fn factors(layers: &[Tensors], scale: f64) -> Result<Vec<Tensors>> {
     // One input of all layers; none where it is missing, which it is in all or in none.
     let all =
         |i: usize| layers.iter().map(|from| from[i].as_ref()).collect::<Option<Vec<&Tensor>>>().unwrap_or_default();

@@ -2,15 +2,15 @@
 
 pub(super) mod cpu;
 pub(super) mod gpu;
+mod gradient;
 mod order;
 
-use super::linear::{self, Source, source_gradient};
-use super::matmul::sizes;
-use super::sums::sum_rows;
-use crate::autograd::{Later, Tape};
+use super::linear::{self, Source};
+use crate::autograd::Tape;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::{Tensor, device_of};
+pub(super) use gradient::Saved;
 use order::Order;
 pub use order::{LoraOrder, LoraSizes};
 
@@ -106,60 +106,9 @@ impl Inputs<'_> {
 
     /// Records a layer whose result is there.
     pub fn record(self, tape: &Tape, device: Device, order: Order, branch: Branch, y: &Tensor) {
-        let Self { source, weight, bias, residual, lora: LoraLayer { a, b, scale, .. } } = self;
-        // Each is kept only where a gradient reads it.
-        let x_saved = [weight, a, b].iter().any(|t| tape.wants(t)).then(|| source.x.clone());
-        let (whole, h) = match branch {
-            Branch::Merged(merged) if tape.wants(source.recorded()) => (merged, None),
-            Branch::Beside(h) if tape.wants(b) && !order.projected => (weight.clone(), Some(h)),
-            _ => (weight.clone(), None),
-        };
-        let between = source.between.cloned();
+        let saved = self.saved(tape, device, order, branch);
+        let Self { source, weight, bias, residual, lora: LoraLayer { a, b, .. } } = self;
         let inputs = [Some(source.recorded()), Some(weight), Some(a), Some(b), bias, residual];
-        let (weight_dtype, a, b) = (weight.dtype(), a.clone(), b.clone());
-        tape.record_late(OP, inputs, y, move |dy, wants, onto| {
-            let [wants_x, wants_weight, wants_a, wants_b, wants_bias, wants_residual] = wants;
-            let beside = wants_x && !order.merged;
-            let factors = (wants_a || wants_b) && !order.projected;
-            // On a GPU the gradients of the factors wait for those of other layers.
-            let waits = factors && device != Device::Cpu;
-            // scale dy B, the gradient of x A^T.
-            let dh = (beside || (factors && wants_a && !waits)).then(|| on!(device, hidden_gradient(dy, &b, scale)));
-            let dh = dh.transpose()?;
-            let (mut gradients, mut later) = ([const { None }; 6], None);
-            if wants_x {
-                let second = dh.as_ref().filter(|_| beside).map(|dh| [dh, &a]);
-                gradients[0] = Some(source_gradient(&device, dy, &whole, second, between.as_ref(), onto)?);
-            }
-            if let Some(x) = x_saved {
-                let projects = order.projected && (wants_a || wants_b);
-                if wants_weight || projects {
-                    gradients[1] = Some(on!(device, weight_gradient(dy, &x, weight_dtype))?);
-                }
-                if let (Some(dw), true) = (&gradients[1], projects) {
-                    [gradients[2], gradients[3]] = on!(device, projected(dw, &a, &b, scale, [wants_a, wants_b]))?;
-                } else {
-                    let h = wants_b.then(|| h.map_or_else(|| on!(device, hidden(&x, &a, scale)), Ok)).transpose()?;
-                    if waits {
-                        let b = (wants_a && dh.is_none()).then_some(b);
-                        let from = vec![Some(x), Some(dy.clone()), dh.filter(|_| wants_a), b, h];
-                        later = Some(Later { kind: &gpu::FACTORS, inputs: vec![2, 3], from, factor: scale });
-                    } else {
-                        let (da, db) = (dh.filter(|_| wants_a), h);
-                        let da = da.map(|dh| on!(device, weight_gradient(&dh, &x, a.dtype()))).transpose()?;
-                        let db = db.map(|h| on!(device, weight_gradient(dy, &h, b.dtype()))).transpose()?;
-                        [gradients[2], gradients[3]] = [da, db];
-                    }
-                }
-                if !wants_weight {
-                    gradients[1] = None;
-                }
-            }
-            if wants_bias {
-                gradients[4] = Some(sum_rows(dy, sizes(dy))?);
-            }
-            gradients[5] = wants_residual.then(|| dy.clone());
-            Ok((gradients, later))
-        });
+        tape.record_late(OP, inputs, y, move |dy, wants, onto| saved.gradients(dy, wants, onto, None));
     }
 }

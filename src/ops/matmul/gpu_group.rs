@@ -18,12 +18,14 @@ const GROUP: [&Kernel; 4] = [
 /// None takes operands of any kind.
 const NN_GROUP: [&Kernel; 3] =
     [&kernels::MATMUL_NN_GROUP_TALL, &kernels::MATMUL_NN_GROUP_LARGE, &kernels::MATMUL_NN_GROUP_SMALL];
+const NN_SUM: [&Kernel; 3] =
+    [&kernels::MATMUL_NN_SUM_TALL, &kernels::MATMUL_NN_SUM_LARGE, &kernels::MATMUL_NN_SUM_SMALL];
 const TN_GROUP: [&Kernel; 2] = [&kernels::MATMUL_TN_GROUP_LARGE, &kernels::MATMUL_TN_GROUP_SMALL];
 
 /// The most products of one launch of [`products_group`].
-pub const MOST: usize = 3;
+pub const MOST: usize = 8;
 
-/// The products `a b^T` of one `a` `[.., k]` with one to three `b` `[n, k]`, each times `alpha`, `[groups, m, n]`: one
+/// The products `a b^T` of one `a` `[.., k]` with one to [`MOST`] `b` `[n, k]`, each times `alpha`, `[groups, m, n]`: one
 /// launch, and the bytes of [`products`] where those are in one slice. `second` continues their sums, with an `a` of its own for each product,
 /// `[groups, m, k]`.
 pub fn products_group(
@@ -95,6 +97,45 @@ pub fn products_of_each(pairs: &[Pair<'_>], alpha: f64) -> Result<Vec<Tensor>> {
     launch.long(m).int(n).int(k).float(alpha as f32).launch()?;
     let shape = shaped(a, n);
     Ok((0..pairs.len()).map(|i| y.view(i * m * n, &shape)).collect())
+}
+
+/// The most products, and second ones, of one launch of [`products_in_sum`].
+const MOST_IN_SUM: usize = 3;
+
+/// The sum of `a b` of up to [`MOST_IN_SUM`] pairs of the same sizes, of as many second ones, and of `residual`: `a` `[.., k]`, `b`
+/// `[k, n]` -> `[.., n]`.
+pub fn products_in_sum(first: &[Pair<'_>], second: &[Pair<'_>], residual: Option<&Tensor>) -> Result<Tensor> {
+    let [a, b] = first[0];
+    let ([m, k], n, k2) = (sizes(a), sizes(b)[1], sizes(second[0][0])[1]);
+    for (pairs, k) in [(first, k), (second, k2)] {
+        for [a, b] in pairs {
+            expect(a, [m, k])?;
+            expect(b, [k, n])?;
+        }
+    }
+    residual.map_or(Ok(()), |residual| expect(residual, [m, n]))?;
+    let y = a.new_empty(&shaped(a, n), a.dtype())?;
+    let all: Vec<&Tensor> = first.iter().chain(second).flatten().copied().chain(residual).chain([&y]).collect();
+    let memory: Vec<&dyn Operand> = all.iter().map(|&x| x as &dyn Operand).collect();
+    if first.len() > MOST_IN_SUM || first.len() != second.len() || !in_chunks(a.dtype(), &[n, k, k2], &memory) {
+        let mut sum = residual.cloned();
+        for (first, second) in first.iter().zip(second) {
+            let epilogue = Epilogue { residual: sum.as_ref(), ..Epilogue::default() };
+            sum = Some(products(Layout::Plain, *first, Some(*second), epilogue)?);
+        }
+        return sum.ok_or_else(|| Error::shape(OP, "a sum of no products"));
+    }
+    let steps = k.div_ceil(Tile::step(a.dtype())) + k2.div_ceil(Tile::step(a.dtype()));
+    let tile = Tile::whole(&Tile::ALL, [m, n], 1, first.len() * steps, a.dtype());
+    let [tall, large, small] = NN_SUM;
+    let mut launch = tile.over(a.kernel(tile.choose_of([tall, large, small, small]))?, m, n, 1).output(&y);
+    for (pairs, side) in [(first, 0), (first, 1), (second, 0), (second, 1)] {
+        for i in 0..MOST_IN_SUM {
+            launch = launch.input_if(pairs.get(i).map(|pair| pair[side]));
+        }
+    }
+    launch.input_if(residual).int(first.len()).long(m).int(n).int(k).int(k2).launch()?;
+    Ok(y)
 }
 
 /// The most products of one launch of [`transposed_of_each`].

@@ -1,8 +1,8 @@
 //! Ops that look up, select, reorder and repeat rows or pixels: concat and slice of channels, row selection, token lookup,
 //! timestep embedding, nearest-neighbour upsampling, reshape.
 
-mod cpu;
-mod gpu;
+pub(super) mod cpu;
+pub(super) mod gpu;
 
 use crate::autograd::Tape;
 use crate::device::Device;
