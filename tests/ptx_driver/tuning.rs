@@ -194,7 +194,8 @@ fn a_run_goes_on_with_the_kernels_that_it_began_with() {
         assert!(tuned.lora("broken") == tuned.lora("whole"), "{device}: the resumed run differs");
         assert!(tuned.chosen("broken") == tuned.chosen("whole") && tuned.chosen("whole").contains("small x "));
         run("later", proved, 0);
-        assert!(tuned.lora("later") != tuned.lora("whole"), "{device}: the table is not obeyed");
+        // Whether another order of one sum shows in the weights is chance; what was taken is written down.
+        assert!(tuned.chosen("later") != tuned.chosen("whole"), "{device}: the table is not obeyed");
         let said = run("broken", &["--resume", "--kernels", "reference"], 2);
         assert!(said.contains("--kernels reference: this run began with --kernels proved"), "{said}");
     }
