@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::forwarded::forwarded;
 use super::graph::Command;
-use super::identity::Identity;
 use super::{Backend, Gpu};
 use crate::error::{Error, Result};
 
@@ -103,29 +103,7 @@ impl Guarded {
 }
 
 impl Backend for Guarded {
-    fn name(&self) -> String {
-        self.backend().name()
-    }
-
-    fn identity(&self) -> Identity {
-        self.backend().identity()
-    }
-
-    fn is_simulated(&self) -> bool {
-        self.backend().is_simulated()
-    }
-
-    fn runs_hopper(&self) -> bool {
-        self.backend().runs_hopper()
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        self.backend().allocate(bytes)
-    }
-
-    fn free(&self, address: u64) {
-        self.backend().free(address);
-    }
+    forwarded!();
 
     fn renew(&self, address: u64, bytes: usize) {
         // What guards a small one may reach into the slack behind it, and no further.
@@ -136,28 +114,8 @@ impl Backend for Guarded {
         lent.failure = lent.failure.take().or(filled.err());
     }
 
-    fn room(&self) -> Result<Option<[u64; 2]>> {
-        self.backend().room()
-    }
-
-    fn upload(&self, data: &[u8], to: u64) -> Result<()> {
-        self.backend().upload(data, to)
-    }
-
-    fn stage(&self, data: &[u8], to: u64) -> Result<()> {
-        self.backend().stage(data, to)
-    }
-
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.backend().download(from, to)
-    }
-
     fn queue(&self, command: &Command) -> Result<()> {
         self.backend().queue(command)
-    }
-
-    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        self.backend().seconds(work)
     }
 }
 

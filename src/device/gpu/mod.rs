@@ -11,6 +11,7 @@ pub mod choice;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod dry_run;
+mod forwarded;
 pub mod graph;
 pub mod guarded;
 pub mod identity;

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::argument::{Argument, Launch, Role};
+use super::forwarded::forwarded;
 use super::graph::Command;
-use super::identity::Identity;
 use super::library::Libraries;
 use super::{Backend, Gpu};
 use crate::error::Result;
@@ -111,48 +111,10 @@ impl Planted {
 }
 
 impl Backend for Planted {
-    fn name(&self) -> String {
-        self.backend().name()
-    }
-
-    fn identity(&self) -> Identity {
-        self.backend().identity()
-    }
-
-    fn is_simulated(&self) -> bool {
-        self.backend().is_simulated()
-    }
-
-    fn runs_hopper(&self) -> bool {
-        self.backend().runs_hopper()
-    }
-
-    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        self.backend().allocate(bytes)
-    }
-
-    fn free(&self, address: u64) {
-        self.backend().free(address);
-    }
+    forwarded!();
 
     fn renew(&self, address: u64, bytes: usize) {
         self.backend().renew(address, bytes);
-    }
-
-    fn room(&self) -> Result<Option<[u64; 2]>> {
-        self.backend().room()
-    }
-
-    fn upload(&self, data: &[u8], to: u64) -> Result<()> {
-        self.backend().upload(data, to)
-    }
-
-    fn stage(&self, data: &[u8], to: u64) -> Result<()> {
-        self.backend().stage(data, to)
-    }
-
-    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        self.backend().download(from, to)
     }
 
     fn queue(&self, command: &Command) -> Result<()> {
@@ -164,9 +126,5 @@ impl Backend for Planted {
 
     fn libraries(&self) -> Option<Box<dyn Libraries>> {
         self.backend().libraries()
-    }
-
-    fn seconds(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-        self.backend().seconds(work)
     }
 }
